@@ -1,0 +1,127 @@
+# coar - component attributions. `make demo` and `make test` do all the set-up; see README.md.
+#
+#   make [all]       build/coar, build/libcoar.a, build/libcoar.so
+#   make demo        pack, ablate, fit, evaluate, report on the data in data/
+#   make test        everything: units, goldens, command line, kills, sanitizers, fuzz
+#   make test-quick  units and goldens, under a minute
+#   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
+#   make install     PREFIX (/usr/local) and DESTDIR are honoured
+
+CC       ?= gcc
+CFLAGS   ?= -O3 -g
+PREFIX   ?= /usr/local
+CONFIG   ?= release
+SHARED   ?= ../shared
+PYTHON   ?= $(shell tools/find-python.sh)
+# ---------------------------------------------------------------------------------------- end of settings
+
+VERSION  := $(shell awk '/COAR_VERSION_(MAJOR|MINOR|PATCH)/ && $$1=="\#define" {v=v s $$3; s="."} END {print v}' include/coar.h)
+O        := build$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
+ARCH     := $(shell uname -m)
+
+PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
+WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
+SANITIZE_release :=
+SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
+SANITIZE_tsan    := -fsanitize=thread -O1
+SANITIZE := $(SANITIZE_$(CONFIG))
+# pkg-config runs only once the packages are there (see tools/setup.sh); -isystem keeps -Werror to our own code.
+DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
+DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
+BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
+COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
+LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
+LIBS      = $(DEPS_LIBS) -lm
+
+# Kernels are compiled once per instruction set; the choice is made at run time.
+ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
+ISA_FLAGS_portable :=
+ISA_FLAGS_avx2     := -mavx2 -mfma
+KERNELS  := $(wildcard kernels/cpu/*.c)
+SOURCES  := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
+OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o))
+CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
+UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
+FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
+EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
+
+.PHONY: all demo test test-quick bench install clean setup binaries units fuzzers format
+.DEFAULT_GOAL := all
+
+all: setup
+	@$(MAKE) --no-print-directory binaries
+
+binaries: $(O)/coar $(O)/libcoar.so $(O)/coar.pc $(EXAMPLES)
+units: $(UNITS)
+fuzzers: $(FUZZERS)
+
+# Installs what is missing when run as root; otherwise prints the command that would, and fails.
+setup:
+	@tools/setup.sh
+
+$(O)/libcoar.a: $(OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(O)/libcoar.so: $(OBJECTS)
+	$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
+
+$(O)/coar: $(CLI) $(O)/libcoar.a
+	$(LINK) -o $@ $^ $(LIBS)
+
+$(O)/coar.pc: tools/coar.pc.in include/coar.h
+	@mkdir -p $(@D)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' $< > $@
+
+$(O)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE) -c $< -o $@
+
+define kernel_rule
+$(O)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
+	@mkdir -p $$(@D)
+	$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
+
+$(O)/tests/%: tests/unit/%.c tests/test.c $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+
+$(O)/fuzz/%: tests/fuzz/%.c tests/fuzz.h $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+
+$(O)/examples/%: examples/%.c $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+
+demo: all
+	@tools/demo.sh $(O)
+
+test: all
+	@COAR_SHARED=$(SHARED) PYTHON=$(PYTHON) tests/run.sh full
+
+test-quick: all
+	@COAR_SHARED=$(SHARED) PYTHON=$(PYTHON) tests/run.sh quick
+
+bench: all
+	@bench/run.sh $(O) $(PEERS)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(O)/coar $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(O)/libcoar.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/libcoar.so $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(VERSION)
+	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(firstword $(subst ., ,$(VERSION)))
+	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
+	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 $(O)/coar.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -1,0 +1,303 @@
+/*
+ * coar.h - the public interface of libcoar: component attributions of trained networks.
+ *
+ * Plain C; no type of HDF5, MPI or CUDA appears here. The command line is written against this header
+ * alone, so everything `coar` does a program can do too.
+ *
+ * Conventions
+ *  - Every function returns a coar_status. COAR_OK is 0. On failure coar_last_error() gives one line that
+ *    names the file, the field and what to do. Out-parameters are written on success only.
+ *  - Option structs begin with their size; initialise them with the matching COAR_..._INIT macro, so that
+ *    fields added later get their defaults. Strings and arrays given in options are borrowed for the call.
+ *    A NULL string or a zero means "the default", unless the field says otherwise.
+ *  - The library never prints, exits or aborts. Progress and log lines go through coar_callbacks.
+ *  - Thread safety: every function may be called from any thread; calls that write the same file must not
+ *    overlap (a second live process on one run is refused with COAR_ERROR_BUSY). Errors are kept per thread.
+ *
+ * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
+ * Letters for sizes: N examples, n components, m masks.
+ */
+#ifndef COAR_H
+#define COAR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(COAR_BUILD)
+#define COAR_API __attribute__((visibility("default")))
+#else
+#define COAR_API
+#endif
+
+#define COAR_VERSION_MAJOR 0
+#define COAR_VERSION_MINOR 1
+#define COAR_VERSION_PATCH 0
+
+/* name, value, text. Values are part of the interface: they are never renumbered. */
+#define COAR_STATUS_MAP(X)                                                          \
+    X(OK, 0, "success")                                                             \
+    X(ERROR_USAGE, 1, "an option or argument is wrong")                             \
+    X(ERROR_INPUT, 2, "a file holds something wrong")                               \
+    X(ERROR_IO, 3, "the system refused a read or write")                            \
+    X(ERROR_MEMORY, 4, "not enough memory")                                         \
+    X(ERROR_EXISTS, 5, "the output exists already")                                 \
+    X(ERROR_MISMATCH, 6, "settings or files differ from those the run began with")  \
+    X(ERROR_BUSY, 7, "another live process is working on this run")                 \
+    X(ERROR_UNSUPPORTED, 8, "not supported by this build, machine or model")        \
+    X(STOPPED, 9, "stopped early with everything saved")                            \
+    X(ERROR_INTERNAL, 10, "a defect in coar itself")
+
+typedef enum coar_status {
+#define X(name, value, text) COAR_##name = value,
+    COAR_STATUS_MAP(X)
+#undef X
+} coar_status;
+
+/* "0.1.0". Static storage. */
+COAR_API const char *coar_version(void);
+
+/* One-line text of a status. Static storage; never NULL. */
+COAR_API const char *coar_status_text(coar_status status);
+
+/* The first message of the last failed call on this thread, "" after none. Valid until the next call of a
+ * coar function on this thread. */
+COAR_API const char *coar_last_error(void);
+
+/* ------------------------------------------------------------------------------------------ callbacks */
+
+typedef struct coar_progress {
+    const char *stage;      /* "pack", "ablate", "fit", ... */
+    uint64_t done, total;   /* work items of this stage; total 0 = unknown */
+    double seconds;         /* since this call began the stage */
+    double rate;            /* work done by this call per second, in `unit` */
+    const char *unit;       /* "images", "masks", ... */
+    double seconds_left;    /* < 0: not known yet */
+} coar_progress;
+
+typedef enum coar_log_level { COAR_LOG_INFO = 0, COAR_LOG_WARNING = 1 } coar_log_level;
+
+typedef struct coar_callbacks {
+    /* Called from the calling thread, at least once a work unit. A non-zero return asks for a stop: the unit
+     * in hand is finished and saved and the call returns COAR_STOPPED. May be NULL. */
+    int (*progress)(void *user, const coar_progress *progress);
+    /* One line without a newline. May be NULL. */
+    void (*log)(void *user, coar_log_level level, const char *line);
+    void *user;
+} coar_callbacks;
+
+/* ----------------------------------------------------------------------------------------------- pack */
+
+typedef struct coar_pack_options {
+    size_t size;
+    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy */
+    const char *path;        /* what to read */
+    const char *labels;      /* label file (idx, npy); NULL where the source has labels itself */
+    const char *groups;      /* CSV of subpopulation labels (docs/formats.md) */
+    uint32_t image_size;     /* side S in pixels; 0 = keep (all images must then be equal) */
+    double crop;             /* R: shorter side to round(S/R), centre crop S; 0 = default (.875 from 224 up, else 1) */
+    const char *resize;      /* area, bilinear (default), bicubic; all anti-aliased */
+    const char *mean, *std;  /* "A,B,C" of pixels/255, one per channel; NULL = not stored */
+    const char *output;      /* data.h5 */
+    int force;
+    int threads;             /* 0 = one per core */
+    const char *command;     /* provenance: the command line; may be NULL */
+    const coar_callbacks *callbacks;
+} coar_pack_options;
+#define COAR_PACK_INIT { .size = sizeof(coar_pack_options) }
+
+typedef struct coar_pack_result {
+    uint64_t examples, classes, groups;
+    uint32_t height, width, channels;
+    double seconds;
+} coar_pack_result;
+
+/* Makes a data set file. The file appears complete or not at all. */
+COAR_API coar_status coar_pack(const coar_pack_options *options, coar_pack_result *result);
+
+/* ----------------------------------------------------------------------------------------------- info */
+
+/* Describes a weight, data or run file. `arch` and `components` as in coar_ablate_options (weights only).
+ * *text: human-readable, or JSON with `json`; the caller frees it with coar_free. */
+COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text);
+
+COAR_API void coar_free(void *memory);
+
+/* --------------------------------------------------------------------------------------------- ablate */
+
+typedef struct coar_ablate_options {
+    size_t size;
+    const char *model;       /* W.safetensors */
+    const char *data;        /* data.h5 */
+    const char *output;      /* run.h5 */
+    const char *arch;        /* NAME[,key=value...] */
+    const char *examples;    /* SPEC; NULL = all */
+    uint64_t masks;          /* m; 0 = 2n */
+    const char *sampler;     /* bernoulli (default), fixed, stratified, loo, file:PATH */
+    double alpha;            /* in (0,1); 0 = 0.05 */
+    uint64_t seed;
+    const char *outputs;     /* "margin" (default), "margin,loss", ... */
+    const char *label;       /* NULL = the data's labels; "predicted" = the unablated model's prediction */
+    const char *ablation;    /* zero (default), mean, scale:G */
+    const char *calibration; /* SPEC for `mean`; NULL = the run's examples */
+    const char *components;  /* filters, neurons, heads, blocks; NULL = the model's first set */
+    const char *only, *except; /* globs over group names */
+    const char *backend;     /* cpu (default), reference */
+    const char *precision;   /* auto (default), fp32 */
+    int exact;               /* no transformed kernels (Winograd) */
+    int threads;             /* 0 = one per core */
+    uint64_t memory;         /* bytes of host memory; 0 = a sensible share */
+    const char *plan;        /* a numerics plan to take over: FILE or run.h5 */
+    int store_masks;
+    int store_f16;
+    const char *shard;       /* "K/S": only the units t with t mod S == K */
+    int force;               /* start over */
+    int force_resume;        /* resume although another process seems alive */
+    double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
+    const char *command;     /* provenance: the command line; may be NULL */
+    const coar_callbacks *callbacks;
+} coar_ablate_options;
+#define COAR_ABLATE_INIT { .size = sizeof(coar_ablate_options) }
+
+typedef struct coar_ablate_result {
+    uint64_t examples, components, masks;  /* N, n, m */
+    uint64_t units_total, units_before;    /* work units, and those that were there already */
+    uint64_t images;                       /* masked images computed by this call */
+    double seconds;                        /* spent computing them */
+    int already_complete;                  /* nothing was to do */
+} coar_ablate_result;
+
+/* Runs masked forward passes into a run file; resumes, extends (larger `masks`) or refuses by itself. */
+COAR_API coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *result);
+
+/* Writes the masks of a run as bool .npy [m, n], True = kept. */
+COAR_API coar_status coar_masks(const char *run, const char *output, int force);
+
+/* One plain HDF5 file from a run and its parts. */
+COAR_API coar_status coar_merge(const char *run, const char *output, int force, const coar_callbacks *callbacks);
+
+/* ------------------------------------------------------------------------------------------------ fit */
+
+typedef struct coar_fit_options {
+    size_t size;
+    const char *run;          /* run.h5, or NULL with masks and outputs */
+    const char *masks;        /* M.npy, bool [m, n] */
+    const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
+    const char *output_file;  /* attributions.h5; with masks and outputs only */
+    const char *estimator;    /* ols, ridge (default) */
+    const char *output;       /* output name; NULL = the run's first */
+    const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
+    int standard_errors;
+    int threads;
+    uint64_t memory;
+    int force;
+    const char *command;
+    const coar_callbacks *callbacks;
+} coar_fit_options;
+#define COAR_FIT_INIT { .size = sizeof(coar_fit_options) }
+
+typedef struct coar_fit_result {
+    char name[64];
+    uint64_t examples, components, masks;
+    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs */
+    double r2_mean, heldout_mean;                /* over examples with a value */
+    double seconds;
+} coar_fit_result;
+
+COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result);
+
+/* ------------------------------------------------------------------------------------------- evaluate */
+
+typedef struct coar_evaluate_options {
+    size_t size;
+    const char *run;
+    const char *fits;        /* "ols,ridge"; NULL = every fit */
+    const char *alphas;      /* ".1,.05"; NULL = the training alpha */
+    uint64_t masks;          /* 0 = 100 */
+    int has_seed;            /* 0: the run's seed */
+    uint64_t seed;
+    const char *model, *data; /* NULL = the run's paths; hashes are compared */
+    const char *backend;
+    int threads;
+    uint64_t memory;
+    int force_resume;
+    const char *command;
+    const coar_callbacks *callbacks;
+} coar_evaluate_options;
+#define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
+
+typedef struct coar_evaluation {
+    char fit[64], output[64];
+    double alpha;
+    uint64_t masks, seed;
+    double pearson_mean, pearson_low, pearson_high;  /* bootstrap 95 % over masks and examples */
+    double spearman_mean;
+    uint64_t examples, examples_undefined;           /* zero variance: left out */
+} coar_evaluation;
+
+/* Counterfactual correlation on fresh masks. *evaluations: `count` entries, freed with coar_free. */
+COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations,
+                                   size_t *count);
+
+/* ------------------------------------------------------------------------------------- report, bench */
+
+typedef struct coar_report_options {
+    size_t size;
+    const char *run;
+    const char *data;     /* NULL = the run's path */
+    const char *fit;      /* NULL = the first */
+    const char *output;   /* report.html */
+    int force;
+    const coar_callbacks *callbacks;
+} coar_report_options;
+#define COAR_REPORT_INIT { .size = sizeof(coar_report_options) }
+
+/* One self-contained HTML page. */
+COAR_API coar_status coar_report(const coar_report_options *options);
+
+typedef struct coar_bench_options {
+    size_t size;
+    const char *model;      /* W.safetensors or an architecture name (random weights) */
+    const char *arch;
+    const char *components;
+    double alpha;           /* 0 = 0.05 */
+    int dense;              /* no ablation at all (alpha is ignored) */
+    uint32_t batch;         /* images per mask; 0 = 200 (32x32) or 64 (224x224) */
+    const char *precision;
+    const char *backend;
+    int exact;
+    int threads;
+    uint64_t memory;
+    double seconds;         /* time to measure for; 0 = a few seconds */
+    const coar_callbacks *callbacks;
+} coar_bench_options;
+#define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
+
+typedef struct coar_bench_result {
+    char model[64], backend[16], isa[16], precision[16];
+    int threads;
+    uint32_t batch;
+    double alpha;
+    uint64_t images, masks;
+    double seconds;
+    double images_per_second;   /* median over repetitions */
+    double images_per_second_min, images_per_second_max;
+    double flops_per_image;     /* dense, direct form */
+    double peak_flops;          /* this machine's measured FMA peak at `threads` threads */
+    double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
+    double executed_fraction;   /* flops really executed / dense flops */
+    double memory_bytes;        /* planned */
+} coar_bench_result;
+
+COAR_API coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result);
+
+/* Parses "8G", "512M", "65536" (powers of 1,024). */
+COAR_API coar_status coar_parse_size(const char *text, uint64_t *bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

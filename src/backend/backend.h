@@ -1,0 +1,100 @@
+/*
+ * backend.h - the contract between the runner and a device.
+ *
+ * A backend takes an op list, then examples, then masks, and returns outputs. Every op is implemented by every
+ * backend; there is no silent fallback: what a backend cannot do is COAR_ERROR_UNSUPPORTED at prepare.
+ * An output depends on nothing but (graph, numerics plan, example, mask): never on threads, memory, batch or
+ * the masks beside it.
+ * Must not know: models, files, runs.
+ */
+#ifndef COAR_BACKEND_BACKEND_H
+#define COAR_BACKEND_BACKEND_H
+
+#include "backend/plan.h"
+#include "core/sampler.h"
+#include "core/threads.h"
+#include "graph/graph.h"
+
+typedef enum ablation_kind { ABLATION_ZERO, ABLATION_SCALE, ABLATION_MEAN } ablation_kind;
+
+/* What mask bit 0 does: keep = gain (0 but for scale:G), and x becomes k x + (1 - k) fill. */
+typedef struct ablation {
+    ablation_kind kind;
+    float gain;          /* G of scale:G, else 0 */
+    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros */
+} ablation;
+
+/* zero, mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
+coar_status ablation_parse(const char *text, ablation *out);
+
+typedef struct backend_settings {
+    const graph *graph;
+    const numerics_plan *plan;
+    ablation ablation;
+    const output_spec *outputs;
+    size_t output_count;
+    thread_pool *pool;       /* borrowed */
+    size_t memory;           /* bytes the backend may take in all */
+    uint32_t examples_max;   /* most examples of one bind */
+    size_t masks_max;        /* most masks of one run */
+} backend_settings;
+
+/* One block of examples. All arrays are borrowed for the call only. */
+typedef struct example_batch {
+    const uint8_t *images;   /* [E][H][W][C] */
+    const int32_t *labels;   /* [E] */
+    uint32_t count;          /* E */
+    uint64_t first;          /* index of the first among the run's examples (a multiple of 32) */
+    const float *mean, *std; /* [C]: x = (pixel/255 - mean) / std */
+} example_batch;
+
+typedef struct backend backend;
+
+typedef struct backend_interface {
+    const char *name;
+
+    /* Bytes that prepare would take at least and at best for these settings. */
+    coar_status (*memory)(const backend_settings *s, size_t *least, size_t *best);
+
+    /* Copies and packs what it needs from the graph (which must outlive the backend). */
+    coar_status (*prepare)(const backend_settings *s, backend **out);
+
+    coar_status (*bind)(backend *b, const example_batch *batch);
+
+    /* outputs[output_count][S][E] for the bound examples. */
+    coar_status (*run)(backend *b, const mask_range *masks, float *outputs);
+
+    /* The logits of the unablated model for the bound examples: logits[E][classes]. */
+    coar_status (*logits)(backend *b, float *logits);
+
+    /* Adds to sums[graph->rows], for the unablated model and the bound examples, the sum over examples and positions of x
+     * at each masked channel, in double and in example order (bits do not depend on threads). The caller divides by
+     * examples * positions (backend_row_positions). */
+    coar_status (*collect_row_sums)(backend *b, double *sums);
+
+    void (*destroy)(backend *b);
+
+    /* Flops executed by `run` so far, and what a dense direct-form pass would have taken. */
+    void (*work)(const backend *b, double *executed, double *dense);
+} backend_interface;
+
+/* First member of every backend's own struct. */
+struct backend {
+    const backend_interface *interface;
+};
+
+extern const backend_interface backend_reference;
+extern const backend_interface backend_cpu;
+
+/* "cpu" (or NULL, the fastest present), "reference". */
+coar_status backend_find(const char *name, const backend_interface **out);
+
+/* positions over which row r's x is averaged: [graph->rows]. */
+void backend_row_positions(const graph *g, uint32_t *positions);
+
+/* Real-valued keeps of mask s of a range: keep[n]; bit 1 = 1, bit 0 = gain; keeps are taken as they are.
+ * `scratch`: sampler_scratch(range->sampler) + mask_bytes(n) bytes. */
+void mask_range_keeps(const mask_range *range, size_t s, float gain, float *keep, void *scratch);
+size_t mask_range_scratch(const mask_range *range);
+
+#endif

@@ -1,0 +1,69 @@
+/*
+ * dataset.h - data set files (docs/design.md, section 4): images u8 [N][H][W][C], labels, groups.
+ * Must not know: models, runs.
+ */
+#ifndef COAR_DATA_DATASET_H
+#define COAR_DATA_DATASET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+#define DATASET_MAX_CHANNELS 4
+
+typedef struct dataset {
+    char *path;
+    char sha256[65];            /* filled by dataset_hash */
+    uint64_t count;             /* N */
+    uint32_t height, width, channels;
+    int32_t *labels;            /* [N], checked to be >= 0 */
+    int32_t *groups;            /* [N] or NULL */
+    char **class_names;         /* [classes] or NULL */
+    size_t classes;             /* from class_names, else largest label + 1 */
+    char **group_names;
+    size_t group_names_count;
+    int has_normalisation;
+    float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
+    int64_t file, images;       /* hid_t, kept open */
+} dataset;
+
+/* Opens and checks shapes, types, labels (>= 0) and format version. */
+coar_status dataset_open(const char *path, dataset **out);
+void dataset_close(dataset *data);
+coar_status dataset_hash(dataset *data);
+
+/* images[count][H][W][C] of the rows given (ascending runs are read in one piece). */
+coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count, uint8_t *images);
+
+/* Rows that a SPEC selects, ascending and unique where it is a range or predicate, in the given order where it lists
+ * rows. `wrong`/`correct` need `correct` [N] (1 = the unablated model is right), or NULL when the caller has none: then such
+ * a SPEC is COAR_ERROR_USAGE. `rest` = all rows not in `taken` [N] (or NULL). *rows: malloc'ed. An empty selection is
+ * an error. Grammar: docs/design.md, section 5, SPEC. text NULL or "all" = all rows. */
+coar_status dataset_select(const dataset *data, const char *text, const uint8_t *correct, const uint8_t *taken,
+                           uint64_t **rows, size_t *count);
+
+/* What an importer hands to the writer, image by image. */
+typedef struct dataset_writer dataset_writer;
+
+typedef struct dataset_description {
+    uint64_t count;
+    uint32_t height, width, channels;
+    char **class_names; size_t classes;      /* NULL: none known */
+    char **group_names; size_t group_names_count;
+    const int32_t *labels;                   /* [count] */
+    const int32_t *groups;                   /* [count] or NULL */
+    const char *source;                      /* provenance text */
+    const char *command;
+    int has_normalisation;
+    float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
+} dataset_description;
+
+coar_status dataset_writer_create(const char *path, const dataset_description *d, dataset_writer **out);
+/* Images first .. first + count - 1, in ascending order without gaps. */
+coar_status dataset_writer_append(dataset_writer *w, const uint8_t *images, uint64_t count);
+/* Closes, syncs, renames to the final name. destroy without finish removes the temporary. */
+coar_status dataset_writer_finish(dataset_writer *w);
+void dataset_writer_destroy(dataset_writer *w);
+
+#endif

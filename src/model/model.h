@@ -1,0 +1,57 @@
+/*
+ * model.h - a weight file becomes an op list and a list of component groups.
+ *
+ * A family file (resnet.c, vit.c) does two things only: recognise a table of tensors, and emit an op list. Adding an
+ * architecture = one more file and one more line in the table of model.c.
+ * Must not know: devices, runs, data sets.
+ */
+#ifndef COAR_MODEL_MODEL_H
+#define COAR_MODEL_MODEL_H
+
+#include "graph/graph.h"
+#include "model/safetensors.h"
+
+typedef enum component_set { SET_DEFAULT, SET_FILTERS, SET_NEURONS, SET_HEADS, SET_BLOCKS } component_set;
+
+/* The rows of one tensor (or the heads or branches of one layer): components first .. first + count - 1. */
+typedef struct component_group {
+    char name[96];   /* canonical, the same for every naming of a model: "layer1.0.conv1", "blocks.3.attn.q" */
+    char kind[16];   /* filter, neuron, head, block */
+    char layer[96];  /* the op it acts on */
+    uint32_t first, count;
+} component_group;
+
+typedef struct model_options {
+    const char *arch;        /* NAME[,key=value...] or NULL */
+    component_set set;
+    const char *only, *except; /* globs over group names, or NULL */
+} model_options;
+
+typedef struct model {
+    char *path;              /* the weight file; the architecture's name for random weights */
+    char sha256[65];         /* of the weight file; "" for random weights */
+    char arch[64];           /* recognised name: "resnet20", "mini_resnet", "vit", ... */
+    component_set set;       /* resolved */
+    graph *graph;
+    component_group *groups; /* in definition order */
+    size_t group_count;
+    uint32_t classes;
+    int has_normalisation;   /* mean and std from --arch, metadata or config.json */
+    float mean[4], std[4];   /* of pixels/255, per input channel */
+} model;
+
+/* Recognises and loads. `path` is a safetensors file. */
+coar_status model_open(const char *path, const model_options *options, model **out);
+
+/* Random weights of a named architecture (benchmarks, tests): "resnet20", "vit_b_16", ... */
+coar_status model_random(const char *arch, const model_options *options, model **out);
+
+/* Generates the tensors that model_random uses, in the family's usual names. */
+coar_status model_random_tensors(const char *arch, tensor_table *out);
+
+void model_destroy(model *m);
+
+coar_status component_set_parse(const char *text, component_set *out); /* NULL text: SET_DEFAULT */
+const char *component_set_name(component_set set);
+
+#endif

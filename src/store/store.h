@@ -1,0 +1,200 @@
+/*
+ * store.h - the run file: run.h5 (a small index) and run.h5.parts/ (manifest, journals, finished HDF5 parts).
+ *
+ * No HDF5 file is ever written in place. Work in progress is in append-only journals; a finished stage becomes a part,
+ * written whole, synced and renamed; run.h5 is rebuilt from the folder's contents and renamed over the old one, so it
+ * opens at every moment (docs/design.md, section 4).
+ * Must not know: models, devices, what a unit computes.
+ */
+#ifndef COAR_STORE_STORE_H
+#define COAR_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/log.h"
+
+/* --------------------------------------------------------------------------------------------- settings */
+
+typedef enum setting_type { SETTING_TEXT, SETTING_INTEGER, SETTING_REAL } setting_type;
+
+/* One setting of a run or a stage. All values travel as text (a 64-bit seed does not fit a JSON number); `type` is the type
+ * of the attribute in run.h5. */
+typedef struct setting {
+    const char *key;      /* attribute name: "alpha" */
+    const char *flag;     /* what the user typed: "--alpha" */
+    const char *value;
+    setting_type type;
+    bool compared;        /* false: information only (created, command, paths) */
+} setting;
+
+/* -------------------------------------------------------------------------------------------------- run */
+
+typedef struct run_store run_store;
+
+/* Opens or creates `path` for work. A run that exists must have the same compared settings, else COAR_ERROR_MISMATCH names
+ * the first that differs, both values and the flag. force: everything there is removed first. A path that exists but is no run is
+ * COAR_ERROR_EXISTS. Nothing is left behind when creation fails. *created says whether the run is new. */
+coar_status store_create(const char *path, const setting *settings, size_t count, bool force, bool *created,
+                         run_store **out);
+
+/* Opens an existing run (for fit, evaluate, report). A merged file has no parts: COAR_ERROR_INPUT says what to do. */
+coar_status store_open(const char *path, run_store **out);
+void store_close(run_store *store);
+
+const char *store_path(const run_store *store);
+/* Value of a manifest setting, NULL when absent. */
+const char *store_setting(const run_store *store, const char *key);
+
+/* ------------------------------------------------------------------------------------------------ tables */
+
+typedef struct store_group { /* one row of /components */
+    char name[96], kind[16], layer[96];
+    uint32_t first, count;
+} store_group;
+
+typedef struct run_tables {
+    store_group *groups; size_t group_count;
+    uint32_t components;            /* n */
+    uint64_t examples;              /* N */
+    uint64_t *example_rows;         /* [N] rows of the data file */
+    int32_t *labels;                /* [N] used for the outputs */
+    int32_t *subgroups;             /* [N] or NULL */
+    size_t output_count;
+    char (*output_names)[40];
+    float *baseline;                /* [output_count][N] */
+    float *fill;                    /* [rows] means of `mean` ablation, or NULL */
+    size_t fill_count;
+    uint8_t *given_masks;           /* packed masks of --sampler file: [m][ceil(n/8)], or NULL */
+    uint64_t given_count;
+} run_tables;
+
+/* tables.h5: written once, whole; a second writer with the same content is harmless. */
+coar_status store_write_tables(run_store *store, const run_tables *tables);
+/* COAR_ERROR_INPUT when the run was interrupted before they were written; *present false then and OK with present != NULL. */
+coar_status store_read_tables(run_store *store, run_tables *tables, bool *present);
+void run_tables_free(run_tables *tables);
+
+/* ------------------------------------------------------------------------------------------------ stages */
+
+/* A stage is a list of units; each yields one payload of bytes. */
+typedef struct store_stage store_stage;
+
+/* name: "ablate" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
+ * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
+ * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
+ * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
+ * payload_bytes(context, unit): exact size of a unit's record. plan_json is stored in STAGE.json. */
+typedef struct stage_options {
+    const char *name;
+    const setting *settings; size_t setting_count;
+    const char *plan_json;
+    uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
+    size_t (*payload_bytes)(const void *context, uint64_t unit);
+    const void *context;
+    uint32_t shard, shards;       /* 0, 1 = no shards */
+    bool force_resume;
+    const coar_callbacks *callbacks;
+} stage_options;
+
+coar_status stage_open(run_store *store, const stage_options *options, store_stage **out);
+void stage_close(store_stage *stage);
+
+/* The plan that STAGE.json holds (NULL when the stage is new); malloc'ed. */
+coar_status store_stage_plan(run_store *store, const char *name, char **plan_json);
+
+bool stage_has(const store_stage *stage, uint64_t unit);
+uint64_t stage_done_count(const store_stage *stage);
+/* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
+coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
+/* The payload of a done unit (CRC checked again). */
+coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
+
+/* ---------------------------------------------------------------------------------- outputs and their parts */
+
+/* How units tile an [m, N] matrix: unit = mask_block * example_blocks + example_block; B masks x E examples; payload is
+ * f32 [outputs][masks of the block][examples of the block]. */
+typedef struct unit_grid {
+    uint64_t masks;                    /* m */
+    uint64_t examples;                 /* N */
+    uint32_t unit_masks, unit_examples; /* B, E */
+    uint32_t outputs;
+} unit_grid;
+
+uint64_t unit_grid_units(const unit_grid *g);
+void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
+                    uint64_t *example_first, uint32_t *example_count);
+
+/* Masks of the ablate stage that are in finished parts (they need no journal). 0 for a new run. */
+coar_status store_masks_finished(run_store *store, uint64_t *masks);
+
+/* When all units of the stage's grid are done: takes the lock file, writes outputs-FIRST-LAST.h5 for the masks not yet
+ * in a part, rebuilds run.h5, removes the journals. Deterministic bytes in the data sets. f16: --store f16.
+ * store_masks: packed masks [m - FIRST][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
+coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
+                                 const uint8_t *store_masks);
+/* The same for truth-aALPHA-sSEED.h5. */
+coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_grid *grid);
+bool store_has_truth(run_store *store, const char *stage_name, uint64_t masks);
+
+/* m of the finished ablation outputs; COAR_ERROR_INPUT naming what is missing when none is finished. */
+coar_status store_output_shape(run_store *store, uint64_t *masks, uint64_t *examples);
+
+/* f32 [mask_count][example_count] of one output. Every source of the virtual data set is checked first. */
+coar_status store_read_outputs(run_store *store, const char *output, uint64_t mask_first, uint64_t mask_count,
+                               uint64_t example_first, uint64_t example_count, float *out);
+coar_status store_read_truth(run_store *store, const char *stage_name, const char *output, uint64_t mask_count,
+                             float *out /* [mask_count][N] */);
+
+/* --------------------------------------------------------------------------------------- fits, predictions */
+
+typedef struct fit_header {
+    const char *name, *estimator, *output;
+    uint64_t examples; uint32_t components; uint64_t masks;
+    bool standard_errors;
+    const char *command;
+} fit_header;
+
+typedef struct fit_block {      /* examples first .. first + count - 1 */
+    uint64_t first, count;
+    const float *weight;        /* [count][n] */
+    const float *bias;          /* [count] */
+    const double *penalty, *r2, *heldout; /* [count] */
+    const float *standard_error; /* [count][n] or NULL */
+} fit_block;
+
+typedef struct fit_writer fit_writer;
+
+/* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store == NULL:
+ * a file of its own at `path` with /attributions/NAME. */
+coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
+coar_status fit_writer_block(fit_writer *w, const fit_block *block);
+coar_status fit_writer_finish(fit_writer *w);
+void fit_writer_destroy(fit_writer *w); /* without finish: nothing remains */
+
+typedef struct fit_info { char name[64], estimator[16], output[40]; uint64_t masks; } fit_info;
+/* Fits of a run in name order; malloc'ed. */
+coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);
+/* Any of the arrays may be NULL. weight [count][n]. */
+coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight, float *bias,
+                           double *penalty, double *r2, double *heldout);
+
+/* predicted-aALPHA-sSEED-FIT.h5 beside a truth stage: predicted f32 [k, N], pearson and spearman f64 [N]. */
+coar_status store_write_predicted(run_store *store, const char *truth_stage, const char *fit, const char *output,
+                                  uint64_t masks, uint64_t examples, const float *predicted, const double *pearson,
+                                  const double *spearman);
+typedef struct evaluation_info { char truth_stage[64], fit[64], output[40]; double alpha; uint64_t seed, masks; } evaluation_info;
+coar_status store_list_evaluations(run_store *store, evaluation_info **list, size_t *count);
+coar_status store_read_evaluation(run_store *store, const evaluation_info *info, float *truth, float *predicted,
+                                  double *pearson, double *spearman);
+
+/* ----------------------------------------------------------------------------------------------- whole file */
+
+/* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
+coar_status store_rebuild_index(run_store *store);
+
+/* Text or JSON about a run file (also a merged one): settings, tables, stages with done counts. malloc'ed. */
+coar_status store_describe(const char *path, bool json, char **text);
+
+#endif
