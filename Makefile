@@ -11,6 +11,7 @@ CC       ?= gcc
 CFLAGS   ?= -O3 -g
 PREFIX   ?= /usr/local
 CONFIG   ?= release
+V        ?= 0
 SHARED   ?= ../shared
 PYTHON   ?= $(shell tools/find-python.sh)
 # ---------------------------------------------------------------------------------------- end of settings
@@ -29,6 +30,7 @@ SANITIZE := $(SANITIZE_$(CONFIG))
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
+say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
 COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
 LIBS      = $(DEPS_LIBS) -lm
@@ -61,13 +63,13 @@ setup:
 
 $(O)/libcoar.a: $(OBJECTS)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(O)/libcoar.so: $(OBJECTS)
-	$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
-	$(LINK) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
 $(O)/coar.pc: tools/coar.pc.in include/coar.h
 	@mkdir -p $(@D)
@@ -75,26 +77,26 @@ $(O)/coar.pc: tools/coar.pc.in include/coar.h
 
 $(O)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(COMPILE) -c $< -o $@
+	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
 define kernel_rule
 $(O)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
 	@mkdir -p $$(@D)
-	$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
+	$$(call say,CC,$$@)$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
 $(O)/tests/%: tests/unit/%.c tests/test.c $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 $(O)/fuzz/%: tests/fuzz/%.c tests/fuzz.h $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 demo: all
 	@tools/demo.sh $(O)

@@ -25,7 +25,8 @@ bool size_add(size_t a, size_t b, size_t *out) {
 coar_status memory_new(size_t count, size_t size, const char *what, void *out_pointer) {
     size_t bytes, rounded;
     if (!size_mul(count, size, &bytes) || !size_add(bytes, 64, &rounded) || rounded > (size_t)PTRDIFF_MAX)
-        return status_set(COAR_ERROR_MEMORY, "%s: %zu x %zu bytes are more than this machine can address", what, count, size);
+        return status_set(COAR_ERROR_MEMORY, "%s: %zu x %zu bytes are more than this machine can address", what, count,
+                          size);
     rounded &= ~(size_t)63; /* aligned_alloc wants a multiple of the alignment; never 0 */
     void *block = aligned_alloc(64, rounded);
     if (!block) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory for %zu bytes", what, bytes);
@@ -58,7 +59,9 @@ char *string_format(const char *format, ...) {
     return length < 0 ? NULL : text;
 }
 
-void coar_free(void *memory) { free(memory); }
+void coar_free(void *memory) {
+    free(memory);
+}
 
 /* The cgroup's limit in bytes, SIZE_MAX when there is none (version 2, then version 1). */
 static size_t cgroup_limit(void) {
@@ -100,14 +103,31 @@ coar_status coar_parse_size(const char *text, uint64_t *bytes) {
     unsigned long long value = strtoull(text, &end, 10);
     int shift = 0;
     switch (*end) {
-    case 'K': case 'k': shift = 10; end++; break;
-    case 'M': case 'm': shift = 20; end++; break;
-    case 'G': case 'g': shift = 30; end++; break;
-    case 'T': case 't': shift = 40; end++; break;
+    case 'K':
+    case 'k':
+        shift = 10;
+        end++;
+        break;
+    case 'M':
+    case 'm':
+        shift = 20;
+        end++;
+        break;
+    case 'G':
+    case 'g':
+        shift = 30;
+        end++;
+        break;
+    case 'T':
+    case 't':
+        shift = 40;
+        end++;
+        break;
     }
     if (*end || value == 0 || value > (UINT64_MAX >> shift)) goto bad;
     *bytes = (uint64_t)value << shift;
     return COAR_OK;
 bad:
-    return status_set(COAR_ERROR_USAGE, "'%s' is not a size: give bytes, or a number with K, M, G or T", text ? text : "");
+    return status_set(COAR_ERROR_USAGE, "'%s' is not a size: give bytes, or a number with K, M, G or T",
+                      text ? text : "");
 }

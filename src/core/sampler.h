@@ -7,6 +7,8 @@
 #ifndef COAR_CORE_SAMPLER_H
 #define COAR_CORE_SAMPLER_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/status.h"

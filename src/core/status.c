@@ -15,19 +15,26 @@ const char *coar_version(void) {
 
 const char *coar_status_text(coar_status status) {
     switch (status) {
-#define X(name, value, text) \
-    case COAR_##name: return text;
+#define X(name, value, text)                                                                                           \
+    case COAR_##name:                                                                                                  \
+        return text;
         COAR_STATUS_MAP(X)
 #undef X
     }
     return "unknown status";
 }
 
-const char *coar_last_error(void) { return message; }
+const char *coar_last_error(void) {
+    return message;
+}
 
-void status_clear(void) { message[0] = '\0'; }
+void status_clear(void) {
+    message[0] = '\0';
+}
 
-void status_copy(char *buffer, size_t size) { snprintf(buffer, size, "%s", message); }
+void status_copy(char *buffer, size_t size) {
+    snprintf(buffer, size, "%s", message);
+}
 
 static void one_line(char *text) {
     for (; *text; text++)
