@@ -81,7 +81,7 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
+/* name: "ablate" or "truth-aALPHA-sSEED" ("truth-a0.1-s0"). Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
  * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
@@ -91,6 +91,8 @@ typedef struct stage_options {
     const setting *settings; size_t setting_count;
     const char *plan_json;
     uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
+    /* 0: nothing to do, the unit's masks are in a finished part. unit_grid_payload_bytes with a unit_grid will do. Borrowed
+     * with its context, as the callbacks, until stage_close. */
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
     uint32_t shard, shards;       /* 0, 1 = no shards */
@@ -108,14 +110,20 @@ bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
-/* The payload of a done unit (CRC checked again). */
+/* "I live": for processes on other hosts, which take one that is silent for 60 s as dead. stage_append does it too; call it
+ * now and then inside a long unit (at most one system call a second). */
+void stage_heartbeat(store_stage *stage);
+/* The payload of a done unit that is not in a finished part (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
 
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
 /* How units tile an [m, N] matrix: unit = mask_block * example_blocks + example_block; B masks x E examples; payload is
- * f32 [outputs][masks of the block][examples of the block]. */
+ * f32 [outputs][masks of the block][examples of the block].
+ * Extending: masks below first_mask are in finished parts. Numbers of blocks and units stay those of the whole [m, N];
+ * units that lie below first_mask have no masks (0 payload bytes), and the block that first_mask cuts begins there. */
 typedef struct unit_grid {
+    uint64_t first_mask;               /* store_masks_finished or store_truth_finished; 0 for a new stage */
     uint64_t masks;                    /* m */
     uint64_t examples;                 /* N */
     uint32_t unit_masks, unit_examples; /* B, E */
@@ -123,19 +131,28 @@ typedef struct unit_grid {
 } unit_grid;
 
 uint64_t unit_grid_units(const unit_grid *g);
+/* Masks mask_first .. mask_first + mask_count - 1 (numbers in the whole matrix) and examples likewise. */
 void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
                     uint64_t *example_first, uint32_t *example_count);
+
+/* stage_options.payload_bytes for `grid` (a unit_grid): bytes of one unit, 0 when nothing of it is left to do. */
+size_t unit_grid_payload_bytes(const void *grid, uint64_t unit);
 
 /* Masks of the ablate stage that are in finished parts (they need no journal). 0 for a new run. */
 coar_status store_masks_finished(run_store *store, uint64_t *masks);
 
-/* When all units of the stage's grid are done: takes the lock file, writes outputs-FIRST-LAST.h5 for the masks not yet
- * in a part, rebuilds run.h5, removes the journals. Deterministic bytes in the data sets. f16: --store f16.
- * store_masks: packed masks [m - FIRST][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
+/* When all units of the stage's grid are done (by any process): takes the lock file, writes outputs-FIRST-LAST.h5 for the
+ * masks not yet in a part, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables.
+ * Units that other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the
+ * data sets. f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
+ * [m - grid->first_mask][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
 coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
                                  const uint8_t *store_masks);
-/* The same for truth-aALPHA-sSEED.h5. */
+/* The same for truth-aALPHA-sSEED.h5, one part that is replaced when the stage grows. */
 coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_grid *grid);
+/* Masks in the finished part of a truth stage, 0 without one. */
+coar_status store_truth_finished(run_store *store, const char *stage_name, uint64_t *masks);
+/* Whether at least `masks` are there. */
 bool store_has_truth(run_store *store, const char *stage_name, uint64_t masks);
 
 /* m of the finished ablation outputs; COAR_ERROR_INPUT naming what is missing when none is finished. */
