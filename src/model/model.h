@@ -15,29 +15,29 @@ typedef enum component_set { SET_DEFAULT, SET_FILTERS, SET_NEURONS, SET_HEADS, S
 
 /* The rows of one tensor (or the heads or branches of one layer): components first .. first + count - 1. */
 typedef struct component_group {
-    char name[96];   /* canonical, the same for every naming of a model: "layer1.0.conv1", "blocks.3.attn.q" */
-    char kind[16];   /* filter, neuron, head, block */
-    char layer[96];  /* the op it acts on */
+    char name[96];  /* canonical, the same for every naming of a model: "layer1.0.conv1", "blocks.3.attn.q" */
+    char kind[16];  /* filter, neuron, head, block */
+    char layer[96]; /* the op it acts on */
     uint32_t first, count;
 } component_group;
 
 typedef struct model_options {
-    const char *arch;        /* NAME[,key=value...] or NULL */
+    const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
     const char *only, *except; /* globs over group names, or NULL */
 } model_options;
 
 typedef struct model {
-    char *path;              /* the weight file; the architecture's name for random weights */
-    char sha256[65];         /* of the weight file; "" for random weights */
-    char arch[64];           /* recognised name: "resnet20", "mini_resnet", "vit", ... */
-    component_set set;       /* resolved */
+    char *path;        /* the weight file; the architecture's name for random weights */
+    char sha256[65];   /* of the weight file; "" for random weights */
+    char arch[64];     /* recognised name: "resnet20", "mini_resnet", "vit", ... */
+    component_set set; /* resolved */
     graph *graph;
     component_group *groups; /* in definition order */
     size_t group_count;
     uint32_t classes;
-    int has_normalisation;   /* mean and std from --arch, metadata or config.json */
-    float mean[4], std[4];   /* of pixels/255, per input channel */
+    int has_normalisation; /* mean and std from --arch, metadata or config.json */
+    float mean[4], std[4]; /* of pixels/255, per input channel */
 } model;
 
 /* Recognises and loads. `path` is a safetensors file. */
