@@ -24,7 +24,8 @@ typedef struct component_group {
 typedef struct model_options {
     const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
-    const char *only, *except; /* globs over group names, or NULL */
+    const char *only, *except;          /* globs over group names, or NULL */
+    uint32_t image_height, image_width; /* the data's images; 0 = the family's default (CIFAR nets 32, others 224) */
 } model_options;
 
 typedef struct model {
@@ -40,14 +41,22 @@ typedef struct model {
     float mean[4], std[4]; /* of pixels/255, per input channel */
 } model;
 
-/* Recognises and loads. `path` is a safetensors file. */
+/* Recognises and loads. `path` is a safetensors file. A convolutional net takes the images' size from the options (or
+ * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. */
 coar_status model_open(const char *path, const model_options *options, model **out);
 
-/* Random weights of a named architecture (benchmarks, tests): "resnet20", "vit_b_16", ... */
+/* The same from tensors in memory (path, sha256: the caller's business). Takes arrays that the table owns. */
+coar_status model_build(tensor_table *table, const model_options *options, model **out);
+
+/* Random weights of a named architecture (benchmarks, tests): "resnet20", "vit_b_16", "mini_resnet_256,image=32", ...
+ * options->arch, when given, is what --arch says about it. */
 coar_status model_random(const char *arch, const model_options *options, model **out);
 
-/* Generates the tensors that model_random uses, in the family's usual names. */
+/* Generates the tensors that model_random uses, in the family's usual names; the same for the same name. */
 coar_status model_random_tensors(const char *arch, tensor_table *out);
+
+/* The names of model_random, for messages: "resnet20, resnet32, ...". */
+const char *model_random_names(void);
 
 void model_destroy(model *m);
 
