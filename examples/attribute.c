@@ -30,13 +30,11 @@ static coar_status attribute(const char *data, const char *run) {
     pack.path = IMAGES;
     pack.labels = LABELS;
     pack.output = data;
-    pack.force = 1;
     coar_pack_result packed;
     coar_status status = coar_pack(&pack, &packed);
-    if (status != COAR_OK) return status;
-    printf("%llu images in %s\n", (unsigned long long)packed.examples, data);
+    if (status != COAR_OK && status != COAR_ERROR_EXISTS) return status; /* a file that is there is used as it is */
 
-    /* 2,000 networks, in each of which a random tenth of the 180 filters is set to zero; all examples go through each. */
+    /* 2,000 networks with a random tenth of the 180 filters set to zero; all examples go through each. */
     coar_ablate_options ablate = COAR_ABLATE_INIT;
     ablate.model = MODEL;
     ablate.data = data;
