@@ -1,9 +1,11 @@
 /* h5.c - see h5.h. */
 #include "core/h5.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -38,4 +40,28 @@ coar_status h5_failed(coar_status code, const char *file, const char *object) {
     H5Eclear2(H5E_DEFAULT);
     keep_system_message(description);
     return status_set(code, "%s: %s: %s", file, object, description);
+}
+
+static hid_t access_settings(void) {
+    hid_t settings = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_fclose_degree(settings, H5F_CLOSE_STRONG);
+    H5Pset_file_locking(settings, 0, 1);
+    /* 1.8's format has room for attributes beyond 64 KiB: the names of thousands of classes */
+    H5Pset_libver_bounds(settings, H5F_LIBVER_V18, H5F_LIBVER_LATEST);
+    return settings;
+}
+
+coar_status h5_open(const char *path, hid_t *file) {
+    if (access(path, R_OK)) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot open", path);
+    hid_t settings = access_settings();
+    *file = H5Fopen(path, H5F_ACC_RDONLY, settings);
+    H5Pclose(settings);
+    return *file < 0 ? h5_failed(COAR_ERROR_INPUT, path, "cannot open as HDF5") : COAR_OK;
+}
+
+coar_status h5_create(const char *path, const char *final, hid_t *file) {
+    hid_t settings = access_settings();
+    *file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, settings);
+    H5Pclose(settings);
+    return *file < 0 ? h5_failed(COAR_ERROR_IO, final, "cannot create") : COAR_OK;
 }
