@@ -13,8 +13,9 @@
 #include "data/dataset.h"
 #include "data/names.h"
 
-/* Images of one chunk: few enough for reading single rows, many enough for the compressor to work on; the whole lies well
- * inside HDF5's 1 MiB chunk cache, so that chunks which are filled by several appends are compressed once. */
+/* Bytes of one chunk: small enough for reading single rows, large enough that the checksums and the chunk index cost
+ * nothing; well inside HDF5's 1 MiB chunk cache, so that a chunk which several appends fill is written once.
+ * Chunks are not compressed: deflate saves 8 % of decoded photographs and triples the time to pack. Readers take any filter. */
 #define CHUNK_BYTES ((size_t)256 << 10)
 
 struct dataset_writer {
@@ -97,7 +98,6 @@ static coar_status create_images(dataset_writer *w) {
     hid_t settings = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(4, w->shape, NULL);
     H5_TRY_GOTO(space, COAR_ERROR_IO, w->path, "/images");
     H5_TRY_GOTO(H5Pset_chunk(settings, 4, chunk), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(H5Pset_deflate(settings, 1), COAR_ERROR_IO, w->path, "/images");
     H5_TRY_GOTO(H5Pset_fletcher32(settings), COAR_ERROR_IO, w->path, "/images");
     H5_TRY_GOTO(H5Pset_obj_track_times(settings, 0), COAR_ERROR_IO, w->path, "/images");
     H5_TRY_GOTO(w->images = H5Dcreate2(w->file, "/images", H5T_STD_U8LE, space, H5P_DEFAULT, settings, H5P_DEFAULT),
