@@ -13,9 +13,9 @@
 #include "data/dataset.h"
 #include "data/names.h"
 
-/* Bytes of one chunk: small enough for reading single rows, large enough that the checksums and the chunk index cost
- * nothing; well inside HDF5's 1 MiB chunk cache, so that a chunk which several appends fill is written once.
- * Chunks are not compressed: deflate saves 8 % of decoded photographs and triples the time to pack. Readers take any filter. */
+/* Bytes of one chunk: small enough for reading single rows, large enough that checksums and the chunk index cost nothing;
+ * well inside HDF5's 1 MiB chunk cache, so that a chunk which several appends fill is written once. Chunks are not
+ * compressed: deflate saves 8 % of decoded photographs and triples the time to pack. Readers take any filter. */
 #define CHUNK_BYTES ((size_t)256 << 10)
 
 struct dataset_writer {
@@ -28,44 +28,36 @@ struct dataset_writer {
 static coar_status write_attribute(const dataset_writer *w, const char *name, hid_t type, hsize_t count,
                                    const void *values) {
     coar_status status = COAR_OK;
-    hid_t attribute = -1, space = count ? H5Screate_simple(1, &count, NULL) : H5Screate(H5S_SCALAR);
-    H5_TRY_GOTO(space, COAR_ERROR_IO, w->path, name);
-    H5_TRY_GOTO(attribute = H5Acreate2(w->file, name, type, space, H5P_DEFAULT, H5P_DEFAULT), COAR_ERROR_IO, w->path,
-                name);
-    H5_TRY_GOTO(H5Awrite(attribute, type, values), COAR_ERROR_IO, w->path, name);
+    hid_t attribute = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    H5_TRY(space = H5Screate_simple(1, &count, NULL), w->path, name);
+    H5_TRY(attribute = H5Acreate2(w->file, name, type, space, H5P_DEFAULT, H5P_DEFAULT), w->path, name);
+    H5_TRY(H5Awrite(attribute, type, values), w->path, name);
 done:
-    if (attribute >= 0) H5Aclose(attribute);
-    if (space >= 0) H5Sclose(space);
+    h5_close(&attribute);
+    h5_close(&space);
     return status;
 }
 
-/* Variable-length UTF-8 strings, as h5py writes and reads them. count 0: a scalar. */
+/* Variable-length UTF-8 strings, as h5py writes and reads them. */
 static coar_status write_strings(const dataset_writer *w, const char *name, size_t count, char *const *texts) {
     hid_t type = H5Tcopy(H5T_C_S1);
     H5Tset_size(type, H5T_VARIABLE);
     H5Tset_cset(type, H5T_CSET_UTF8);
     coar_status status = write_attribute(w, name, type, count, texts);
-    H5Tclose(type);
+    h5_close(&type);
     return status;
 }
 
-static coar_status write_text(const dataset_writer *w, const char *name, const char *text) {
-    char *texts[1] = {(char *)text};
-    return write_strings(w, name, 0, texts);
-}
-
 static coar_status write_attributes(const dataset_writer *w, const dataset_description *d) {
-    static const int version[2] = {1, 0}; /* major, minor */
     char created[32];
     time_t now = time(NULL);
     struct tm utc;
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    TRY(write_text(w, "format", "coar.data"));
-    TRY(write_attribute(w, "version", H5T_NATIVE_INT, 2, version));
-    TRY(write_text(w, "coar_version", coar_version()));
-    TRY(write_text(w, "created", created));
-    TRY(write_text(w, "source", d->source));
-    if (d->command) TRY(write_text(w, "command", d->command));
+    TRY(h5_write_format(w->file, w->path, DATASET_FORMAT, DATASET_VERSION_MAJOR, DATASET_VERSION_MINOR));
+    TRY(h5_write_text(w->file, w->path, "coar_version", coar_version()));
+    TRY(h5_write_text(w->file, w->path, "created", created));
+    TRY(h5_write_text(w->file, w->path, "source", d->source));
+    if (d->command) TRY(h5_write_text(w->file, w->path, "command", d->command));
     if (d->class_names) TRY(write_strings(w, "class_names", d->classes, d->class_names));
     if (d->group_names) TRY(write_strings(w, "group_names", d->group_names_count, d->group_names));
     if (d->has_normalisation) {
@@ -75,52 +67,49 @@ static coar_status write_attributes(const dataset_writer *w, const dataset_descr
     return COAR_OK;
 }
 
-static coar_status write_column(const dataset_writer *w, const char *name, const int32_t *values) {
+/* A data set of the first `rank` dimensions of N, H, W, C in chunks of whole examples. */
+static coar_status create_dataset(const dataset_writer *w, const char *name, hid_t type, int rank, size_t example_bytes,
+                                  hid_t *out) {
     coar_status status = COAR_OK;
-    hid_t object = -1, space = H5Screate_simple(1, w->shape, NULL);
-    H5_TRY_GOTO(space, COAR_ERROR_IO, w->path, name);
-    H5_TRY_GOTO(object = H5Dcreate2(w->file, name, H5T_STD_I32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
-                COAR_ERROR_IO, w->path, name);
-    H5_TRY_GOTO(H5Dwrite(object, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), COAR_ERROR_IO, w->path,
-                name);
+    hid_t settings = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    hsize_t chunk[4] = {CHUNK_BYTES / example_bytes, w->shape[1], w->shape[2], w->shape[3]};
+    if (chunk[0] < 1) chunk[0] = 1;
+    if (chunk[0] > w->shape[0]) chunk[0] = w->shape[0];
+    H5_TRY(settings = H5Pcreate(H5P_DATASET_CREATE), w->path, name);
+    H5_TRY(space = H5Screate_simple(rank, w->shape, NULL), w->path, name);
+    H5_TRY(H5Pset_chunk(settings, rank, chunk), w->path, name);
+    H5_TRY(H5Pset_fletcher32(settings), w->path, name);
+    H5_TRY(H5Pset_obj_track_times(settings, false), w->path, name);
+    H5_TRY(*out = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, settings, H5P_DEFAULT), w->path, name);
 done:
-    if (object >= 0) H5Dclose(object);
-    if (space >= 0) H5Sclose(space);
+    h5_close(&space);
+    h5_close(&settings);
     return status;
 }
 
-static coar_status create_images(dataset_writer *w) {
+static coar_status write_column(const dataset_writer *w, const char *name, const int32_t *values) {
     coar_status status = COAR_OK;
-    const size_t image = (size_t)(w->shape[1] * w->shape[2] * w->shape[3]);
-    hsize_t chunk[4] = {CHUNK_BYTES / image, w->shape[1], w->shape[2], w->shape[3]};
-    if (chunk[0] < 1) chunk[0] = 1;
-    if (chunk[0] > w->shape[0]) chunk[0] = w->shape[0];
-    hid_t settings = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(4, w->shape, NULL);
-    H5_TRY_GOTO(space, COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(H5Pset_chunk(settings, 4, chunk), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(H5Pset_fletcher32(settings), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(H5Pset_obj_track_times(settings, 0), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(w->images = H5Dcreate2(w->file, "/images", H5T_STD_U8LE, space, H5P_DEFAULT, settings, H5P_DEFAULT),
-                COAR_ERROR_IO, w->path, "/images");
+    hid_t object = H5I_INVALID_HID;
+    TRY_GOTO(create_dataset(w, name, H5T_STD_I32LE, 1, sizeof *values, &object));
+    H5_TRY(H5Dwrite(object, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), w->path, name);
 done:
-    if (space >= 0) H5Sclose(space);
-    H5Pclose(settings);
+    h5_close(&object);
     return status;
 }
 
 static coar_status create_all(dataset_writer *w, const dataset_description *d) {
-    TRY(h5_create(w->temporary, w->path, &w->file));
+    TRY(h5_create(w->temporary, &w->file));
     TRY(write_attributes(w, d));
-    TRY(write_column(w, "/labels", d->labels));
-    if (d->groups) TRY(write_column(w, "/groups", d->groups));
-    return create_images(w);
+    TRY(write_column(w, "labels", d->labels));
+    if (d->groups) TRY(write_column(w, "groups", d->groups));
+    return create_dataset(w, "images", H5T_STD_U8LE, 4, (size_t)(w->shape[1] * w->shape[2] * w->shape[3]), &w->images);
 }
 
 coar_status dataset_writer_create(const char *path, const dataset_description *d, dataset_writer **out) {
     coar_status status = COAR_OK;
     dataset_writer *w;
     TRY(memory_new(1, sizeof *w, "data set writer", &w));
-    w->file = w->images = -1;
+    w->file = w->images = H5I_INVALID_HID;
     memcpy(w->shape, (const hsize_t[4]){d->count, d->height, d->width, d->channels}, sizeof w->shape);
     TRY_GOTO(names_copy(path, &w->path));
     w->temporary = file_temporary(path);
@@ -128,9 +117,9 @@ coar_status dataset_writer_create(const char *path, const dataset_description *d
         status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
         goto done;
     }
-    h5_enter();
+    h5_lock();
     status = create_all(w, d);
-    h5_leave();
+    h5_unlock();
     if (status != COAR_OK) goto done;
     *out = w;
     w = NULL;
@@ -141,45 +130,34 @@ done:
 
 static coar_status append_locked(dataset_writer *w, const uint8_t *images, uint64_t count) {
     coar_status status = COAR_OK;
-    hid_t memory = -1, space = -1;
+    hid_t memory = H5I_INVALID_HID, space = H5I_INVALID_HID;
     const hsize_t start[4] = {w->written}, block[4] = {count, w->shape[1], w->shape[2], w->shape[3]};
-    H5_TRY_GOTO(space = H5Dget_space(w->images), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(memory = H5Screate_simple(4, block, NULL), COAR_ERROR_IO, w->path, "/images");
-    H5_TRY_GOTO(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), COAR_ERROR_IO, w->path,
-                "/images");
-    H5_TRY_GOTO(H5Dwrite(w->images, H5T_NATIVE_UINT8, memory, space, H5P_DEFAULT, images), COAR_ERROR_IO, w->path,
-                "/images");
+    H5_TRY(space = H5Dget_space(w->images), w->path, "images");
+    H5_TRY(memory = H5Screate_simple(4, block, NULL), w->path, "images");
+    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), w->path, "images");
+    H5_TRY(H5Dwrite(w->images, H5T_NATIVE_UINT8, memory, space, H5P_DEFAULT, images), w->path, "images");
     w->written += count;
 done:
-    if (memory >= 0) H5Sclose(memory);
-    if (space >= 0) H5Sclose(space);
+    h5_close(&memory);
+    h5_close(&space);
     return status;
 }
 
 coar_status dataset_writer_append(dataset_writer *w, const uint8_t *images, uint64_t count) {
     if (count > w->shape[0] - w->written)
         return status_set(COAR_ERROR_INTERNAL, "%s: more images than announced", w->path);
-    h5_enter();
+    h5_lock();
     coar_status status = append_locked(w, images, count);
-    h5_leave();
-    return status;
-}
-
-/* Everything that HDF5 still holds back is written here, so failures count. */
-static coar_status close_locked(dataset_writer *w) {
-    coar_status status = COAR_OK;
-    hid_t images = w->images, file = w->file;
-    w->images = w->file = -1;
-    if (images >= 0 && H5Dclose(images) < 0) status = h5_failed(COAR_ERROR_IO, w->path, "/images");
-    if (file >= 0 && H5Fclose(file) < 0) status = h5_failed(COAR_ERROR_IO, w->path, "cannot write");
+    h5_unlock();
     return status;
 }
 
 coar_status dataset_writer_finish(dataset_writer *w) {
     if (w->written != w->shape[0]) return status_set(COAR_ERROR_INTERNAL, "%s: fewer images than announced", w->path);
-    h5_enter();
-    coar_status status = close_locked(w);
-    h5_leave();
+    h5_lock();
+    h5_close(&w->images);
+    coar_status status = h5_finish(&w->file, w->path);
+    h5_unlock();
     TRY(status);
     TRY(file_commit(w->temporary, w->path));
     free(w->temporary);
@@ -189,9 +167,10 @@ coar_status dataset_writer_finish(dataset_writer *w) {
 
 void dataset_writer_destroy(dataset_writer *w) {
     if (!w) return;
-    h5_enter();
-    close_locked(w); /* the file is thrown away: what HDF5 says no longer matters */
-    h5_leave();
+    h5_lock();
+    h5_close(&w->images);
+    h5_close(&w->file);
+    h5_unlock();
     if (w->temporary) unlink(w->temporary);
     free(w->temporary);
     free(w->path);
