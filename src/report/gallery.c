@@ -25,8 +25,10 @@ static void picture(html *h, const report_example *e) {
 
 /* "truck", or the row where the data have no names. */
 static void name(html *h, const report_example *e) {
-    if (e->label[0]) html_print(h, "%s", e->label);
-    else html_print(h, "Row %s", COUNT(e->row));
+    if (e->label[0])
+        html_print(h, "%s", e->label);
+    else
+        html_print(h, "Row %s", COUNT(e->row));
 }
 
 static void panel(html *h, const report_example *e) {
@@ -36,18 +38,22 @@ static void panel(html *h, const report_example *e) {
     html_print(h, "<p><b>%s</b><br>", e->rank);
     name(h, e);
     html_print(h, "<br><span class=\"soft\"><i>r</i> = %s</span></p></div>", FIXED(e->correlation));
-    snprintf(title, sizeof title, "Predicted against true output, row %llu, %zu masks, r = %s", (unsigned long long)e->row, e->points,
-             FIXED(e->correlation));
+    snprintf(title, sizeof title, "Predicted against true output, row %llu, %zu masks, r = %s",
+             (unsigned long long)e->row, e->points, FIXED(e->correlation));
+    html_print(h, "<p class=\"label\">predicted</p>");
     svg_scatter(h, title, e->truth, e->predicted, e->points);
-    html_print(h, "</figure>");
+    html_print(h, "<p class=\"label right\">true</p></figure>");
 }
 
 void page_scatter(html *h, const report_data *data) {
     if (data->featured < 0) return; /* page_quality says how to get an evaluation */
     const report_evaluation *e = &data->evaluations[data->featured];
-    html_print(h, "<section><h2>Predicted against true</h2><p class=\"intro\">Each dot is one fresh mask: the network&#39;s %s under that ablation "
-                  "(across) and what the attributions predict for it (up). On the dashed line the two are equal. Fit %s, &alpha; = %s.</p>"
-                  "<div class=\"panels\">",
+    html_print(h,
+               "<section><h2>Predicted against true</h2><p class=\"intro\">Each dot is one fresh mask: the "
+               "network&#39;s %s under that ablation "
+               "(across) and what the attributions predict for it (up). On the dashed line the two are equal. Fit %s, "
+               "&alpha; = %s.</p>"
+               "<div class=\"panels\">",
                e->output, e->fit, NUMBER(e->alpha));
     for (size_t i = 0; i < data->shown_count; i++)
         if (data->shown[i].rank) panel(h, &data->shown[i]);
@@ -57,9 +63,10 @@ void page_scatter(html *h, const report_data *data) {
 static void component_row(html *h, const report_component *c, double limit) {
     char title[160];
     snprintf(title, sizeof title, "%s[%u]: w = %s", c->group, c->index, SIGNED(c->weight));
-    html_print(h, "<tr><th scope=\"row\" title=\"%s\">%s<span class=\"soft\">[%u]</span></th><td>", title, c->group, c->index);
+    html_print(h, "<tr><th scope=\"row\" title=\"%s\">%s<span class=\"soft\">[%u]</span></th><td>", title, c->group,
+               c->index);
     svg_signed_bar(h, title, c->weight, limit);
-    html_print(h, "</td><td>%s</td></tr>", SIGNED(c->weight));
+    html_print(h, "</td><td>%s</td></tr>", SIGNED_SCALED(c->weight, limit));
 }
 
 static void component_table(html *h, const report_example *e) {
@@ -95,12 +102,17 @@ void page_gallery(html *h, const report_data *data) {
     if (data->shown_count == 0) return;
     html_print(h, "<section><h2>Examples and their strongest components</h2><p class=\"intro\">");
     if (data->shown_count < data->examples)
-        html_print(h, "%zu of %s examples, evenly spread by correlation from best to worst.", data->shown_count, COUNT(data->examples));
-    else html_print(h, "All examples, by correlation from best to worst.");
-    html_print(h, " For each, the unablated model&#39;s %s and the components with the largest attributions: "
-                  "<span class=\"legend blue\"></span>ablating it lowers the %s, <span class=\"legend orange\"></span>ablating it raises it. "
-                  "Brackets: index in its group. Bars are scaled per example; weights in units of %s.</p><div class=\"cards\">",
-               data->output, data->output, data->output);
+        html_print(h, "%zu of %s examples, evenly spread by correlation from best to worst.", data->shown_count,
+                   COUNT(data->examples));
+    else
+        html_print(h, "All examples, by correlation from best to worst.");
+    html_print(
+        h,
+        " For each, the unablated model&#39;s %s and the components with the largest attributions: "
+        "<span class=\"legend blue\"></span>ablating it lowers the %s, <span class=\"legend orange\"></span>ablating "
+        "it raises it. "
+        "Brackets: index in its group. Bars are scaled per example; weights in units of %s.</p><div class=\"cards\">",
+        data->output, data->output, data->output);
     for (size_t i = 0; i < data->shown_count; i++) card(h, data, &data->shown[i]);
     html_print(h, "</div></section>");
 }

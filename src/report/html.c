@@ -9,10 +9,10 @@
 
 #include "core/memory.h"
 
-#define MINUS "\xe2\x88\x92"        /* U+2212 */
-#define EN_DASH "\xe2\x80\x93"      /* U+2013 */
-#define THIN_SPACE "\xe2\x80\xaf"   /* U+202F, does not break */
-#define REPLACEMENT "\xef\xbf\xbd"  /* U+FFFD */
+#define MINUS "\xe2\x88\x92"       /* U+2212 */
+#define EN_DASH "\xe2\x80\x93"     /* U+2013 */
+#define THIN_SPACE "\xe2\x80\xaf"  /* U+202F, does not break */
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
 
 void html_raw(html *h, const char *text, size_t size) {
     if (h->status != COAR_OK) return;
@@ -60,12 +60,23 @@ static void escaped(html *h, const char *text) {
             length = length ? length : 1;
         } else {
             switch (*text) {
-            case '&': html_raw(h, "&amp;", 5); break;
-            case '<': html_raw(h, "&lt;", 4); break;
-            case '>': html_raw(h, "&gt;", 4); break;
-            case '"': html_raw(h, "&quot;", 6); break;
-            case '\'': html_raw(h, "&#39;", 5); break;
-            default: html_raw(h, text, length);
+            case '&':
+                html_raw(h, "&amp;", 5);
+                break;
+            case '<':
+                html_raw(h, "&lt;", 4);
+                break;
+            case '>':
+                html_raw(h, "&gt;", 4);
+                break;
+            case '"':
+                html_raw(h, "&quot;", 6);
+                break;
+            case '\'':
+                html_raw(h, "&#39;", 5);
+                break;
+            default:
+                html_raw(h, text, length);
             }
         }
         text += length;
@@ -79,9 +90,12 @@ static void number(html *h, const char *spec, va_list *arguments) {
     int size = 0;
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    if (strchr("fg", conversion)) size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, double));
-    else if (strchr(spec, 'z')) size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, size_t));
-    else size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, unsigned));
+    if (strchr("fg", conversion))
+        size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, double));
+    else if (strchr(spec, 'z'))
+        size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, size_t));
+    else
+        size = snprintf(buffer, sizeof buffer, spec, va_arg(*arguments, unsigned));
 #pragma GCC diagnostic pop
     if (size > 0) html_raw(h, buffer, (size_t)size < sizeof buffer ? (size_t)size : sizeof buffer - 1);
 }
@@ -102,9 +116,12 @@ void html_print(html *h, const char *format, ...) {
         }
         memcpy(spec, format, length);
         spec[length] = '\0';
-        if (spec[length - 1] == 's') escaped(h, va_arg(arguments, const char *));
-        else if (spec[length - 1] == '%') html_raw(h, "%", 1);
-        else number(h, spec, &arguments);
+        if (spec[length - 1] == 's')
+            escaped(h, va_arg(arguments, const char *));
+        else if (spec[length - 1] == '%')
+            html_raw(h, "%", 1);
+        else
+            number(h, spec, &arguments);
         format += length;
     }
     va_end(arguments);
@@ -125,12 +142,14 @@ static const char *typeset(char buffer[HTML_NUMBER_SIZE], const char *plain) {
     return buffer;
 }
 
-static const char *dash(char buffer[HTML_NUMBER_SIZE]) { return strcpy(buffer, EN_DASH); }
+static const char *dash(char buffer[HTML_NUMBER_SIZE]) {
+    return strcpy(buffer, EN_DASH);
+}
 
 const char *html_number(char buffer[HTML_NUMBER_SIZE], double value) {
     if (!isfinite(value)) return dash(buffer);
     char plain[24];
-    int whole = fabs(value) >= 1000 && fabs(value) < 1e6; /* 12345, not 1.23e+04 */
+    int whole = fabs(value) >= 1000 && fabs(value) < 1e6;                             /* 12345, not 1.23e+04 */
     snprintf(plain, sizeof plain, whole ? "%.0f" : "%.3g", value == 0 ? 0.0 : value); /* no "-0" */
     return typeset(buffer, plain);
 }
@@ -146,6 +165,17 @@ const char *html_fixed(char buffer[HTML_NUMBER_SIZE], double value) {
     if (!isfinite(value) || fabs(value) > 1e9) return html_number(buffer, value);
     char plain[24];
     snprintf(plain, sizeof plain, "%.2f", fabs(value) < .005 ? 0.0 : value);
+    return typeset(buffer, plain);
+}
+
+const char *html_scaled(char buffer[HTML_NUMBER_SIZE], double value, double scale, int sign) {
+    int decimals = scale > 0 && isfinite(scale) ? 2 - (int)floor(log10(scale)) : 2;
+    if (!isfinite(value) || decimals > 5 || decimals < -3)
+        return sign ? html_signed(buffer, value) : html_number(buffer, value);
+    if (decimals < 0) decimals = 0;
+    char plain[40];
+    if (fabs(value) < .5 * pow(10, -decimals)) value = 0; /* no "-0.00" */
+    snprintf(plain, sizeof plain, sign && value != 0 ? "%+.*f" : "%.*f", decimals, value);
     return typeset(buffer, plain);
 }
 

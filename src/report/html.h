@@ -36,9 +36,13 @@ const char *html_number(char buffer[HTML_NUMBER_SIZE], double value);
 const char *html_signed(char buffer[HTML_NUMBER_SIZE], double value); /* with + */
 const char *html_fixed(char buffer[HTML_NUMBER_SIZE], double value);  /* two decimals: correlations */
 const char *html_percent(char buffer[HTML_NUMBER_SIZE], double fraction);
+/* With as many decimals as show `scale`, the largest value of a column, with three digits; `sign`: with +. */
+const char *html_scaled(char buffer[HTML_NUMBER_SIZE], double value, double scale, int sign);
 const char *html_count(char buffer[HTML_NUMBER_SIZE], uint64_t value);
 #define NUMBER(value) html_number((char[HTML_NUMBER_SIZE]){0}, value)
 #define SIGNED(value) html_signed((char[HTML_NUMBER_SIZE]){0}, value)
+#define SCALED(value, scale) html_scaled((char[HTML_NUMBER_SIZE]){0}, value, scale, 0)
+#define SIGNED_SCALED(value, scale) html_scaled((char[HTML_NUMBER_SIZE]){0}, value, scale, 1)
 #define FIXED(value) html_fixed((char[HTML_NUMBER_SIZE]){0}, value)
 #define PERCENT(value) html_percent((char[HTML_NUMBER_SIZE]){0}, value)
 #define COUNT(value) html_count((char[HTML_NUMBER_SIZE]){0}, value)

@@ -25,8 +25,8 @@ void base64_encode(const uint8_t *data, size_t size, char *out) {
 /* The PNG file's bytes into `file`, or with NULL only their number. */
 static coar_status encode(png_image *image, const uint8_t *pixels, uint8_t *file, png_alloc_size_t *size) {
     if (png_image_write_to_memory(image, file, size, 0, pixels, 0, NULL)) return COAR_OK;
-    return status_set(COAR_ERROR_INTERNAL, "report: libpng cannot write a %u x %u image: %s", image->width, image->height,
-                      image->message);
+    return status_set(COAR_ERROR_INTERNAL, "report: libpng cannot write a %u x %u image: %s", image->width,
+                      image->height, image->message);
 }
 
 coar_status png_url(const uint8_t *pixels, uint32_t width, uint32_t height, uint32_t channels, char **url) {

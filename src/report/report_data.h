@@ -36,8 +36,8 @@ typedef struct report_fact {
 /* Distribution of one figure per example over -1..1. */
 typedef struct report_histogram {
     uint32_t bins[REPORT_BINS];
-    uint64_t count;     /* values in the bins */
-    uint64_t undefined; /* NaN: left out */
+    uint64_t count;      /* values in the bins */
+    uint64_t undefined;  /* NaN: left out */
     double mean, median; /* NaN when count is 0 */
 } report_histogram;
 
@@ -67,44 +67,44 @@ typedef struct report_component {
 } report_component;
 
 typedef struct report_example {
-    uint64_t row;       /* of the data file */
+    uint64_t row;                                           /* of the data file */
     char label[REPORT_TEXT + 4], subgroup[REPORT_TEXT + 4]; /* "" when there is no name or group */
-    double baseline;    /* the unablated model's output */
+    double baseline;                                        /* the unablated model's output */
     double correlation; /* of the featured evaluation, or leave-one-out without one; may be NaN */
     double r2;
-    uint8_t *pixels;    /* u8 [height][width][channels]; channels 1 or 3. NULL: no picture */
+    uint8_t *pixels; /* u8 [height][width][channels]; channels 1 or 3. NULL: no picture */
     uint32_t width, height, channels;
     report_component positive[REPORT_COMPONENTS], negative[REPORT_COMPONENTS]; /* strongest first */
     size_t positive_count, negative_count;
-    bool has_weights;   /* false: this example was left out of the fit */
-    const char *rank;   /* static: "best", "median", ...; NULL when the example has no scatter plot */
+    bool has_weights;         /* false: this example was left out of the fit */
+    const char *rank;         /* static: "best", "median", ...; NULL when the example has no scatter plot */
     float *truth, *predicted; /* [points] */
     size_t points;
 } report_example;
 
 typedef struct report_data {
-    char title[REPORT_TEXT + 4];  /* the architecture, else the weight file's name */
-    char kind[16];                /* what a component is: "filter" */
+    char title[REPORT_TEXT + 4];          /* the architecture, else the weight file's name */
+    char kind[16];                        /* what a component is: "filter" */
     uint64_t examples, components, masks; /* N, n, and the m that the fit used */
     double alpha;
-    char output[40];              /* of the fit */
-    double accuracy;              /* of the unablated model on the examples; NaN: not known */
+    char output[40]; /* of the fit */
+    double accuracy; /* of the unablated model on the examples; NaN: not known */
     report_fact facts[REPORT_FACTS];
     size_t fact_count;
 
     char fit[64], estimator[16];
     double r2_mean;
-    uint64_t examples_left_out;   /* attribution is NaN */
-    report_histogram heldout;     /* leave-one-out correlation per example */
+    uint64_t examples_left_out; /* attribution is NaN */
+    report_histogram heldout;   /* leave-one-out correlation per example */
 
     report_evaluation evaluations[REPORT_EVALUATIONS];
     size_t evaluation_count;
-    uint64_t evaluations_hidden;  /* beyond REPORT_EVALUATIONS */
-    int featured;                 /* the evaluation that histogram and scatter plots show; -1: none */
+    uint64_t evaluations_hidden; /* beyond REPORT_EVALUATIONS */
+    int featured;                /* the evaluation that histogram and scatter plots show; -1: none */
 
-    report_group *groups;         /* model order */
+    report_group *groups; /* model order */
     size_t group_count;
-    uint64_t groups_hidden;       /* weaker ones beyond REPORT_GROUPS */
+    uint64_t groups_hidden; /* weaker ones beyond REPORT_GROUPS */
 
     report_example shown[REPORT_EXAMPLES]; /* by correlation, best first */
     size_t shown_count;

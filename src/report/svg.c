@@ -8,11 +8,14 @@
 #define SIDE 1000.0
 
 static void svg_open(html *h, const char *class, const char *title) {
-    html_print(h, "<svg class=\"%s\" viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\"><title>%s</title>",
-               class, title);
+    html_print(
+        h, "<svg class=\"%s\" viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\"><title>%s</title>",
+        class, title);
 }
 
-static void svg_close(html *h) { html_print(h, "</svg>"); }
+static void svg_close(html *h) {
+    html_print(h, "</svg>");
+}
 
 static double place(svg_range range, double value) {
     double at = SIDE * (value - range.low) / (range.high - range.low);
@@ -29,7 +32,9 @@ double svg_step(svg_range range, int count) {
 }
 
 /* First tick of the range; ticks are multiples of the step. */
-static double first_tick(svg_range range, double step) { return ceil(range.low / step - 1e-9) * step; }
+static double first_tick(svg_range range, double step) {
+    return ceil(range.low / step - 1e-9) * step;
+}
 
 static int tick_count(svg_range range, double step) {
     return (int)floor((range.high - first_tick(range, step)) / step + 1e-9) + 1;
@@ -63,8 +68,10 @@ static void grid(html *h, svg_range range, int count, int across) {
     html_print(h, "<path class=\"grid\" d=\"");
     for (int i = 0; i < tick_count(range, step); i++) {
         double at = place(range, first + i * step);
-        if (across) html_print(h, "M0 %.1fH1000", SIDE - at);
-        else html_print(h, "M%.1f 0V1000", at);
+        if (across)
+            html_print(h, "M0 %.1fH1000", SIDE - at);
+        else
+            html_print(h, "M%.1f 0V1000", at);
     }
     html_print(h, "\"/>");
 }
@@ -88,11 +95,15 @@ void svg_histogram(html *h, const char *title, const uint32_t *bins, size_t coun
         double low = range.low + (range.high - range.low) * (double)i / (double)count;
         double high = range.low + (range.high - range.low) * (double)(i + 1) / (double)count;
         double tall = place(heights, bins[i]);
-        html_print(h, "<rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>%s to %s: %s</title></rect>",
-                   SIDE * (double)i / (double)count + 1, SIDE - tall, SIDE / (double)count - 2, tall, FIXED(low), FIXED(high),
-                   COUNT(bins[i]));
+        html_print(h,
+                   "<rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>%s to %s: "
+                   "%s</title></rect>",
+                   SIDE * (double)i / (double)count + 1, SIDE - tall, SIDE / (double)count - 2, tall, FIXED(low),
+                   FIXED(high), COUNT(bins[i]));
     }
-    if (isfinite(mean)) html_print(h, "<path class=\"mark\" d=\"M%.1f 0V1000\"><title>mean %s</title></path>", place(range, mean), FIXED(mean));
+    if (isfinite(mean))
+        html_print(h, "<path class=\"mark\" d=\"M%.1f 0V1000\"><title>mean %s</title></path>", place(range, mean),
+                   FIXED(mean));
     svg_close(h);
     svg_ticks(h, "x", range, 6);
     html_print(h, "</div>");
@@ -159,8 +170,8 @@ void svg_signed_bar(html *h, const char *title, double value, double limit) {
     svg_open(h, "strip", title);
     if (isfinite(value) && value != 0) {
         double at = place(range, value);
-        html_print(h, "<rect class=\"%s\" x=\"%.1f\" y=\"200\" width=\"%.1f\" height=\"600\"/>", value > 0 ? "positive" : "negative",
-                   fmin(at, SIDE / 2), fmax(fabs(at - SIDE / 2), 2));
+        html_print(h, "<rect class=\"%s\" x=\"%.1f\" y=\"200\" width=\"%.1f\" height=\"600\"/>",
+                   value > 0 ? "positive" : "negative", fmin(at, SIDE / 2), fmax(fabs(at - SIDE / 2), 2));
     }
     html_print(h, "<path class=\"axis\" d=\"M500 0V1000\"/>");
     svg_close(h);
@@ -180,8 +191,9 @@ void svg_skyline(html *h, const char *title, const svg_bar *bars, size_t count) 
     double x = 0;
     for (size_t i = 0; i < count; i++) {
         double tall = isfinite(bars[i].height) ? place(heights, bars[i].height) : 0;
-        html_print(h, "<rect class=\"shade%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>%s</title></rect>",
-                   bars[i].shade ? 1 : 0, place(across, x), SIDE - tall, place(across, bars[i].width), tall, bars[i].title);
+        html_print(
+            h, "<rect class=\"shade%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>%s</title></rect>",
+            bars[i].shade ? 1 : 0, place(across, x), SIDE - tall, place(across, bars[i].width), tall, bars[i].title);
         x += bars[i].width;
     }
     svg_close(h);

@@ -66,7 +66,8 @@ static void fill_groups(report_data *data) {
             }
     double sum = 0;
     for (size_t i = 0; i < data->group_count; i++) sum += data->groups[i].strength * data->groups[i].count;
-    for (size_t i = 0; i < data->group_count; i++) data->groups[i].share = data->groups[i].strength * data->groups[i].count / sum;
+    for (size_t i = 0; i < data->group_count; i++)
+        data->groups[i].share = data->groups[i].strength * data->groups[i].count / sum;
 }
 
 static void fill_picture(report_example *e, uint32_t side, uint32_t channels, double hue) {
@@ -88,8 +89,10 @@ static void fill_component(const report_data *data, report_component *c, double 
 }
 
 static void fill_example(const report_data *data, report_example *e, size_t i, double correlation) {
-    static const char *const labels[] = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
-    *e = (report_example){.row = 137 * i + 3, .baseline = 4 + 3 * normal(), .correlation = correlation, .r2 = .6, .has_weights = true};
+    static const char *const labels[] = {"airplane", "automobile", "bird",  "cat",  "deer",
+                                         "dog",      "frog",       "horse", "ship", "truck"};
+    *e = (report_example){
+        .row = 137 * i + 3, .baseline = 4 + 3 * normal(), .correlation = correlation, .r2 = .6, .has_weights = true};
     snprintf(e->label, sizeof e->label, "%s", labels[i % 10]);
     fill_picture(e, 32, 3, (double)i);
     for (size_t k = 0; k < REPORT_COMPONENTS; k++) {
@@ -107,13 +110,18 @@ static void fill_scatter(report_example *e, const char *rank) {
     for (size_t i = 0; i < e->points; i++) {
         double truth = normal();
         e->truth[i] = (float)(3 + 2 * truth);
-        e->predicted[i] = (float)(3 + 1.6 * (e->correlation * truth + sqrt(1 - e->correlation * e->correlation) * normal()));
+        e->predicted[i] =
+            (float)(3 + 1.6 * (e->correlation * truth + sqrt(1 - e->correlation * e->correlation) * normal()));
     }
 }
 
 static void fill_evaluation(report_data *data, const char *fit, double alpha, double mean) {
     report_evaluation *e = &data->evaluations[data->evaluation_count++];
-    *e = (report_evaluation){.alpha = alpha, .masks = 400, .seed = 0, .pearson_low = mean - .018, .pearson_high = mean + .017,
+    *e = (report_evaluation){.alpha = alpha,
+                             .masks = 400,
+                             .seed = 0,
+                             .pearson_low = mean - .018,
+                             .pearson_high = mean + .017,
                              .spearman_mean = mean - .02};
     snprintf(e->fit, sizeof e->fit, "%s", fit);
     snprintf(e->output, sizeof e->output, "margin");
@@ -123,7 +131,8 @@ static void fill_evaluation(report_data *data, const char *fit, double alpha, do
 static void fill_run(report_data *data) {
     static const char *const ranks[REPORT_PANELS] = {"Best", "Upper quartile", "Median", "Lower quartile", "Worst"};
     draw_counter = 0;
-    *data = (report_data){.examples = 200, .masks = 2000, .alpha = .1, .accuracy = .815, .r2_mean = .71, .featured = -1};
+    *data =
+        (report_data){.examples = 200, .masks = 2000, .alpha = .1, .accuracy = .815, .r2_mean = .71, .featured = -1};
     snprintf(data->title, sizeof data->title, "resnet20");
     snprintf(data->kind, sizeof data->kind, "filter");
     snprintf(data->output, sizeof data->output, "margin");
@@ -142,7 +151,9 @@ static void fill_run(report_data *data) {
     add_fact(data, "Precision", "fp32");
     add_fact(data, "Fit", "ridge");
     add_fact(data, "Version", "0.1.0");
-    add_fact(data, "Command", "coar run --model models/resnet20-cifar10.safetensors --data cifar10-test.h5 --examples @r20_examples.npy");
+    add_fact(
+        data, "Command",
+        "coar run --model models/resnet20-cifar10.safetensors --data cifar10-test.h5 --examples @r20_examples.npy");
     fill_groups(data);
     fill_histogram(&data->heldout, .53, 200);
     for (size_t i = 0; i < REPORT_EXAMPLES; i++) {
