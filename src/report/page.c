@@ -71,37 +71,40 @@ void page_header(html *h, const report_data *data) {
 
 static void evaluation_row(html *h, const report_evaluation *e, int chosen) {
     char title[128];
+    snprintf(title, sizeof title, "Pearson correlation of %s examples from -1 to 1, median %s", COUNT(e->pearson.count),
+             FIXED(e->pearson.median));
     html_print(h, chosen ? "<tr class=\"chosen\">" : "<tr>");
-    html_print(h, "<td>%s</td><td>%s</td><td>%s</td><td title=\"seed %s\">%s</td><td>%s</td>", e->fit, e->output,
-               NUMBER(e->alpha), COUNT(e->seed), COUNT(e->masks), FIXED(e->pearson.mean));
+    html_print(h, "<td>%s</td><td>%s</td><td>%s</td>", e->fit, NUMBER(e->alpha), FIXED(e->pearson.mean));
     if (isfinite(e->pearson_low))
         html_print(h, "<td>%s to %s</td>", FIXED(e->pearson_low), FIXED(e->pearson_high));
     else
         html_print(h, "<td>&ndash;</td>");
-    html_print(h, "<td>%s</td><td>%s</td><td class=\"spark\">", FIXED(e->spearman_mean), COUNT(e->pearson.undefined));
-    snprintf(title, sizeof title, "Pearson correlation of %s examples from -1 to 1, median %s", COUNT(e->pearson.count),
-             FIXED(e->pearson.median));
+    html_print(h, "<td class=\"spark\">");
     svg_sparkline(h, title, e->pearson.bins, REPORT_BINS);
-    html_print(h, "</td></tr>");
+    html_print(h, "</td><td>%s</td><td>%s</td><td title=\"seed %s\">%s</td><td>%s</td></tr>", FIXED(e->spearman_mean),
+               e->output, COUNT(e->seed), COUNT(e->masks), COUNT(e->pearson.undefined));
 }
 
+/* The columns that matter most come first: on a narrow screen the rest is scrolled to. */
 static void evaluation_table(html *h, const report_data *data) {
     html_print(
-        h,
-        "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Fit</th>"
-        "<th scope=\"col\">Output</th><th scope=\"col\">&alpha;</th><th scope=\"col\">Masks</th>"
-        "<th scope=\"col\">Mean Pearson <i>r</i></th><th scope=\"col\">95 %% interval</th>"
-        "<th scope=\"col\">Mean Spearman <i>&rho;</i></th><th scope=\"col\">Undefined</th>"
-        "<th scope=\"col\"><i>r</i> per example<div class=\"top\" style=\"height:17px\"><span "
-        "style=\"left:4%%\">&minus;1"
-        "</span><span style=\"left:50%%\">0</span><span style=\"left:96%%\">1</span></div></th></tr></thead><tbody>");
+        h, "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Fit</th>"
+           "<th scope=\"col\">&alpha;</th><th scope=\"col\">Mean <i>r</i></th><th scope=\"col\">95 %% interval</th>"
+           "<th scope=\"col\" class=\"spark\"><i>r</i> per example<div class=\"top\"><span "
+           "style=\"left:4%%\">&minus;1</span>"
+           "<span style=\"left:50%%\">0</span><span style=\"left:96%%\">1</span></div></th>"
+           "<th scope=\"col\">Mean Spearman <i>&rho;</i></th><th scope=\"col\">Output</th><th scope=\"col\">Masks</th>"
+           "<th scope=\"col\">Undefined</th></tr></thead><tbody>");
     for (size_t i = 0; i < data->evaluation_count; i++)
         evaluation_row(h, &data->evaluations[i], (int)i == data->featured);
-    html_print(h, "</tbody></table></div><figcaption>Correlation between predicted and true outputs over fresh masks, "
-                  "which no fit has "
-                  "seen: one <i>r</i> per example, then the mean over examples. &alpha;: fraction of components "
-                  "ablated. Interval: "
-                  "bootstrap over masks and examples. Undefined: examples whose output did not vary, left out.");
+    html_print(
+        h,
+        "</tbody></table></div><figcaption>Counterfactual correlation: Pearson&#39;s <i>r</i> between predicted and "
+        "true "
+        "outputs over fresh masks, which no fit has seen, for each example; then the mean over examples. &alpha;: "
+        "fraction "
+        "of components ablated. Interval: bootstrap over masks and examples. Undefined: examples whose output did not "
+        "vary, left out.");
     if (data->featured >= 0) html_print(h, " Bold: the evaluation shown in the figures below.");
     if (data->evaluations_hidden)
         html_print(h, " %s more evaluations are in the run file.", COUNT(data->evaluations_hidden));

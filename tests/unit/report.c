@@ -166,3 +166,431 @@ static void fill_run(report_data *data) {
     fill_evaluation(data, "ridge", .05, .41);
     data->featured = 1;
 }
+
+/* ------------------------------------------------------------------------------------------- a tiny checker */
+
+static int is_void(const char *name) {
+    return !strcmp(name, "meta") || !strcmp(name, "img") || !strcmp(name, "br");
+}
+
+/* The end of the tag that begins at `at` ('<'), with quotes balanced; NULL when there is none. */
+static const char *tag_end(const char *at) {
+    int quoted = 0;
+    for (at++; *at; at++) {
+        if (*at == '"')
+            quoted = !quoted;
+        else if (*at == '<')
+            return NULL;
+        else if (*at == '>' && !quoted)
+            return at;
+    }
+    return NULL;
+}
+
+/* NULL, or where the page stops being well-formed: every tag closed in order, every & an entity, quotes balanced. */
+static const char *malformed(const char *page) {
+    char stack[64][16], name[16];
+    size_t depth = 0;
+    for (const char *at = page; *at; at++) {
+        const char *entity_end = at + 1 + strspn(at + 1, "#abcdefghijklmnopqrstuvwxyz0123456789");
+        if (*at == '&' && (*entity_end != ';' || entity_end == at + 1)) return at;
+        if (*at == '>') return at;
+        if (*at != '<') continue;
+        const char *end = tag_end(at);
+        if (!end) return at;
+        int closing = at[1] == '/';
+        if (sscanf(at + 1 + closing, "%15[a-zA-Z0-9!]", name) != 1) return at;
+        if (closing) {
+            if (depth == 0 || strcmp(stack[--depth], name) != 0) return at;
+        } else if (name[0] != '!' && !is_void(name) && end[-1] != '/') {
+            if (depth == 64) return at;
+            strcpy(stack[depth++], name);
+        }
+        at = end;
+        if (!closing && !strcmp(name, "style")) at = strstr(at, "</style>") - 1;
+    }
+    return depth ? page + strlen(page) : NULL;
+}
+
+/* The page without its pictures: base64 may spell anything. */
+static char *without_pictures(const char *page) {
+    char *copy = calloc(strlen(page) + 1, 1), *out = copy;
+    for (const char *at = page; *at;) {
+        if (!strncmp(at, "base64,", 7))
+            while (*at && *at != '"') at++;
+        else
+            *out++ = *at++;
+    }
+    return copy;
+}
+
+/* Renders, checks what holds for every page, frees the data. The page (without pictures) is the caller's to free. */
+static char *checked_page(report_data *data, size_t *bytes) {
+    html page = {0};
+    CHECK_OK(report_render(data, &page));
+    const char *wrong = page.text ? malformed(page.text) : "no page";
+    if (wrong) test_fail(__FILE__, __LINE__, "malformed at: %.80s", wrong);
+    char *text = without_pictures(page.text ? page.text : "");
+    static const char *const never[] = {"http:", "https:", "<script", "url(",  "@import",
+                                        "nan",   "inf\"",  ">inf<",   "-0.00<"};
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+        const char *found = strstr(text, never[i]);
+        if (found) test_fail(__FILE__, __LINE__, "the page holds \"%s\": %.60s", never[i], found);
+    }
+    if (bytes) *bytes = page.used;
+    html_free(&page);
+    report_data_free(data);
+    return text;
+}
+
+static void check_page(report_data *data, const char *contains) {
+    char *page = checked_page(data, NULL);
+    if (!strstr(page, contains)) test_fail(__FILE__, __LINE__, "the page lacks \"%s\"", contains);
+    free(page);
+}
+
+/* ---------------------------------------------------------------------------------------------------- pages */
+
+static void test_checker(void) {
+    test_begin("the checker itself finds what is wrong");
+    CHECK(!malformed("<p class=\"a\">x &amp; y<br><img src=\"1\"></p>"));
+    CHECK(malformed("<p><b></p></b>") != NULL);
+    CHECK(malformed("<p>") != NULL);
+    CHECK(malformed("<p>a & b</p>") != NULL);
+    CHECK(malformed("<p title=\"a\"b\">x</p>") != NULL);
+    CHECK(malformed("<p>a > b</p>") != NULL);
+}
+
+static void test_ordinary(void) {
+    test_begin("a page of an ordinary run");
+    report_data data;
+    fill_run(&data);
+    char *page = checked_page(&data, NULL);
+    CHECK(strstr(page, "688 filters shapes the margin of 200 examples") != NULL);
+    CHECK(strstr(page, "0.52 to 0.56") != NULL);
+    CHECK(strstr(page, "81.5") != NULL);
+    CHECK(strstr(page, "18446744073709551615") != NULL);
+    CHECK(strstr(page, "layer3.2.conv2") != NULL);
+    CHECK(strstr(page, "Upper quartile") != NULL);
+
+    fill_run(&data);
+    char *again = checked_page(&data, NULL);
+    CHECK_TEXT(again, page);
+    free(again);
+    free(page);
+}
+
+static void test_locale(void) {
+    test_begin("the same bytes under a locale with decimal commas");
+    report_data data;
+    fill_run(&data);
+    char *page = checked_page(&data, NULL);
+    if (!setlocale(LC_ALL, "de_DE.UTF-8") && !setlocale(LC_ALL, "fr_FR.UTF-8")) {
+        test_skip("neither de_DE.UTF-8 nor fr_FR.UTF-8 is installed");
+    } else {
+        fill_run(&data);
+        char *comma = checked_page(&data, NULL);
+        CHECK_TEXT(comma, page);
+        free(comma);
+        setlocale(LC_ALL, "C");
+    }
+    free(page);
+}
+
+#define HOSTILE "\"><script>alert('&')</script>\x01\xff\xc2\x85<!--"
+
+static void make_hostile(report_data *data) {
+    snprintf(data->title, sizeof data->title, HOSTILE);
+    snprintf(data->kind, sizeof data->kind, "\"'<&>");
+    snprintf(data->output, sizeof data->output, HOSTILE);
+    snprintf(data->fit, sizeof data->fit, HOSTILE);
+    for (size_t i = 0; i < data->fact_count; i++) {
+        snprintf(data->facts[i].value, sizeof data->facts[i].value, HOSTILE);
+        data->facts[i].full = strdup(HOSTILE HOSTILE);
+    }
+    for (size_t i = 0; i < data->evaluation_count; i++) {
+        snprintf(data->evaluations[i].fit, sizeof data->evaluations[i].fit, HOSTILE);
+        snprintf(data->evaluations[i].output, sizeof data->evaluations[i].output, HOSTILE);
+    }
+    for (size_t i = 0; i < data->group_count; i++) {
+        snprintf(data->groups[i].name, sizeof data->groups[i].name, "%s%zu", HOSTILE, i);
+        snprintf(data->groups[i].kind, sizeof data->groups[i].kind, "<&\"'>");
+    }
+    for (size_t i = 0; i < data->shown_count; i++) {
+        snprintf(data->shown[i].label, sizeof data->shown[i].label, HOSTILE);
+        snprintf(data->shown[i].subgroup, sizeof data->shown[i].subgroup, HOSTILE);
+        for (size_t k = 0; k < REPORT_COMPONENTS; k++) {
+            snprintf(data->shown[i].positive[k].group, sizeof data->shown[i].positive[k].group, HOSTILE);
+            snprintf(data->shown[i].negative[k].group, sizeof data->shown[i].negative[k].group, HOSTILE);
+        }
+    }
+}
+
+static void test_hostile(void) {
+    test_begin("hostile names everywhere are text, not markup");
+    report_data data;
+    fill_run(&data);
+    make_hostile(&data);
+    char *page = checked_page(&data, NULL);
+    CHECK(strstr(page,
+                 "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd&lt;!--") !=
+          NULL);
+    for (const char *at = page; *at; at++)
+        if ((unsigned char)*at < ' ' && *at != '\n') test_fail(__FILE__, __LINE__, "control character %d", *at);
+    for (const char *at = page; *at; at += utf8_length(at) ? utf8_length(at) : 1)
+        if (!utf8_length(at)) test_fail(__FILE__, __LINE__, "not UTF-8: byte %d", (unsigned char)*at);
+    free(page);
+}
+
+static void spoil(double *value, int i) {
+    *value = i % 2 ? NAN : INFINITY;
+}
+
+static void test_not_finite(void) {
+    test_begin("NaN and infinity leave gaps, not \"nan\"");
+    report_data data;
+    fill_run(&data);
+    spoil(&data.r2_mean, 0);
+    spoil(&data.accuracy, 1);
+    spoil(&data.alpha, 1);
+    spoil(&data.heldout.mean, 1);
+    for (size_t i = 0; i < data.group_count; i++) {
+        report_group *g = &data.groups[i];
+        double *all[] = {&g->low, &g->lower, &g->median, &g->upper, &g->high, &g->strength, &g->mean, &g->share};
+        for (int k = 0; k < 8; k++) spoil(all[k], k + (int)i);
+    }
+    for (size_t i = 0; i < data.shown_count; i++) {
+        report_example *e = &data.shown[i];
+        spoil(&e->baseline, (int)i);
+        spoil(&e->correlation, (int)i + 1);
+        spoil(&e->r2, (int)i);
+        if (i % 3 == 0) e->has_weights = false;
+        for (size_t p = 0; p < e->points; p++) e->truth[p] = p % 2 ? NAN : INFINITY;
+    }
+    for (size_t i = 0; i < data.evaluation_count; i++) {
+        report_evaluation *e = &data.evaluations[i];
+        double *all[] = {&e->pearson_low, &e->pearson_high, &e->spearman_mean, &e->pearson.mean, &e->pearson.median};
+        for (int k = 0; k < 5; k++) spoil(all[k], 1);
+    }
+    check_page(&data, "Left out of the fit");
+}
+
+static void test_smallest(void) {
+    test_begin("n = 1, N = 1");
+    report_data data = {
+        .examples = 1, .components = 0, .masks = 2, .alpha = .5, .accuracy = 1, .r2_mean = NAN, .featured = -1};
+    snprintf(data.title, sizeof data.title, "tiny");
+    snprintf(data.kind, sizeof data.kind, "head");
+    snprintf(data.output, sizeof data.output, "margin");
+    data.groups = calloc(1, sizeof *data.groups);
+    add_group(&data, "only", 1, .3);
+    data.shown[data.shown_count++] =
+        (report_example){.correlation = NAN, .baseline = 0, .r2 = NAN, .has_weights = true, .rank = "Best"};
+    fill_picture(&data.shown[0], 1, 1, 0);
+    fill_histogram(&data.heldout, NAN, 0);
+    check_page(&data, "1 head shapes the margin of 1 example,");
+}
+
+static void test_no_evaluation(void) {
+    test_begin("without an evaluation the page says how to get one");
+    report_data data;
+    fill_run(&data);
+    data.evaluation_count = 0;
+    data.featured = -1;
+    char *page = checked_page(&data, NULL);
+    CHECK(strstr(page, "coar evaluate") != NULL);
+    CHECK(strstr(page, "Leave-one-out correlation, per example") != NULL);
+    CHECK(!strstr(page, "Predicted against true</h2>"));
+    free(page);
+
+    test_begin("evaluations of other fits alone: a table, no scatter plots");
+    fill_run(&data);
+    data.featured = -1;
+    page = checked_page(&data, NULL);
+    CHECK(strstr(page, "Counterfactual correlation") != NULL);
+    CHECK(!strstr(page, "Predicted against true</h2>"));
+    free(page);
+}
+
+static void test_bounded(void) {
+    test_begin("the largest page stays small");
+    report_data data;
+    fill_run(&data);
+    free(data.groups);
+    data.groups = calloc(REPORT_GROUPS, sizeof *data.groups);
+    data.group_count = 0;
+    for (int i = 0; i < REPORT_GROUPS; i++) {
+        char name[96];
+        memset(name, '<', sizeof name); /* four characters each on the page */
+        name[95] = '\0';
+        add_group(&data, name, 4096, .1);
+    }
+    data.evaluation_count = 0;
+    while (data.evaluation_count < REPORT_EVALUATIONS) fill_evaluation(&data, "a-fit-with-a-rather-long-name", .1, .5);
+    for (size_t i = 0; i < data.shown_count; i++) {
+        report_example *e = &data.shown[i];
+        free(e->pixels);
+        fill_picture(e, REPORT_IMAGE_SIDE, 3, 1);
+        for (size_t k = 0; k < (size_t)REPORT_IMAGE_SIDE * REPORT_IMAGE_SIDE * 3; k++)
+            e->pixels[k] = (uint8_t)(256 * uniform());
+        if (!e->rank) continue;
+        e->truth = realloc(e->truth, REPORT_POINTS * sizeof *e->truth);
+        e->predicted = realloc(e->predicted, REPORT_POINTS * sizeof *e->predicted);
+        for (e->points = 0; e->points < REPORT_POINTS; e->points++)
+            e->truth[e->points] = e->predicted[e->points] = (float)normal();
+    }
+    size_t bytes;
+    free(checked_page(&data, &bytes));
+    if (bytes > 3u << 20) test_fail(__FILE__, __LINE__, "the page has %zu bytes", bytes);
+}
+
+/* ---------------------------------------------------------------------------------------------------- parts */
+
+static void check_print(const char *expected, const char *(*format)(char *, double), double value) {
+    char buffer[HTML_NUMBER_SIZE];
+    CHECK_TEXT(format(buffer, value), expected);
+}
+
+static void test_numbers(void) {
+    test_begin("numbers as readers expect them");
+    const char *minus = "\xe2\x88\x92", *dash = "\xe2\x80\x93";
+    char text[64];
+    check_print("0", html_number, -0.0);
+    check_print("0.123", html_number, .12345);
+    check_print("12345", html_number, 12345);
+    check_print("1.23e+08", html_number, 123456789);
+    check_print(dash, html_number, NAN);
+    check_print(dash, html_signed, -INFINITY);
+    check_print("+1.5", html_signed, 1.5);
+    snprintf(text, sizeof text, "%s1.5", minus);
+    check_print(text, html_signed, -1.5);
+    snprintf(text, sizeof text, "%s1e%s07", minus, minus);
+    check_print(text, html_number, -1e-7);
+    check_print("0.00", html_fixed, -.001);
+    check_print("0.54", html_fixed, .542);
+    CHECK_TEXT(COUNT(0), "0");
+    CHECK_TEXT(COUNT(999), "999");
+    CHECK_TEXT(COUNT(1000), "1,000");
+    CHECK_TEXT(COUNT(UINT64_MAX), "18,446,744,073,709,551,615");
+    CHECK_TEXT(SCALED(.0123, .25), "0.012");
+    CHECK_TEXT(SCALED(123.456, 300), "123");
+    CHECK_TEXT(SIGNED_SCALED(.0123, 2.5), "+0.01");
+    CHECK_TEXT(SIGNED_SCALED(-.0001, 2.5), "0.00");
+    CHECK_TEXT(SCALED(NAN, 1), dash);
+    CHECK_TEXT(SCALED(5e-9, 5e-9), "5e\xe2\x88\x92"
+                                   "09");
+
+    test_begin("the printer");
+    html page = {0};
+    html_print(&page, "<a b=\"%s\">%5.1f|%03u|%zu|%x|%%|%d</a>", "<\">", 2.25, 7u, (size_t)9, 255u, -3);
+    CHECK_TEXT(page.text, "<a b=\"&lt;&quot;&gt;\">  2.2|007|9|ff|%|-3</a>");
+    html_free(&page);
+    const char *volatile none = NULL; /* volatile: the compiler must not warn about what is meant */
+    html_print(&page, "[%s]", none);
+    CHECK_TEXT(page.text, "[]");
+    html_free(&page);
+
+    test_begin("UTF-8: overlong forms, surrogates and torn sequences are refused");
+    CHECK_INT(utf8_length("a"), 1);
+    CHECK_INT(utf8_length("\xc3\xa9"), 2);
+    CHECK_INT(utf8_length("\xe2\x82\xac"), 3);
+    CHECK_INT(utf8_length("\xf0\x9f\x98\x80"), 4);
+    static const char *const bad[] = {
+        "\x80",     "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80",
+        "\xe2\x82", "\xff"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_INT(utf8_length(bad[i]), 0);
+}
+
+static void test_plots(void) {
+    test_begin("ticks: steps of 1, 2 and 5, never more than asked for");
+    const double lows[] = {0, -1, -3.7, 1e-7, -2e30, 5}, highs[] = {1, 1, 12.2, 3e-7, 1e30, 5.001};
+    for (size_t i = 0; i < 6; i++)
+        for (int count = 1; count < 12; count++) {
+            svg_range range = {lows[i], highs[i]};
+            double step = svg_step(range, count), ticks = (range.high - range.low) / step;
+            double mantissa = step / pow(10, floor(log10(step) + 1e-9));
+            CHECK(fabs(mantissa - 1) < 1e-9 || fabs(mantissa - 2) < 1e-9 || fabs(mantissa - 5) < 1e-9);
+            CHECK(ticks <= count * (1 + 1e-6) && ticks >= count / 2.6);
+        }
+
+    test_begin("histogram: ends, out of range, NaN");
+    report_histogram histogram = {0};
+    const double values[] = {-1, 1, -1.0001, 2, 0, NAN, .999, INFINITY};
+    for (size_t i = 0; i < 8; i++) report_histogram_add(&histogram, values[i]);
+    CHECK_INT(histogram.count, 7);
+    CHECK_INT(histogram.undefined, 1);
+    CHECK_INT(histogram.bins[0], 2);
+    CHECK_INT(histogram.bins[REPORT_BINS / 2], 1);
+    CHECK_INT(histogram.bins[REPORT_BINS - 1], 4);
+}
+
+static uint8_t *decode_base64(const char *text, size_t *size) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint8_t *out = malloc(strlen(text));
+    uint32_t word = 0, bits = 0;
+    *size = 0;
+    for (; *text && *text != '='; text++) {
+        const char *digit = strchr(digits, *text);
+        if (!digit) break;
+        word = word << 6 | (uint32_t)(digit - digits);
+        bits += 6;
+        if (bits >= 8) out[(*size)++] = (uint8_t)(word >> (bits -= 8));
+    }
+    return out;
+}
+
+static void check_png(uint32_t width, uint32_t height, uint32_t channels) {
+    static const char prefix[] = "data:image/png;base64,";
+    size_t size = (size_t)width * height * channels, file_size;
+    uint8_t *pixels = malloc(size), *back = calloc(size + 16, 1);
+    for (size_t i = 0; i < size; i++) pixels[i] = (uint8_t)(256 * uniform());
+    memset(back + size, 0xA5, 16);
+    char *url = NULL;
+    CHECK_OK(png_url(pixels, width, height, channels, &url));
+    CHECK(url && !strncmp(url, prefix, sizeof prefix - 1));
+    uint8_t *file = decode_base64(url + sizeof prefix - 1, &file_size);
+    png_image image = {.version = PNG_IMAGE_VERSION};
+    CHECK(png_image_begin_read_from_memory(&image, file, file_size));
+    CHECK_INT(image.width, width);
+    CHECK_INT(image.height, height);
+    image.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
+    CHECK(png_image_finish_read(&image, NULL, back, 0, NULL));
+    CHECK(!memcmp(pixels, back, size));
+    CHECK_INT(back[size], 0xA5);
+    free(file);
+    free(url);
+    free(back);
+    free(pixels);
+}
+
+static void test_pictures(void) {
+    test_begin("base64: the vectors of RFC 4648, section 10");
+    static const char *const plain[] = {"", "f", "fo", "foo", "foob", "fooba", "foobar"};
+    static const char *const coded[] = {"", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"};
+    for (size_t i = 0; i < 7; i++) {
+        char out[16];
+        base64_encode((const uint8_t *)plain[i], strlen(plain[i]), out);
+        CHECK_TEXT(out, coded[i]);
+    }
+    test_begin("pictures decode to their pixels");
+    check_png(1, 1, 1);
+    check_png(1, 1, 3);
+    check_png(7, 3, 1);
+    check_png(5, 9, 3);
+    check_png(REPORT_IMAGE_SIDE, REPORT_IMAGE_SIDE, 3);
+}
+
+int main(void) {
+    test_checker();
+    test_ordinary();
+    test_locale();
+    test_hostile();
+    test_not_finite();
+    test_smallest();
+    test_no_evaluation();
+    test_bounded();
+    test_numbers();
+    test_plots();
+    test_pictures();
+    return test_end();
+}
