@@ -29,7 +29,8 @@ fails() {
     "$@" >"$T/.out" 2>"$T/.err"
     code=$?
     lines=$(grep -cvE '^coar: (warning: |memory: )' "$T/.err")
-    if [ $code = "$want" ] && [ "$lines" = 1 ] && tail -n 1 "$T/.err" | grep -qF -- "$text"; then
+    # shellcheck disable=SC2053 # the expected code may be a pattern
+    if [[ $code == $want ]] && [ "$lines" = 1 ] && tail -n 1 "$T/.err" | grep -qF -- "$text"; then
         pass "$name"
     else
         fail "$name"
