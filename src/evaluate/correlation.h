@@ -10,14 +10,14 @@
 
 #include "core/status.h"
 
+/* Bootstrap draws behind every interval that coar gives: the ends then vary by about a fiftieth of the interval. */
+enum { CORRELATION_DRAWS = 1000 };
+
 /* Two-pass in double; NaN when either side has zero variance or a pair fewer than two finite values. Pairs with a NaN are
  * left out. x[i * stride], y[i * stride]. */
 double correlation_pearson(const float *x, const float *y, size_t count, size_t stride);
 /* Pearson of ranks, ties get their mean rank. */
 coar_status correlation_spearman(const float *x, const float *y, size_t count, size_t stride, double *out);
-
-/* Bootstrap draws behind every interval that coar gives: the ends then vary by about a fiftieth of the interval. */
-enum { CORRELATION_DRAWS = 1000 };
 
 /* Percentile interval (2.5 %, 97.5 %) of the mean over examples of Pearson's r, drawing masks and examples with
  * replacement (Philox stream 4, `seed`); x and y are [masks][examples]. */
