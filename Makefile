@@ -86,7 +86,7 @@ $(O)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
-$(O)/tests/%: tests/unit/%.c tests/test.c $(O)/libcoar.a
+$(O)/tests/%: tests/unit/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 

@@ -21,7 +21,7 @@ typedef enum ablation_kind { ABLATION_ZERO, ABLATION_SCALE, ABLATION_MEAN } abla
 typedef struct ablation {
     ablation_kind kind;
     float gain;          /* G of scale:G, else 0 */
-    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros */
+    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
 } ablation;
 
 /* zero, mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
@@ -96,5 +96,8 @@ void backend_row_positions(const graph *g, uint32_t *positions);
  * `scratch`: sampler_scratch(range->sampler) + mask_bytes(n) bytes. */
 void mask_range_keeps(const mask_range *range, size_t s, float gain, float *keep, void *scratch);
 size_t mask_range_scratch(const mask_range *range);
+
+/* No range over n components needs more scratch than this: what a backend sets aside at prepare. */
+size_t mask_range_scratch_max(uint32_t n);
 
 #endif

@@ -87,8 +87,8 @@ void graph_destroy(graph *g);
 coar_status graph_own(graph *g, void *array);
 
 /* Appends *op (copied); computes the output's shape from the inputs, checks every size (channels against weights are
- * the model's business, they are given in `out_channels` for OP_CONV), assigns op->output and returns it in *value.
- * mask.row_first is assigned here; mask.first, count and width are the caller's. */
+ * the model's business, they are given in `out_channels` for OP_CONV and OP_SUBSAMPLE; 0 elsewhere), assigns
+ * op->output and returns it in *value. mask.row_first is assigned here; mask.first, count and width are the caller's. */
 coar_status graph_add(graph *g, const op *op, uint32_t out_channels, int *value);
 
 /* After the last op: the logits value and the number of components; checks that every site lies below n and that sites
@@ -112,7 +112,8 @@ const char *activation_name(activation act);
 /* ------------------------------------------------------------------------------------- buffer planner */
 
 /* Values share buffers by lifetime. An OP_CONV's output takes over its residual's buffer when the residual dies there
- * (element by element the same place is read and written). Sizes in elements (positions * channels). */
+ * (element by element the same place is read and written). The input has buffer 0 to itself: it stays for the next mask
+ * of the same examples. Sizes in elements (positions * channels). */
 typedef struct buffer_plan {
     int *buffer;         /* [value_count]: which buffer a value lives in */
     size_t *size;        /* [buffers]: elements for one example */

@@ -44,7 +44,7 @@ static herr_t add_attribute(hid_t object, const char *name, const H5A_info_t *in
     description *d = data;
     (void)info;
     char *text = attribute_text(object, d->path, name);
-    if (text && strcmp(name, "parts")) cJSON_AddStringToObject(cJSON_GetObjectItem(d->root, "settings"), name, text);
+    if (text && strcmp(name, "parts") && strcmp(name, "plan")) cJSON_AddStringToObject(cJSON_GetObjectItem(d->root, "settings"), name, text);
     free(text);
     return 0;
 }

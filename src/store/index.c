@@ -89,14 +89,15 @@ static coar_status write_attributes(const index_sink *sink) {
     coar_status status = COAR_OK;
     const setting_list *manifest = &sink->store->manifest.settings;
     document stage = {.plan = NULL};
-    char *path = folder_path(sink->store, ABLATE_STAGE ".json");
+    char *path = folder_path(sink->store, ABLATE_STAGE "0.json");
     if (!path) return COAR_ERROR_MEMORY;
     TRY_GOTO(h5_write_format(sink->file, sink->path, RUN_FORMAT, RUN_VERSION_MAJOR, RUN_VERSION_MINOR));
     for (size_t i = 0; i < manifest->count; i++) TRY_GOTO(write_setting(sink->file, sink->path, &manifest->items[i]));
     if (file_exists(path)) {
-        TRY_GOTO(document_read(path, "coar.stage", &stage));
+        TRY_GOTO(document_read(path, STAGE_FORMAT, &stage));
         for (size_t i = 0; i < stage.settings.count; i++)
             TRY_GOTO(write_setting(sink->file, sink->path, &stage.settings.items[i]));
+        if (stage.plan) TRY_GOTO(h5_write_text(sink->file, sink->path, "plan", stage.plan));
     }
 done:
     document_free(&stage);

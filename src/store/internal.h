@@ -24,7 +24,8 @@ enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 
 #define NAME_SIZE 64    /* stages, fits: with the terminator */
 #define PARTS_MAX 999   /* outputs parts of a run (docs/runfile.md) */
-#define ABLATE_STAGE "ablate"
+#define ABLATE_STAGE "ablate-" /* and the first mask */
+#define STAGE_FORMAT "coar.stage"
 
 /* ------------------------------------------------------------------------------------------- settings.c */
 
@@ -171,8 +172,7 @@ struct store_stage {
     stage_options options; /* name, settings and plan are not kept */
     journal_header header;
     unit_entry *entries;   /* [units] */
-    uint64_t finished;     /* units with nothing to do */
-    uint64_t done;         /* those and the ones in journals */
+    uint64_t done;
     uint64_t misfits;      /* records of another number of masks */
     stage_journal *journals;
     size_t journal_count, journal_capacity;

@@ -67,7 +67,7 @@ bool store_has_truth(run_store *store, const char *stage_name, uint64_t masks) {
 }
 
 coar_status stage_masks_finished(run_store *store, const char *name, uint64_t *masks) {
-    if (!strcmp(name, ABLATE_STAGE)) return store_masks_finished(store, masks);
+    if (!strncmp(name, ABLATE_STAGE, strlen(ABLATE_STAGE))) return store_masks_finished(store, masks);
     return store_truth_finished(store, name, masks);
 }
 

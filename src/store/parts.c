@@ -24,20 +24,21 @@ static uint64_t ceil_divide(uint64_t a, uint64_t b) { return a / b + (a % b != 0
 
 static uint64_t example_blocks(const unit_grid *g) { return ceil_divide(g->examples, g->unit_examples); }
 
-uint64_t unit_grid_units(const unit_grid *g) { return ceil_divide(g->masks, g->unit_masks) * example_blocks(g); }
+uint64_t unit_grid_units(const unit_grid *g) {
+    return g->masks > g->first_mask ? ceil_divide(g->masks - g->first_mask, g->unit_masks) * example_blocks(g) : 0;
+}
 
 void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
                     uint64_t *example_first, uint32_t *example_count) {
-    uint64_t blocks = example_blocks(g), start = unit / blocks * g->unit_masks, example = unit % blocks * g->unit_examples;
-    uint64_t end = start < g->masks && g->masks - start < g->unit_masks ? g->masks : start + g->unit_masks;
-    if (start < g->first_mask) start = g->first_mask;
-    *mask_first = start;
-    *mask_count = start < end ? (uint32_t)(end - start) : 0;
+    uint64_t blocks = example_blocks(g);
+    uint64_t mask = g->first_mask + unit / blocks * g->unit_masks, example = unit % blocks * g->unit_examples;
+    *mask_first = mask;
+    *mask_count = g->masks - mask < g->unit_masks ? (uint32_t)(g->masks - mask) : g->unit_masks;
     *example_first = example;
     *example_count = g->examples - example < g->unit_examples ? (uint32_t)(g->examples - example) : g->unit_examples;
 }
 
-size_t unit_grid_payload_bytes(const void *grid, uint64_t unit) {
+size_t unit_grid_payload(const void *grid, uint64_t unit) {
     const unit_grid *g = grid;
     uint64_t mask, example;
     uint32_t masks, examples;
@@ -47,14 +48,12 @@ size_t unit_grid_payload_bytes(const void *grid, uint64_t unit) {
 
 /* --------------------------------------------------------------------------------------- reading a part */
 
-/* Units of masks first .. first + masks - 1, numbered in the whole matrix. */
+/* Units that the part's masks touch, numbered in the whole matrix from mask 0 on: so the flags of a run that was
+ * extended are those of one made in one go, whatever its stages' grids were. */
 static void part_units(part_shape *s) {
-    unit_grid g = {.masks = s->first_mask + s->masks,
-                   .examples = s->examples,
-                   .unit_masks = s->unit_masks,
-                   .unit_examples = s->unit_examples};
-    s->first_unit = s->first_mask / g.unit_masks * example_blocks(&g);
-    s->units = unit_grid_units(&g) - s->first_unit;
+    uint64_t columns = ceil_divide(s->examples, s->unit_examples);
+    s->first_unit = s->first_mask / s->unit_masks * columns;
+    s->units = ceil_divide(s->first_mask + s->masks, s->unit_masks) * columns - s->first_unit;
 }
 
 coar_status part_open(const char *path, hid_t *out, part_shape *out_shape) {
@@ -154,20 +153,17 @@ static bool to_half(float value, uint16_t *out) {
     return true;
 }
 
-/* Rows of one unit that lie in the band [first, first + count) of masks. */
-static coar_status take_unit(part_writer *w, uint64_t unit, uint64_t first, uint64_t count) {
+/* Rows from mask `from` on of one unit that lie in the band [first, first + count). */
+static coar_status take_unit(part_writer *w, uint64_t unit, uint64_t from, uint64_t first, uint64_t count) {
     uint64_t mask, example;
     uint32_t masks, examples;
     const size_t N = w->shape.examples;
     uint8_t flag;
     unit_grid_unit(w->grid, unit, &mask, &masks, &example, &examples);
-    if (!masks) return COAR_OK;
-    TRY(stage_read(w->stage, unit, &flag, w->payload, unit_grid_payload_bytes(w->grid, unit)));
-    uint8_t *done = &w->done[unit - w->shape.first_unit];
-    if (flag > *done) *done = flag;
+    TRY(stage_read(w->stage, unit, &flag, w->payload, unit_grid_payload(w->grid, unit)));
     for (size_t o = 0; o < w->grid->outputs; o++)
         for (uint64_t i = 0; i < masks; i++) {
-            if (mask + i < first || mask + i >= first + count) continue;
+            if (mask + i < from || mask + i >= first + count) continue;
             float *row = w->band + (o * CHUNK_MASKS + (mask + i - first)) * N;
             memcpy(row + example, w->payload + (o * masks + i) * examples, examples * sizeof *row);
         }
@@ -194,6 +190,21 @@ static coar_status take_old(part_writer *w, uint64_t first, uint64_t count) {
 done:
     h5_close(&id);
     return status;
+}
+
+/* Flags of the units that a band touches: 1, or 2 where a value is not finite. */
+static void mark_done(part_writer *w, uint64_t first, uint64_t count) {
+    const size_t N = w->shape.examples;
+    const uint64_t columns = ceil_divide(N, w->shape.unit_examples);
+    for (size_t o = 0; o < w->grid->outputs; o++)
+        for (uint64_t i = 0; i < count; i++) {
+            const float *row = w->band + (o * CHUNK_MASKS + i) * N;
+            uint8_t *done = w->done + ((first + i) / w->shape.unit_masks * columns - w->shape.first_unit);
+            for (size_t z = 0; z < N; z++) {
+                uint8_t *flag = &done[z / w->shape.unit_examples];
+                if (*flag < 2) *flag = isfinite(row[z]) ? 1 : 2;
+            }
+        }
 }
 
 static coar_status half_overflow(const part_writer *w, size_t output, uint64_t mask, size_t example, float value) {
@@ -236,10 +247,11 @@ static coar_status write_bands(part_writer *w) {
         if (first < old) TRY(take_old(w, first, old - first < count ? old - first : count));
         uint64_t from = first < old ? old : first;
         if (from < first + count) {
-            uint64_t last = (first + count - 1) / w->grid->unit_masks;
-            for (uint64_t unit = from / w->grid->unit_masks * blocks; unit < (last + 1) * blocks; unit++)
-                TRY(take_unit(w, unit, first, count));
+            uint64_t unit = (from - w->grid->first_mask) / w->grid->unit_masks * blocks;
+            uint64_t last = (first + count - 1 - w->grid->first_mask) / w->grid->unit_masks;
+            for (; unit < (last + 1) * blocks; unit++) TRY(take_unit(w, unit, from, first, count));
         }
+        mark_done(w, first, count);
         TRY(write_band(w, first, count));
         stage_heartbeat(w->stage);
     }
@@ -299,15 +311,11 @@ static coar_status allocate(part_writer *w) {
 }
 
 static coar_status read_old(part_writer *w) {
-    char name[256];
     if (!w->old_path) return COAR_OK;
     TRY(part_open(w->old_path, &w->old, &w->old_shape));
-    if (w->old_shape.first_mask || w->old_shape.examples != w->shape.examples ||
-        w->old_shape.unit_masks != w->shape.unit_masks || w->old_shape.unit_examples != w->shape.unit_examples ||
-        w->old_shape.units > w->shape.units)
-        return status_set(COAR_ERROR_INPUT, "%s: of other examples or unit sizes; remove it to compute it again", w->old_path);
-    object_name(w, 0, "done", name);
-    return part_read_done(w->old, w->old_path, name, &w->old_shape, w->done);
+    if (!w->old_shape.first_mask && w->old_shape.examples == w->shape.examples && w->old_shape.masks < w->shape.masks)
+        return COAR_OK;
+    return status_set(COAR_ERROR_INPUT, "%s: is not of this run's examples; remove it to compute it again", w->old_path);
 }
 
 /* Writes the whole part under its final name, or nothing. */
@@ -397,6 +405,11 @@ static coar_status finish(run_store *store, store_stage *stage, const unit_grid 
     uint64_t finished;
     TRY_GOTO(stage_masks_finished(store, stage->name, &finished));
     if (finished >= grid->masks) goto complete;
+    if (group ? grid->first_mask && grid->first_mask != finished : grid->first_mask != finished) {
+        status = status_set(COAR_ERROR_BUSY, "%s: another process has finished masks up to %" PRIu64
+                            " meanwhile: give the same command again", store->path, finished);
+        goto done;
+    }
     TRY_GOTO(stage_refresh(stage));
     if (stage->done < stage->options.units) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
@@ -412,7 +425,7 @@ static coar_status finish(run_store *store, store_stage *stage, const unit_grid 
         snprintf(name, sizeof name, "%s.h5", stage->name);
     } else {
         TRY_GOTO(check_parts(store, half));
-        if (masks) w.masks = masks + (finished - grid->first_mask) * ((tables.components + 7) / 8);
+        w.masks = masks;
         snprintf(name, sizeof name, "outputs-%" PRIu64 "-%" PRIu64 ".h5", finished, grid->masks - 1);
     }
     if (!(path = folder_path(store, name))) {

@@ -15,7 +15,7 @@
 #include "core/memory.h"
 #include "store/internal.h"
 
-#define STAGE_FORMAT "coar.stage"
+#define PLAN_MAX (16u << 20) /* bytes; plans have some kilobytes */
 
 /* ---------------------------------------------------------------------------------------------- STAGE.json */
 
@@ -34,6 +34,42 @@ coar_status store_stage_plan(run_store *store, const char *name, char **plan_jso
     }
     document_free(&d);
     free(path);
+    return status;
+}
+
+coar_status store_existing_plan(const char *path, char **plan_json) {
+    run_store at = {.folder = string_format("%s.parts", path)};
+    if (!at.folder) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+    coar_status status = store_stage_plan(&at, ABLATE_STAGE "0", plan_json);
+    free(at.folder);
+    return status;
+}
+
+/* The plan that a run file without its folder carries. */
+static coar_status plan_attribute(const char *path, char **plan_json) {
+    hid_t file = H5I_INVALID_HID;
+    h5_lock();
+    coar_status status = h5_open(path, &file);
+    if (status == COAR_OK) status = h5_read_text(file, path, "plan", plan_json);
+    h5_close(&file);
+    h5_unlock();
+    return status;
+}
+
+coar_status store_plan_file(const char *path, char **plan_json) {
+    static const char signature[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+    file_map map;
+    char *plan = NULL;
+    TRY(file_map_open(path, &map));
+    bool hdf5 = map.size >= sizeof signature && !memcmp(map.data, signature, sizeof signature);
+    coar_status status = COAR_OK;
+    if (hdf5)
+        status = store_existing_plan(path, &plan);
+    else if (map.size > PLAN_MAX || !(plan = strndup(map.data ? (const char *)map.data : "", map.size)))
+        status = status_set(COAR_ERROR_INPUT, "%s: too large to be a numerics plan", path);
+    file_map_close(&map);
+    if (status == COAR_OK && !plan) status = plan_attribute(path, &plan);
+    if (status == COAR_OK) *plan_json = plan;
     return status;
 }
 
@@ -169,8 +205,8 @@ done:
 static coar_status take_record(void *pointer, const journal_record *r) {
     visit_context *context = pointer;
     store_stage *stage = context->stage;
-    /* Another number of masks: its units may be cut differently, or lie outside. */
-    if (r->unit >= stage->options.units || !r->length ||
+    /* Another number of masks: its last units are cut differently, or lie outside. */
+    if (r->unit >= stage->options.units ||
         r->length != stage->options.payload_bytes(stage->options.context, r->unit)) {
         stage->misfits++;
         return COAR_OK;
@@ -240,7 +276,8 @@ static coar_status remove_leftovers(store_stage *stage) {
     coar_status status = COAR_OK;
     char prefix[NAME_SIZE + 1];
     name_list list;
-    snprintf(prefix, sizeof prefix, "%s.", stage->name);
+    bool ablate = !strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)); /* then those of earlier FIRSTs, too */
+    snprintf(prefix, sizeof prefix, ablate ? ABLATE_STAGE : "%s.", stage->name);
     TRY(folder_list(stage->store, prefix, ".journal", &list));
     for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
         journal_header header;
@@ -261,9 +298,19 @@ static coar_status remove_leftovers(store_stage *stage) {
 
 /* --------------------------------------------------------------------------------------------------- stage */
 
+/* ablate-FIRST begins where the finished masks end. */
+static coar_status check_first(const store_stage *stage) {
+    char expected[NAME_SIZE];
+    snprintf(expected, sizeof expected, ABLATE_STAGE "%" PRIu64, stage->header.first_mask);
+    if (strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)) || !strcmp(stage->name, expected)) return COAR_OK;
+    return status_set(COAR_ERROR_BUSY, "%s: another process has finished masks up to %" PRIu64
+                      " meanwhile: give the same command again", stage->store->path, stage->header.first_mask);
+}
+
 static coar_status register_stage(store_stage *stage, const stage_options *options) {
     TRY(settle_document(stage, options));
     TRY(stage_masks_finished(stage->store, stage->name, &stage->header.first_mask));
+    TRY(check_first(stage));
     if (!options->force_resume) TRY(liveness_check(stage->store, stage->name, options->shard, options->shards));
     TRY(remove_leftovers(stage));
     return create_own(stage);
@@ -284,8 +331,6 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     stage->header.units = options->units;
     stage->own_file = stage->cached_file = stage->heartbeat.file = -1;
     TRY_GOTO(memory_new(options->units, sizeof *stage->entries, "table of work units", &stage->entries));
-    for (uint64_t unit = 0; unit < options->units; unit++) stage->finished += !options->payload_bytes(options->context, unit);
-    stage->done = stage->finished;
 
     TRY_GOTO(folder_lock(store));
     status = register_stage(stage, options);
@@ -321,8 +366,7 @@ void stage_close(store_stage *stage) {
 }
 
 bool stage_has(const store_stage *stage, uint64_t unit) {
-    if (unit >= stage->options.units) return false;
-    return stage->entries[unit].journal || !stage->options.payload_bytes(stage->options.context, unit);
+    return unit < stage->options.units && stage->entries[unit].journal;
 }
 
 uint64_t stage_done_count(const store_stage *stage) { return stage->done; }
@@ -331,7 +375,7 @@ void stage_heartbeat(store_stage *stage) { heartbeat_touch(&stage->heartbeat); }
 
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes) {
     journal_record record;
-    if (unit >= stage->options.units || !bytes || bytes != stage->options.payload_bytes(stage->options.context, unit))
+    if (unit >= stage->options.units || bytes != stage->options.payload_bytes(stage->options.context, unit))
         return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s: %zu bytes are not its size",
                           stage->store->path, unit, stage->name, bytes);
     heartbeat_touch(&stage->heartbeat);

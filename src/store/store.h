@@ -81,7 +81,7 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate" or "truth-aALPHA-sSEED" ("truth-a0.1-s0"). Settings (with the plan's hash) are compared with STAGE.json. Reads every
+/* name: "ablate-FIRST" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
  * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
@@ -91,8 +91,7 @@ typedef struct stage_options {
     const setting *settings; size_t setting_count;
     const char *plan_json;
     uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
-    /* 0: nothing to do, the unit's masks are in a finished part. unit_grid_payload_bytes with a unit_grid will do. Borrowed
-     * with its context, as the callbacks, until stage_close. */
+    /* unit_grid_payload with a unit_grid. Borrowed with its context, as the callbacks, until stage_close. */
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
     uint32_t shard, shards;       /* 0, 1 = no shards */
@@ -105,6 +104,10 @@ void stage_close(store_stage *stage);
 
 /* The plan that STAGE.json holds (NULL when the stage is new); malloc'ed. */
 coar_status store_stage_plan(run_store *store, const char *name, char **plan_json);
+/* The plan of the run at `path` (its ablate-0 stage); NULL and OK when there is no such run yet. malloc'ed. */
+coar_status store_existing_plan(const char *path, char **plan_json);
+/* The plan to take over for --plan: `path` is a run file or a plan's JSON itself. malloc'ed. */
+coar_status store_plan_file(const char *path, char **plan_json);
 
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
@@ -113,42 +116,41 @@ coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const 
 /* "I live": for processes on other hosts, which take one that is silent for 60 s as dead. stage_append does it too; call it
  * now and then inside a long unit (at most one system call a second). */
 void stage_heartbeat(store_stage *stage);
-/* The payload of a done unit that is not in a finished part (CRC checked again). */
+/* The payload of a done unit (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
 
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
-/* How units tile an [m, N] matrix: unit = mask_block * example_blocks + example_block; B masks x E examples; payload is
- * f32 [outputs][masks of the block][examples of the block].
- * Extending: masks below first_mask are in finished parts. Numbers of blocks and units stay those of the whole [m, N];
- * units that lie below first_mask have no masks (0 payload bytes), and the block that first_mask cuts begins there. */
+/* How units tile the masks first_mask .. masks - 1 of an [m, N] matrix: unit = mask_block * example_blocks + example_block;
+ * B masks x E examples; payload is f32 [outputs][masks of the block][examples of the block]. An extension's grid begins at the
+ * masks already finished, and its stage is called "ablate-FIRST", so that no record is ever read under another grid. A record
+ * whose length is not payload_bytes of its unit belongs to an earlier, smaller m (last block): it is dropped and computed again. */
 typedef struct unit_grid {
-    uint64_t first_mask;               /* store_masks_finished or store_truth_finished; 0 for a new stage */
-    uint64_t masks;                    /* m */
+    uint64_t first_mask;               /* 0 but for extensions */
+    uint64_t masks;                    /* m: one past the last mask */
     uint64_t examples;                 /* N */
     uint32_t unit_masks, unit_examples; /* B, E */
     uint32_t outputs;
 } unit_grid;
 
 uint64_t unit_grid_units(const unit_grid *g);
-/* Masks mask_first .. mask_first + mask_count - 1 (numbers in the whole matrix) and examples likewise. */
+size_t unit_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */
+/* Numbers of masks and examples are those of the whole matrix. */
 void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
                     uint64_t *example_first, uint32_t *example_count);
-
-/* stage_options.payload_bytes for `grid` (a unit_grid): bytes of one unit, 0 when nothing of it is left to do. */
-size_t unit_grid_payload_bytes(const void *grid, uint64_t unit);
 
 /* Masks of the ablate stage that are in finished parts (they need no journal). 0 for a new run. */
 coar_status store_masks_finished(run_store *store, uint64_t *masks);
 
 /* When all units of the stage's grid are done (by any process): takes the lock file, writes outputs-FIRST-LAST.h5 for the
- * masks not yet in a part, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables.
- * Units that other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the
- * data sets. f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
- * [m - grid->first_mask][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
+ * grid's masks, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables. Units that
+ * other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the data sets.
+ * f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
+ * [masks - first_mask][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
 coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
                                  const uint8_t *store_masks);
-/* The same for truth-aALPHA-sSEED.h5, one part that is replaced when the stage grows. */
+/* The same for truth-aALPHA-sSEED.h5: one part, replaced when the stage grows. The grid may begin at the masks that the part
+ * has already (store_truth_finished), or at 0. */
 coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_grid *grid);
 /* Masks in the finished part of a truth stage, 0 without one. */
 coar_status store_truth_finished(run_store *store, const char *stage_name, uint64_t *masks);

@@ -1,0 +1,77 @@
+/*
+ * backend.c - the table of backends, and what every backend needs to read a mask.
+ */
+#include "backend/backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The fastest first: it is the default. */
+static const backend_interface *const backends[] = {
+    &backend_reference,
+};
+
+coar_status backend_find(const char *name, const backend_interface **out) {
+    *out = NULL;
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        if (!name || !strcmp(name, backends[i]->name)) {
+            *out = backends[i];
+            return COAR_OK;
+        }
+    }
+    return status_set(COAR_ERROR_USAGE, "backend '%s' is not part of this build: give cpu or reference", name);
+}
+
+coar_status ablation_parse(const char *text, ablation *out) {
+    ablation found = {.kind = ABLATION_ZERO};
+    if (!strcmp(text, "mean")) {
+        found.kind = ABLATION_MEAN;
+    } else if (!strncmp(text, "scale:", strlen("scale:"))) {
+        const char *number = text + strlen("scale:");
+        char *end;
+        found.kind = ABLATION_SCALE;
+        found.gain = strtof(number, &end);
+        if (end == number || *end || !isfinite(found.gain))
+            return status_set(COAR_ERROR_USAGE, "ablation '%s': give scale:G with a finite number G", text);
+    } else if (strcmp(text, "zero")) {
+        return status_set(COAR_ERROR_USAGE, "ablation '%s' is unknown: give zero, mean or scale:G", text);
+    }
+    *out = found;
+    return COAR_OK;
+}
+
+void backend_row_positions(const graph *g, uint32_t *positions) {
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        if (o->mask.place == PLACE_NONE) continue;
+        shape s = g->values[o->output];
+        for (uint32_t c = 0; c < s.c; c++) positions[o->mask.row_first + c] = (uint32_t)shape_positions(s);
+    }
+}
+
+size_t mask_range_scratch(const mask_range *range) {
+    return range->sampler ? sampler_scratch(range->sampler) + mask_bytes(range->n) : 0;
+}
+
+size_t mask_range_scratch_max(uint32_t n) {
+    const sampler sorting = {.kind = SAMPLER_FIXED, .n = n}; /* the samplers that sort need the most */
+    return sampler_scratch(&sorting) + mask_bytes(n);
+}
+
+void mask_range_keeps(const mask_range *range, size_t s, float gain, float *keep, void *scratch) {
+    if (range->keeps) {
+        memcpy(keep, range->keeps + s * range->n, range->n * sizeof *keep);
+        return;
+    }
+    const uint8_t *bits;
+    if (range->sampler) {
+        /* The sampler's words come first in the scratch: they need its alignment, the bits do not. */
+        uint8_t *made = (uint8_t *)scratch + sampler_scratch(range->sampler);
+        sampler_mask(range->sampler, range->first + s, made, scratch);
+        bits = made;
+    } else {
+        bits = range->bits + s * mask_bytes(range->n);
+    }
+    for (uint32_t j = 0; j < range->n; j++) keep[j] = bits[j / 8] >> (j % 8) & 1 ? 1 : gain;
+}

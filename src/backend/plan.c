@@ -1,0 +1,258 @@
+/*
+ * plan.c - the committed CPU rule, and the plan as canonical JSON.
+ *
+ * Nothing here may depend on timing, memory, threads or the number of masks: the plan decides bits.
+ */
+#include "backend/plan.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/files.h"
+
+#define PLAN_VERSION 1
+
+static const char *const form_names[] = {
+    [FORM_PLAIN] = "plain",
+    [FORM_DIRECT] = "direct",
+    [FORM_COMPACTED] = "compacted",
+};
+enum { FORMS = sizeof form_names / sizeof *form_names };
+
+/* ---------------------------------------------------------------------------------- device classes */
+
+static bool machine_has_avx2(void) {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return false;
+#endif
+}
+
+/* The instruction set forced by COAR_ISA, NULL when it is not set. */
+static coar_status forced_isa(const char **out) {
+    const char *isa = getenv("COAR_ISA");
+    *out = isa;
+    if (!isa || !strcmp(isa, "portable")) return COAR_OK;
+    if (!strcmp(isa, "avx2")) {
+        if (machine_has_avx2()) return COAR_OK;
+        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=avx2: this machine has no AVX2 with FMA; give portable");
+    }
+    if (!strcmp(isa, "avx512") || !strcmp(isa, "avx512bf16"))
+        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=%s: this build has portable and avx2 kernels only", isa);
+    return status_set(COAR_ERROR_USAGE, "COAR_ISA='%s' is unknown: give portable or avx2, or unset it", isa);
+}
+
+static coar_status device_class(const char *backend, char out[64]) {
+    if (!strcmp(backend, "reference")) {
+        snprintf(out, 64, "reference");
+        return COAR_OK;
+    }
+    if (strcmp(backend, "cpu")) return status_set(COAR_ERROR_USAGE, "no numerics plan for backend '%s'", backend);
+    const char *isa;
+    TRY(forced_isa(&isa));
+    if (!isa) isa = machine_has_avx2() ? "avx2" : "portable";
+    snprintf(out, 64, "cpu/%s", isa);
+    return COAR_OK;
+}
+
+coar_status plan_check_executable(const numerics_plan *plan) {
+    const char *class = plan->device_class, *layer = plan->layers ? plan->name[0] : "", *isa;
+    if (!strcmp(class, "reference")) return COAR_OK;
+    if (strcmp(class, "cpu/portable") && strcmp(class, "cpu/avx2"))
+        return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, which this build lacks",
+                          layer, class);
+    if (!strcmp(class, "cpu/avx2") && !machine_has_avx2())
+        return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan needs AVX2 with FMA, which this machine lacks",
+                          layer);
+    TRY(forced_isa(&isa));
+    if (isa && strcmp(isa, class + strlen("cpu/")))
+        return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for %s, but COAR_ISA=%s; unset COAR_ISA", layer,
+                          class, isa);
+    return COAR_OK;
+}
+
+/* --------------------------------------------------------------------------------------- the rule */
+
+/* Whether a convolution reads `value` as its plain input and nobody else reads it. */
+static bool read_by_one_conv(const graph *g, const uint32_t *reads, int value) {
+    if (reads[value] != 1 || value == g->logits) return false;
+    for (size_t i = 0; i < g->op_count; i++)
+        if (g->ops[i].kind == OP_CONV && g->ops[i].input[0] == value) return true;
+    return false;
+}
+
+/* An ablated channel can be left out of its reader when it is a known constant there (so nothing is added to it), and
+ * when nobody else wants it. */
+static bool can_compact(const graph *g, const uint32_t *reads, const op *o) {
+    return o->kind == OP_CONV && o->mask.place == PLACE_PRE && o->residual < 0 && read_by_one_conv(g, reads, o->output);
+}
+
+static coar_status plan_new(const graph *g, numerics_plan *plan) {
+    *plan = (numerics_plan){.layers = g->op_count};
+    snprintf(plan->precision, sizeof plan->precision, "fp32");
+    snprintf(plan->remainder, sizeof plan->remainder, "mixed");
+    TRY(memory_new(plan->layers, sizeof *plan->form, "numerics plan", &plan->form));
+    TRY(memory_new(plan->layers, sizeof *plan->name, "numerics plan", &plan->name));
+    for (size_t i = 0; i < plan->layers; i++) snprintf(plan->name[i], sizeof plan->name[i], "%s", g->ops[i].name);
+    return COAR_OK;
+}
+
+void plan_free(numerics_plan *plan) {
+    free(plan->form);
+    free(plan->name);
+    *plan = (numerics_plan){0};
+}
+
+static coar_status plan_hash(numerics_plan *plan) {
+    char *json = plan_to_json(plan);
+    if (!json) return status_set(COAR_ERROR_MEMORY, "numerics plan: not enough memory");
+    sha256_hex(json, strlen(json), plan->hash);
+    free(json);
+    return COAR_OK;
+}
+
+static coar_status check_precision(const char *precision) {
+    static const char *const later[] = {"bf16", "fp16", "tf32"};
+    if (!precision || !strcmp(precision, "auto") || !strcmp(precision, "fp32")) return COAR_OK;
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+        if (!strcmp(precision, later[i]))
+            return status_set(COAR_ERROR_UNSUPPORTED, "precision '%s' is not part of this build: give auto or fp32",
+                              precision);
+    return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto or fp32", precision);
+}
+
+coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
+    coar_status status = COAR_OK;
+    numerics_plan plan = {0};
+    uint32_t *reads = NULL;
+    (void)exact; /* forbids transformed kernels: every form so far is direct */
+    *out = plan;
+    TRY(check_precision(precision));
+    TRY_GOTO(plan_new(g, &plan));
+    TRY_GOTO(device_class(backend, plan.device_class));
+    TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
+    graph_count_reads(g, reads);
+    if (strcmp(plan.device_class, "reference"))
+        for (size_t i = 0; i < plan.layers; i++) {
+            const op *o = &g->ops[i];
+            plan.form[i] = can_compact(g, reads, o) ? FORM_COMPACTED : o->kind == OP_CONV ? FORM_DIRECT : FORM_PLAIN;
+        }
+    TRY_GOTO(plan_hash(&plan));
+    *out = plan;
+    plan = (numerics_plan){0};
+done:
+    free(reads);
+    plan_free(&plan);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------- JSON */
+
+char *plan_to_json(const numerics_plan *plan) {
+    char *text = NULL;
+    cJSON *root = cJSON_CreateObject(), *layers;
+    bool complete = cJSON_AddNumberToObject(root, "version", PLAN_VERSION) &&
+                    cJSON_AddStringToObject(root, "device_class", plan->device_class) &&
+                    cJSON_AddStringToObject(root, "precision", plan->precision) &&
+                    cJSON_AddStringToObject(root, "remainder", plan->remainder) &&
+                    (layers = cJSON_AddArrayToObject(root, "layers"));
+    for (size_t i = 0; complete && i < plan->layers; i++) {
+        cJSON *layer = cJSON_CreateObject();
+        complete = cJSON_AddStringToObject(layer, "name", plan->name[i]) &&
+                   cJSON_AddStringToObject(layer, "form", form_names[plan->form[i]]);
+        if (complete)
+            cJSON_AddItemToArray(layers, layer);
+        else
+            cJSON_Delete(layer);
+    }
+    if (complete) text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    return text;
+}
+
+/* The text of a member, NULL when it is missing or no text. */
+static const char *member_text(const cJSON *object, const char *key) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+}
+
+static coar_status read_text(const cJSON *root, const char *key, const char *origin, char *out, size_t size) {
+    const char *text = member_text(root, key);
+    if (!text || strlen(text) >= size)
+        return status_set(COAR_ERROR_INPUT, "%s: the plan's '%s' is missing or wrong", origin, key);
+    snprintf(out, size, "%s", text);
+    return COAR_OK;
+}
+
+static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON *layer, size_t i, const char *origin,
+                              numerics_plan *plan) {
+    const op *o = &g->ops[i];
+    const char *name = member_text(layer, "name"), *form = member_text(layer, "form");
+    if (!name || !form || cJSON_GetArraySize(layer) != 2)
+        return status_set(COAR_ERROR_INPUT, "%s: layer %zu of the plan must have a name and a form", origin, i);
+    if (strcmp(name, plan->name[i]))
+        return status_set(COAR_ERROR_MISMATCH, "%s: the plan has layer '%s' where the model has '%s'", origin, name,
+                          plan->name[i]);
+    int f = 0;
+    while (f < FORMS && strcmp(form, form_names[f])) f++;
+    bool reference = !strcmp(plan->device_class, "reference");
+    bool allowed = f == FORM_PLAIN       ? reference || o->kind != OP_CONV
+                   : f == FORM_DIRECT    ? !reference && o->kind == OP_CONV
+                   : f == FORM_COMPACTED ? !reference && can_compact(g, reads, o)
+                                         : false;
+    if (!allowed)
+        return status_set(COAR_ERROR_MISMATCH, "%s: layer '%s' cannot be computed in the plan's form '%s'", origin,
+                          name, form);
+    plan->form[i] = (uint8_t)f;
+    return COAR_OK;
+}
+
+/* Strict: a field that is not known here could have decided bits. */
+static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON *root, const char *origin,
+                             numerics_plan *plan) {
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(root, "version");
+    const cJSON *layers = cJSON_GetObjectItemCaseSensitive(root, "layers"), *layer;
+    if (!cJSON_IsNumber(version) || version->valuedouble != PLAN_VERSION)
+        return status_set(COAR_ERROR_INPUT, "%s: not a numerics plan of version %d", origin, PLAN_VERSION);
+    TRY(read_text(root, "device_class", origin, plan->device_class, sizeof plan->device_class));
+    TRY(read_text(root, "precision", origin, plan->precision, sizeof plan->precision));
+    TRY(read_text(root, "remainder", origin, plan->remainder, sizeof plan->remainder));
+    if (strcmp(plan->precision, "fp32") || strcmp(plan->remainder, "mixed"))
+        return status_set(COAR_ERROR_MISMATCH,
+                          "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,
+                          plan->precision, plan->remainder);
+    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != 5)
+        return status_set(COAR_ERROR_INPUT, "%s: the plan has no layers, or fields that are not known", origin);
+    if ((size_t)cJSON_GetArraySize(layers) != plan->layers)
+        return status_set(COAR_ERROR_MISMATCH, "%s: the plan has %d layers, the model has %zu", origin,
+                          cJSON_GetArraySize(layers), plan->layers);
+    size_t i = 0;
+    cJSON_ArrayForEach(layer, layers) TRY(read_layer(g, reads, layer, i++, origin, plan));
+    return COAR_OK;
+}
+
+coar_status plan_from_json(const graph *g, const char *json, const char *origin, numerics_plan *out) {
+    coar_status status = COAR_OK;
+    numerics_plan plan = {0};
+    uint32_t *reads = NULL;
+    *out = plan;
+    cJSON *root = cJSON_ParseWithOpts(json, NULL, true);
+    if (!root) {
+        status = status_set(COAR_ERROR_INPUT, "%s: the plan is not JSON", origin);
+        goto done;
+    }
+    TRY_GOTO(plan_new(g, &plan));
+    TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
+    graph_count_reads(g, reads);
+    TRY_GOTO(read_plan(g, reads, root, origin, &plan));
+    TRY_GOTO(plan_hash(&plan));
+    *out = plan;
+    plan = (numerics_plan){0};
+done:
+    cJSON_Delete(root);
+    free(reads);
+    plan_free(&plan);
+    return status;
+}
