@@ -173,6 +173,7 @@ static coar_status copy_band(matrix_copy *c, hsize_t first, hsize_t count) {
 
 static coar_status report(index_sink *sink, uint64_t bytes) {
     progress *p = sink->progress;
+    TRY(h5_check_writes(sink->file, sink->path));
     uint64_t done = p->done + bytes < p->total ? p->done + bytes : p->total;
     if (!progress_update(p, done)) return COAR_OK;
     return status_set(COAR_STOPPED, "%s: merge stopped, nothing was written", sink->final);

@@ -255,20 +255,22 @@ static void work_on_run(const char *path) {
     if (run_create(path, "0.1", false, &created, &store) != COAR_OK) _exit(1);
     run_tables_fill(&tables);
     if (store_write_tables(store, &tables) != COAR_OK) _exit(1);
+    run_tables_free(&tables);
     uint64_t finished;
     if (store_masks_finished(store, &finished) != COAR_OK) _exit(1);
-    if (finished) return;
+    if (finished) goto done;
     if (run_stage(store, &grid, 0, 1, false, &stage) != COAR_OK) _exit(1);
     for (uint64_t unit = 0; unit < unit_grid_units(&grid); unit++)
         if (!stage_has(stage, unit) && run_unit(stage, &grid, unit) != COAR_OK) _exit(1);
     if (store_finish_outputs(store, stage, &grid, false, NULL) != COAR_OK) _exit(1);
     stage_close(stage);
+done:
     store_close(store);
 }
 
 static void test_kills(void) {
     test_begin("kill -9 at random moments: the run opens, goes on, and ends with the same bytes");
-    char path[512], whole[512], part[600], digest[65], expected[65];
+    char path[512], whole[512], part[600], digest[65] = "", expected[65] = "";
     const char *name = "outputs-0-399.h5";
     run_store *store = NULL;
     snprintf(path, sizeof path, "%s", test_temporary("killed.h5"));
@@ -480,12 +482,13 @@ static void test_full_disk(void) {
     CHECK_OK(run_units(stage, &grid, 4));
     char part[600];
     snprintf(part, sizeof part, "%s.parts/outputs-0-%d.h5", path, MASKS - 1);
-    small.rlim_cur = 4000;
-    setrlimit(RLIMIT_FSIZE, &small);
-    status_clear();
-    CHECK_ERROR(store_finish_outputs(store, stage, &grid, false, NULL), COAR_ERROR_IO, "File too large");
-    setrlimit(RLIMIT_FSIZE, &old);
-    CHECK(!file_exists(part));
+    for (small.rlim_cur = 0; small.rlim_cur < 9000; small.rlim_cur += 700) { /* full at every point of the part */
+        setrlimit(RLIMIT_FSIZE, &small);
+        status_clear();
+        CHECK_ERROR(store_finish_outputs(store, stage, &grid, false, NULL), COAR_ERROR_IO, "File too large");
+        setrlimit(RLIMIT_FSIZE, &old);
+        CHECK(!file_exists(part));
+    }
     status_clear();
     CHECK_OK(store_finish_outputs(store, stage, &grid, false, NULL));
     CHECK(file_exists(part));
