@@ -54,6 +54,11 @@ size_t mask_range_scratch(const mask_range *range) {
     return range->sampler ? sampler_scratch(range->sampler) + mask_bytes(range->n) : 0;
 }
 
+size_t mask_range_scratch_max(uint32_t n) {
+    const sampler sorting = {.kind = SAMPLER_FIXED, .n = n}; /* the samplers that sort need the most */
+    return sampler_scratch(&sorting) + mask_bytes(n);
+}
+
 void mask_range_keeps(const mask_range *range, size_t s, float gain, float *keep, void *scratch) {
     if (range->keeps) {
         memcpy(keep, range->keeps + s * range->n, range->n * sizeof *keep);

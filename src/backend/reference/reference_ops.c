@@ -1,0 +1,231 @@
+/*
+ * reference_ops.c - what every op means; the truth that other backends are tested against.
+ *
+ * Plain loops, double accumulation. Speed is no aim, but for one thing: a convolution first copies the pixels under its
+ * kernel into one row, so that the sum of products is a dot product of two contiguous rows.
+ * Must not know: batches, threads, where masks come from.
+ */
+#include "backend/reference/reference_ops.h"
+
+#include <math.h>
+
+/* -------------------------------------------------------------------------------------- masks */
+
+/* Every op offers its x to the mask at each place it has; only the site's own place acts. */
+static double masked(const reference_site *site, mask_place place, uint32_t channel, double x) {
+    if (site->place != place) return x;
+    if (site->sums) site->sums[channel] += x;
+    double k = site->keep[channel / site->width];
+    double fill = site->fill ? site->fill[channel] : 0;
+    return k * x + (1 - k) * fill;
+}
+
+/* ------------------------------------------------------------------- convolutions, linear layers */
+
+double reference_activation(activation act, double x) {
+    const double sqrt_2_over_pi = 0.79788456080286535588;
+    switch (act) {
+    case ACT_NONE:
+        return x;
+    case ACT_RELU:
+        return x < 0 ? 0 : x; /* in this order NaN stays NaN */
+    case ACT_GELU_ERF:
+        return x * 0.5 * (1 + erf(x * M_SQRT1_2));
+    case ACT_GELU_TANH: /* Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2 */
+        return x * 0.5 * (1 + tanh(sqrt_2_over_pi * (x + 0.044715 * x * x * x)));
+    case ACT_QUICKGELU:
+        return x / (1 + exp(-1.702 * x));
+    }
+    return NAN;
+}
+
+/* The pixels under the kernel at output pixel (oy, ox), zeros outside the image: patch[I][kernel_h][kernel_w], the order
+ * of a weight row. (im2col of one pixel.) */
+static void gather_patch(const op *o, shape in, const double *x, uint32_t oy, uint32_t ox, double *patch) {
+    for (uint32_t i = 0; i < in.c; i++) {
+        for (uint32_t ky = 0; ky < o->kernel_h; ky++) {
+            for (uint32_t kx = 0; kx < o->kernel_w; kx++) {
+                int64_t iy = (int64_t)oy * o->stride + ky - o->pad;
+                int64_t ix = (int64_t)ox * o->stride + kx - o->pad;
+                bool inside = iy >= 0 && iy < in.h && ix >= 0 && ix < in.w;
+                *patch++ = inside ? x[((size_t)iy * in.w + (size_t)ix) * in.c + i] : 0;
+            }
+        }
+    }
+}
+
+/* Four partial sums, because one chain of additions would wait for each of them. */
+static double dot(const float *a, const double *b, size_t count) {
+    double sum[4] = {0};
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (size_t k = 0; k < 4; k++) sum[k] += a[i + k] * b[i + k];
+    for (; i < count; i++) sum[0] += a[i] * b[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* y = out(act(post(scale * pre(W * x) + shift) + residual)) */
+void reference_conv(const op *o, const reference_operands *v) {
+    const size_t row = (size_t)v->in.c * o->kernel_h * o->kernel_w; /* weights of one output channel */
+    double *patch = v->scratch;
+    for (uint32_t oy = 0; oy < v->out.h; oy++) {
+        for (uint32_t ox = 0; ox < v->out.w; ox++) {
+            const size_t pixel = ((size_t)oy * v->out.w + ox) * v->out.c;
+            gather_patch(o, v->in, v->x[0], oy, ox, patch);
+            for (uint32_t c = 0; c < v->out.c; c++) {
+                double value = masked(&v->site, PLACE_PRE, c, dot(o->weight + c * row, patch, row));
+                if (o->scale) value *= o->scale[c];
+                if (o->shift) value += o->shift[c];
+                value = masked(&v->site, PLACE_POST, c, value);
+                if (v->residual) value += v->residual[pixel + c];
+                value = reference_activation(o->act, value);
+                v->y[pixel + c] = masked(&v->site, PLACE_OUT, c, value);
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------- pools, shortcuts */
+
+/* The largest value under the kernel; the padding never wins, NaN always does. */
+void reference_maxpool(const op *o, const reference_operands *v) {
+    for (uint32_t oy = 0; oy < v->out.h; oy++) {
+        for (uint32_t ox = 0; ox < v->out.w; ox++) {
+            for (uint32_t c = 0; c < v->out.c; c++) {
+                double largest = -INFINITY;
+                for (uint32_t ky = 0; ky < o->kernel_h; ky++) {
+                    for (uint32_t kx = 0; kx < o->kernel_w; kx++) {
+                        int64_t iy = (int64_t)oy * o->stride + ky - o->pad;
+                        int64_t ix = (int64_t)ox * o->stride + kx - o->pad;
+                        if (iy < 0 || iy >= v->in.h || ix < 0 || ix >= v->in.w) continue;
+                        double x = v->x[0][((size_t)iy * v->in.w + (size_t)ix) * v->in.c + c];
+                        if (x > largest || isnan(x)) largest = x;
+                    }
+                }
+                v->y[((size_t)oy * v->out.w + ox) * v->out.c + c] = largest;
+            }
+        }
+    }
+}
+
+void reference_avgpool(const op *o, const reference_operands *v) {
+    const double area = (double)o->kernel_h * o->kernel_w;
+    for (uint32_t oy = 0; oy < v->out.h; oy++) {
+        for (uint32_t ox = 0; ox < v->out.w; ox++) {
+            for (uint32_t c = 0; c < v->out.c; c++) {
+                double sum = 0;
+                for (uint32_t ky = 0; ky < o->kernel_h; ky++) {
+                    for (uint32_t kx = 0; kx < o->kernel_w; kx++) {
+                        size_t iy = (size_t)oy * o->stride + ky, ix = (size_t)ox * o->stride + kx;
+                        sum += v->x[0][(iy * v->in.w + ix) * v->in.c + c];
+                    }
+                }
+                v->y[((size_t)oy * v->out.w + ox) * v->out.c + c] = sum / area;
+            }
+        }
+    }
+}
+
+/* Option A of He et al. 2016 (arXiv 1512.03385, section 3.3): every stride-th pixel, new channels are zero. */
+void reference_subsample(const op *o, const reference_operands *v) {
+    for (uint32_t oy = 0; oy < v->out.h; oy++) {
+        for (uint32_t ox = 0; ox < v->out.w; ox++) {
+            const double *x = v->x[0] + ((size_t)oy * o->stride * v->in.w + (size_t)ox * o->stride) * v->in.c;
+            double *y = v->y + ((size_t)oy * v->out.w + ox) * v->out.c;
+            for (uint32_t c = 0; c < v->out.c; c++) {
+                bool copied = c >= o->pad && c - o->pad < v->in.c;
+                y[c] = copied ? x[c - o->pad] : 0;
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------ transformers */
+
+/* y[0] = weight[0] (class token and its position); y[t] = x[t-1] + weight[t] */
+void reference_embed(const op *o, const reference_operands *v) {
+    const size_t width = v->out.c;
+    for (size_t c = 0; c < width; c++) v->y[c] = o->weight[c];
+    for (size_t i = width; i < shape_positions(v->out) * width; i++) v->y[i] = v->x[0][i - width] + o->weight[i];
+}
+
+/* y = out((x - mean) / sqrt(variance + eps) * gamma + beta), mean and variance over the channels of each position */
+void reference_layernorm(const op *o, const reference_operands *v) {
+    const uint32_t channels = v->in.c;
+    for (size_t p = 0; p < shape_positions(v->in); p++) {
+        const double *x = v->x[0] + p * channels;
+        double *y = v->y + p * channels;
+        double mean = 0, variance = 0;
+        for (uint32_t c = 0; c < channels; c++) mean += x[c];
+        mean /= channels;
+        for (uint32_t c = 0; c < channels; c++) variance += (x[c] - mean) * (x[c] - mean);
+        variance /= channels;
+        const double inverse = 1 / sqrt(variance + o->eps);
+        for (uint32_t c = 0; c < channels; c++) {
+            double value = (x[c] - mean) * inverse;
+            if (o->weight) value *= o->weight[c];
+            if (o->shift) value += o->shift[c];
+            y[c] = masked(&v->site, PLACE_OUT, c, value);
+        }
+    }
+}
+
+/* Turns scores into probabilities; shifted by the largest so that exp cannot overflow. */
+static void softmax(double *scores, size_t count) {
+    double largest = -INFINITY, sum = 0;
+    for (size_t i = 0; i < count; i++) largest = fmax(largest, scores[i]);
+    for (size_t i = 0; i < count; i++) sum += scores[i] = exp(scores[i] - largest);
+    for (size_t i = 0; i < count; i++) scores[i] /= sum;
+}
+
+/* For each head, channels h*d .. h*d + d - 1:  y[t] = out(sum over s of softmax_s(q[t].k[s] / sqrt(d)) v[s]) */
+void reference_attention(const op *o, const reference_operands *v) {
+    const size_t tokens = shape_positions(v->in), width = v->in.c, d = width / o->heads;
+    const double scale = 1 / sqrt((double)d);
+    double *scores = v->scratch; /* [tokens] */
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t head = 0; head < o->heads; head++) {
+            for (size_t s = 0; s < tokens; s++) {
+                scores[s] = 0;
+                for (size_t c = head * d; c < (head + 1) * d; c++)
+                    scores[s] += v->x[0][t * width + c] * v->x[1][s * width + c];
+                scores[s] *= scale;
+            }
+            softmax(scores, tokens);
+            for (size_t c = head * d; c < (head + 1) * d; c++) {
+                double value = 0;
+                for (size_t s = 0; s < tokens; s++) value += scores[s] * v->x[2][s * width + c];
+                v->y[t * width + c] = masked(&v->site, PLACE_OUT, (uint32_t)c, value);
+            }
+        }
+    }
+}
+
+void reference_select(const op *o, const reference_operands *v) {
+    (void)o;
+    for (uint32_t c = 0; c < v->out.c; c++) v->y[c] = v->x[0][c];
+}
+
+/* ---------------------------------------------------------------------------------------- dispatch */
+
+void reference_op(const op *o, const reference_operands *v) {
+    static void (*const functions[])(const op *, const reference_operands *) = {
+        [OP_CONV] = reference_conv,           [OP_MAXPOOL] = reference_maxpool, [OP_AVGPOOL] = reference_avgpool,
+        [OP_SUBSAMPLE] = reference_subsample, [OP_EMBED] = reference_embed,     [OP_LAYERNORM] = reference_layernorm,
+        [OP_ATTENTION] = reference_attention, [OP_SELECT] = reference_select,
+    };
+    functions[o->kind](o, v);
+}
+
+size_t reference_scratch(const graph *g) {
+    size_t most = 0;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        shape in = g->values[o->input[0]];
+        size_t need = o->kind == OP_CONV        ? (size_t)in.c * o->kernel_h * o->kernel_w
+                      : o->kind == OP_ATTENTION ? shape_positions(in)
+                                                : 0;
+        if (need > most) most = need;
+    }
+    return most;
+}
