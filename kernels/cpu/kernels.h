@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #define LANES 32
+#define TILE_ROWS_MAX 16 /* of any instruction set's tile_rows */
 
 /* Elementwise, in place, over `count` floats (a multiple of LANES). */
 typedef void (*activate_kernel)(float *x, size_t count);
@@ -39,8 +40,8 @@ typedef struct conv_args {
     const uint32_t *channel; /* [rows] where each packed row goes */
     const float *mul;        /* [rows][LANES] */
     const float *add;        /* [zones][rows][LANES]; zone = zone_y[y] * zones_x + zone_x[x] */
-    const uint16_t *zone_y;  /* [out_h] */
-    const uint16_t *zone_x;  /* [out_w] */
+    const uint32_t *zone_y;  /* [out_h] */
+    const uint32_t *zone_x;  /* [out_w] */
     uint32_t zones_x;
 
     uint32_t constants;
