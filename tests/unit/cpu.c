@@ -311,19 +311,6 @@ static void test_against_reference(const char *name, const graph *g, const char 
     free(fill);
 }
 
-/* More weights than are kept packed for all layers: they are packed again for every tile. One position, so it is quick. */
-static void test_large_weights(const char *isa) {
-    net n = {0};
-    CHECK_OK(graph_create((shape){1, 1, 3}, &n.g));
-    int x = conv(&n, 0, -1, (conv_spec){2100, 1, 1, 1, 0, ACT_RELU, PLACE_PRE, 1});
-    x = conv(&n, x, -1, (conv_spec){2000, 1, 1, 1, 0, ACT_RELU, PLACE_PRE, 1});
-    graph *g = finish(&n, conv(&n, x, -1, (conv_spec){CLASSES, 1, 1, 1, 0, ACT_NONE, PLACE_NONE, 0}));
-    const sampler s = random_masks(g);
-    test_begin("%s: weights packed tile by tile", isa);
-    compare_with_reference(g, isa, (ablation){0}, &(mask_range){.count = 2, .n = s.n, .sampler = &s});
-    graph_destroy(g);
-}
-
 static void test_logits_and_means(const char *name, const graph *g, const char *isa) {
     setup cpu, truth;
     float logits[EXAMPLES_MAX * CLASSES], expected[EXAMPLES_MAX * CLASSES];
@@ -371,7 +358,7 @@ static void test_independence(const char *name, const graph *g, const char *isa)
     const sampler s = random_masks(g);
     float *y = whole_run(g, isa, 1, SIZE_MAX);
 
-    test_begin("%s, %s: the same bytes with 3 threads, and with memory for one", isa, name);
+    test_begin("%s, %s: the same bytes with 3 threads, and with the least memory", isa, name);
     setup cpu;
     size_t least, best;
     float *other = whole_run(g, isa, 3, SIZE_MAX);
@@ -478,7 +465,6 @@ int main(void) {
             test_logits_and_means(names[k], nets[k], isas[i]);
             test_independence(names[k], nets[k], isas[i]);
         }
-        test_large_weights(isas[i]);
         test_all_ablated(nets[0], isas[i]);
     }
     test_refusals(nets[1]);

@@ -60,60 +60,41 @@ static void cpu_destroy(backend *base) {
     free(b);
 }
 
-/* Describes the backend and sizes it for one worker (*least) and for one per thread (*best). */
-static coar_status create(const backend_settings *s, cpu_backend **out, size_t *least, size_t *best) {
+static coar_status create(const backend_settings *s, cpu_backend **out) {
     cpu_backend *b;
     *out = NULL;
     TRY(memory_new(1, sizeof *b, "cpu backend", &b));
     coar_status status = describe(s, b);
-    if (status != COAR_OK) {
+    if (status == COAR_OK)
+        *out = b;
+    else
         cpu_destroy(&b->base);
-        return status;
-    }
-    *least = cpu_memory_plan(b, 1, NULL);
-    *best = cpu_memory_plan(b, (size_t)thread_pool_size(s->pool), NULL);
-    *out = b;
-    return COAR_OK;
+    return status;
 }
 
 static coar_status cpu_memory(const backend_settings *s, size_t *least, size_t *best) {
     cpu_backend *b;
-    TRY(create(s, &b, least, best));
+    TRY(create(s, &b));
+    *least = cpu_memory_plan(b, 1, false, NULL);
+    *best = cpu_memory_plan(b, (size_t)thread_pool_size(s->pool), true, NULL);
     cpu_destroy(&b->base);
     return COAR_OK;
 }
 
-/* As many workers as threads, or as the memory allows. */
-static coar_status choose_workers(cpu_backend *b, size_t least, size_t best, size_t *workers) {
-    const size_t threads = (size_t)thread_pool_size(b->settings.pool);
-    *workers = threads;
-    if (best <= b->settings.memory) return COAR_OK;
-    if (least > b->settings.memory)
-        return status_set(COAR_ERROR_MEMORY,
-                          "the cpu backend needs at least %zu MiB (%zu MiB for %zu threads), but %zu MiB are "
-                          "allowed: raise --memory",
-                          (least >> 20) + 1, (best >> 20) + 1, threads, b->settings.memory >> 20);
-    while (cpu_memory_plan(b, *workers, NULL) > b->settings.memory) --*workers;
-    return COAR_OK;
-}
-
 static coar_status cpu_prepare(const backend_settings *s, backend **out) {
-    coar_status status = COAR_OK;
-    cpu_backend *b = NULL;
-    size_t least, best, workers;
+    cpu_backend *b;
     *out = NULL;
-    TRY(create(s, &b, &least, &best));
-    TRY_GOTO(choose_workers(b, least, best, &workers));
-    TRY_GOTO(memory_new(cpu_memory_plan(b, workers, NULL), 1, "cpu backend", &b->memory));
-    cpu_memory_plan(b, workers, b->memory);
+    TRY(create(s, &b));
+    coar_status status = cpu_memory_allocate(b);
+    if (status != COAR_OK) {
+        cpu_destroy(&b->base);
+        return status;
+    }
     for (size_t i = 0, start = 0; i < b->buffers.buffers; start += b->buffers.size[i++] * LANES)
         b->buffer_start[i] = start;
     cpu_layers_fill(b);
     *out = &b->base;
-    b = NULL;
-done:
-    if (b) cpu_destroy(&b->base);
-    return status;
+    return COAR_OK;
 }
 
 /* --------------------------------------------------------------------------------------- examples */

@@ -113,7 +113,9 @@ static inline size_t cpu_layer_zones(const cpu_layer *layer) {
 /* -------------------------------------------------------------------------------------- cpu_memory.c */
 
 /* Bytes for `workers` workers; with `base` also places every array there. */
-size_t cpu_memory_plan(cpu_backend *b, size_t workers, void *base);
+size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base);
+/* Allocates b->memory and places everything: as many workers as threads, or as settings.memory allows. */
+coar_status cpu_memory_allocate(cpu_backend *b);
 
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
 

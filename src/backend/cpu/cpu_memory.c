@@ -8,9 +8,10 @@
 
 #include "backend/cpu/cpu.h"
 
-/* Packed weights up to this size are kept for all layers at once and serve every tile of a mask; larger ones are packed
- * layer by layer for each tile, which costs about 1 % there. */
-#define PACK_ONCE_BYTES ((size_t)16 << 20)
+/* Packed weights of all layers are kept side by side when memory allows and they are no more than this; otherwise they
+ * are packed layer by layer for each tile. Beyond this size networks have a hundred positions and more for each weight,
+ * and packing costs a worker about 1 % (16 positions: 10 %). */
+#define PACK_ONCE_MAX ((size_t)128 << 20)
 
 static void place(arena *arena, size_t count, size_t size, void *out_pointer) {
     size_t bytes;
@@ -116,15 +117,34 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     place(arena, b->elements, LANES, &w->pixels);
 }
 
-size_t cpu_memory_plan(cpu_backend *b, size_t workers, void *base) {
+size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base) {
     arena arena = {.base = base, .size = base ? SIZE_MAX : 0};
     const scratch_sizes s = measure_scratch(b);
     b->workers = workers;
-    b->pack_once = s.weights <= PACK_ONCE_BYTES / sizeof(float);
+    b->pack_once = pack_once && s.weights <= PACK_ONCE_MAX / sizeof(float);
     place_shared(b, &arena);
     for (size_t t = 0; t < workers; t++) {
         cpu_worker unplaced;
         place_worker(b, &arena, &s, b->worker ? &b->worker[t] : &unplaced);
     }
     return arena.used;
+}
+
+coar_status cpu_memory_allocate(cpu_backend *b) {
+    const size_t threads = (size_t)thread_pool_size(b->settings.pool), allowed = b->settings.memory;
+    size_t workers = threads, bytes = cpu_memory_plan(b, threads, true, NULL);
+    bool pack_once = bytes <= allowed;
+    if (!pack_once) {
+        const size_t best = bytes, least = cpu_memory_plan(b, 1, false, NULL);
+        if (least > allowed)
+            return status_set(
+                COAR_ERROR_MEMORY,
+                "the cpu backend needs at least %zu KiB (%zu KiB for %zu threads), but %zu KiB are allowed: "
+                "raise --memory",
+                (least >> 10) + 1, (best >> 10) + 1, threads, allowed >> 10);
+        while ((bytes = cpu_memory_plan(b, workers, false, NULL)) > allowed) workers--;
+    }
+    TRY(memory_new(bytes, 1, "cpu backend", &b->memory));
+    cpu_memory_plan(b, workers, pack_once, b->memory);
+    return COAR_OK;
 }
