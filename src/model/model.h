@@ -15,39 +15,48 @@ typedef enum component_set { SET_DEFAULT, SET_FILTERS, SET_NEURONS, SET_HEADS, S
 
 /* The rows of one tensor (or the heads or branches of one layer): components first .. first + count - 1. */
 typedef struct component_group {
-    char name[96];   /* canonical, the same for every naming of a model: "layer1.0.conv1", "blocks.3.attn.q" */
-    char kind[16];   /* filter, neuron, head, block */
-    char layer[96];  /* the op it acts on */
+    char name[96];  /* canonical, the same for every naming of a model: "layer1.0.conv1", "blocks.3.attn.q" */
+    char kind[16];  /* filter, neuron, head, block */
+    char layer[96]; /* the op it acts on */
     uint32_t first, count;
 } component_group;
 
 typedef struct model_options {
-    const char *arch;        /* NAME[,key=value...] or NULL */
+    const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
-    const char *only, *except; /* globs over group names, or NULL */
+    const char *only, *except;          /* globs over group names, or NULL */
+    uint32_t image_height, image_width; /* the data's images; 0 = the family's default (CIFAR nets 32, others 224) */
 } model_options;
 
 typedef struct model {
-    char *path;              /* the weight file; the architecture's name for random weights */
-    char sha256[65];         /* of the weight file; "" for random weights */
-    char arch[64];           /* recognised name: "resnet20", "mini_resnet", "vit", ... */
-    component_set set;       /* resolved */
+    char *path;        /* the weight file; the architecture's name for random weights */
+    char sha256[65];   /* of the weight file; "" for random weights */
+    char arch[64];     /* recognised name: "resnet20", "mini_resnet", "vit", ... */
+    component_set set; /* resolved */
     graph *graph;
     component_group *groups; /* in definition order */
     size_t group_count;
     uint32_t classes;
-    int has_normalisation;   /* mean and std from --arch, metadata or config.json */
-    float mean[4], std[4];   /* of pixels/255, per input channel */
+    int has_normalisation; /* mean and std from --arch, metadata or config.json */
+    float mean[4], std[4]; /* of pixels/255, per input channel */
 } model;
 
-/* Recognises and loads. `path` is a safetensors file. */
+/* Recognises and loads. `path` is a safetensors file. A convolutional net takes the images' size from the options (or
+ * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. */
 coar_status model_open(const char *path, const model_options *options, model **out);
 
-/* Random weights of a named architecture (benchmarks, tests): "resnet20", "vit_b_16", ... */
+/* The same from tensors in memory (path, sha256: the caller's business). Takes arrays that the table owns. */
+coar_status model_build(tensor_table *table, const model_options *options, model **out);
+
+/* Random weights of a named architecture (benchmarks, tests): "resnet20", "vit_b_16", "mini_resnet_256,image=32", ...
+ * options->arch, when given, is what --arch says about it. */
 coar_status model_random(const char *arch, const model_options *options, model **out);
 
-/* Generates the tensors that model_random uses, in the family's usual names. */
+/* Generates the tensors that model_random uses, in the family's usual names; the same for the same name. */
 coar_status model_random_tensors(const char *arch, tensor_table *out);
+
+/* The names of model_random, for messages: "resnet20, resnet32, ...". */
+const char *model_random_names(void);
 
 void model_destroy(model *m);
 
