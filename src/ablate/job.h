@@ -1,6 +1,6 @@
 /*
  * job.h - what every masked forward pass needs, opened and checked together: model, data, examples, outputs, backend.
- * Used by ablate, evaluate and bench. Must not know: how results are stored.
+ * Used by ablate, evaluate and bench. Must not know: how results are stored (run.c and truth.c hand them on).
  */
 #ifndef COAR_ABLATE_JOB_H
 #define COAR_ABLATE_JOB_H
@@ -11,36 +11,84 @@
 #include "model/model.h"
 #include "store/store.h"
 
+/* Texts as the user typed them (include/coar.h, coar_ablate_options); NULL = default. */
+typedef struct job_options {
+    const char *model, *data, *arch, *examples, *outputs, *label, *ablation, *calibration;
+    const char *components, *only, *except;
+    const uint64_t *rows; /* with row_labels and row_count: exactly these examples, instead of `examples` and `label` */
+    const int32_t *row_labels;
+    size_t row_count;
+    const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
+    const char *plan_origin;                     /* where plan_json came from, for messages */
+    int exact, threads;
+    uint64_t memory;
+    const coar_callbacks *callbacks;
+} job_options;
+
 typedef struct job {
     model *model;
     dataset *data;
-    uint64_t *rows;         /* [N] rows of the data file */
-    size_t count;           /* N */
-    int32_t *labels;        /* [N] the labels that outputs use */
-    float mean[4], std[4];
+    uint64_t *rows;  /* [count] rows of the data file */
+    size_t count;    /* N */
+    int32_t *labels; /* [N] the labels that outputs use */
+    float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
     output_spec outputs[OUTPUTS_MAX];
     size_t output_count;
     ablation ablation;
-    float *fill;            /* [rows of the graph] for `mean`, else NULL */
+    float *fill;     /* [graph rows] for `mean`, else NULL */
+    float *baseline; /* [output_count][N], from job_baseline */
     numerics_plan plan;
     thread_pool *pool;
     const backend_interface *interface;
+    size_t memory; /* bytes the whole job may take */
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
 
-/* B and E of DESIGN section 3: E = min(N, 1,024), B = 64; halve B, then E (not below 32) until B E flops <= 1e13. */
+/* Opens and checks everything; selects the examples (running the unablated model over the data when SPEC says `wrong`
+ * or `correct`, or labels are `predicted`). */
+coar_status job_open(const job_options *options, job **out);
+void job_close(job *j);
+
+/* B and E of docs/design.md, section 3 "Scale-out": E = min(N, 1,024), B = 64; B, then E (not below 32), are halved
+ * until B E flops <= 1e13. */
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples);
 
-/* Runs all units of one stage that are not done (of this shard): masks from `s`, outputs into the stage's journal.
- * COAR_STOPPED when the callbacks or the time limit ask for it, with the unit in hand saved. */
-coar_status job_run_units(job *j, backend *b, store_stage *stage, const unit_grid *grid, const sampler *s,
-                          uint64_t first_mask, uint32_t shard, uint32_t shards, double time_limit, uint64_t *images,
-                          double *seconds);
+/* The job's backend, ready for blocks of `unit_examples` examples and `unit_masks` masks. Logs what it takes. */
+coar_status job_prepare(job *j, backend **out);
 
-/* Makes sure that truth-aALPHA-sSEED (k fresh masks of stream 1) of an open run is complete; runs what is missing. For
- * coar_evaluate. `name` receives the stage's name. */
-coar_status job_truth(run_store *store, const coar_evaluate_options *options, double alpha, uint64_t seed,
-                      uint64_t masks, char name[64]);
+/* Binds examples first .. first + count - 1 of the job (first a multiple of 32). `images` is scratch of
+ * count * H * W * C bytes. */
+coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images);
+size_t job_image_bytes(const job *j);
+
+/* Fills j->fill (mean ablation, from the rows of `calibration` or the job's examples) and j->baseline. */
+coar_status job_calibrate(job *j, const char *calibration);
+coar_status job_baseline(job *j);
+
+/* Runs all units of a stage that are not done and belong to this shard: masks from `s` into the stage's journal.
+ * COAR_STOPPED when callbacks or the time limit (seconds, 0 = none) ask for it, with the unit in hand saved. */
+typedef struct unit_run {
+    store_stage *stage;
+    const unit_grid *grid;
+    const sampler *sampler;
+    uint32_t shard, shards;
+    double time_limit;
+    uint64_t images; /* out: masked images computed */
+    double seconds;  /* out */
+} unit_run;
+coar_status job_run_units(job *j, unit_run *run);
+
+/* Makes sure that the truth of `masks` fresh masks (stream 1) at `alpha` is complete in an open run; runs what is missing.
+ * `name` receives the stage's name, "truth-aALPHA-sSEED". */
+coar_status job_truth(run_store *store, const coar_evaluate_options *options, double alpha, uint64_t seed, uint64_t masks,
+                      char name[64]);
+
+/* Starts of the component groups for the stratified sampler: malloc'ed [group_count + 1]. */
+coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out);
+
+/* A stored setting as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
+coar_status setting_real(run_store *store, const char *key, double *out);
+coar_status setting_integer(run_store *store, const char *key, uint64_t *out);
 
 #endif

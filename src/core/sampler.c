@@ -20,16 +20,22 @@ coar_status sampler_parse(const char *text, sampler_kind *kind, const char **pat
         return COAR_OK;
     }
     for (int k = 0; k < SAMPLER_FILE; k++)
-        if (!strcmp(text, names[k])) {
-            *kind = (sampler_kind)k;
-            return COAR_OK;
-        }
+        if (!strcmp(text, names[k])) return sampler_from_name(text, kind);
     if (!strncmp(text, "file:", 5) && text[5]) {
         *kind = SAMPLER_FILE;
         *path = text + 5;
         return COAR_OK;
     }
     return status_set(COAR_ERROR_USAGE, "--sampler '%s': give bernoulli, fixed, stratified, loo or file:PATH", text);
+}
+
+coar_status sampler_from_name(const char *name, sampler_kind *kind) {
+    for (int k = 0; k <= SAMPLER_FILE; k++)
+        if (!strcmp(name, names[k])) {
+            *kind = (sampler_kind)k;
+            return COAR_OK;
+        }
+    return status_set(COAR_ERROR_INPUT, "sampler '%s' is unknown to this version", name);
 }
 
 static void clear_bit(uint8_t *bits, uint32_t j) {

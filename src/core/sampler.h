@@ -40,6 +40,8 @@ static inline size_t mask_bytes(uint32_t n) { return ((size_t)n + 7) / 8; }
  * text). */
 coar_status sampler_parse(const char *text, sampler_kind *kind, const char **path);
 const char *sampler_name(sampler_kind kind);
+/* The inverse of sampler_name (a stored setting; "file" without a path). */
+coar_status sampler_from_name(const char *name, sampler_kind *kind);
 
 /* Mask i into bits[mask_bytes(n)]. `words` is scratch of sampler_scratch(s) bytes (may be NULL when that is 0). For
  * loo and file, i must be below n + 1 or rows_count. Thread-safe on a const sampler. */

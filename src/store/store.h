@@ -81,7 +81,7 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
+/* name: "ablate-FIRST" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
  * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
@@ -103,6 +103,10 @@ void stage_close(store_stage *stage);
 
 /* The plan that STAGE.json holds (NULL when the stage is new); malloc'ed. */
 coar_status store_stage_plan(run_store *store, const char *name, char **plan_json);
+/* The plan of the run at `path` (its ablate-0 stage); NULL and OK when there is no such run yet. malloc'ed. */
+coar_status store_existing_plan(const char *path, char **plan_json);
+/* The plan to take over for --plan: `path` is a run file or a plan's JSON itself. malloc'ed. */
+coar_status store_plan_file(const char *path, char **plan_json);
 
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
@@ -113,16 +117,20 @@ coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *p
 
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
-/* How units tile an [m, N] matrix: unit = mask_block * example_blocks + example_block; B masks x E examples; payload is
- * f32 [outputs][masks of the block][examples of the block]. */
+/* How units tile the masks first_mask .. masks - 1 of an [m, N] matrix: unit = mask_block * example_blocks + example_block;
+ * B masks x E examples; payload is f32 [outputs][masks of the block][examples of the block]. An extension's grid begins at the
+ * masks already finished, and its stage is called "ablate-FIRST", so that no record is ever read under another grid. A record
+ * whose length is not payload_bytes of its unit belongs to an earlier, smaller m (last block): it is dropped and computed again. */
 typedef struct unit_grid {
-    uint64_t masks;                    /* m */
+    uint64_t first_mask;               /* 0 but for extensions */
+    uint64_t masks;                    /* m: one past the last mask */
     uint64_t examples;                 /* N */
     uint32_t unit_masks, unit_examples; /* B, E */
     uint32_t outputs;
 } unit_grid;
 
 uint64_t unit_grid_units(const unit_grid *g);
+size_t unit_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */
 void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
                     uint64_t *example_first, uint32_t *example_count);
 

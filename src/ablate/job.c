@@ -1,0 +1,353 @@
+/* job.c - opens and checks everything a masked forward pass needs. See job.h. */
+#include "ablate/job.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Without --memory a job takes half of what the process may use: room is left for the page cache and the neighbours. */
+#define MEMORY_SHARE 2
+
+void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
+    const double most = 1e13; /* a minute or so of one core: what a kill may lose */
+    uint32_t B = 64, E = examples < 1024 ? (uint32_t)examples : 1024;
+    while (B > 1 && (double)B * E * flops > most) B /= 2;
+    while (E > 32 && (double)B * E * flops > most) E = (E / 2 + 31) / 32 * 32; /* units begin at whole lane tiles */
+    *unit_masks = B;
+    *unit_examples = E;
+}
+
+/* Mean and standard deviation of pixels/255: the model's own, else the data file's. */
+static coar_status choose_normalisation(job *j) {
+    const model *m = j->model;
+    const dataset *d = j->data;
+    if (!m->has_normalisation && !d->has_normalisation)
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: mean, std: neither the weights nor the data say how pixels are normalised; pack with "
+                          "--mean and --std, or give --arch NAME,mean=A:B:C,std=A:B:C",
+                          d->path);
+    const float *mean = m->has_normalisation ? m->mean : d->mean, *std = m->has_normalisation ? m->std : d->std;
+    bool differs = false;
+    for (uint32_t c = 0; c < d->channels; c++) {
+        j->mean[c] = mean[c];
+        j->std[c] = std[c];
+        if (d->has_normalisation) differs |= fabsf(d->mean[c] - mean[c]) > 1e-4f || fabsf(d->std[c] - std[c]) > 1e-4f;
+    }
+    if (differs) log_warning(j->callbacks, "%s: mean, std: differ from those of %s, which are used", d->path, m->path);
+    return COAR_OK;
+}
+
+static coar_status check_fit_together(const job *j) {
+    const dataset *d = j->data;
+    const shape input = j->model->graph->values[0];
+    if (input.h != d->height || input.w != d->width || input.c != d->channels)
+        return status_set(
+            COAR_ERROR_INPUT, "%s: images are %u x %u x %u but %s takes %u x %u x %u; pack them again with --size %u",
+            d->path, d->height, d->width, d->channels, j->model->path, input.h, input.w, input.c, input.h);
+    return COAR_OK;
+}
+
+static coar_status check_labels(const job *j) {
+    for (size_t i = 0; i < j->count; i++)
+        if (j->labels[i] < 0 || (uint32_t)j->labels[i] >= j->model->classes)
+            return status_set(
+                COAR_ERROR_INPUT,
+                "%s: /labels: row %llu has label %d but %s has classes 0 to %u; give --label predicted for "
+                "data without labels of this model",
+                j->data->path, (unsigned long long)j->rows[i], j->labels[i], j->model->path, j->model->classes - 1);
+    return COAR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------- forward passes */
+
+size_t job_image_bytes(const job *j) {
+    return (size_t)j->data->height * j->data->width * j->data->channels;
+}
+
+coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images) {
+    TRY(dataset_read(j->data, j->rows + first, count, images));
+    const example_batch batch = {
+        .images = images, .labels = j->labels + first, .count = count, .first = first, .mean = j->mean, .std = j->std};
+    return b->interface->bind(b, &batch);
+}
+
+static backend_settings settings_of(const job *j) {
+    return (backend_settings){.graph = j->model->graph,
+                              .plan = &j->plan,
+                              .ablation = j->ablation,
+                              .outputs = j->outputs,
+                              .output_count = j->output_count,
+                              .pool = j->pool,
+                              .memory = j->memory,
+                              .examples_max = j->unit_examples,
+                              .masks_max = j->unit_masks};
+}
+
+coar_status job_prepare(job *j, backend **out) {
+    backend_settings settings = settings_of(j);
+    size_t least, best;
+    /* what this process holds besides: one block of images and one unit's outputs */
+    size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + j->output_count * j->unit_masks * sizeof(float));
+    TRY(j->interface->memory(&settings, &least, &best));
+    if (own >= j->memory || least > j->memory - own)
+        return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MB but may take %.0f MB",
+                          (double)(least + own) / 1048576, (double)j->memory / 1048576);
+    settings.memory = j->memory - own;
+    size_t used = best < settings.memory ? best : settings.memory;
+    log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
+             (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
+             j->plan.device_class, thread_pool_size(j->pool));
+    return j->interface->prepare(&settings, out);
+}
+
+/* Calls `use` with the bound backend for every block of the job's examples. */
+typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint32_t count);
+
+static coar_status for_each_block(job *j, backend *b, block_use use, void *context) {
+    coar_status status = COAR_OK;
+    uint8_t *images = NULL;
+    TRY_GOTO(memory_new(j->unit_examples, job_image_bytes(j), "images", &images));
+    for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
+        uint64_t left = j->count - first;
+        uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
+        TRY_GOTO(job_bind(j, b, first, count, images));
+        TRY_GOTO(use(context, b, first, count));
+    }
+done:
+    free(images);
+    return status;
+}
+
+typedef struct logits_use {
+    job *job;
+    float *logits;      /* [unit_examples][classes] */
+    int32_t *predicted; /* [N] or NULL */
+    float *baseline;    /* [output_count][N] or NULL */
+} logits_use;
+
+static int32_t largest(const float *logits, uint32_t classes) {
+    uint32_t best = 0;
+    for (uint32_t k = 1; k < classes; k++)
+        if (logits[k] > logits[best]) best = k;
+    return (int32_t)best;
+}
+
+static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_t count) {
+    logits_use *u = context;
+    const job *j = u->job;
+    const uint32_t classes = j->model->classes;
+    TRY(b->interface->logits(b, u->logits));
+    for (uint32_t i = 0; i < count; i++) {
+        const float *logits = u->logits + (size_t)i * classes;
+        if (u->predicted) u->predicted[first + i] = largest(logits, classes);
+        for (size_t o = 0; u->baseline && o < j->output_count; o++)
+            u->baseline[o * j->count + first + i] =
+                output_value(&j->outputs[o], logits, 1, classes, (uint32_t)j->labels[first + i]);
+    }
+    return COAR_OK;
+}
+
+/* One unablated pass over the job's examples. Either result may be NULL. */
+static coar_status forward_all(job *j, int32_t *predicted, float *baseline) {
+    coar_status status = COAR_OK;
+    backend *b = NULL;
+    logits_use use = {.job = j, .predicted = predicted, .baseline = baseline};
+    TRY_GOTO(memory_new((size_t)j->unit_examples * j->model->classes, sizeof(float), "logits", &use.logits));
+    TRY_GOTO(job_prepare(j, &b));
+    TRY_GOTO(for_each_block(j, b, use_logits, &use));
+done:
+    if (b) b->interface->destroy(b);
+    free(use.logits);
+    return status;
+}
+
+coar_status job_baseline(job *j) {
+    TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
+    return forward_all(j, NULL, j->baseline);
+}
+
+static coar_status use_sums(void *context, backend *b, uint64_t first, uint32_t count) {
+    (void)first, (void)count;
+    return b->interface->collect_row_sums(b, context);
+}
+
+/* Makes the job's examples the rows given, keeping what was there in *saved, so that one loop serves both. */
+typedef struct example_list {
+    uint64_t *rows;
+    int32_t *labels;
+    size_t count;
+} example_list;
+
+static void swap_examples(job *j, example_list *other) {
+    example_list mine = {j->rows, j->labels, j->count};
+    j->rows = other->rows, j->labels = other->labels, j->count = other->count;
+    *other = mine;
+}
+
+static coar_status labels_of(const job *j, const uint64_t *rows, size_t count, int32_t **out) {
+    int32_t *labels;
+    TRY(memory_new(count, sizeof *labels, "labels", &labels));
+    for (size_t i = 0; i < count; i++) labels[i] = j->data->labels[rows[i]];
+    *out = labels;
+    return COAR_OK;
+}
+
+coar_status job_calibrate(job *j, const char *calibration) {
+    if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
+    coar_status status = COAR_OK;
+    const size_t rows = j->model->graph->rows;
+    double *sums = NULL;
+    uint32_t *positions = NULL;
+    backend *b = NULL;
+    example_list other = {0};
+    bool swapped = false;
+    TRY_GOTO(memory_new(rows, sizeof *sums, "row sums", &sums));
+    TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
+    TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
+    if (calibration) {
+        TRY_GOTO(dataset_select(j->data, calibration, NULL, NULL, &other.rows, &other.count));
+        TRY_GOTO(labels_of(j, other.rows, other.count, &other.labels));
+        swap_examples(j, &other);
+        swapped = true;
+    }
+    TRY_GOTO(job_prepare(j, &b));
+    TRY_GOTO(for_each_block(j, b, use_sums, sums));
+    backend_row_positions(j->model->graph, positions);
+    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(sums[r] / ((double)j->count * positions[r]));
+    j->ablation.fill = j->fill;
+done:
+    if (swapped) swap_examples(j, &other);
+    if (b) b->interface->destroy(b);
+    free(other.labels);
+    free(other.rows);
+    free(positions);
+    free(sums);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------------- examples */
+
+/* Whether any conjunct of a SPEC asks for the model's predictions. */
+static bool spec_needs_predictions(const char *spec) {
+    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
+}
+
+/* Predictions for every row of the data file, as 1 = right. */
+static coar_status find_correct(job *j, uint8_t **out) {
+    coar_status status = COAR_OK;
+    const size_t count = (size_t)j->data->count;
+    int32_t *predicted = NULL;
+    uint8_t *correct = NULL;
+    TRY_GOTO(memory_new(count, sizeof *j->rows, "rows", &j->rows));
+    TRY_GOTO(memory_new(count, sizeof *predicted, "predictions", &predicted));
+    TRY_GOTO(memory_new(count, 1, "predictions", &correct));
+    for (size_t i = 0; i < count; i++) j->rows[i] = i;
+    j->count = count;
+    TRY_GOTO(labels_of(j, j->rows, count, &j->labels));
+    unit_size(graph_flops(j->model->graph), count, &j->unit_masks, &j->unit_examples);
+    TRY_GOTO(forward_all(j, predicted, NULL));
+    for (size_t i = 0; i < count; i++) correct[i] = predicted[i] == j->labels[i];
+    *out = correct;
+    correct = NULL;
+done:
+    free(correct);
+    free(predicted);
+    free(j->rows);
+    free(j->labels);
+    j->rows = NULL;
+    j->labels = NULL;
+    return status;
+}
+
+/* The examples of an existing run, as its tables say. */
+static coar_status take_examples(job *j, const job_options *o) {
+    TRY(memory_new(o->row_count, sizeof *j->rows, "rows", &j->rows));
+    TRY(memory_new(o->row_count, sizeof *j->labels, "labels", &j->labels));
+    for (size_t i = 0; i < o->row_count; i++)
+        if (o->rows[i] >= j->data->count)
+            return status_set(COAR_ERROR_INPUT, "%s: row %llu of the run is not in it (%llu examples)", j->data->path,
+                              (unsigned long long)o->rows[i], (unsigned long long)j->data->count);
+    memcpy(j->rows, o->rows, o->row_count * sizeof *j->rows);
+    memcpy(j->labels, o->row_labels, o->row_count * sizeof *j->labels);
+    j->count = o->row_count;
+    unit_size(graph_flops(j->model->graph), j->count, &j->unit_masks, &j->unit_examples);
+    return COAR_OK;
+}
+
+static coar_status choose_examples(job *j, const job_options *o) {
+    if (o->rows) return take_examples(j, o);
+    coar_status status = COAR_OK;
+    uint8_t *correct = NULL;
+    if (spec_needs_predictions(o->examples)) TRY_GOTO(find_correct(j, &correct));
+    TRY_GOTO(dataset_select(j->data, o->examples, correct, NULL, &j->rows, &j->count));
+    TRY_GOTO(labels_of(j, j->rows, j->count, &j->labels));
+    unit_size(graph_flops(j->model->graph), j->count, &j->unit_masks, &j->unit_examples);
+    if (o->label && !strcmp(o->label, "predicted")) {
+        TRY_GOTO(forward_all(j, j->labels, NULL));
+    } else if (o->label) {
+        status = status_set(COAR_ERROR_USAGE, "--label '%s': the only choice is predicted", o->label);
+    }
+done:
+    free(correct);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------------------- open, close */
+
+static coar_status open_parts(job *j, const job_options *o) {
+    if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
+    if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
+    j->callbacks = o->callbacks;
+    j->memory = o->memory ? (size_t)o->memory : memory_available() / MEMORY_SHARE;
+    TRY(ablation_parse(o->ablation, &j->ablation));
+    TRY(backend_find(o->backend, &j->interface));
+    TRY(dataset_open(o->data, &j->data));
+    model_options options = {.arch = o->arch,
+                             .only = o->only,
+                             .except = o->except,
+                             .image_height = j->data->height,
+                             .image_width = j->data->width};
+    TRY(component_set_parse(o->components, &options.set));
+    TRY(model_open(o->model, &options, &j->model));
+    TRY(check_fit_together(j));
+    TRY(choose_normalisation(j));
+    TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->classes, j->outputs, &j->output_count));
+    TRY(thread_pool_create(o->threads, &j->pool));
+    if (o->plan_json) {
+        TRY(plan_from_json(j->model->graph, o->plan_json, o->plan_origin, &j->plan));
+        if (o->precision && strcmp(o->precision, "auto") && strcmp(o->precision, j->plan.precision))
+            return status_set(COAR_ERROR_MISMATCH,
+                              "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
+                              o->plan_origin, j->plan.precision, o->precision);
+        return plan_check_executable(&j->plan);
+    }
+    return plan_create(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+}
+
+coar_status job_open(const job_options *options, job **out) {
+    job *j;
+    TRY(memory_new(1, sizeof *j, "job", &j));
+    coar_status status;
+    TRY_GOTO(open_parts(j, options));
+    TRY_GOTO(choose_examples(j, options));
+    TRY_GOTO(check_labels(j));
+    TRY_GOTO(dataset_hash(j->data));
+    *out = j;
+    j = NULL;
+done:
+    job_close(j);
+    return status;
+}
+
+void job_close(job *j) {
+    if (!j) return;
+    thread_pool_destroy(j->pool);
+    plan_free(&j->plan);
+    model_destroy(j->model);
+    dataset_close(j->data);
+    free(j->rows);
+    free(j->labels);
+    free(j->fill);
+    free(j->baseline);
+    free(j);
+}

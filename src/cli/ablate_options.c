@@ -1,0 +1,29 @@
+/* ablate_options.c - see ablate_options.h. */
+#include "cli/ablate_options.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool ablate_options_finish(const cli_command *command, coar_ablate_options *o, const ablate_texts *texts) {
+    if (texts->store && strcmp(texts->store, "f32") && strcmp(texts->store, "f16")) {
+        cli_usage_error(command, "--store: '%s' is neither f32 nor f16", texts->store);
+        return false;
+    }
+    o->store_f16 = texts->store && !strcmp(texts->store, "f16");
+    o->command = cli_command_line();
+    o->callbacks = cli_callbacks();
+    return true;
+}
+
+void ablate_print(const coar_ablate_options *o, const coar_ablate_result *r) {
+    if (r->already_complete) {
+        printf("%s: nothing to do: %llu masks of %llu examples are there\n", o->output, (unsigned long long)r->masks,
+               (unsigned long long)r->examples);
+        return;
+    }
+    printf("%s: %llu masks x %llu examples, %llu components; %llu images in %.1f s", o->output,
+           (unsigned long long)r->masks, (unsigned long long)r->examples, (unsigned long long)r->components,
+           (unsigned long long)r->images, r->seconds);
+    if (r->seconds > 0) printf(", %.0f images/s", (double)r->images / r->seconds);
+    printf("\n");
+}

@@ -1,0 +1,66 @@
+/*
+ * cli.h - what the subcommands share: option tables, progress on a terminal, exit codes.
+ * The command line sees coar.h and nothing else of the library.
+ */
+#ifndef COAR_CLI_CLI_H
+#define COAR_CLI_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "coar.h"
+
+/* One option of a subcommand. `value` points at the variable that takes it. */
+typedef enum option_type {
+    OPTION_FLAG,    /* int: set to 1 */
+    OPTION_TEXT,    /* const char * */
+    OPTION_INT,     /* int */
+    OPTION_U32,     /* uint32_t */
+    OPTION_U64,     /* uint64_t */
+    OPTION_REAL,    /* double */
+    OPTION_SIZE,    /* uint64_t, "8G" */
+    OPTION_SECONDS, /* double, "90", "90s", "30m", "2h" */
+} option_type;
+
+typedef struct cli_option {
+    const char *name; /* "--alpha" or "-o" */
+    option_type type;
+    void *value;
+    const char *argument; /* "A" in the help; NULL for flags */
+    const char *help;
+} cli_option;
+
+typedef struct cli_command {
+    const char *name;
+    const char *usage;                       /* after "coar NAME " */
+    const char *summary;                     /* one line */
+    int (*run)(int count, char **arguments); /* arguments[0] is the subcommand's name; returns the exit code */
+} cli_command;
+
+extern const cli_command command_pack, command_info, command_ablate, command_masks, command_fit, command_evaluate,
+    command_run, command_report, command_merge, command_bench;
+
+/* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,
+ * --name=value or --name value, -- ends options. --help prints the help to stdout and exits 0. False: an error was printed
+ * (exit code 2). */
+bool cli_parse(const cli_command *command, int count, char **arguments, const cli_option *options,
+               const char **positional, int positional_max, int *positional_count);
+
+/* Sets one option from its text, as cli_parse does. */
+bool cli_set(const cli_option *option, const char *text);
+
+/* Prints the library's error and returns the exit code: 0 done, 1 failure, 2 usage, 3 stopped early with everything saved. */
+int cli_finish(coar_status status);
+
+/* A usage error of the command line itself: one line, exit code 2. */
+int cli_usage_error(const cli_command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Progress and log lines on stderr; SIGINT and SIGTERM ask the library to stop. */
+const coar_callbacks *cli_callbacks(void);
+void cli_catch_signals(void);
+
+/* The command line as typed, for provenance. */
+const char *cli_command_line(void);
+
+#endif

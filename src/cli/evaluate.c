@@ -1,0 +1,44 @@
+/* evaluate.c - coar evaluate */
+#include <stdio.h>
+
+#include "cli/cli.h"
+#include "cli/evaluations.h"
+
+static int run(int count, char **arguments) {
+    coar_evaluate_options o = COAR_EVALUATE_INIT;
+    const char *path = NULL, *seed = NULL;
+    int paths, json = 0;
+    const cli_option options[] = {
+        {"--fit", OPTION_TEXT, &o.fits, "LIST", "fits to evaluate (all)"},
+        {"--alpha", OPTION_TEXT, &o.alphas, "LIST", "ablated fractions, e.g. .1,.05 (the training one)"},
+        {"--masks", OPTION_U64, &o.masks, "K", "fresh masks (100)"},
+        {"--seed", OPTION_TEXT, &seed, "S", "of the fresh masks (the run's)"},
+        {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
+        {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
+        {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},
+        {"--threads", OPTION_INT, &o.threads, "T", "threads (one per core)"},
+        {"--memory", OPTION_SIZE, &o.memory, "BYTES", "most memory to take"},
+        {"--force-resume", OPTION_FLAG, &o.force_resume, NULL, "resume although another process seems alive"},
+        {"--json", OPTION_FLAG, &json, NULL, "results as JSON"},
+        {NULL},
+    };
+    if (!cli_parse(&command_evaluate, count, arguments, options, &path, 1, &paths)) return 2;
+    if (!paths) return cli_usage_error(&command_evaluate, "name a run file");
+    if (seed) {
+        const cli_option number = {"--seed", OPTION_U64, &o.seed, "S", NULL};
+        if (!cli_set(&number, seed)) return cli_usage_error(&command_evaluate, "--seed: '%s' is no number", seed);
+        o.has_seed = 1;
+    }
+    o.run = path;
+    o.command = cli_command_line();
+    o.callbacks = cli_callbacks();
+    coar_evaluation *list = NULL;
+    size_t entries = 0;
+    coar_status status = coar_evaluate(&o, &list, &entries);
+    if (status == COAR_OK) evaluations_print(list, entries, json);
+    coar_free(list);
+    return cli_finish(status);
+}
+
+const cli_command command_evaluate = {"evaluate", "run.h5 [options]",
+                                      "counterfactual correlation on fresh masks, at several alphas", run};

@@ -1,0 +1,41 @@
+/* fit.c - coar fit */
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+static int run(int count, char **arguments) {
+    coar_fit_options o = COAR_FIT_INIT;
+    const char *path = NULL;
+    int paths;
+    const cli_option options[] = {
+        {"--estimator", OPTION_TEXT, &o.estimator, "E", "ols or ridge (default)"},
+        {"--output", OPTION_TEXT, &o.output, "NAME", "which output (the run's first)"},
+        {"--name", OPTION_TEXT, &o.name, "NAME", "of the fit (the estimator's)"},
+        {"--standard-errors", OPTION_FLAG, &o.standard_errors, NULL, "store a standard error for every weight"},
+        {"--masks", OPTION_TEXT, &o.masks, "M.npy", "bool [m, n], instead of a run"},
+        {"--outputs", OPTION_TEXT, &o.outputs, "Y.npy", "f32 [m, N], with --masks"},
+        {"-o", OPTION_TEXT, &o.output_file, "FILE", "attributions.h5, with --masks"},
+        {"--threads", OPTION_INT, &o.threads, "T", "threads (one per core)"},
+        {"--memory", OPTION_SIZE, &o.memory, "BYTES", "most memory to take"},
+        {"--force", OPTION_FLAG, &o.force, NULL, "replace a fit (its predictions go with it)"},
+        {NULL},
+    };
+    if (!cli_parse(&command_fit, count, arguments, options, &path, 1, &paths)) return 2;
+    o.run = path;
+    o.command = cli_command_line();
+    o.callbacks = cli_callbacks();
+    coar_fit_result r;
+    coar_status status = coar_fit(&o, &r);
+    if (status == COAR_OK) {
+        printf("%s: %llu masks, %llu components, %llu examples: R^2 %.3f, held-out correlation %.3f, %.1f s\n", r.name,
+               (unsigned long long)r.masks, (unsigned long long)r.components, (unsigned long long)r.examples, r.r2_mean,
+               r.heldout_mean, r.seconds);
+        if (r.examples_left_out || r.masks_left_out)
+            printf("left out for non-finite outputs: %llu examples, %llu masks\n",
+                   (unsigned long long)r.examples_left_out, (unsigned long long)r.masks_left_out);
+    }
+    return cli_finish(status);
+}
+
+const cli_command command_fit = {"fit", "run.h5 [options] | --masks M.npy --outputs Y.npy -o attributions.h5 [options]",
+                                 "attributions from a run, or from masks and outputs made elsewhere", run};

@@ -1,0 +1,111 @@
+/* run.c - coar run: ablate, fit, evaluate and report in one go. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/ablate_options.h"
+#include "cli/cli.h"
+#include "cli/evaluations.h"
+
+typedef struct run_options {
+    coar_ablate_options ablate;
+    coar_fit_options fit;
+    coar_evaluate_options evaluate;
+    coar_report_options report;
+    int json;
+} run_options;
+
+/* A fit of this name that is there already is kept: a rerun of the same command goes on where it was. */
+static coar_status fit_all(run_options *o, const char *estimators) {
+    char list[256];
+    snprintf(list, sizeof list, "%s", estimators);
+    char *rest = list;
+    for (char *name; (name = strsep(&rest, ",")) != NULL;) {
+        coar_fit_result r;
+        o->fit.estimator = name;
+        coar_status status = coar_fit(&o->fit, &r);
+        if (status == COAR_ERROR_EXISTS) {
+            fprintf(stderr, "coar: fit %s is there already\n", name);
+            continue;
+        }
+        if (status != COAR_OK) return status;
+        if (!o->json)
+            printf("fit %s: R^2 %.3f, held-out correlation %.3f, %.1f s\n", r.name, r.r2_mean, r.heldout_mean,
+                   r.seconds);
+    }
+    return COAR_OK;
+}
+
+/* RUN without its .h5, and .html after it. */
+static char *report_name(const char *run) {
+    size_t length = strlen(run);
+    if (length > 3 && !strcmp(run + length - 3, ".h5")) length -= 3;
+    char *name = malloc(length + 6);
+    if (name) sprintf(name, "%.*s.html", (int)length, run);
+    return name;
+}
+
+static coar_status run_stages(run_options *o, const char *estimators) {
+    coar_ablate_result ablated = {0};
+    coar_status status = coar_ablate(&o->ablate, &ablated);
+    if (status != COAR_OK) return status;
+    if (!o->json) ablate_print(&o->ablate, &ablated);
+    /* a longer or restarted run makes older fits obsolete */
+    if (!ablated.already_complete) o->fit.force = 1;
+    status = fit_all(o, estimators);
+    if (status != COAR_OK) return status;
+
+    coar_evaluation *list = NULL;
+    size_t count = 0;
+    status = coar_evaluate(&o->evaluate, &list, &count);
+    if (status == COAR_OK) evaluations_print(list, count, o->json);
+    coar_free(list);
+    if (status != COAR_OK) return status;
+
+    char *report = report_name(o->ablate.output);
+    o->report.output = report;
+    o->report.force = 1; /* made from this run alone */
+    status = coar_report(&o->report);
+    if (status == COAR_OK && !o->json) printf("report: %s\n", report);
+    free(report);
+    return status;
+}
+
+static int run(int count, char **arguments) {
+    run_options o = {
+        .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT, .evaluate = COAR_EVALUATE_INIT, .report = COAR_REPORT_INIT};
+    ablate_texts texts = {0};
+    const char *estimators = "ridge", *seed = NULL;
+    const cli_option options[] = {
+        ABLATE_OPTIONS(o.ablate, texts),
+        {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge)"},
+        {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
+        {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
+         "ablated fractions to evaluate at (the training one)"},
+        {"--eval-masks", OPTION_U64, &o.evaluate.masks, "K", "fresh masks (100)"},
+        {"--eval-seed", OPTION_TEXT, &seed, "S", "of the fresh masks (the run's)"},
+        {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
+        {NULL},
+    };
+    if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
+    if (!ablate_options_finish(&command_run, &o.ablate, &texts)) return 2;
+    if (!o.ablate.output) return cli_usage_error(&command_run, "-o: name the run file to write");
+    if (seed) {
+        const cli_option number = {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", NULL};
+        if (!cli_set(&number, seed)) return cli_usage_error(&command_run, "--eval-seed: '%s' is no number", seed);
+        o.evaluate.has_seed = 1;
+    }
+    const char *run_file = o.ablate.output;
+    o.fit.run = o.evaluate.run = o.report.run = run_file;
+    o.fit.threads = o.evaluate.threads = o.ablate.threads;
+    o.fit.memory = o.evaluate.memory = o.ablate.memory;
+    o.evaluate.model = o.ablate.model;
+    o.evaluate.data = o.report.data = o.ablate.data;
+    o.evaluate.force_resume = o.ablate.force_resume;
+    o.fit.command = o.evaluate.command = o.ablate.command;
+    o.fit.callbacks = o.evaluate.callbacks = o.report.callbacks = o.ablate.callbacks;
+    return cli_finish(run_stages(&o, estimators));
+}
+
+const cli_command command_run = {"run", "--model W.safetensors --data data.h5 -o run.h5 [options]",
+                                 "ablate, fit, evaluate and report in one go", run};

@@ -1,0 +1,146 @@
+# hostile.sh - wrong flags and broken files through the program: one line that names the thing, the right exit code, nothing
+# half-written.
+. tests/cli/lib.sh
+R=$DIGITS/digits-resnet.safetensors V=$DIGITS/digits-vit.safetensors
+"$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
+ablate() { "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 "$@"; }
+succeeds "a good run" ablate -o "$T/good.h5"
+succeeds "a good fit" "$COAR" fit "$T/good.h5"
+
+# --- flags
+fails 2 "is no command" "unknown command" "$COAR" frobnicate
+fails 2 "--frob" "unknown option" ablate --frob -o "$T/x.h5"
+fails 2 "--masks" "option without a value" "$COAR" ablate --masks
+for alpha in 0.0001x -0.1 1 2 nan inf; do fails 2 "--alpha" "alpha $alpha" ablate --alpha $alpha -o "$T/x.h5"; done
+fails 2 "-o" "no output named" ablate
+fails 2 "--model" "no model named" "$COAR" ablate --data "$T/d.h5" -o "$T/x.h5"
+fails 2 "--data" "no data named" "$COAR" ablate --model "$R" -o "$T/x.h5"
+fails 2 "--memory" "a size that is none" ablate --memory 8X -o "$T/x.h5"
+fails 1 "--memory" "a memory bound that nothing fits in" ablate --memory 4K -o "$T/x.h5"
+fails 2 "gpu" "an unknown backend" ablate --backend gpu -o "$T/x.h5"
+fails 2 "fp8" "an unknown precision" ablate --precision fp8 -o "$T/x.h5"
+fails 2 "sampler" "an unknown sampler" ablate --sampler dice -o "$T/x.h5"
+fails 1 "/none.npy" "masks from a file that is not there" ablate --sampler file:/none.npy -o "$T/x.h5"
+fails 2 "blend" "an unknown ablation" ablate --ablation blend -o "$T/x.h5"
+fails 2 "scale" "scale without a number" ablate --ablation scale:x -o "$T/x.h5"
+fails 2 "score" "an unknown output" ablate --output score -o "$T/x.h5"
+fails 2 "10" "a class that is not there" ablate --output logit:10 -o "$T/x.h5"
+fails 2 "neurons" "components that this family does not have" ablate --components neurons -o "$T/x.h5"
+fails 2 "tensors" "unknown components" ablate --components tensors -o "$T/x.h5"
+fails 2 "nothing" "--only that matches nothing" ablate --only 'nothing*' -o "$T/x.h5"
+fails 2 "vgg" "an unknown architecture" ablate --arch vgg -o "$T/x.h5"
+fails 2 "colour" "an unknown key of --arch" ablate --arch resnet8,colour=3 -o "$T/x.h5"
+fails 2 "--shard" "a shard that is none" ablate --shard 2/2 -o "$T/x.h5"
+fails 2 "--time-limit" "a time that is none" ablate --time-limit soon -o "$T/x.h5"
+fails 2 "--label" "a label source that is none" ablate --label guess -o "$T/x.h5"
+fails 2 "--store" "a storage type that is none" ablate --store f8 -o "$T/x.h5"
+fails 1 "COAR_ISA" "an instruction set that is none" env COAR_ISA=mmx "$COAR" ablate --model "$R" --data "$T/d.h5" -o "$T/x.h5"
+
+# --- examples
+for spec in 5:5 0:99999 99999 1,1 x class:dog group:1 @/none.npy ''; do
+    fails "[12]" "" "examples '$spec'" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 4 --examples "$spec" -o "$T/x.h5"
+done
+
+# --- weights
+head -c 5000 "$R" >"$T/short.safetensors"
+fails 1 "short.safetensors" "truncated weights" "$COAR" ablate --model "$T/short.safetensors" --data "$T/d.h5" -o "$T/x.h5"
+printf '\377\377\377\377\377\377\377\177{}' >"$T/long.safetensors"
+fails 1 "long.safetensors" "a header longer than the file" "$COAR" info "$T/long.safetensors"
+printf 'hello' >"$T/text.safetensors"
+fails 1 "text.safetensors" "no weight file at all" "$COAR" ablate --model "$T/text.safetensors" --data "$T/d.h5" -o "$T/x.h5"
+fails 1 "none.safetensors" "weights that are not there" "$COAR" ablate --model "$T/none.safetensors" --data "$T/d.h5" -o "$T/x.h5"
+fails 1 "$T" "a folder as weights" "$COAR" ablate --model "$T" --data "$T/d.h5" -o "$T/x.h5"
+
+# --- data
+head -c 3000 "$T/d.h5" >"$T/short.h5"
+fails 1 "short.h5" "a truncated data file" "$COAR" ablate --model "$R" --data "$T/short.h5" -o "$T/x.h5"
+fails 1 "digits-resnet" "weights as data" "$COAR" ablate --model "$R" --data "$R" -o "$T/x.h5"
+fails 1 "good.h5" "a run as data" "$COAR" ablate --model "$R" --data "$T/good.h5" -o "$T/x.h5"
+fails 2 "--from" "an unknown source" "$COAR" pack --from tar "$T/d.h5" -o "$T/p.h5"
+fails 1 "none" "a source that is not there" "$COAR" pack --from npy "$T/none.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/p.h5"
+fails "[12]" "labels" "npy without labels" "$COAR" pack --from npy "$DIGITS/digits-images.npy" -o "$T/p.h5"
+fails 1 "digits-test-rows.npy" "labels of another length" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-test-rows.npy" -o "$T/p.h5"
+mkdir -p "$T/empty" "$T/bad/cat"
+fails 1 "empty" "an empty folder" "$COAR" pack --from imagefolder "$T/empty" -o "$T/p.h5"
+printf 'not an image' >"$T/bad/cat/a.jpg"
+fails 1 "a.jpg" "a JPEG that is none" "$COAR" pack --from imagefolder "$T/bad" -o "$T/p.h5"
+fails 1 "exists" "an existing data file" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5"
+absent "no output of a failed command is left" "$T/x.h5" "$T/x.h5.parts" "$T/p.h5"
+same "no temporary files are left" "$(find "$T" -name '*.tmp.*' | head -n 1)" ""
+
+# --- an existing run, other settings
+succeeds "the same settings again" ablate -o "$T/good.h5"
+if grep -q 'nothing to do' "$T/.out"; then pass "nothing to do"; else fail "nothing to do"; note "$(cat "$T/.out")"; fi
+for other in "--alpha .3" "--seed 9" "--ablation mean" "--ablation scale:.5" "--sampler fixed" "--components blocks" "--only *conv1" \
+    "--output loss" "--label predicted" "--backend reference"; do
+    flag=${other%% *}
+    # shellcheck disable=SC2086
+    fails 1 "$flag" "a run made with another $other" ablate $other -o "$T/good.h5"
+done
+fails 1 "--examples" "a run of other examples" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 1:41 --masks 20 -o "$T/good.h5"
+fails 1 "--model" "a run of other weights" "$COAR" ablate --model "$V" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/good.h5"
+fails 1 "--masks" "fewer masks than there are" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 0:40 --masks 10 -o "$T/good.h5"
+printf 'precious' >"$T/precious.h5"
+fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
+same "it is still there" "$(cat "$T/precious.h5")" precious
+
+# --- fit and evaluate
+fails 1 "ridge" "a fit that exists" "$COAR" fit "$T/good.h5"
+fails 2 "magic" "an unknown estimator" "$COAR" fit "$T/good.h5" --estimator magic
+fails "[12]" "entropy" "an output that is not there" "$COAR" fit "$T/good.h5" --output entropy
+fails "[12]" "../up" "a fit name with a slash" "$COAR" fit "$T/good.h5" --name ../up
+fails 1 "d.h5" "fitting a data file" "$COAR" fit "$T/d.h5"
+fails 1 "nosuch.h5" "fitting nothing" "$COAR" fit "$T/nosuch.h5"
+fails 2 "--outputs" "masks without outputs" "$COAR" fit --masks "$DIGITS/digits-labels.npy" -o "$T/a.h5"
+fails 1 "digits-labels.npy" "masks of a wrong shape" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/a.h5"
+fails "[12]" "nofit" "evaluating a fit that is not there" "$COAR" evaluate "$T/good.h5" --fit nofit
+fails 2 "1.5" "evaluating at an alpha that is none" "$COAR" evaluate "$T/good.h5" --alpha 1.5
+"$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --mean .5 --std .5 -o "$T/other.h5" >/dev/null
+fails 1 "data_sha256" "evaluating on other data" "$COAR" evaluate "$T/good.h5" --data "$T/other.h5"
+fails 1 "" "evaluating other weights" "$COAR" evaluate "$T/good.h5" --model "$V"
+
+# --- damage
+copy() { rm -rf "$T/c.h5" "$T/c.h5.parts"; cp "$T/good.h5" "$T/c.h5"; cp -r "$T/good.h5.parts" "$T/c.h5.parts"; }
+copy; rm "$T"/c.h5.parts/outputs-*.h5
+fails 1 "outputs-" "a missing part behind the virtual data set" "$COAR" fit "$T/c.h5" --estimator ols
+copy; part=$(ls "$T"/c.h5.parts/outputs-*.h5); size=$(stat -c %s "$part")
+printf 'XXXXXXXX' | dd of="$part" bs=1 seek=$((size / 2)) conv=notrunc status=none
+"$COAR" fit "$T/c.h5" --estimator ols >"$T/.out" 2>"$T/.err"; code=$?
+if [ $code = 1 ] && grep -q "outputs-" "$T/.err" || [ $code = 0 ]; then pass "a damaged part is named (or the damage hit free space)"; else fail "a damaged part"; note "$code $(cat "$T/.err")"; fi
+copy; truncate -s 1000 "$(ls "$T"/c.h5.parts/outputs-*.h5)"
+fails 1 "outputs-" "a truncated part" "$COAR" fit "$T/c.h5" --estimator ols
+copy; printf '{"half' >"$T/c.h5.parts/manifest.json"
+fails 1 "manifest.json" "a damaged manifest" "$COAR" fit "$T/c.h5" --estimator ols
+copy; rm "$T/c.h5.parts/manifest.json"
+fails 1 "manifest.json" "a missing manifest" "$COAR" fit "$T/c.h5" --estimator ols
+
+# --- places that cannot be written
+if [ "$(id -u)" != 0 ]; then
+    mkdir "$T/readonly"; chmod 555 "$T/readonly"
+    fails 1 "readonly" "a read-only folder" ablate -o "$T/readonly/x.h5"
+else
+    fails 1 "/proc" "a folder that cannot be written" ablate -o /proc/x.h5
+fi
+fails 1 "nofolder" "a folder that is not there" ablate -o "$T/nofolder/x.h5"
+if mkdir "$T/full" && mount -t tmpfs -o size=200k tmpfs "$T/full" 2>/dev/null; then
+    "$COAR" ablate --model "$V" --data "$T/d.h5" --masks 2000 -o "$T/full/x.h5" >"$T/.out" 2>"$T/.err"; code=$?
+    same "a full disk: exit code" $code 1
+    if grep -qi 'no space' "$T/.err"; then pass "a full disk is named"; else fail "a full disk is named"; note "$(tail -n 3 "$T/.err")"; fi
+    if [ ! -e "$T/full/x.h5" ] || "$COAR" info "$T/full/x.h5" >/dev/null 2>&1; then pass "nothing half-written on the full disk"; else fail "nothing half-written on the full disk"; fi
+    umount "$T/full"
+else
+    # no mount in this sandbox: /dev/full refuses every byte
+    "$COAR" info "$R" >/dev/full 2>"$T/.err"
+    same "a full disk behind standard output: exit code" $? 1
+    skip "a full disk under a run" "cannot mount a small file system here"
+fi
+
+# --- two processes on one run
+"$COAR" ablate --model "$V" --data "$T/d.h5" --masks 4000 -o "$T/busy.h5" >/dev/null 2>&1 &
+pid=$!
+for _ in $(seq 100); do ls "$T"/busy.h5.parts/*.journal >/dev/null 2>&1 && break; sleep .05; done
+fails 1 "$pid" "a second live process names the first" "$COAR" ablate --model "$V" --data "$T/d.h5" --masks 4000 -o "$T/busy.h5"
+kill -9 $pid; wait $pid 2>/dev/null
+"$COAR" ablate --model "$V" --data "$T/d.h5" --masks 4000 --time-limit 1 -o "$T/busy.h5" >"$T/.out" 2>"$T/.err"
+same "resuming right after a kill works" $? 3
+finish

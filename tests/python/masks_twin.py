@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Runs the numpy mask generator of docs/masks.md (needs numpy; h5py for the second form). Output: TAP.
+
+    masks_twin.py                     test vectors and properties, and the masks in tests/golden/masks
+    masks_twin.py RUN.h5 MASKS.npy    the same, and MASKS.npy (from `coar masks RUN.h5 -o MASKS.npy`) against that run's
+                                      seed, sampler, alpha and components
+    masks_twin.py --write             makes tests/golden/masks, which tests/unit/sampler.c holds the C samplers to
+"""
+import os
+import re
+import sys
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+GOLDEN = os.path.join(ROOT, "tests", "golden", "masks")
+
+# Three groups, sizes that are no multiples of 4 or 8; a seed with high bits; mask numbers on both sides of 2^32.
+SIZES, SEED, STREAM, ALPHA = [10, 30, 61], 0x123456789ABCDEF0, 1, 0.137
+NUMBERS = np.array([0, 1, 2, 3, 1000, 2**32 - 1, 2**32, 2**40 + 5], np.uint64)
+
+
+def load_page():
+    with open(os.path.join(ROOT, "docs", "masks.md"), encoding="utf-8") as file:
+        blocks = re.findall(r"^```python\n(.*?)^```$", file.read(), re.M | re.S)
+    assert len(blocks) == 2, "docs/masks.md: expected the generator and the samplers"
+    names = {}
+    exec("\n".join(blocks), names)
+    lines = [line for line in blocks[0].splitlines() if line.strip()]
+    return names, len(lines)
+
+
+twin, generator_lines = load_page()
+count = failures = 0
+
+
+def check(name, right, detail=""):
+    global count, failures
+    count += 1
+    failures += not right
+    print(f"{'ok' if right else 'not ok'} {count} - masks twin: {name}")
+    if not right and detail:
+        print(f"# {detail}")
+
+
+def make(sampler, seed, stream, numbers, sizes, alpha):
+    if sampler == "stratified":
+        return twin["stratified"](seed, stream, numbers, sizes, alpha)
+    if sampler == "loo":
+        return twin["loo"](sum(sizes))[np.asarray(numbers, np.int64)]
+    return twin[sampler](seed, stream, numbers, sum(sizes), alpha)
+
+
+def golden(sampler):
+    return make(sampler, SEED, STREAM, NUMBERS, SIZES, ALPHA)
+
+
+def vectors():
+    cases = [  # counter, key, words: docs/design.md, section 2
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([2**32 - 1] * 4, [2**32 - 1] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0],
+         "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ]
+    for number, (counter, key, expected) in enumerate(cases):
+        got = twin["philox"]([np.array([c], np.uint64) for c in counter], key)[0]
+        text = " ".join(f"{int(w):08x}" for w in got)
+        check(f"test vector {number}", text == expected, f"got {text}, expected {expected}")
+    check("the generator is at most 15 lines", generator_lines <= 15, f"{generator_lines} lines")
+
+
+def properties():
+    n = 1003
+    narrow, wide = (twin["bernoulli"](7, 0, np.arange(200), n, alpha) for alpha in (0.1, 0.25))
+    rate = 1 - narrow.mean()
+    check("bernoulli ablates alpha of them", abs(rate - 0.1) < 0.0034, f"rate {rate:.5f}")  # five standard errors
+    check("bernoulli nests between alphas", not (wide & ~narrow).any())
+    many = twin["bernoulli"](7, 0, np.arange(200), n, 0.1)
+    some = twin["bernoulli"](7, 0, np.array([150, 3]), n, 0.1)
+    check("a mask depends on its own number alone", (some == many[[150, 3]]).all())
+    fixed = (~twin["fixed"](7, 0, np.arange(50), n, 0.1)).sum(1)
+    check("fixed ablates round(alpha n)", (fixed == 100).all(), f"{fixed}")
+    strata = ~twin["stratified"](7, 0, np.arange(400), [10, 490, 503], 0.1)
+    groups = [strata[:, a:b].sum(1) for a, b in ((0, 10), (10, 500), (500, 1003))]
+    right = (groups[0] == 1).all() and (groups[1] == 49).all() and set(groups[2]) == {50, 51}
+    check("stratified ablates each group's share", right and abs(groups[2].mean() - 50.3) < 0.12,
+          f"third group {groups[2].mean():.3f}")  # five standard errors are .115
+
+
+def goldens():
+    for sampler in ("bernoulli", "fixed", "stratified"):
+        stored = np.load(os.path.join(GOLDEN, f"{sampler}.npy"))
+        check(f"{sampler} is what tests/golden/masks holds", np.array_equal(stored, golden(sampler)))
+
+
+def compare(run_path, masks_path):
+    import h5py
+
+    def text(value):
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    with h5py.File(run_path, "r") as run:
+        seed, alpha, sampler = int(run.attrs["seed"]), float(run.attrs["alpha"]), text(run.attrs["sampler"])
+        sizes = [int(c) for c in run["components"]["count"]]
+    written = np.load(masks_path)
+    check("coar masks writes bool [m, n]", written.dtype == np.bool_ and written.shape[1:] == (sum(sizes),),
+          f"{written.dtype} {written.shape}, n {sum(sizes)}")
+    expected = make(sampler, seed, 0, np.arange(len(written)), sizes, alpha)
+    same = written.shape == expected.shape and (written == expected).all()
+    check(f"coar masks: {sampler}, {len(written)} masks", bool(same))
+
+
+def main():
+    arguments = sys.argv[1:]
+    if arguments == ["--write"]:
+        os.makedirs(GOLDEN, exist_ok=True)
+        for sampler in ("bernoulli", "fixed", "stratified"):
+            np.save(os.path.join(GOLDEN, f"{sampler}.npy"), golden(sampler))
+        return 0
+    if len(arguments) not in (0, 2):
+        print(__doc__, file=sys.stderr)
+        return 2
+    vectors()
+    properties()
+    goldens()
+    if arguments:
+        compare(*arguments)
+    print(f"1..{count}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Runs the tests and prints `N passed, N failed, N skipped` as its last line.
+#   quick  unit tests and goldens                                            (under a minute)
+#   full   also the command line, kills and restarts, sanitizers, fuzz, other readers of our files
+# Every test is a program that speaks TAP. COAR_SHARED names the folder of larger goldens (absent: those tests are skipped);
+# PYTHON a Python with numpy and h5py.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+mode=${1:-full}
+logs=build/test-logs
+rm -rf "$logs"
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+export TEST_DIR=tests OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-2}
+
+# Counts one TAP program. A program that dies, or prints fewer tests than its plan, fails once more.
+tap() {
+    local name=$1 log plan seen good bad skips code start=$SECONDS
+    shift
+    log=$logs/${name//\//-}.log
+    "$@" >"$log" 2>"$log.err"
+    code=$?
+    bad=$(grep -c '^not ok' "$log")
+    skips=$(grep -c '^ok .*# SKIP' "$log")
+    good=$(($(grep -c '^ok' "$log") - skips))
+    plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | tail -n 1)
+    seen=$((good + bad + skips))
+    if [ "${plan:-none}" != "$seen" ] || { [ "$code" != 0 ] && [ "$bad" = 0 ]; }; then
+        bad=$((bad + 1))
+        echo "not ok - $name: exit code $code, plan ${plan:-none}, $seen tests seen" | tee -a "$log"
+        tail -n 15 "$log.err"
+    fi
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skips))
+    grep -E '^(not ok|#)' "$log" | grep -v '^# SKIP' | head -n 30
+    grep -E '^ok .*# SKIP' "$log" | sed "s|^ok [0-9]* - |skipped: $name: |"
+    printf '%-32s %4d passed %3d failed %3d skipped  %3d s\n' "$name" "$good" "$bad" "$skips" $((SECONDS - start))
+}
+
+build() { # configuration, targets...
+    local config=$1
+    shift
+    make --no-print-directory -j"$(nproc)" CONFIG="$config" "$@" >"$logs/build-$config.log" 2>&1 && return
+    grep -E 'error|Error|undefined' "$logs/build-$config.log" | head -n 20
+    failed=$((failed + 1))
+    echo "not ok - build of $config"
+}
+
+units() { # folder, prefix, names to leave out
+    local program
+    for program in "$1"/tests/*; do
+        [ -x "$program" ] && [ ! -d "$program" ] && tap "$2$(basename "$program")" "$program"
+    done
+}
+
+build release units binaries
+units build ""
+
+if [ "$mode" = full ]; then
+    tools/setup.sh test || exit 1
+    PYTHON=${PYTHON:-$(tools/find-python.sh)}
+    export PYTHON
+    for script in tests/cli/*.sh; do
+        case $script in */lib.sh) continue ;; esac
+        tap "cli/$(basename "$script" .sh)" bash "$script"
+    done
+    export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TEST_REDUCED=1
+    build asan units fuzzers
+    # HDF5 and OpenBLAS keep memory until the process ends; their one-time allocations are no leaks of ours.
+    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 \
+        units build/asan asan/
+    for fuzzer in build/asan/fuzz/*; do
+        [ -x "$fuzzer" ] && [ ! -d "$fuzzer" ] && tap "fuzz/$(basename "$fuzzer")" "$fuzzer"
+    done
+    build tsan units
+    TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1 units build/tsan tsan/
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The main job on the data in data/: two small networks trained on handwritten digits, from images to a report.
+#   tools/demo.sh BUILD
+set -eu
+build=${1:-build}
+coar=$build/coar
+out=$build/demo
+mkdir -p "$out"
+rm -rf "$out"/*
+
+say() { printf '\n$ %s\n' "$*"; "$@"; }
+
+say "$coar" pack --from npy data/digits-images.npy --labels data/digits-labels.npy -o "$out/digits.h5"
+# The residual network: which filters do its predictions on held-out digits hang on?
+say "$coar" run --model data/digits-resnet.safetensors --data "$out/digits.h5" --examples @data/digits-test-rows.npy \
+    --alpha 0.10 --masks 1000 --estimator ridge,ols --eval-masks 200 --eval-alpha .1,.05 -o "$out/resnet.h5"
+# The vision transformer: the same for its 896 neurons.
+say "$coar" run --model data/digits-vit.safetensors --data "$out/digits.h5" --examples @data/digits-test-rows.npy \
+    --alpha 0.05 --masks 3000 --eval-masks 200 -o "$out/vit.h5"
+say "$coar" info "$out/resnet.h5"
+
+echo
+echo "Open $out/resnet.html and $out/vit.html in a browser: which layers and filters matter, and how well they predict."
+echo "The numbers are in $out/resnet.h5 and $out/vit.h5 (HDF5; docs/runfile.md)."
