@@ -1,83 +1,63 @@
 #!/usr/bin/env python3
-"""Converts a PyTorch checkpoint (.pt, .pth, .bin) to a safetensors file that coar reads. Optional; needs torch and
-safetensors.
+"""Makes a safetensors file that coar reads from a PyTorch checkpoint (needs PyTorch).
 
-    tools/convert_checkpoint.py CHECKPOINT OUTPUT.safetensors [KEY=VALUE ...]
+    python3 tools/convert_checkpoint.py CHECKPOINT.pth OUT.safetensors [key=value ...]
 
-The checkpoint is a state_dict, or a dict that holds one under state_dict, model or model_state_dict. A prefix `module.`
-(DataParallel) or `_orig_mod.` (torch.compile) is removed from the names. It is loaded with weights_only=True, so a
-hostile file cannot run code; checkpoints that pickle whole models must be saved again as a state_dict.
+CHECKPOINT: a state dict, or a dictionary that holds one as state_dict, model_state_dict or model. Tensors become fp32, their
+names stay (but for a leading `module.` of DataParallel), counters of BatchNorm are left out. It is loaded without running
+code from it (weights_only), so a pickled model is refused: save its state_dict() first.
 
-KEY=VALUE pairs become the file's metadata, where coar looks for what names and shapes do not tell:
-    heads=12 ln_eps=1e-6 bn_eps=1e-5 activation=gelu mean=.485,.456,.406 std=.229,.224,.225
-
-Tensors that share memory are written once each under every name they have; fp16, bf16, fp32 and fp64 stay as they are.
+key=value: metadata for coar (docs/commands.md, --arch), for example heads=12 mean=.485,.456,.406 std=.229,.224,.225.
 """
-import argparse
-import os
+import json
+import struct
 import sys
 
-import torch
-from safetensors.torch import save_file
 
-NESTED = ("state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")
-KEYS = ("heads", "ln_eps", "bn_eps", "activation", "pool", "mean", "std", "image")
+def write_safetensors(path, tensors, metadata):
+    """fp32, in the dictionary's order, the same bytes each time (the format's own library shuffles the metadata)."""
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + 4 * tensor.numel()]}
+        end += 4 * tensor.numel()
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            file.write(tensor.float().contiguous().numpy().astype("<f4").tobytes())
 
 
-def state_dict_of(checkpoint):
-    """The innermost dict of tensors."""
-    while isinstance(checkpoint, dict):
-        inner = next((checkpoint[k] for k in NESTED if isinstance(checkpoint.get(k), dict)), None)
-        if inner is None:
+def state_dict(checkpoint):
+    import torch
+
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
             break
-        checkpoint = inner
-    if not isinstance(checkpoint, dict) or not checkpoint:
-        raise SystemExit("error: the checkpoint holds no state_dict")
-    others = [k for k, v in checkpoint.items() if not isinstance(v, torch.Tensor)]
-    if others:
-        raise SystemExit(f"error: '{others[0]}' is not a tensor: is this a state_dict?")
-    return checkpoint
-
-
-def without_prefix(name):
-    prefix = next((p for p in PREFIXES if name.startswith(p)), None)
-    return without_prefix(name[len(prefix) :]) if prefix else name
-
-
-def metadata_of(pairs):
-    metadata = {"format": "pt"}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or key not in KEYS:
-            raise SystemExit(f"error: '{pair}' is not KEY=VALUE with KEY one of {', '.join(KEYS)}")
-        metadata[key] = value
-    return metadata
+    tensors = {}
+    for name, value in checkpoint.items():
+        if not isinstance(value, torch.Tensor):
+            sys.exit(f"convert_checkpoint: '{name}' is no tensor: this is no state dict")
+        if not name.endswith("num_batches_tracked"):
+            tensors[name.removeprefix("module.")] = value.detach()
+    return tensors
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("output")
-    parser.add_argument("metadata", nargs="*", metavar="KEY=VALUE")
-    arguments = parser.parse_args()
-    metadata = metadata_of(arguments.metadata)
-    state = state_dict_of(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
-    tensors = {}
-    for name, tensor in state.items():
-        short = without_prefix(name)
-        if short in tensors:
-            raise SystemExit(f"error: '{name}' and another tensor would both be called '{short}'")
-        tensors[short] = tensor.detach().clone().contiguous()  # a copy: safetensors refuses shared memory
-    temporary = f"{arguments.output}.tmp.{os.getpid()}"
-    try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, arguments.output)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    print(f"{arguments.output}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values())} elements", file=sys.stderr)
+    if len(sys.argv) < 3 or not all("=" in word for word in sys.argv[3:]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    import torch
+
+    checkpoint = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict):
+        sys.exit(f"convert_checkpoint: {sys.argv[1]} holds no dictionary of tensors")
+    tensors = state_dict(checkpoint)
+    write_safetensors(sys.argv[2], tensors, {"format": "pt"} | dict(word.split("=", 1) for word in sys.argv[3:]))
+    print(f"{sys.argv[2]}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
