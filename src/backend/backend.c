@@ -9,6 +9,7 @@
 
 /* The fastest first: it is the default. */
 static const backend_interface *const backends[] = {
+    &backend_cpu,
     &backend_reference,
 };
 
