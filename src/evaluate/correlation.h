@@ -10,6 +10,9 @@
 
 #include "core/status.h"
 
+/* Bootstrap draws behind every interval that coar gives: the ends then vary by about a fiftieth of the interval. */
+enum { CORRELATION_DRAWS = 1000 };
+
 /* Pearson's r of x[i * stride] and y[i * stride], two passes in double. Pairs with a non-finite value are left out;
  * NaN when fewer than two remain or either side has zero variance. */
 double correlation_pearson(const float *x, const float *y, size_t count, size_t stride);

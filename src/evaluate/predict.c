@@ -9,9 +9,6 @@
 #include "evaluate/evaluate.h"
 #include "fit/dense.h"
 
-/* Enough that the interval's ends move by a few percent of its width at most. */
-#define BOOTSTRAP_DRAWS 1000
-
 /* More examples at once make no product faster. */
 #define BLOCK_MAX 1024
 
@@ -132,7 +129,7 @@ static coar_status summarise(const evaluate_truth *t, const fit_info *fit, const
     e.pearson_mean = defined_mean(c->pearson, c->examples, &defined);
     e.spearman_mean = defined_mean(c->spearman, c->examples, &ranked);
     e.examples_undefined = t->examples - defined;
-    TRY(correlation_bootstrap(c->predicted, c->truth, c->masks, c->examples, BOOTSTRAP_DRAWS, t->seed, &e.pearson_low,
+    TRY(correlation_bootstrap(c->predicted, c->truth, c->masks, c->examples, CORRELATION_DRAWS, t->seed, &e.pearson_low,
                               &e.pearson_high));
     *out = e;
     return COAR_OK;
