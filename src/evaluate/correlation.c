@@ -76,10 +76,10 @@ done:
 /* -------------------------------------------------------------------------------------------- bootstrap */
 
 /*
- * A draw repeats mask i c_i times, so each example's correlation in that draw follows from weighted sums of 1, x, y, x^2, y^2
- * and xy: for many draws and examples together one matrix product, counts [draws][masks] * moments [masks][6 examples].
- * Work 12 draws masks examples flops, memory bounded by the blocks below: 1,000 draws of 100 masks and 10,000 examples are
- * 12 GFlop.
+ * A draw repeats mask i c_i times, so each example's correlation in that draw follows from weighted sums of 1, x, y,
+ * x^2, y^2 and xy: for many draws and examples together one matrix product, counts [draws][masks] * moments [masks][6
+ * examples]. Work 12 draws masks examples flops, memory bounded by the blocks below: 1,000 draws of 100 masks and
+ * 10,000 examples are 12 GFlop.
  */
 enum { DRAWS = 64, EXAMPLES = 64 };
 enum { ONE, X, Y, XX, YY, XY, MOMENTS };
