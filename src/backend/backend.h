@@ -21,7 +21,7 @@ typedef enum ablation_kind { ABLATION_ZERO, ABLATION_SCALE, ABLATION_MEAN } abla
 typedef struct ablation {
     ablation_kind kind;
     float gain;          /* G of scale:G, else 0 */
-    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros */
+    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
 } ablation;
 
 /* zero, mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */

@@ -1,5 +1,7 @@
 /*
- * dataset.h - data set files (docs/design.md, section 4): images u8 [N][H][W][C], labels, groups.
+ * dataset.h - data set files (docs/formats.md): images u8 [N][H][W][C], labels i32 [N], groups i32 [N].
+ *
+ * Thread-safety: functions that take a const dataset may run in several threads at once (HDF5 is locked inside).
  * Must not know: models, runs.
  */
 #ifndef COAR_DATA_DATASET_H
@@ -10,60 +12,68 @@
 
 #include "core/status.h"
 
+#define DATASET_FORMAT "coar.data"
+enum { DATASET_VERSION_MAJOR = 1, DATASET_VERSION_MINOR = 0 };
+
 #define DATASET_MAX_CHANNELS 4
+#define DATASET_MAX_SIDE 65535u        /* pixels: what JPEG can hold */
+#define DATASET_MAX_CLASSES (1u << 20) /* beyond any real data set; bounds tables that have one entry per class */
 
 typedef struct dataset {
     char *path;
-    char sha256[65];            /* filled by dataset_hash */
-    uint64_t count;             /* N */
+    char sha256[65]; /* filled by dataset_hash */
+    uint64_t count;  /* N */
     uint32_t height, width, channels;
-    int32_t *labels;            /* [N], checked to be >= 0 */
-    int32_t *groups;            /* [N] or NULL */
-    char **class_names;         /* [classes] or NULL */
-    size_t classes;             /* from class_names, else largest label + 1 */
-    char **group_names;
+    int32_t *labels;    /* [N], checked to be in 0..classes-1 */
+    int32_t *groups;    /* [N], checked to be >= 0; or NULL */
+    char **class_names; /* [classes] or NULL */
+    size_t classes;     /* from class_names, else largest label + 1 */
+    char **group_names; /* [group_names_count] or NULL */
     size_t group_names_count;
     int has_normalisation;
-    float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
-    int64_t file, images;       /* hid_t, kept open */
+    float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS]; /* of pixels/255, per channel */
+    int64_t file, images;                                        /* hid_t, kept open */
 } dataset;
 
 /* Opens and checks shapes, types, labels (>= 0) and format version. */
 coar_status dataset_open(const char *path, dataset **out);
-void dataset_close(dataset *data);
+void dataset_close(dataset *data); /* accepts NULL */
 coar_status dataset_hash(dataset *data);
 
 /* images[count][H][W][C] of the rows given (ascending runs are read in one piece). */
 coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count, uint8_t *images);
 
 /* Rows that a SPEC selects, ascending and unique where it is a range or predicate, in the given order where it lists
- * rows. `wrong`/`correct` need `correct` [N] (1 = the unablated model is right), or NULL when the caller has none: then such
- * a SPEC is COAR_ERROR_USAGE. `rest` = all rows not in `taken` [N] (or NULL). *rows: malloc'ed. An empty selection is
- * an error. Grammar: docs/design.md, section 5, SPEC. text NULL or "all" = all rows. */
+ * rows. `wrong`/`correct` need `correct` [N] (1 = the unablated model is right) and `rest` needs `taken` [N] (1 = used
+ * elsewhere: `rest` is all others); where the caller has none (NULL) such a SPEC is COAR_ERROR_USAGE. *rows: malloc'ed.
+ * An empty selection is an error. Grammar: docs/design.md, section 5, SPEC. text NULL or "all" = all rows. */
 coar_status dataset_select(const dataset *data, const char *text, const uint8_t *correct, const uint8_t *taken,
                            uint64_t **rows, size_t *count);
 
-/* What an importer hands to the writer, image by image. */
-typedef struct dataset_writer dataset_writer;
-
+/* What an importer hands to the writer, image by image. Everything is borrowed until dataset_writer_create returns. */
 typedef struct dataset_description {
     uint64_t count;
     uint32_t height, width, channels;
-    char **class_names; size_t classes;      /* NULL: none known */
-    char **group_names; size_t group_names_count;
-    const int32_t *labels;                   /* [count] */
-    const int32_t *groups;                   /* [count] or NULL */
-    const char *source;                      /* provenance text */
-    const char *command;
+    char **class_names; /* [classes]; NULL: none known */
+    size_t classes;
+    char **group_names; /* [group_names_count] or NULL */
+    size_t group_names_count;
+    const int32_t *labels; /* [count] */
+    const int32_t *groups; /* [count] or NULL */
+    const char *source;    /* provenance text */
+    const char *command;   /* or NULL */
     int has_normalisation;
     float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
 } dataset_description;
 
+typedef struct dataset_writer dataset_writer;
+
+/* Writes beside `path` under a temporary name. */
 coar_status dataset_writer_create(const char *path, const dataset_description *d, dataset_writer **out);
-/* Images first .. first + count - 1, in ascending order without gaps. */
+/* The next `count` images, in ascending order without gaps. */
 coar_status dataset_writer_append(dataset_writer *w, const uint8_t *images, uint64_t count);
 /* Closes, syncs, renames to the final name. destroy without finish removes the temporary. */
 coar_status dataset_writer_finish(dataset_writer *w);
-void dataset_writer_destroy(dataset_writer *w);
+void dataset_writer_destroy(dataset_writer *w); /* accepts NULL */
 
 #endif
