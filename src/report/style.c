@@ -133,7 +133,7 @@ const char page_style[] =
     ".layers .name{grid-column:1/-1;width:auto;text-align:left;padding-top:5px}.layers .left{width:auto}.layers "
     ".value{width:auto}"
     ".layers th,.layers td{font-size:12px;padding-left:0;padding-right:0}.layers thead tr{align-items:end}"
-    ".layers thead .name{display:none}"
+    ".layers thead .name,.layers .signed span:nth-child(even){display:none}"
     ".panels{grid-template-columns:1fr 1fr;gap:10px}.panels .panel{padding:10px 8px}.cards{grid-template-columns:1fr}}"
     "@media print{body{background:#fff;font-size:11pt}main,footer{max-width:none;padding:0}section{padding-top:22px}"
     ".panel,.card,.keys>div,.layers "
