@@ -10,6 +10,9 @@
 
 #include "core/status.h"
 
+/* Bootstrap draws behind every interval that coar gives: the ends then vary by about a fiftieth of the interval. */
+enum { CORRELATION_DRAWS = 1000 };
+
 /* Pearson's r of x[i * stride] and y[i * stride], two passes in double. Pairs with a non-finite value are left out; NaN when
  * fewer than two remain or either side has zero variance. */
 double correlation_pearson(const float *x, const float *y, size_t count, size_t stride);
@@ -22,8 +25,5 @@ coar_status correlation_spearman(const float *x, const float *y, size_t count, s
  * Takes 12 * draws * masks * examples flops in matrix products, and memory of about 300 bytes an example and 4 KiB a mask. */
 coar_status correlation_bootstrap(const float *x, const float *y, size_t masks, size_t examples, size_t draws,
                                   uint64_t seed, double *low, double *high);
-
-/* Bootstrap draws behind every interval that coar gives: the ends then vary by about a fiftieth of the interval. */
-enum { CORRELATION_DRAWS = 1000 };
 
 #endif

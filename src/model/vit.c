@@ -291,7 +291,7 @@ static const struct vit_size *find_size(const vit *v) {
 
 static coar_status read_settings(vit *v) {
     const model_settings *s = v->b->settings;
-    const setting *pool = settings_find(s, "pool");
+    const model_setting *pool = settings_find(s, "pool");
     const struct vit_size *size = find_size(v);
     uint32_t usual = size ? size->heads : v->width % 64 == 0 ? v->width / 64 : 0;
     double eps;

@@ -128,7 +128,7 @@ const char page_style[] =
     ".keys .figure{font-size:24px}.facts{grid-template-columns:1fr}.plot{grid-template-columns:34px 1fr;column-gap:6px}"
     ".stages{margin-left:40px;font-size:11px}th,td{padding-left:5px;padding-right:5px}.scroll table{font-size:13.5px}.spark{width:84px;min-width:84px}"
     /* a group's name above its bars: too little room beside them */
-    ".layers tr{display:grid;grid-template-columns:1fr 50px 1fr 54px;align-items:center}.layers .n,.layers "
+    ".layers tr{display:grid;grid-template-columns:minmax(0,1fr) 46px minmax(0,1fr) 54px;align-items:center}.layers .n,.layers "
     ".share{display:none}"
     ".layers .name{grid-column:1/-1;width:auto;text-align:left;padding-top:5px}.layers .left{width:auto}.layers "
     ".value{width:auto}"
