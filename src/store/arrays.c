@@ -4,8 +4,8 @@
  */
 #include "store/internal.h"
 
-#define DEFLATE_LEVEL 4         /* higher ones gain under 1 % on outputs and take twice as long */
-#define CHUNK_BYTES (1u << 20)  /* HDF5's default chunk cache holds one */
+#define DEFLATE_LEVEL 4        /* higher ones gain under 1 % on outputs and take twice as long */
+#define CHUNK_BYTES (1u << 20) /* HDF5's default chunk cache holds one */
 
 coar_status part_filters(hid_t properties, const char *path, int rank, const hsize_t *chunk) {
     coar_status status = COAR_OK;
@@ -71,7 +71,8 @@ done:
 hid_t part_half_type(void) {
     hid_t type = H5Tcopy(H5T_IEEE_F32LE);
     /* sign bit 15, 5 exponent bits from 10, 10 mantissa bits from 0 */
-    if (type >= 0 && (H5Tset_fields(type, 15, 10, 5, 0, 10) < 0 || H5Tset_size(type, 2) < 0 || H5Tset_ebias(type, 15) < 0))
+    if (type >= 0 &&
+        (H5Tset_fields(type, 15, 10, 5, 0, 10) < 0 || H5Tset_size(type, 2) < 0 || H5Tset_ebias(type, 15) < 0))
         h5_close(&type);
     return type;
 }

@@ -24,7 +24,8 @@ typedef struct description {
 
 /* An attribute as text, whatever its type; NULL for one that is no scalar text or number. */
 static char *attribute_text(hid_t object, const char *path, const char *name) {
-    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT), type = attribute >= 0 ? H5Aget_type(attribute) : H5I_INVALID_HID;
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT),
+          type = attribute >= 0 ? H5Aget_type(attribute) : H5I_INVALID_HID;
     H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
     bool negative = class == H5T_INTEGER && H5Tget_sign(type) == H5T_SGN_2;
     char *text = NULL;
@@ -44,7 +45,8 @@ static herr_t add_attribute(hid_t object, const char *name, const H5A_info_t *in
     description *d = data;
     (void)info;
     char *text = attribute_text(object, d->path, name);
-    if (text && strcmp(name, "parts") && strcmp(name, "plan")) cJSON_AddStringToObject(cJSON_GetObjectItem(d->root, "settings"), name, text);
+    if (text && strcmp(name, "parts") && strcmp(name, "plan"))
+        cJSON_AddStringToObject(cJSON_GetObjectItem(d->root, "settings"), name, text);
     free(text);
     return 0;
 }
@@ -52,8 +54,9 @@ static herr_t add_attribute(hid_t object, const char *name, const H5A_info_t *in
 /* dims of a data set; false when it is not there. */
 static bool shape_of(const description *d, const char *name, int rank, hsize_t *dims) {
     hid_t id = H5I_INVALID_HID, space = H5I_INVALID_HID;
-    bool good = h5_has(d->file, name) && (id = H5Dopen2(d->file, name, H5P_DEFAULT)) >= 0 && (space = H5Dget_space(id)) >= 0 &&
-                H5Sget_simple_extent_ndims(space) == rank && H5Sget_simple_extent_dims(space, dims, NULL) == rank;
+    bool good = h5_has(d->file, name) && (id = H5Dopen2(d->file, name, H5P_DEFAULT)) >= 0 &&
+                (space = H5Dget_space(id)) >= 0 && H5Sget_simple_extent_ndims(space) == rank &&
+                H5Sget_simple_extent_dims(space, dims, NULL) == rank;
     h5_close(&space);
     h5_close(&id);
     return good;
@@ -247,7 +250,8 @@ static char *as_text(const cJSON *root) {
     const cJSON *item, *components = cJSON_GetObjectItem(root, "components");
     append(&b, "%s: %s\n\nsettings\n", string(root, "path"),
            cJSON_IsTrue(cJSON_GetObjectItem(root, "merged")) ? "a merged run file" : "a run file");
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "settings")) append(&b, "  %-18s %s\n", item->string, item->valuestring);
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "settings"))
+        append(&b, "  %-18s %s\n", item->string, item->valuestring);
     if (components) {
         append(&b, "\ncomponents: %.0f\n", number(components, "count"));
         cJSON_ArrayForEach(item, cJSON_GetObjectItem(components, "groups"))
@@ -266,8 +270,9 @@ static char *as_text(const cJSON *root) {
         append(&b, "\n");
     }
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "fits"))
-        append(&b, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"), string(item, "output"),
-               string(item, "masks"), cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
+        append(&b, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"),
+               string(item, "output"), string(item, "masks"),
+               cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "evaluations"))
         append(&b, "evaluation %s: %.0f masks\n", string(item, "name"), number(item, "masks"));
     return b.text;
@@ -313,8 +318,10 @@ coar_status store_describe(const char *path, bool json, char **text) {
     TRY_GOTO(status);
     if (store) TRY_GOTO(add_stages(&d, store));
     result = json ? cJSON_Print(d.root) : as_text(d.root);
-    if (!result) status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
-    else *text = result;
+    if (!result)
+        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+    else
+        *text = result;
 done:
     store_close(store);
     free(parts);

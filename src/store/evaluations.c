@@ -50,8 +50,10 @@ coar_status predicted_remove(const run_store *store, const char *fit) {
     for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
         if (!predicted_parse(list.names[i], stage, owner) || strcmp(owner, fit)) continue;
         char *path = folder_path(store, list.names[i]);
-        if (!path) status = COAR_ERROR_MEMORY;
-        else if (unlink(path) && errno != ENOENT) status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove", path);
+        if (!path)
+            status = COAR_ERROR_MEMORY;
+        else if (unlink(path) && errno != ENOENT)
+            status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove", path);
         free(path);
     }
     name_list_free(&list);
@@ -70,7 +72,8 @@ static coar_status write_file(const char *path, const char *group, const evaluat
     TRY_GOTO(h5_write_text(file, path, "output", info->output));
     TRY_GOTO(h5_write_unsigned(file, path, "masks", info->masks));
     snprintf(name, sizeof name, "%s/%s/%s/predicted", group, info->output, info->fit);
-    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 2, (hsize_t[]){info->masks, examples}, predicted));
+    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 2, (hsize_t[]){info->masks, examples},
+                              predicted));
     snprintf(name, sizeof name, "%s/%s/%s/pearson", group, info->output, info->fit);
     TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 1, &(hsize_t){examples}, pearson));
     snprintf(name, sizeof name, "%s/%s/%s/spearman", group, info->output, info->fit);

@@ -20,15 +20,19 @@ enum { WEIGHT, BIAS, PENALTY, R2, HELDOUT, STDERR, ARRAYS };
 static const char *const array_names[ARRAYS] = {"weight", "bias", "penalty", "r2", "heldout", "stderr"};
 
 struct fit_writer {
-    run_store *store;      /* NULL: a file of its own */
+    run_store *store; /* NULL: a file of its own */
     char *path, *temporary;
     char name[NAME_SIZE];
     uint64_t examples, components, next; /* next: first example that has not come yet */
     hid_t file, arrays[ARRAYS];
 };
 
-static bool is_matrix(int array) { return array == WEIGHT || array == STDERR; }
-static bool is_double(int array) { return array == PENALTY || array == R2 || array == HELDOUT; }
+static bool is_matrix(int array) {
+    return array == WEIGHT || array == STDERR;
+}
+static bool is_double(int array) {
+    return array == PENALTY || array == R2 || array == HELDOUT;
+}
 
 static coar_status create_array(fit_writer *w, int array) {
     char name[128];
@@ -61,7 +65,8 @@ done:
     return status;
 }
 
-coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out) {
+coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force,
+                              fit_writer **out) {
     coar_status status = COAR_OK;
     fit_writer *w = NULL;
     char part[NAME_SIZE + 8];
@@ -86,8 +91,9 @@ coar_status fit_writer_create(run_store *store, const char *path, const fit_head
         goto done;
     }
     if (store && !force && file_exists(w->path)) {
-        status = status_set(COAR_ERROR_EXISTS, "%s: fit '%s' exists already: give another --name, or --force to replace it",
-                            store->path, header->name);
+        status =
+            status_set(COAR_ERROR_EXISTS, "%s: fit '%s' exists already: give another --name, or --force to replace it",
+                       store->path, header->name);
         goto done;
     }
     TRY_GOTO(file_check_output(w->path, store ? true : force));
@@ -110,7 +116,8 @@ static coar_status write_rows(const fit_writer *w, int array, const fit_block *b
     H5_TRY(space = H5Dget_space(w->arrays[array]), w->temporary, name);
     H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL), w->temporary, name);
     H5_TRY(memory = H5Screate_simple(is_matrix(array) ? 2 : 1, count, NULL), w->temporary, name);
-    H5_TRY(H5Dwrite(w->arrays[array], is_double(array) ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, data),
+    H5_TRY(H5Dwrite(w->arrays[array], is_double(array) ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT, memory, space,
+                    H5P_DEFAULT, data),
            w->temporary, name);
 done:
     h5_close(&memory);
@@ -151,7 +158,8 @@ done:
 
 coar_status fit_writer_finish(fit_writer *w) {
     if (w->next != w->examples)
-        return status_set(COAR_ERROR_INTERNAL, "fit %s: %" PRIu64 " of %" PRIu64 " examples came", w->name, w->next, w->examples);
+        return status_set(COAR_ERROR_INTERNAL, "fit %s: %" PRIu64 " of %" PRIu64 " examples came", w->name, w->next,
+                          w->examples);
     h5_lock();
     for (int array = 0; array < ARRAYS; array++) h5_close(&w->arrays[array]);
     coar_status status = h5_finish(&w->file, w->temporary);
@@ -208,7 +216,8 @@ static coar_status open_fit(const run_store *store, const char *name, char **pat
     snprintf(part, sizeof part, "fit-%s.h5", name);
     snprintf(object, sizeof object, "/attributions/%s", name);
     if (!(*path = folder_path(store, part))) return COAR_ERROR_MEMORY;
-    if (!file_exists(*path)) return status_set(COAR_ERROR_INPUT, "%s: has no fit '%s': run `coar fit` first", store->path, name);
+    if (!file_exists(*path))
+        return status_set(COAR_ERROR_INPUT, "%s: has no fit '%s': run `coar fit` first", store->path, name);
     TRY(h5_open(*path, file));
     TRY(h5_check_format(*file, *path, FIT_FORMAT, RUN_VERSION_MAJOR));
     H5_TRY(*group = H5Gopen2(*file, object, H5P_DEFAULT), *path, object);
@@ -268,27 +277,28 @@ static coar_status read_array(hid_t group, const char *path, int array, uint64_t
     TRY_GOTO(h5_open_dataset(group, path, array_names[array], is_matrix(array) ? 2 : 1, H5T_FLOAT, own, &id));
     if (array == WEIGHT) memcpy(dims, own, sizeof own);
     if (own[0] != dims[0] || first + count > own[0] || first > own[0]) {
-        status = status_set(COAR_ERROR_INPUT, "%s: '%s' has %" PRIu64 " examples, not those asked for", path, array_names[array],
-                            (uint64_t)own[0]);
+        status = status_set(COAR_ERROR_INPUT, "%s: '%s' has %" PRIu64 " examples, not those asked for", path,
+                            array_names[array], (uint64_t)own[0]);
         goto done;
     }
     if (out)
-        TRY_GOTO(part_read(id, path, array_names[array], is_double(array) ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT, first, count, 0,
-                           own[1], out));
+        TRY_GOTO(part_read(id, path, array_names[array], is_double(array) ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT, first,
+                           count, 0, own[1], out));
 done:
     h5_close(&id);
     return status;
 }
 
-coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight, float *bias,
-                           double *penalty, double *r2, double *heldout) {
+coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight,
+                           float *bias, double *penalty, double *r2, double *heldout) {
     coar_status status = COAR_OK;
     hid_t file = H5I_INVALID_HID, group = H5I_INVALID_HID;
     char *path = NULL;
     void *const out[ARRAYS] = {weight, bias, penalty, r2, heldout, NULL};
     hsize_t dims[2];
     run_tables tables = {.groups = NULL};
-    TRY_GOTO(store_read_tables(store, &tables, NULL)); /* weight's size is the caller's n: it has to be this file's, too */
+    TRY_GOTO(
+        store_read_tables(store, &tables, NULL)); /* weight's size is the caller's n: it has to be this file's, too */
     h5_lock();
     status = open_fit(store, name, &path, &file, &group);
     for (int array = 0; array < STDERR && status == COAR_OK; array++)
@@ -296,7 +306,8 @@ coar_status store_read_fit(run_store *store, const char *name, uint64_t first, u
             status = read_array(group, path, array, first, count, dims, NULL);
             if (status == COAR_OK && (dims[0] != tables.examples || dims[1] != tables.components))
                 status = status_set(COAR_ERROR_INPUT, "%s: is of other examples or components than the run", path);
-            if (status == COAR_OK && out[array]) status = read_array(group, path, array, first, count, dims, out[array]);
+            if (status == COAR_OK && out[array])
+                status = read_array(group, path, array, first, count, dims, out[array]);
         }
     h5_close(&group);
     h5_close(&file);

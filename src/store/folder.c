@@ -48,7 +48,9 @@ void name_list_free(name_list *list) {
     *list = (name_list){NULL, 0, 0};
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 void name_list_sort(name_list *list) {
     if (list->count) qsort(list->names, list->count, sizeof *list->names, by_name);
@@ -150,7 +152,8 @@ void folder_sweep(const run_store *store) {
 static bool parse_mask_part(const char *name, mask_part *part) {
     uint64_t first, last;
     char again[64];
-    if (strlen(name) >= sizeof part->name || sscanf(name, "outputs-%" SCNu64 "-%" SCNu64, &first, &last) != 2) return false;
+    if (strlen(name) >= sizeof part->name || sscanf(name, "outputs-%" SCNu64 "-%" SCNu64, &first, &last) != 2)
+        return false;
     snprintf(again, sizeof again, "outputs-%" PRIu64 "-%" PRIu64 ".h5", first, last);
     if (strcmp(again, name) || last < first || last > (uint64_t)1 << 62) return false;
     snprintf(part->name, sizeof part->name, "%s", name);
@@ -196,7 +199,8 @@ coar_status folder_mask_parts(const run_store *store, mask_part **out, size_t *o
     if (count) qsort(parts, count, sizeof *parts, by_first);
     for (size_t i = 0; i < count; next = parts[i].first + parts[i].count, i++) {
         if (parts[i].first == next) continue;
-        const char *what = parts[i].first > next ? "a part is missing before it: put it back" : "overlaps the part before it";
+        const char *what =
+            parts[i].first > next ? "a part is missing before it: put it back" : "overlaps the part before it";
         status = status_set(COAR_ERROR_INPUT, "%s/%s: %s (masks up to %" PRIu64 " are there), or --force to start over",
                             store->folder, parts[i].name, what, next);
         goto done;

@@ -47,8 +47,10 @@ coar_status index_inspect(const char *path, char **contents) {
     h5_unlock();
     if (status != COAR_ERROR_INPUT) return status;
     status_clear(); /* the reason matters less than what to do */
-    return status_set(COAR_ERROR_EXISTS, "%s: exists and is no run file of this version of coar, or is damaged: give another "
-                      "-o, remove it (an index is made again from its folder), or --force to start over", path);
+    return status_set(COAR_ERROR_EXISTS,
+                      "%s: exists and is no run file of this version of coar, or is damaged: give another "
+                      "-o, remove it (an index is made again from its folder), or --force to start over",
+                      path);
 }
 
 coar_status index_refresh(run_store *store) {
@@ -156,7 +158,8 @@ static coar_status write_done(const index_sink *sink, const mask_part *parts, si
         one = NULL;
         h5_close(&file);
     }
-    TRY_GOTO(part_write_array(sink->file, sink->path, "/ablations/done", H5T_STD_U8LE, H5T_NATIVE_UINT8, 1, &units, all));
+    TRY_GOTO(
+        part_write_array(sink->file, sink->path, "/ablations/done", H5T_STD_U8LE, H5T_NATIVE_UINT8, 1, &units, all));
 done:
     h5_close(&file);
     free(one);
@@ -187,7 +190,8 @@ static coar_status write_ablations(index_sink *sink) {
     }
     if (have_masks && !tables.given_masks) TRY_GOTO(sink->matrix(sink, "/ablations/masks", parts, count));
     snprintf(name, sizeof name, "/ablations/%s", tables.output_names[0]);
-    H5_TRY(H5Lcreate_soft(name, sink->file, "/ablations/outputs", H5P_DEFAULT, H5P_DEFAULT), sink->path, "/ablations/outputs");
+    H5_TRY(H5Lcreate_soft(name, sink->file, "/ablations/outputs", H5P_DEFAULT, H5P_DEFAULT), sink->path,
+           "/ablations/outputs");
 done:
     run_tables_free(&tables);
     free(parts);
@@ -291,7 +295,8 @@ static coar_status matrix_type(const index_sink *sink, const char *name, const m
     char *path = folder_path(sink->store, parts[0].name);
     if (!path) return COAR_ERROR_MEMORY;
     TRY_GOTO(h5_open(path, &file));
-    TRY_GOTO(h5_open_dataset(file, path, name, 2, strcmp(name, "/ablations/masks") ? H5T_FLOAT : H5T_INTEGER, dims, &id));
+    TRY_GOTO(
+        h5_open_dataset(file, path, name, 2, strcmp(name, "/ablations/masks") ? H5T_FLOAT : H5T_INTEGER, dims, &id));
     H5_TRY(*type = H5Dget_type(id), path, name);
     *columns = dims[1];
 done:
@@ -311,8 +316,7 @@ static coar_status link_matrix(index_sink *sink, const char *name, const mask_pa
     H5_TRY(space = H5Screate_simple(2, dims, NULL), sink->path, name);
     H5_TRY(creation = H5Pcreate(H5P_DATASET_CREATE), sink->path, name);
     H5_TRY(H5Pset_obj_track_times(creation, false), sink->path, name);
-    if (H5Tget_class(type) == H5T_FLOAT)
-        H5_TRY(H5Pset_fill_value(creation, H5T_NATIVE_FLOAT, &fill), sink->path, name);
+    if (H5Tget_class(type) == H5T_FLOAT) H5_TRY(H5Pset_fill_value(creation, H5T_NATIVE_FLOAT, &fill), sink->path, name);
     for (size_t i = 0; i < count; i++) TRY_GOTO(map_source(sink, creation, space, name, &parts[i], dims));
     H5_TRY(H5Sselect_all(space), sink->path, name);
     H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), sink->path, name);
@@ -344,7 +348,8 @@ done:
 static coar_status rebuild(run_store *store, const char *temporary) {
     coar_status status = COAR_OK;
     char *contents = NULL;
-    index_sink sink = {.store = store, .path = temporary, .file = H5I_INVALID_HID, .matrix = link_matrix, .object = link_object};
+    index_sink sink = {
+        .store = store, .path = temporary, .file = H5I_INVALID_HID, .matrix = link_matrix, .object = link_object};
     TRY_GOTO(index_contents(store, &contents));
     TRY_GOTO(h5_create(temporary, &sink.file));
     TRY_GOTO(index_write(&sink));

@@ -22,8 +22,8 @@
 
 enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 
-#define NAME_SIZE 64    /* stages, fits: with the terminator */
-#define PARTS_MAX 999   /* outputs parts of a run (docs/runfile.md) */
+#define NAME_SIZE 64           /* stages, fits: with the terminator */
+#define PARTS_MAX 999          /* outputs parts of a run (docs/runfile.md) */
 #define ABLATE_STAGE "ablate-" /* and the first mask */
 #define STAGE_FORMAT "coar.stage"
 
@@ -58,11 +58,11 @@ void document_free(document *d);
 /* ------------------------------------------------------------------------------------------------ run.c */
 
 struct run_store {
-    char *path;        /* run.h5 */
-    char *folder;      /* run.h5.parts */
+    char *path;              /* run.h5 */
+    char *folder;            /* run.h5.parts */
     const char *folder_name; /* its last component */
     document manifest;
-    int lock;          /* descriptor of the lock file, -1 */
+    int lock; /* descriptor of the lock file, -1 */
     int lock_depth;
 };
 
@@ -122,9 +122,9 @@ bool liveness_journal(const run_store *store, const char *journal_name);
 /* ---------------------------------------------------------------------------------------------- journal.c */
 
 typedef struct journal_header {
-    uint8_t identity[16];  /* of STAGE.json: first half of its SHA-256 */
-    uint64_t first_mask;   /* masks that were in finished parts when the journal began */
-    uint64_t units;        /* of the stage then (information) */
+    uint8_t identity[16]; /* of STAGE.json: first half of its SHA-256 */
+    uint64_t first_mask;  /* masks that were in finished parts when the journal began */
+    uint64_t units;       /* of the stage then (information) */
 } journal_header;
 
 typedef struct journal_record {
@@ -171,15 +171,15 @@ struct store_stage {
     char name[NAME_SIZE];
     stage_options options; /* name, settings and plan are not kept */
     journal_header header;
-    unit_entry *entries;   /* [units] */
+    unit_entry *entries; /* [units] */
     uint64_t done;
-    uint64_t misfits;      /* records of another number of masks */
+    uint64_t misfits; /* records of another number of masks */
     stage_journal *journals;
     size_t journal_count, journal_capacity;
-    size_t own;            /* index in journals */
+    size_t own; /* index in journals */
     int own_file;
     uint64_t own_end;
-    int cached_file;       /* the journal that was read last */
+    int cached_file; /* the journal that was read last */
     size_t cached;
     heartbeat heartbeat;
 };

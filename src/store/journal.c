@@ -38,15 +38,14 @@ static uint64_t get(const uint8_t *at, int bytes) {
 
 /* Fewer bytes than asked only at the end of the file. */
 static coar_status read_at(int file, const char *path, uint64_t offset, void *data, size_t size, size_t *got) {
-    size_t done = 0;
-    while (done < size) {
-        ssize_t part = pread(file, (char *)data + done, size - done, (off_t)(offset + done));
+    *got = 0;
+    while (*got < size) {
+        ssize_t part = pread(file, (char *)data + *got, size - *got, (off_t)(offset + *got));
         if (part < 0 && errno == EINTR) continue;
         if (part < 0) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot read", path);
         if (part == 0) break;
-        done += (size_t)part;
+        *got += (size_t)part;
     }
-    *got = done;
     return COAR_OK;
 }
 
@@ -91,8 +90,9 @@ coar_status journal_read_header(int file, const char *path, const coar_callbacks
         return COAR_OK;
     }
     if (get(bytes + 8, 4) != JOURNAL_VERSION || get(bytes + 12, 4) != JOURNAL_HEADER_BYTES)
-        return status_set(COAR_ERROR_INPUT, "%s: journal version %" PRIu64 " is not %d: made by another version of coar",
-                          path, get(bytes + 8, 4), JOURNAL_VERSION);
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: journal version %" PRIu64 " is not %d: made by another version of coar", path,
+                          get(bytes + 8, 4), JOURNAL_VERSION);
     memcpy(header->identity, bytes + 16, 16);
     header->first_mask = get(bytes + 32, 8);
     header->units = get(bytes + 40, 8);
@@ -125,7 +125,8 @@ static bool decode_record(const uint8_t bytes[JOURNAL_RECORD_BYTES], uint64_t po
 }
 
 /* CRC of a payload, through `block`. */
-static coar_status payload_crc(int file, const char *path, const journal_record *record, uint8_t *block, uint32_t *crc) {
+static coar_status payload_crc(int file, const char *path, const journal_record *record, uint8_t *block,
+                               uint32_t *crc) {
     *crc = 0;
     for (uint64_t done = 0; done < record->length;) {
         size_t want = record->length - done < BLOCK_BYTES ? (size_t)(record->length - done) : BLOCK_BYTES, got;
@@ -182,15 +183,15 @@ coar_status journal_scan(int file, const char *path, const coar_callbacks *callb
         TRY_GOTO(find_record(file, path, at, size, block, &record, &found));
         if (!found) break;
         if (record.offset - JOURNAL_RECORD_BYTES != at)
-            log_warning(callbacks, "%s: %" PRIu64 " bytes at %" PRIu64 " are damaged; their units are computed again", path,
-                        record.offset - JOURNAL_RECORD_BYTES - at, at);
+            log_warning(callbacks, "%s: %" PRIu64 " bytes at %" PRIu64 " are damaged; their units are computed again",
+                        path, record.offset - JOURNAL_RECORD_BYTES - at, at);
         at = record.offset + record.length;
         TRY_GOTO(payload_crc(file, path, &record, block, &crc));
         if (crc == record.crc)
             TRY_GOTO(visit(context, &record));
         else
-            log_warning(callbacks, "%s: unit %" PRIu64 " at %" PRIu64 " is damaged (wrong CRC); it is computed again", path,
-                        record.unit, record.offset);
+            log_warning(callbacks, "%s: unit %" PRIu64 " at %" PRIu64 " is damaged (wrong CRC); it is computed again",
+                        path, record.unit, record.offset);
         *position = at;
     }
 done:
@@ -209,7 +210,8 @@ coar_status journal_append(int file, const char *path, uint64_t *end, uint64_t u
     encode_record(header, &r);
     struct iovec pieces[2] = {{header, sizeof header}, {(void *)payload, bytes}};
     coar_status status = write_at(file, path, *end, pieces, 2);
-    if (status == COAR_OK && fdatasync(file)) status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot sync to disk", path);
+    if (status == COAR_OK && fdatasync(file))
+        status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot sync to disk", path);
     if (status != COAR_OK) {
         /* Where even this fails, a torn tail stays that the next append writes over. */
         (void)!ftruncate(file, (off_t)*end);
@@ -224,6 +226,6 @@ coar_status journal_payload(int file, const char *path, const journal_record *re
     size_t got;
     TRY(read_at(file, path, record->offset, payload, (size_t)record->length, &got));
     if (got == record->length && crc32c(0, payload, got) == record->crc) return COAR_OK;
-    return status_set(COAR_ERROR_INPUT, "%s: unit %" PRIu64 " is damaged (wrong CRC): run again, it is computed anew", path,
-                      record->unit);
+    return status_set(COAR_ERROR_INPUT, "%s: unit %" PRIu64 " is damaged (wrong CRC): run again, it is computed anew",
+                      path, record->unit);
 }

@@ -86,7 +86,8 @@ coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, 
     cJSON_AddNumberToObject(root, "shard", shard);
     cJSON_AddNumberToObject(root, "shards", shards);
     if (job) cJSON_AddStringToObject(root, "job", job);
-    bool fits = cJSON_PrintPreallocated(root, text, sizeof text - 8, false); /* it may need a few bytes more than it uses */
+    bool fits =
+        cJSON_PrintPreallocated(root, text, sizeof text - 8, false); /* it may need a few bytes more than it uses */
     cJSON_Delete(root);
     if (!fits) return status_set(COAR_ERROR_INTERNAL, "%s: host name or job id too long", path);
 
@@ -208,10 +209,10 @@ bool liveness_journal(const run_store *store, const char *journal_name) {
 }
 
 static coar_status busy(const run_store *store, const char *name, life where, const identity *id) {
-    return status_set(COAR_ERROR_BUSY,
-                      "%s: process %ld on %s is working on it (%s/%s): wait for it, or end it%s, or give --force-resume",
-                      store->path, id->pid, id->host, store->folder, name,
-                      where == ALIVE_ELSEWHERE ? " (it counts as dead 60 s later)" : "");
+    return status_set(
+        COAR_ERROR_BUSY,
+        "%s: process %ld on %s is working on it (%s/%s): wait for it, or end it%s, or give --force-resume", store->path,
+        id->pid, id->host, store->folder, name, where == ALIVE_ELSEWHERE ? " (it counts as dead 60 s later)" : "");
 }
 
 coar_status liveness_check(const run_store *store, const char *stage, uint32_t shard, uint32_t shards) {

@@ -42,7 +42,8 @@ static bool same_checksum(uint32_t a, uint32_t b) {
 }
 
 /* Reads the stored bytes of one chunk and checks the checksum behind them (always the last filter, arrays.c). */
-static coar_status read_chunk(hid_t id, const char *path, const char *name, const hsize_t *offset, chunk_buffer *chunk) {
+static coar_status read_chunk(hid_t id, const char *path, const char *name, const hsize_t *offset,
+                              chunk_buffer *chunk) {
     coar_status status = COAR_OK;
     H5_TRY(H5Dget_chunk_storage_size(id, offset, &chunk->size), path, name);
     if (chunk->size > (hsize_t)1 << 32) {
@@ -54,8 +55,8 @@ static coar_status read_chunk(hid_t id, const char *path, const char *name, cons
     uint32_t stored = 0;
     for (int i = 0; i < 4 && chunk->size >= 4; i++) stored |= (uint32_t)chunk->bytes[chunk->size - 4 + i] << (8 * i);
     if (chunk->size < 4 || !same_checksum(stored, fletcher32(chunk->bytes, chunk->size - 4)))
-        status = status_set(COAR_ERROR_INPUT, "%s: '%s' has a damaged chunk (wrong checksum): put a copy of the file back", path,
-                            name);
+        status = status_set(COAR_ERROR_INPUT,
+                            "%s: '%s' has a damaged chunk (wrong checksum): put a copy of the file back", path, name);
 done:
     return status;
 }
@@ -66,8 +67,9 @@ static bool checked_chunks(hid_t id, int rank, hsize_t *chunk) {
     int filters = creation >= 0 && H5Pget_layout(creation) == H5D_CHUNKED ? H5Pget_nfilters(creation) : 0;
     unsigned flags;
     size_t values = 0;
-    bool checked = filters > 0 && H5Pget_chunk(creation, rank, chunk) == rank &&
-                   H5Pget_filter2(creation, (unsigned)filters - 1, &flags, &values, NULL, 0, NULL, NULL) == H5Z_FILTER_FLETCHER32;
+    bool checked =
+        filters > 0 && H5Pget_chunk(creation, rank, chunk) == rank &&
+        H5Pget_filter2(creation, (unsigned)filters - 1, &flags, &values, NULL, 0, NULL, NULL) == H5Z_FILTER_FLETCHER32;
     h5_close(&creation);
     return checked;
 }
@@ -81,13 +83,13 @@ typedef struct matrix_copy {
     size_t count;
     hid_t type, out;
     hsize_t dims[2], chunk[2];
-    size_t open;          /* index of the part that is open; count = none */
+    size_t open; /* index of the part that is open; count = none */
     hid_t file, in;
     char *path;
     hsize_t in_chunk[2];
     bool in_checked;
     chunk_buffer buffer;
-    void *rows;           /* [chunk[0]][dims[1]] in the file's type */
+    void *rows; /* [chunk[0]][dims[1]] in the file's type */
 } matrix_copy;
 
 static coar_status open_part(matrix_copy *c, size_t index) {
@@ -126,8 +128,8 @@ static coar_status copy_chunks(matrix_copy *c, hsize_t first) {
     for (hsize_t column = 0; column < c->dims[1]; column += c->chunk[1]) {
         hsize_t from[2] = {first - c->parts[c->open].first, column}, to[2] = {first, column};
         TRY_GOTO(read_chunk(c->in, c->path, c->name, from, &c->buffer));
-        H5_TRY(H5Dwrite_chunk(c->out, H5P_DEFAULT, c->buffer.filter_mask, to, c->buffer.size, c->buffer.bytes), c->sink->path,
-               c->name);
+        H5_TRY(H5Dwrite_chunk(c->out, H5P_DEFAULT, c->buffer.filter_mask, to, c->buffer.size, c->buffer.bytes),
+               c->sink->path, c->name);
     }
 done:
     return status;
@@ -164,7 +166,8 @@ static coar_status copy_band(matrix_copy *c, hsize_t first, hsize_t count) {
     const mask_part *p = &c->parts[i];
     TRY(open_part(c, i));
     bool whole = p->first <= first && first + count <= p->first + p->count && (first - p->first) % c->chunk[0] == 0;
-    if (whole && c->in_checked && c->in_chunk[0] == c->chunk[0] && c->in_chunk[1] == c->chunk[1]) return copy_chunks(c, first);
+    if (whole && c->in_checked && c->in_chunk[0] == c->chunk[0] && c->in_chunk[1] == c->chunk[1])
+        return copy_chunks(c, first);
     return copy_rows(c, first, count);
 }
 
@@ -247,7 +250,8 @@ static coar_status copy_object(index_sink *sink, const char *part, const char *n
         status = status_set(COAR_ERROR_INPUT, "%s: '%s' is missing", path, name);
         goto done;
     }
-    H5_TRY(H5Ovisit_by_name2(file, name, H5_INDEX_NAME, H5_ITER_INC, verify, &context, H5O_INFO_BASIC, H5P_DEFAULT), path, name);
+    H5_TRY(H5Ovisit_by_name2(file, name, H5_INDEX_NAME, H5_ITER_INC, verify, &context, H5O_INFO_BASIC, H5P_DEFAULT),
+           path, name);
     TRY_GOTO(context.status);
     H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), sink->path, name);
     H5_TRY(H5Pset_create_intermediate_group(link, 1), sink->path, name);
@@ -277,7 +281,8 @@ static coar_status total_bytes(const run_store *store, uint64_t *total) {
     return COAR_OK;
 }
 
-static coar_status write_merged(run_store *store, const char *temporary, const char *output, const coar_callbacks *callbacks) {
+static coar_status write_merged(run_store *store, const char *temporary, const char *output,
+                                const coar_callbacks *callbacks) {
     coar_status status = COAR_OK;
     uint64_t total;
     progress p;

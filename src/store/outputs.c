@@ -35,7 +35,8 @@ coar_status truth_group(const char *stage_name, char group[128], double *alpha, 
         good = end_alpha == tail && end_alpha > stage_name + 7 && tail[2] >= '0' && tail[2] <= '9' && !*end_seed;
     }
     if (!good)
-        return status_set(COAR_ERROR_INTERNAL, "'%s' is not the name of a truth stage (truth-aALPHA-sSEED)", stage_name);
+        return status_set(COAR_ERROR_INTERNAL, "'%s' is not the name of a truth stage (truth-aALPHA-sSEED)",
+                          stage_name);
     snprintf(group, 128, "/evaluation/%.*s_%s", (int)(tail - stage_name - 6), stage_name + 6, tail + 1);
     return COAR_OK;
 }
@@ -84,8 +85,9 @@ static coar_status open_matrix(hid_t file, const char *path, const char *name, u
         return COAR_OK;
     }
     h5_close(&id);
-    return status_set(COAR_ERROR_INPUT, "%s: '%s' is [%" PRIu64 ", %" PRIu64 "], not the [%" PRIu64 ", %" PRIu64 "] it should be",
-                      path, name, (uint64_t)dims[0], (uint64_t)dims[1], masks, examples);
+    return status_set(COAR_ERROR_INPUT,
+                      "%s: '%s' is [%" PRIu64 ", %" PRIu64 "], not the [%" PRIu64 ", %" PRIu64 "] it should be", path,
+                      name, (uint64_t)dims[0], (uint64_t)dims[1], masks, examples);
 }
 
 static coar_status read_block(const char *path, const char *name, uint64_t first_mask, uint64_t masks, uint64_t row,
@@ -122,7 +124,8 @@ coar_status store_output_shape(run_store *store, uint64_t *masks, uint64_t *exam
     hid_t file = H5I_INVALID_HID;
     TRY_GOTO(folder_mask_parts(store, &parts, &count));
     if (!count) {
-        status = status_set(COAR_ERROR_INPUT, "%s: its ablations are not finished: run `coar ablate` again with the same options",
+        status = status_set(COAR_ERROR_INPUT,
+                            "%s: its ablations are not finished: run `coar ablate` again with the same options",
                             store->path);
         goto done;
     }
@@ -155,8 +158,8 @@ coar_status store_read_outputs(run_store *store, const char *output, uint64_t ma
     uint64_t end = mask_first + mask_count, there = count ? parts[count - 1].first + parts[count - 1].count : 0;
     if (end > there) {
         status = status_set(COAR_ERROR_INPUT,
-                            "%s: %" PRIu64 " masks are finished, %" PRIu64 " are needed: run `coar ablate` again", store->path,
-                            there, end);
+                            "%s: %" PRIu64 " masks are finished, %" PRIu64 " are needed: run `coar ablate` again",
+                            store->path, there, end);
         goto done;
     }
     for (size_t i = 0; i < count && example_count; i++) {
@@ -189,7 +192,9 @@ coar_status store_read_truth(run_store *store, const char *stage_name, const cha
     TRY(output_name_check(output));
     TRY(store_truth_finished(store, stage_name, &finished));
     if (!finished || finished < mask_count)
-        return status_set(COAR_ERROR_INPUT, "%s: stage %s has %" PRIu64 " finished masks, %" PRIu64 " are needed: run `coar evaluate` again",
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: stage %s has %" PRIu64 " finished masks, %" PRIu64
+                          " are needed: run `coar evaluate` again",
                           store->path, stage_name, finished, mask_count);
     snprintf(file_name, sizeof file_name, "%s.h5", stage_name);
     snprintf(name, sizeof name, "%s/%s/truth", group, output);

@@ -20,9 +20,13 @@
 
 /* ---------------------------------------------------------------------------------------------- unit grid */
 
-static uint64_t ceil_divide(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
+static uint64_t ceil_divide(uint64_t a, uint64_t b) {
+    return a / b + (a % b != 0);
+}
 
-static uint64_t example_blocks(const unit_grid *g) { return ceil_divide(g->examples, g->unit_examples); }
+static uint64_t example_blocks(const unit_grid *g) {
+    return ceil_divide(g->examples, g->unit_examples);
+}
 
 uint64_t unit_grid_units(const unit_grid *g) {
     return g->masks > g->first_mask ? ceil_divide(g->masks - g->first_mask, g->unit_masks) * example_blocks(g) : 0;
@@ -109,17 +113,17 @@ typedef struct part_writer {
     store_stage *stage;
     const unit_grid *grid;
     const run_tables *tables;
-    part_shape shape;       /* of the part being written */
-    const char *temporary;  /* its path now */
-    const char *group;      /* of a truth part, NULL for outputs */
-    const uint8_t *masks;   /* packed [shape.masks][ceil(n/8)], or NULL */
+    part_shape shape;      /* of the part being written */
+    const char *temporary; /* its path now */
+    const char *group;     /* of a truth part, NULL for outputs */
+    const uint8_t *masks;  /* packed [shape.masks][ceil(n/8)], or NULL */
     hid_t file, half;
-    hid_t *outputs;         /* [grid->outputs] data sets */
-    float *band;            /* [outputs][CHUNK_MASKS][N] */
-    uint16_t *half_band;    /* [CHUNK_MASKS][N] for f16 */
-    float *payload;         /* of one unit */
-    uint8_t *done;          /* [shape.units] */
-    const char *old_path;   /* truth part that is extended, NULL without */
+    hid_t *outputs;       /* [grid->outputs] data sets */
+    float *band;          /* [outputs][CHUNK_MASKS][N] */
+    uint16_t *half_band;  /* [CHUNK_MASKS][N] for f16 */
+    float *payload;       /* of one unit */
+    uint8_t *done;        /* [shape.units] */
+    const char *old_path; /* truth part that is extended, NULL without */
     hid_t old;
     part_shape old_shape;
 } part_writer;
@@ -143,7 +147,8 @@ static bool to_half(float value, uint16_t *out) {
         return true;
     }
     if (magnitude >= 65520.0f) return false; /* half-way between the largest f16, 65504, and the next power of two */
-    if (magnitude < 0x1p-14f) { /* subnormal: a multiple of 2^-24; rintf rounds to even, and 1024 carries into the exponent */
+    if (magnitude <
+        0x1p-14f) { /* subnormal: a multiple of 2^-24; rintf rounds to even, and 1024 carries into the exponent */
         *out = (uint16_t)(sign | (uint16_t)rintf(magnitude * 0x1p24f));
         return true;
     }
@@ -272,7 +277,8 @@ static coar_status write_attributes(const part_writer *w) {
 
 static coar_status create_outputs(part_writer *w) {
     hsize_t dims[2] = {w->shape.masks, w->shape.examples};
-    hsize_t chunk[2] = {dims[0] < CHUNK_MASKS ? dims[0] : CHUNK_MASKS, dims[1] < CHUNK_EXAMPLES ? dims[1] : CHUNK_EXAMPLES};
+    hsize_t chunk[2] = {dims[0] < CHUNK_MASKS ? dims[0] : CHUNK_MASKS,
+                        dims[1] < CHUNK_EXAMPLES ? dims[1] : CHUNK_EXAMPLES};
     for (size_t o = 0; o < w->grid->outputs; o++) {
         char name[256];
         object_name(w, o, "truth", name);
@@ -287,7 +293,8 @@ static coar_status write_rest(const part_writer *w) {
     char name[256];
     for (size_t o = 0; o < (w->group ? w->grid->outputs : 1); o++) {
         object_name(w, o, "done", name);
-        TRY(part_write_array(w->file, path, name, H5T_STD_U8LE, H5T_NATIVE_UINT8, 1, &(hsize_t){w->shape.units}, w->done));
+        TRY(part_write_array(w->file, path, name, H5T_STD_U8LE, H5T_NATIVE_UINT8, 1, &(hsize_t){w->shape.units},
+                             w->done));
     }
     if (!w->masks) return COAR_OK;
     return part_write_array(w->file, path, "/ablations/masks", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2,
@@ -315,7 +322,8 @@ static coar_status read_old(part_writer *w) {
     TRY(part_open(w->old_path, &w->old, &w->old_shape));
     if (!w->old_shape.first_mask && w->old_shape.examples == w->shape.examples && w->old_shape.masks < w->shape.masks)
         return COAR_OK;
-    return status_set(COAR_ERROR_INPUT, "%s: is not of this run's examples; remove it to compute it again", w->old_path);
+    return status_set(COAR_ERROR_INPUT, "%s: is not of this run's examples; remove it to compute it again",
+                      w->old_path);
 }
 
 /* Writes the whole part under its final name, or nothing. */
@@ -376,8 +384,8 @@ static coar_status check_parts(run_store *store, bool half) {
     char *path = NULL;
     TRY_GOTO(folder_mask_parts(store, &parts, &count));
     if (count >= PARTS_MAX)
-        status = status_set(COAR_ERROR_INPUT, "%s: has been extended %d times; merge it, or begin a new run", store->path,
-                            PARTS_MAX);
+        status = status_set(COAR_ERROR_INPUT, "%s: has been extended %d times; merge it, or begin a new run",
+                            store->path, PARTS_MAX);
     if (status != COAR_OK || !count) goto done;
     if (!(path = folder_path(store, parts[0].name))) {
         status = COAR_ERROR_MEMORY;
@@ -406,8 +414,10 @@ static coar_status finish(run_store *store, store_stage *stage, const unit_grid 
     TRY_GOTO(stage_masks_finished(store, stage->name, &finished));
     if (finished >= grid->masks) goto complete;
     if (group ? grid->first_mask && grid->first_mask != finished : grid->first_mask != finished) {
-        status = status_set(COAR_ERROR_BUSY, "%s: another process has finished masks up to %" PRIu64
-                            " meanwhile: give the same command again", store->path, finished);
+        status = status_set(COAR_ERROR_BUSY,
+                            "%s: another process has finished masks up to %" PRIu64
+                            " meanwhile: give the same command again",
+                            store->path, finished);
         goto done;
     }
     TRY_GOTO(stage_refresh(stage));

@@ -47,7 +47,9 @@ void store_close(run_store *store) {
     free(store);
 }
 
-const char *store_path(const run_store *store) { return store->path; }
+const char *store_path(const run_store *store) {
+    return store->path;
+}
 
 const char *store_setting(const run_store *store, const char *key) {
     return settings_value(&store->manifest.settings, key);
@@ -75,7 +77,8 @@ static coar_status remove_folder(run_store *store) {
                 goto done;
             }
         }
-    if (rmdir(store->folder)) status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove (--force)", store->folder);
+    if (rmdir(store->folder))
+        status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove (--force)", store->folder);
 done:
     free(path);
     name_list_free(&list);
@@ -123,10 +126,11 @@ static coar_status check_path(const run_store *store, bool have_run) {
     TRY(index_inspect(store->path, &contents));
     free(contents);
     if (have_run) return COAR_OK;
-    return status_set(COAR_ERROR_EXISTS,
-                      "%s: is a run file without its folder %s (merged, or moved alone): give another -o, put the folder "
-                      "back, or --force to replace it",
-                      store->path, store->folder);
+    return status_set(
+        COAR_ERROR_EXISTS,
+        "%s: is a run file without its folder %s (merged, or moved alone): give another -o, put the folder "
+        "back, or --force to replace it",
+        store->path, store->folder);
 }
 
 /* Makes the folder and its manifest where there are none. Undone on failure as far as this call made them. */
@@ -190,9 +194,10 @@ coar_status store_open(const char *path, run_store **out) {
             goto done;
         }
         TRY_GOTO(check_path(store, true));
-        status = status_set(COAR_ERROR_INPUT,
-                            "%s: its folder %s is missing: work on the run it came from (a merged file can only be read)",
-                            path, store->folder);
+        status =
+            status_set(COAR_ERROR_INPUT,
+                       "%s: its folder %s is missing: work on the run it came from (a merged file can only be read)",
+                       path, store->folder);
         goto done;
     }
     TRY_GOTO(check_path(store, true));

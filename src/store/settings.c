@@ -16,7 +16,8 @@
 /* A manifest is a few kilobytes; a numerics plan some more. Larger is not ours, and is not read into memory. */
 #define DOCUMENT_MAX (16u << 20)
 
-static const char *const type_names[] = {[SETTING_TEXT] = "text", [SETTING_INTEGER] = "integer", [SETTING_REAL] = "real"};
+static const char *const type_names[] = {
+    [SETTING_TEXT] = "text", [SETTING_INTEGER] = "integer", [SETTING_REAL] = "real"};
 
 void settings_free(setting_list *list) {
     for (size_t i = 0; i < list->count; i++) {
@@ -53,9 +54,10 @@ coar_status settings_compare(const char *what, const setting_list *stored, const
         if (!given[i].compared) continue;
         const setting *old = find(stored->items, stored->count, given[i].key);
         if (old && same_value(old, &given[i])) continue;
-        return status_set(COAR_ERROR_MISMATCH,
-                          "%s: %s (%s) is %s, the run began with %s: give the same, another -o, or --force to start over",
-                          what, given[i].flag, given[i].key, given[i].value, old ? old->value : "none");
+        return status_set(
+            COAR_ERROR_MISMATCH,
+            "%s: %s (%s) is %s, the run began with %s: give the same, another -o, or --force to start over", what,
+            given[i].flag, given[i].key, given[i].value, old ? old->value : "none");
     }
     for (size_t i = 0; i < stored->count; i++) {
         const setting *old = &stored->items[i];
@@ -131,8 +133,8 @@ static coar_status parse_setting(const char *path, const cJSON *item, setting *o
     for (int i = 0; type && i < (int)(sizeof type_names / sizeof *type_names); i++)
         if (!strcmp(type, type_names[i])) kind = i;
     if (!key || !key[0] || !flag || !value || kind < 0 || !cJSON_IsBool(compared))
-        return status_set(COAR_ERROR_INPUT, "%s: field 'settings' is damaged: put a copy back, or --force to start over",
-                          path);
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: field 'settings' is damaged: put a copy back, or --force to start over", path);
     *out = (setting){strdup(key), strdup(flag), strdup(value), (setting_type)kind, cJSON_IsTrue(compared)};
     return out->key && out->flag && out->value ? COAR_OK : status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
 }
@@ -152,8 +154,8 @@ coar_status document_parse(const char *path, const char *format, const char *tex
     }
     const cJSON *major = cJSON_GetObjectItemCaseSensitive(root, "version_major");
     if (!cJSON_IsNumber(major) || major->valuedouble != RUN_VERSION_MAJOR) {
-        status = status_set(COAR_ERROR_INPUT, "%s: field 'version_major' is not %d: made by another version of coar", path,
-                            RUN_VERSION_MAJOR);
+        status = status_set(COAR_ERROR_INPUT, "%s: field 'version_major' is not %d: made by another version of coar",
+                            path, RUN_VERSION_MAJOR);
         goto done;
     }
     const cJSON *settings = cJSON_GetObjectItemCaseSensitive(root, "settings"), *item;

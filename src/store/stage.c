@@ -19,7 +19,9 @@
 
 /* ---------------------------------------------------------------------------------------------- STAGE.json */
 
-static char *stage_json_path(run_store *store, const char *name) { return string_format("%s/%s.json", store->folder, name); }
+static char *stage_json_path(run_store *store, const char *name) {
+    return string_format("%s/%s.json", store->folder, name);
+}
 
 coar_status store_stage_plan(run_store *store, const char *name, char **plan_json) {
     TRY(name_check("stage", name));
@@ -73,7 +75,9 @@ coar_status store_plan_file(const char *path, char **plan_json) {
     return status;
 }
 
-static int hex_digit(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
+static int hex_digit(char c) {
+    return c <= '9' ? c - '0' : c - 'a' + 10;
+}
 
 /* Creates STAGE.json or compares with it; its identity ties the journals to it. */
 static coar_status settle_document(store_stage *stage, const stage_options *options) {
@@ -83,16 +87,18 @@ static coar_status settle_document(store_stage *stage, const stage_options *opti
     char *path = stage_json_path(stage->store, stage->name);
     if (!path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", stage->store->folder);
     if (!file_exists(path)) {
-        TRY_GOTO(document_create(path, STAGE_FORMAT, options->settings, options->setting_count, options->plan_json, &written));
+        TRY_GOTO(document_create(path, STAGE_FORMAT, options->settings, options->setting_count, options->plan_json,
+                                 &written));
         TRY_GOTO(folder_sync(stage->store));
     }
     TRY_GOTO(document_read(path, STAGE_FORMAT, &d));
     TRY_GOTO(settings_compare(stage->store->path, &d.settings, options->settings, options->setting_count));
     if (options->plan_json && (!d.plan || strcmp(options->plan_json, d.plan))) {
-        status = status_set(COAR_ERROR_MISMATCH,
-                            "%s: the numerics plan differs from the one stage %s began with (%s): take it over with --plan "
-                            "%s, or --force to start over",
-                            stage->store->path, stage->name, path, stage->store->path);
+        status =
+            status_set(COAR_ERROR_MISMATCH,
+                       "%s: the numerics plan differs from the one stage %s began with (%s): take it over with --plan "
+                       "%s, or --force to start over",
+                       stage->store->path, stage->name, path, stage->store->path);
         goto done;
     }
     for (int i = 0; i < 16; i++)
@@ -176,7 +182,8 @@ typedef struct visit_context {
     size_t journal;
 } visit_context;
 
-static coar_status compare_records(store_stage *stage, const unit_entry *entry, size_t journal, const journal_record *r) {
+static coar_status compare_records(store_stage *stage, const unit_entry *entry, size_t journal,
+                                   const journal_record *r) {
     coar_status status = COAR_OK;
     uint8_t *a = NULL, *b = NULL;
     journal_record old = {r->unit, entry->offset, r->length, entry->crc, entry->flag};
@@ -192,10 +199,11 @@ static coar_status compare_records(store_stage *stage, const unit_entry *entry, 
         same = !memcmp(a, b, (size_t)r->length);
     }
     if (!same)
-        status = status_set(COAR_ERROR_INPUT,
-                            "%s: unit %" PRIu64 " is not what %s holds for it: two machines disagree; remove the file of "
-                            "the one you do not trust, or --force to start over",
-                            stage->journals[journal].path, r->unit, stage->journals[entry->journal - 1u].name);
+        status =
+            status_set(COAR_ERROR_INPUT,
+                       "%s: unit %" PRIu64 " is not what %s holds for it: two machines disagree; remove the file of "
+                       "the one you do not trust, or --force to start over",
+                       stage->journals[journal].path, r->unit, stage->journals[entry->journal - 1u].name);
 done:
     free(b);
     free(a);
@@ -206,8 +214,7 @@ static coar_status take_record(void *pointer, const journal_record *r) {
     visit_context *context = pointer;
     store_stage *stage = context->stage;
     /* Another number of masks: its last units are cut differently, or lie outside. */
-    if (r->unit >= stage->options.units ||
-        r->length != stage->options.payload_bytes(stage->options.context, r->unit)) {
+    if (r->unit >= stage->options.units || r->length != stage->options.payload_bytes(stage->options.context, r->unit)) {
         stage->misfits++;
         return COAR_OK;
     }
@@ -223,7 +230,7 @@ static coar_status scan_journal(store_stage *stage, size_t index) {
     stage_journal *j = &stage->journals[index];
     visit_context context = {stage, index};
     journal_header header;
-    int file = open(j->path, O_RDONLY | O_CLOEXEC); /* its own: comparing records moves the cached one */
+    int file = open(j->path, O_RDONLY | O_CLOEXEC);  /* its own: comparing records moves the cached one */
     if (file < 0 && errno == ENOENT) return COAR_OK; /* its stage was finished and it was removed meanwhile */
     if (file < 0) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot open", j->path);
     coar_status status = COAR_OK;
@@ -277,7 +284,7 @@ static coar_status remove_leftovers(store_stage *stage) {
     char prefix[NAME_SIZE + 1];
     name_list list;
     bool ablate = !strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)); /* then those of earlier FIRSTs, too */
-    snprintf(prefix, sizeof prefix, ablate ? ABLATE_STAGE : "%s.", stage->name);
+    snprintf(prefix, sizeof prefix, "%s%s", ablate ? ABLATE_STAGE : stage->name, ablate ? "" : ".");
     TRY(folder_list(stage->store, prefix, ".journal", &list));
     for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
         journal_header header;
@@ -303,8 +310,9 @@ static coar_status check_first(const store_stage *stage) {
     char expected[NAME_SIZE];
     snprintf(expected, sizeof expected, ABLATE_STAGE "%" PRIu64, stage->header.first_mask);
     if (strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)) || !strcmp(stage->name, expected)) return COAR_OK;
-    return status_set(COAR_ERROR_BUSY, "%s: another process has finished masks up to %" PRIu64
-                      " meanwhile: give the same command again", stage->store->path, stage->header.first_mask);
+    return status_set(COAR_ERROR_BUSY,
+                      "%s: another process has finished masks up to %" PRIu64 " meanwhile: give the same command again",
+                      stage->store->path, stage->header.first_mask);
 }
 
 static coar_status register_stage(store_stage *stage, const stage_options *options) {
@@ -321,7 +329,8 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     store_stage *stage = NULL;
     TRY(name_check("stage", options->name));
     if (!options->shards || options->shard >= options->shards)
-        return status_set(COAR_ERROR_USAGE, "--shard %u/%u: K must be below S, counted from 0", options->shard, options->shards);
+        return status_set(COAR_ERROR_USAGE, "--shard %u/%u: K must be below S, counted from 0", options->shard,
+                          options->shards);
     TRY(memory_new(1, sizeof *stage, "stage", &stage));
     stage->store = store;
     stage->options = *options;
@@ -338,8 +347,8 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     TRY_GOTO(status);
     TRY_GOTO(stage_refresh(stage));
     if (stage->misfits)
-        log_info(options->callbacks, "%s: %" PRIu64 " saved units are of another number of masks and are left out", store->path,
-                 stage->misfits);
+        log_info(options->callbacks, "%s: %" PRIu64 " saved units are of another number of masks and are left out",
+                 store->path, stage->misfits);
     *out = stage;
     stage = NULL;
 done:
@@ -369,9 +378,13 @@ bool stage_has(const store_stage *stage, uint64_t unit) {
     return unit < stage->options.units && stage->entries[unit].journal;
 }
 
-uint64_t stage_done_count(const store_stage *stage) { return stage->done; }
+uint64_t stage_done_count(const store_stage *stage) {
+    return stage->done;
+}
 
-void stage_heartbeat(store_stage *stage) { heartbeat_touch(&stage->heartbeat); }
+void stage_heartbeat(store_stage *stage) {
+    heartbeat_touch(&stage->heartbeat);
+}
 
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes) {
     journal_record record;
@@ -379,7 +392,8 @@ coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const 
         return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s: %zu bytes are not its size",
                           stage->store->path, unit, stage->name, bytes);
     heartbeat_touch(&stage->heartbeat);
-    TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, unit, flag, payload, bytes, &record));
+    TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, unit, flag, payload, bytes,
+                       &record));
     return take_record(&(visit_context){stage, stage->own}, &record);
 }
 
@@ -387,8 +401,8 @@ coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *p
     int file;
     const unit_entry *entry = unit < stage->options.units ? &stage->entries[unit] : NULL;
     if (!entry || !entry->journal || bytes != stage->options.payload_bytes(stage->options.context, unit))
-        return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s is not there to be read", stage->store->path,
-                          unit, stage->name);
+        return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s is not there to be read",
+                          stage->store->path, unit, stage->name);
     journal_record record = {unit, entry->offset, bytes, entry->crc, entry->flag};
     TRY(journal_file(stage, entry->journal - 1u, &file));
     TRY(journal_payload(file, stage->journals[entry->journal - 1u].path, &record, payload));

@@ -61,7 +61,8 @@ _Static_assert(sizeof((store_group *)0)->name == sizeof((store_group *)0)->layer
 
 static coar_status write_groups(hid_t file, const char *path, const run_tables *t) {
     hid_t stored = group_type(true), memory = group_type(false);
-    coar_status status = part_write_array(file, path, "/components", stored, memory, 1, &(hsize_t){t->group_count}, t->groups);
+    coar_status status =
+        part_write_array(file, path, "/components", stored, memory, 1, &(hsize_t){t->group_count}, t->groups);
     h5_close(&memory);
     h5_close(&stored);
     return status;
@@ -107,7 +108,8 @@ static coar_status write_file(const char *path, const run_tables *t) {
     TRY_GOTO(write_examples(file, path, t));
     TRY_GOTO(write_baseline(file, path, t));
     if (t->fill)
-        TRY_GOTO(part_write_array(file, path, "/fill", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 1, &(hsize_t){t->fill_count}, t->fill));
+        TRY_GOTO(part_write_array(file, path, "/fill", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 1, &(hsize_t){t->fill_count},
+                                  t->fill));
     if (t->given_masks)
         TRY_GOTO(part_write_array(file, path, "/ablations/masks", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2,
                                   (hsize_t[]){t->given_count, (t->components + 7) / 8}, t->given_masks));
@@ -124,7 +126,8 @@ static coar_status check_tables(const run_store *store, const run_tables *t) {
     uint64_t next = 0;
     for (size_t g = 0; good && g < t->group_count; next += t->groups[g].count, g++)
         good = t->groups[g].first == next && t->groups[g].count;
-    if (!good || next != t->components) return status_set(COAR_ERROR_INTERNAL, "%s: tables are incomplete", store->path);
+    if (!good || next != t->components)
+        return status_set(COAR_ERROR_INTERNAL, "%s: tables are incomplete", store->path);
     for (size_t o = 0; o < t->output_count; o++) TRY(output_name_check(t->output_names[o]));
     return COAR_OK;
 }
@@ -167,8 +170,8 @@ static coar_status read_groups(hid_t file, const char *path, run_tables *t) {
         store_group *row = &t->groups[g];
         row->name[sizeof row->name - 1] = row->kind[sizeof row->kind - 1] = row->layer[sizeof row->layer - 1] = '\0';
         if (row->first != next || !row->count || next + row->count > UINT32_MAX)
-            return status_set(COAR_ERROR_INPUT, "%s: '/components': row %zu does not number its components after those before",
-                              path, g);
+            return status_set(COAR_ERROR_INPUT,
+                              "%s: '/components': row %zu does not number its components after those before", path, g);
     }
     t->components = (uint32_t)next;
     return COAR_OK;
@@ -187,7 +190,8 @@ static coar_status read_baseline(hid_t file, const char *path, run_tables *t) {
             status = status_set(COAR_ERROR_INPUT, "%s: attribute 'outputs' names no outputs", path);
             goto done;
         }
-        TRY_GOTO(memory_grow(&t->output_names, &capacity, t->output_count + 1, sizeof *t->output_names, "output names"));
+        TRY_GOTO(
+            memory_grow(&t->output_names, &capacity, t->output_count + 1, sizeof *t->output_names, "output names"));
         snprintf(t->output_names[t->output_count++], sizeof *t->output_names, "%s", name);
     }
     if (!t->output_count) {
@@ -235,10 +239,12 @@ coar_status tables_read_objects(hid_t file, const char *path, run_tables *out) {
     run_tables t = {.groups = NULL};
     uint64_t count;
     TRY_GOTO(read_groups(file, path, &t));
-    TRY_GOTO(read_vector(file, path, "/examples/index", H5T_INTEGER, H5T_NATIVE_UINT64, 0, &t.examples, &t.example_rows));
+    TRY_GOTO(
+        read_vector(file, path, "/examples/index", H5T_INTEGER, H5T_NATIVE_UINT64, 0, &t.examples, &t.example_rows));
     TRY_GOTO(read_vector(file, path, "/examples/label", H5T_INTEGER, H5T_NATIVE_INT32, t.examples, NULL, &t.labels));
     if (h5_has(file, "/examples/group"))
-        TRY_GOTO(read_vector(file, path, "/examples/group", H5T_INTEGER, H5T_NATIVE_INT32, t.examples, NULL, &t.subgroups));
+        TRY_GOTO(
+            read_vector(file, path, "/examples/group", H5T_INTEGER, H5T_NATIVE_INT32, t.examples, NULL, &t.subgroups));
     TRY_GOTO(read_baseline(file, path, &t));
     if (h5_has(file, "/fill")) {
         TRY_GOTO(read_vector(file, path, "/fill", H5T_FLOAT, H5T_NATIVE_FLOAT, 0, &count, &t.fill));
@@ -273,8 +279,8 @@ static bool same_groups(const run_tables *a, const run_tables *b) {
     if (a->group_count != b->group_count) return false;
     for (size_t g = 0; g < a->group_count; g++) {
         const store_group *x = &a->groups[g], *y = &b->groups[g];
-        if (strcmp(x->name, y->name) || strcmp(x->kind, y->kind) || strcmp(x->layer, y->layer) || x->first != y->first ||
-            x->count != y->count)
+        if (strcmp(x->name, y->name) || strcmp(x->kind, y->kind) || strcmp(x->layer, y->layer) ||
+            x->first != y->first || x->count != y->count)
             return false;
     }
     return true;
@@ -284,7 +290,8 @@ static bool same_groups(const run_tables *a, const run_tables *b) {
 static const char *first_difference(const run_tables *a, const run_tables *b) {
     const size_t N = a->examples;
     if (a->components != b->components || !same_groups(a, b)) return "/components";
-    if (N != b->examples || !same_bytes(a->example_rows, b->example_rows, N, sizeof *a->example_rows)) return "/examples/index";
+    if (N != b->examples || !same_bytes(a->example_rows, b->example_rows, N, sizeof *a->example_rows))
+        return "/examples/index";
     if (!same_bytes(a->labels, b->labels, N, sizeof *a->labels)) return "/examples/label";
     if (!same_bytes(a->subgroups, b->subgroups, N, sizeof *a->subgroups)) return "/examples/group";
     if (a->output_count != b->output_count) return "/baseline";
@@ -306,8 +313,10 @@ static coar_status write_or_compare(run_store *store, const char *path, const ru
         TRY_GOTO(read_file(path, &old));
         const char *where = first_difference(&old, tables);
         if (where)
-            status = status_set(COAR_ERROR_MISMATCH, "%s: '%s' is not what this call computes: another model, data or machine; "
-                                "--force starts over", path, where);
+            status = status_set(COAR_ERROR_MISMATCH,
+                                "%s: '%s' is not what this call computes: another model, data or machine; "
+                                "--force starts over",
+                                path, where);
         goto done;
     }
     if (!(temporary = file_temporary(path))) {
