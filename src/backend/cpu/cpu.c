@@ -16,7 +16,7 @@ static cpu_backend *self(backend *b) {
 
 /* ------------------------------------------------------------------------------------ preparation */
 
-static coar_status find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
+coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
     static const cpu_kernels *const tables[] = {
 #if defined(__x86_64__)
         &cpu_kernels_avx2,
@@ -39,7 +39,7 @@ static coar_status describe(const backend_settings *s, cpu_backend *b) {
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
         return status_set(COAR_ERROR_INTERNAL, "cpu: %zu outputs, a plan of %zu layers for a model of %zu",
                           s->output_count, s->plan->layers, s->graph->op_count);
-    TRY(find_kernels(s->plan, &b->kernels));
+    TRY(cpu_find_kernels(s->plan, &b->kernels));
     const shape input = s->graph->values[0];
     b->classes = s->graph->values[s->graph->logits].c;
     if (!size_mul(shape_positions(input), input.c, &b->elements))
@@ -304,4 +304,5 @@ const backend_interface backend_cpu = {
     .collect_row_sums = cpu_row_sums,
     .destroy = cpu_destroy,
     .work = cpu_work,
+    .peak = cpu_peak,
 };

@@ -13,6 +13,7 @@
  *   cpu_pack.c    an op under given masks: rows to compute, packed weights, epilogue
  *   cpu_tile.c    pixels into lanes, the op list over one tile
  *   cpu_memory.c  one plan of all memory; what does not fit
+ *   cpu_peak.c    the most flops per second this machine can do
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
  *
  * Must not know: models, files, runs.
@@ -147,8 +148,14 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, const uint8_t *pixels, bo
 
 coar_status cpu_row_sums(backend *b, double *sums);
 
+/* ---------------------------------------------------------------------------------------- cpu_peak.c */
+
+coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
+
 /* -------------------------------------------------------------------------------------------- cpu.c */
 
+/* The kernels of a plan's device class. */
+coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out);
 /* Runs `count` tasks; `worker` (of each call of `task`) indexes b->worker. */
 coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task, void *context);
 /* Pixels of a tile of bound examples: full group g, or lanes of the rest ([LANES] indices into it). */
