@@ -94,9 +94,12 @@ coar_status job_prepare(job *j, backend **out) {
                           (double)(least + own) / 1048576, (double)j->memory / 1048576);
     settings.memory = j->memory - own;
     size_t used = best < settings.memory ? best : settings.memory;
-    log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
-             (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
-             j->plan.device_class, thread_pool_size(j->pool));
+    /* once a job: the same figures hold for the baseline, the calibration and the units */
+    if (!j->memory_told)
+        log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
+                 (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
+                 j->plan.device_class, thread_pool_size(j->pool));
+    j->memory_told = true;
     return j->interface->prepare(&settings, out);
 }
 

@@ -41,6 +41,7 @@ typedef struct job {
     thread_pool *pool;
     const backend_interface *interface;
     size_t memory; /* bytes the whole job may take */
+    bool memory_told;
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
