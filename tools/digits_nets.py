@@ -21,7 +21,8 @@ class Block(nn.Module):
     def forward(self, x):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.stride != 1 or self.extra:  # option A: every second pixel, zero channels half before, half after
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+            before = self.extra // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
         return F.relu(y + x)
 
 
@@ -53,7 +54,7 @@ class DigitsResNet(nn.Module):
 
     @staticmethod
     def metadata():
-        return {}
+        return {"image": "8"}  # a convolutional network does not tell the size of its images
 
 
 class Attention(nn.Module):

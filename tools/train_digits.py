@@ -9,7 +9,6 @@ The test rows are looked at once, after the last step.
 """
 import copy
 import json
-import struct
 import sys
 import time
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from convert_checkpoint import write_safetensors
 from digits_nets import NETS
 
 #            epochs, peak learning rate, weight decay
@@ -68,20 +68,6 @@ def train(name, pixels, labels, blank):
                 for a, p in zip(average.state_dict().values(), net.state_dict().values()):
                     a.lerp_(p, 1 - EMA) if a.is_floating_point() else a.copy_(p)
     return average.eval()
-
-
-def write_safetensors(path, tensors, metadata):
-    """In definition order and with the same bytes each time (the format's own library shuffles the metadata)."""
-    header, end = {"__metadata__": metadata}, 0
-    for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + 4 * tensor.numel()]}
-        end += 4 * tensor.numel()
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            file.write(tensor.numpy().astype("<f4").tobytes())
 
 
 def main():

@@ -357,7 +357,7 @@ static coar_status find_plan(const coar_ablate_options *o, char **json, const ch
 coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result) {
     status_clear();
     coar_status status;
-    double alpha;
+    double alpha = DEFAULT_ALPHA;
     job *j = NULL;
     run_store *store = NULL;
     run_tables tables = {0};

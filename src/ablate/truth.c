@@ -104,9 +104,8 @@ done:
     return status;
 }
 
-/* The run's sampler where it can draw fresh masks; loo and file: cannot, bernoulli takes their place. */
-static coar_status fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
-                                 uint32_t **group_first, sampler *out) {
+coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
+                              uint32_t **group_first, sampler *out) {
     const char *path;
     *out = (sampler){.seed = seed, .stream = PHILOX_STREAM_EVALUATION, .alpha = alpha, .n = tables->components};
     const char *name = store_setting(store, "sampler");
@@ -161,7 +160,7 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *o, double a
     snprintf(name, 64, "truth-a%g-s%llu", alpha, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
-    TRY_GOTO(fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
+    TRY_GOTO(run_fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
     TRY_GOTO(reopen_job(store, o, &tables, &j));
     TRY_GOTO(run_truth(store, j, o, &fresh, masks, name));
 done:

@@ -13,12 +13,13 @@
 
 /* Masks and outputs of one fit. Masks are packed bits, as in sampler.h. */
 typedef struct fit_problem {
-    const uint8_t *masks;   /* [m][ceil(n/8)] */
+    const uint8_t *masks; /* [m][ceil(n/8)] */
     uint64_t m, N;
     uint32_t n;
     /* y[m][count] of examples first .. first + count - 1, f32; NaN = missing. */
     coar_status (*read)(void *context, uint64_t first, uint64_t count, float *y);
     void *context;
+    bool leave_one_out; /* m = n + 1: mask j < n ablates component j alone, mask n nothing */
 } fit_problem;
 
 typedef enum fit_estimator { FIT_OLS, FIT_RIDGE } fit_estimator;
@@ -34,9 +35,9 @@ typedef struct fit_settings {
 /* One block of solved examples; arrays live until the sink returns. */
 typedef struct fit_result_block {
     uint64_t first, count;
-    const float *weight, *bias;            /* [count][n], [count] */
-    const double *penalty, *r2, *heldout;  /* [count] */
-    const float *standard_error;           /* [count][n] or NULL */
+    const float *weight, *bias;           /* [count][n], [count] */
+    const double *penalty, *r2, *heldout; /* [count] */
+    const float *standard_error;          /* [count][n] or NULL */
 } fit_result_block;
 
 typedef struct fit_summary {
@@ -47,17 +48,25 @@ typedef struct fit_summary {
 coar_status fit_estimator_parse(const char *text, fit_estimator *out); /* NULL: ridge */
 const char *fit_estimator_name(fit_estimator e);
 
-/* Solves all examples, block by block in order, calling `sink` once per block. */
+/* Solves all examples, block by block in order, calling `sink` once per block; a failure of the sink ends the fit.
+ *
+ * Non-finite outputs: examples with more than 1 % of them are left out (all their results NaN), then the masks with any
+ * in the examples that remain. The bias is not penalised.
+ *   ols    m > n + 1: Cholesky of the centred Gram matrix. m <= n + 1, or masks that do not tell all components
+ *          apart: the minimum-norm solution by eigenvectors (with a warning unless it is the only one).
+ *          leave_one_out: weight = baseline minus output.
+ *   ridge  minimises |y - b - X w|^2 + penalty |w|^2, the penalty chosen for each example by generalised
+ *          cross-validation (Golub, Heath, Wahba 1979) among 97 values around the mean eigenvalue.
+ * penalty: 0 for ols. r2: in sample. heldout: Pearson's r of y with exact leave-one-out predictions at the chosen
+ * penalty, each less the mean it was fitted about; masks without which a weight is undetermined are not predicted.
+ * standard_error: diagnose.c says of what.
+ * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out; errors without degrees of freedom.
+ *
+ * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
+ * use); COAR_ERROR_UNSUPPORTED when min(m, n) is beyond a dense solver; COAR_STOPPED when the callbacks ask for it.
+ * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,
                       fit_summary *summary);
-
-/* G[j][k] = number of masks that keep both j and k, upper triangle filled symmetrically; int64 [n][n]. Exact. */
-coar_status gram_count(const uint8_t *masks, uint64_t m, uint32_t n, thread_pool *pool, int64_t *gram);
-
-/* cross[j][z] = sum over masks that keep j of round(y[i][z] * 2^shift[z]), exact int64 in any order; shift per example
- * from max|y| and m so that it cannot overflow. cross [n][N], shift [N]. */
-coar_status cross_products(const uint8_t *masks, uint64_t m, uint32_t n, const float *y, uint64_t N, thread_pool *pool,
-                           int64_t *cross, int *shift);
 
 #endif

@@ -65,7 +65,7 @@ coar_status builder_load(const model_builder *b, int rank, const size_t *shape, 
 /* ------------------------------------------------------------------------------------------- the input */
 
 coar_status builder_image(const model_builder *b, uint32_t side, uint32_t *height, uint32_t *width) {
-    const setting *given = settings_find(b->settings, "image");
+    const model_setting *given = settings_find(b->settings, "image");
     uint32_t image;
     TRY(settings_integer(b->settings, "image", side, 1, 65536, &image));
     *height = b->options->image_height ? b->options->image_height : image;

@@ -44,7 +44,7 @@ void settings_close(model_settings *s) {
     memset(s, 0, sizeof *s);
 }
 
-const setting *settings_find(const model_settings *s, const char *key) {
+const model_setting *settings_find(const model_settings *s, const char *key) {
     for (size_t i = 0; i < s->count; i++)
         if (strcmp(s->items[i].key, key) == 0) return &s->items[i];
     return NULL;
@@ -56,7 +56,7 @@ static coar_status out_of_memory(void) {
 
 static coar_status push(model_settings *s, setting_origin origin, const char *key, size_t length, const char *value) {
     TRY(memory_grow(&s->items, &s->capacity, s->count + 1, sizeof *s->items, "model settings"));
-    setting item = {origin, strndup(key, length), strdup(value)};
+    model_setting item = {origin, strndup(key, length), strdup(value)};
     if (!item.key || !item.value) {
         free(item.key);
         free(item.value);
@@ -72,7 +72,7 @@ static coar_status push_arch_item(model_settings *s, const char *item) {
     if (!equals) {
         if (!s->count)
             return status_set(COAR_ERROR_USAGE, "--arch: '%s' is not key=value: write NAME,key=value,...", item);
-        setting *last = &s->items[s->count - 1];
+        model_setting *last = &s->items[s->count - 1];
         char *longer = string_format("%s,%s", last->value, item);
         if (!longer) return out_of_memory();
         free(last->value);
@@ -80,7 +80,7 @@ static coar_status push_arch_item(model_settings *s, const char *item) {
         return COAR_OK;
     }
     TRY(push(s, SETTING_ARCH, item, (size_t)(equals - item), equals + 1));
-    const setting *added = &s->items[s->count - 1];
+    const model_setting *added = &s->items[s->count - 1];
     if (settings_find(s, added->key) != added)
         return status_set(COAR_ERROR_USAGE, "--arch: '%s' is given twice", added->key);
     return COAR_OK;
@@ -178,7 +178,7 @@ coar_status settings_check(const model_settings *s, const char *const *keys) {
     return COAR_OK;
 }
 
-coar_status settings_bad(const model_settings *s, const setting *item, const char *problem) {
+coar_status settings_bad(const model_settings *s, const model_setting *item, const char *problem) {
     switch (item->origin) {
     case SETTING_ARCH:
         return status_set(COAR_ERROR_USAGE, "--arch: %s=%s: %s", item->key, item->value, problem);
@@ -192,7 +192,7 @@ coar_status settings_bad(const model_settings *s, const setting *item, const cha
 
 coar_status settings_real(const model_settings *s, const char *key, double fallback, double low, double high,
                           double *out) {
-    const setting *item = settings_find(s, key);
+    const model_setting *item = settings_find(s, key);
     char *end = NULL, problem[80];
     *out = fallback;
     if (!item) return COAR_OK;
@@ -215,7 +215,7 @@ coar_status settings_integer(const model_settings *s, const char *key, uint32_t 
 }
 
 coar_status settings_activation(const model_settings *s, activation fallback, activation *out) {
-    const setting *item = settings_find(s, "activation");
+    const model_setting *item = settings_find(s, "activation");
     *out = fallback;
     if (!item) return COAR_OK;
     for (size_t i = 0; i < sizeof activation_words / sizeof *activation_words; i++)
@@ -227,7 +227,7 @@ coar_status settings_activation(const model_settings *s, activation fallback, ac
 }
 
 coar_status settings_list(const model_settings *s, const char *key, uint32_t count, float *out, int *given) {
-    const setting *item = settings_find(s, key);
+    const model_setting *item = settings_find(s, key);
     char problem[80];
     *given = 0;
     if (!item) return COAR_OK;

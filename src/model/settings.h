@@ -13,15 +13,15 @@
 
 typedef enum setting_origin { SETTING_ARCH, SETTING_METADATA, SETTING_CONFIG } setting_origin;
 
-typedef struct setting {
+typedef struct model_setting {
     setting_origin origin;
     char *key, *value;
-} setting;
+} model_setting;
 
 typedef struct model_settings {
-    char *path;     /* of the weight file, for messages */
-    char *name;     /* NAME of --arch, NULL = none given */
-    setting *items; /* in order of precedence: the first with a key decides */
+    char *path;           /* of the weight file, for messages */
+    char *name;           /* NAME of --arch, NULL = none given */
+    model_setting *items; /* in order of precedence: the first with a key decides */
     size_t count, capacity;
 } model_settings;
 
@@ -34,7 +34,7 @@ void settings_close(model_settings *s);
 coar_status settings_check(const model_settings *s, const char *const *keys);
 
 /* NULL when no source has the key. */
-const setting *settings_find(const model_settings *s, const char *key);
+const model_setting *settings_find(const model_settings *s, const char *key);
 
 /* The value, or `fallback` when no source has the key; an error naming source and key when it is not in low..high. */
 coar_status settings_real(const model_settings *s, const char *key, double fallback, double low, double high,
@@ -47,6 +47,6 @@ coar_status settings_activation(const model_settings *s, activation fallback, ac
 coar_status settings_list(const model_settings *s, const char *key, uint32_t count, float *out, int *given);
 
 /* An error about one setting, naming where it came from. */
-coar_status settings_bad(const model_settings *s, const setting *item, const char *problem);
+coar_status settings_bad(const model_settings *s, const model_setting *item, const char *problem);
 
 #endif

@@ -105,6 +105,9 @@ def compare(run_path, masks_path):
     written = np.load(masks_path)
     check("coar masks writes bool [m, n]", written.dtype == np.bool_ and written.shape[1:] == (sum(sizes),),
           f"{written.dtype} {written.shape}, n {sum(sizes)}")
+    if sampler.startswith("file"):
+        print(f"# {run_path}: its masks were made elsewhere (--sampler file:)")
+        return
     expected = make(sampler, seed, 0, np.arange(len(written)), sizes, alpha)
     same = written.shape == expected.shape and (written == expected).all()
     check(f"coar masks: {sampler}, {len(written)} masks", bool(same))

@@ -274,6 +274,27 @@ static void plan_rule(void) {
     unsetenv("COAR_ISA");
 }
 
+static void plan_rule_limits(void) {
+    test_begin("numerics plan: no compaction where a residual is added, nor of the logits");
+    setenv("COAR_ISA", "portable", 1);
+    graph *g;
+    numerics_plan plan;
+    int v;
+    CHECK_OK(graph_create((shape){1, 1, 4}, &g));
+    for (uint32_t i = 0; i < 4; i++) { /* a chain of masked layers; the second adds the input */
+        op o = conv((int)i, 1, 1, 0);
+        o.mask = (mask_site){.place = PLACE_PRE, .first = 4 * i, .count = 4, .width = 1};
+        if (i == 1) o.residual = 0;
+        CHECK_OK(graph_add(g, &o, 4, &v));
+    }
+    CHECK_OK(graph_finish(g, 3, 16)); /* the logits are read once more, by the last layer */
+    CHECK_OK(plan_create(g, "cpu", "auto", 0, &plan));
+    check_forms(g, &plan, (const int[]){FORM_COMPACTED, FORM_DIRECT, FORM_DIRECT, FORM_DIRECT});
+    plan_free(&plan);
+    graph_destroy(g);
+    unsetenv("COAR_ISA");
+}
+
 static void plan_device_classes(void) {
     test_begin("numerics plan: COAR_ISA, precision, what this machine can execute");
     graph *g = net_basic(NET_FILTERS, 1);
@@ -389,6 +410,7 @@ int main(void) {
     planner();
     outputs();
     plan_rule();
+    plan_rule_limits();
     plan_device_classes();
     plan_json();
     return test_end();

@@ -1,0 +1,129 @@
+/*
+ * cross.c - cross products of masks and outputs in int64 fixed point.
+ *
+ * For each 8 masks and LANES examples a table holds the 256 sums that any subset of the 8 masks can have; a component
+ * then adds one table entry per 8 masks, found by 8 bits of its column, instead of up to 8 outputs. Integers, so this
+ * regrouping changes nothing. Work: (n + 256)/8 additions per (mask, example) instead of n.
+ *
+ * Task = COMPONENTS components x LANES examples: accumulators 64 KiB and four tables 64 KiB per worker.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/memory.h"
+#include "fit/gram.h"
+
+enum {
+    LANES = 8,         /* examples side by side: int64 x 8 = one cache line */
+    COMPONENTS = 1024, /* table building costs 256/1024 of the adding at this size */
+    TABLES = 4,        /* 32 masks a round */
+    ROUND = 8 * TABLES
+};
+
+typedef struct workspace {
+    int64_t sums[COMPONENTS][LANES];
+    int64_t table[TABLES][256][LANES];
+} workspace;
+
+typedef struct cross_job {
+    const bit_columns *columns;
+    const float *y; /* [m][N] */
+    size_t N, groups;
+    int64_t *cross, *total;
+    int *shift;
+    workspace *workspaces; /* [workers] */
+} cross_job;
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* Largest shift that keeps m values within 2^62 in sum: |y| < 2^e and m <= 2^b give |q| <= 2^(62-b). */
+static int fixed_point_shift(double largest, size_t m) {
+    int exponent = 0, bits = 0;
+    if (largest == 0) return 0;
+    frexp(largest, &exponent);
+    while (bits < 62 && ((size_t)1 << bits) < m) bits++;
+    return 62 - bits - exponent;
+}
+
+/* Shifts of one group of examples. */
+static coar_status choose_shifts(void *context, size_t task, int worker) {
+    (void)worker;
+    const cross_job *job = context;
+    size_t z0 = task * LANES, lanes = smaller(LANES, job->N - z0), m = job->columns->length;
+    float largest[LANES] = {0};
+    for (size_t i = 0; i < m; i++)
+        for (size_t z = 0; z < lanes; z++) largest[z] = fmaxf(largest[z], fabsf(job->y[i * job->N + z0 + z]));
+    for (size_t z = 0; z < lanes; z++) job->shift[z0 + z] = fixed_point_shift(largest[z], m);
+    return COAR_OK;
+}
+
+/* table[s] = sum of the outputs of the masks in subset s, of the 8 masks from i0; adds their sum to total. */
+static void build_table(const cross_job *job, size_t i0, size_t z0, size_t lanes, const double *scale,
+                        int64_t (*table)[LANES], int64_t *total) {
+    memset(table[0], 0, sizeof table[0]);
+    for (size_t b = 0; b < 8; b++) {
+        int64_t value[LANES] = {0};
+        if (i0 + b < job->columns->length) {
+            const float *y = job->y + (i0 + b) * job->N + z0;
+            for (size_t z = 0; z < lanes; z++) value[z] = llrint(y[z] * scale[z]);
+        }
+        size_t half = (size_t)1 << b;
+        for (size_t s = 0; s < half; s++)
+            for (size_t z = 0; z < LANES; z++) table[half + s][z] = table[s][z] + value[z];
+        for (size_t z = 0; z < LANES; z++) total[z] += value[z];
+    }
+}
+
+static void add_entries(workspace *w, const uint64_t *column, size_t stride, size_t components, unsigned bit) {
+    for (size_t j = 0; j < components; j++, column += stride) {
+        uint32_t bits = (uint32_t)(*column >> bit);
+        const int64_t *t0 = w->table[0][bits & 255], *t1 = w->table[1][bits >> 8 & 255];
+        const int64_t *t2 = w->table[2][bits >> 16 & 255], *t3 = w->table[3][bits >> 24];
+        for (size_t z = 0; z < LANES; z++) w->sums[j][z] += t0[z] + t1[z] + t2[z] + t3[z];
+    }
+}
+
+/* Task = component tile * groups + group of examples. */
+static coar_status cross_tile(void *context, size_t task, int worker) {
+    const cross_job *job = context;
+    const bit_columns *columns = job->columns;
+    workspace *w = &job->workspaces[worker];
+    size_t j0 = task / job->groups * COMPONENTS, z0 = task % job->groups * LANES;
+    size_t components = smaller(COMPONENTS, columns->count - j0), lanes = smaller(LANES, job->N - z0);
+    double scale[LANES] = {0};
+    int64_t total[LANES] = {0};
+    for (size_t z = 0; z < lanes; z++) scale[z] = ldexp(1, job->shift[z0 + z]);
+    memset(w->sums, 0, sizeof w->sums);
+    for (size_t i = 0; i < columns->length; i += ROUND) {
+        for (size_t t = 0; t < TABLES; t++) build_table(job, i + 8 * t, z0, lanes, scale, w->table[t], total);
+        add_entries(w, columns->words + j0 * columns->stride + i / 64, columns->stride, components, i % 64);
+    }
+    for (size_t j = 0; j < components; j++)
+        memcpy(job->cross + (j0 + j) * job->N + z0, w->sums[j], lanes * sizeof(int64_t));
+    if (j0 == 0) memcpy(job->total + z0, total, lanes * sizeof(int64_t));
+    return COAR_OK;
+}
+
+coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
+                           int64_t *total, int *shift) {
+    cross_job job = {
+        .columns = columns,
+        .y = y,
+        .N = N,
+        .groups = (N + LANES - 1) / LANES,
+        .cross = cross,
+        .total = total,
+        .shift = shift,
+    };
+    size_t tiles = (columns->count + COMPONENTS - 1) / COMPONENTS;
+    coar_status status;
+    TRY_GOTO(memory_new((size_t)thread_pool_size(pool), sizeof *job.workspaces, "cross products", &job.workspaces));
+    TRY_GOTO(thread_pool_run(pool, job.groups, choose_shifts, &job));
+    TRY_GOTO(thread_pool_run(pool, tiles * job.groups, cross_tile, &job));
+done:
+    free(job.workspaces);
+    return status;
+}

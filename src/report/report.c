@@ -1,0 +1,23 @@
+/* report.c - coar_report: one self-contained HTML page about a run. */
+#include "core/files.h"
+#include "report/gather.h"
+
+coar_status coar_report(const coar_report_options *o) {
+    status_clear();
+    if (!o->run) return status_set(COAR_ERROR_USAGE, "report: name the run file (run.h5)");
+    if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the page to write (report.html)");
+    coar_status status;
+    report_source source = {0};
+    report_data data = {0};
+    html page = {0};
+    TRY_GOTO(file_check_output(o->output, o->force));
+    TRY_GOTO(report_source_open(o->run, o->data, o->fit, &source));
+    TRY_GOTO(report_gather(&source, o->callbacks, &data));
+    TRY_GOTO(report_render(&data, &page));
+    TRY_GOTO(file_write(o->output, page.text, page.used));
+done:
+    html_free(&page);
+    report_data_free(&data);
+    report_source_close(&source);
+    return status;
+}

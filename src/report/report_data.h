@@ -1,0 +1,122 @@
+/*
+ * report_data.h - everything a report page shows, gathered and bounded before a line of HTML is written.
+ *
+ * gather.c fills it from a run and a data file; page.c, figures.c and gallery.c draw it. So the drawing is tested
+ * with made-up data, and the page's size has a bound whatever N, n, m and the number of evaluations are.
+ * Must not know: files, HDF5, HTML.
+ */
+#ifndef COAR_REPORT_REPORT_DATA_H
+#define COAR_REPORT_REPORT_DATA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "report/html.h"
+
+enum {
+    REPORT_FACTS = 24,       /* rows of the provenance list */
+    REPORT_EVALUATIONS = 40, /* rows of the correlation table */
+    REPORT_GROUPS = 240,     /* rows of the layer table: ViT-H/14 has 192 */
+    REPORT_EXAMPLES = 21,    /* 4 x 5 + 1: best, worst, median and quartiles by correlation are among them */
+    REPORT_PANELS = 5,       /* those five, as scatter plots */
+    REPORT_POINTS = 400,     /* of one scatter plot */
+    REPORT_COMPONENTS = 4,   /* strongest of each sign */
+    REPORT_BINS = 40,        /* histogram over -1..1: a bin of .05 */
+    REPORT_IMAGE_SIDE = 96,  /* pixels; larger images are reduced */
+    REPORT_TEXT = 120,       /* bytes of a name; longer ones are cut */
+};
+
+typedef struct report_fact {
+    const char *label; /* static */
+    char value[REPORT_TEXT + 4];
+    char *full; /* the unshortened hash, path or command, itself bounded; may be NULL */
+} report_fact;
+
+/* Distribution of one figure per example over -1..1. */
+typedef struct report_histogram {
+    uint32_t bins[REPORT_BINS];
+    uint64_t count;      /* values in the bins */
+    uint64_t undefined;  /* NaN: left out */
+    double mean, median; /* NaN when count is 0 */
+} report_histogram;
+
+typedef struct report_evaluation {
+    char fit[64], output[40];
+    double alpha;
+    uint64_t seed, masks;
+    double pearson_low, pearson_high; /* 95 % bootstrap over masks and examples; NaN: not known */
+    double spearman_mean;
+    report_histogram pearson; /* with its mean */
+} report_evaluation;
+
+/* One component group. A component's strength is mean over examples of |w|. */
+typedef struct report_group {
+    char name[96], kind[16];
+    uint32_t first, count;
+    double low, lower, median, upper, high; /* 5, 25, 50, 75, 95 % of the group's components by strength */
+    double strength;                        /* mean of strengths */
+    double mean;                            /* mean over components and examples of w, with its sign */
+    double share;                           /* of the sum of strengths of all groups */
+} report_group;
+
+typedef struct report_component {
+    char group[96];
+    uint32_t index; /* inside the group */
+    double weight;
+} report_component;
+
+typedef struct report_example {
+    uint64_t row;                                           /* of the data file */
+    char label[REPORT_TEXT + 4], subgroup[REPORT_TEXT + 4]; /* "" when there is no name or group */
+    double baseline;                                        /* the unablated model's output */
+    double correlation; /* of the featured evaluation, or leave-one-out without one; may be NaN */
+    double r2;
+    uint8_t *pixels; /* u8 [height][width][channels]; channels 1 or 3. NULL: no picture */
+    uint32_t width, height, channels;
+    report_component positive[REPORT_COMPONENTS], negative[REPORT_COMPONENTS]; /* strongest first */
+    size_t positive_count, negative_count;
+    bool has_weights;         /* false: this example was left out of the fit */
+    const char *rank;         /* static: "best", "median", ...; NULL when the example has no scatter plot */
+    float *truth, *predicted; /* [points] */
+    size_t points;
+} report_example;
+
+typedef struct report_data {
+    char title[REPORT_TEXT + 4];          /* the architecture, else the weight file's name */
+    char kind[16];                        /* what a component is: "filter" */
+    uint64_t examples, components, masks; /* N, n, and the m that the fit used */
+    double alpha;
+    char output[40]; /* of the fit */
+    double accuracy; /* of the unablated model on the examples; NaN: not known */
+    report_fact facts[REPORT_FACTS];
+    size_t fact_count;
+
+    char fit[64], estimator[16];
+    double r2_mean;
+    uint64_t examples_left_out; /* attribution is NaN */
+    report_histogram heldout;   /* leave-one-out correlation per example */
+
+    report_evaluation evaluations[REPORT_EVALUATIONS];
+    size_t evaluation_count;
+    uint64_t evaluations_hidden; /* beyond REPORT_EVALUATIONS */
+    int featured;                /* the evaluation that histogram and scatter plots show; -1: none */
+
+    report_group *groups; /* model order */
+    size_t group_count;
+    uint64_t groups_hidden; /* weaker ones beyond REPORT_GROUPS */
+
+    report_example shown[REPORT_EXAMPLES]; /* by correlation, best first */
+    size_t shown_count;
+} report_data;
+
+/* Frees what the structure points to, not the structure. Accepts a zeroed one. */
+void report_data_free(report_data *data);
+
+/* Appends the whole page. Deterministic: the same data give the same bytes, in any locale. */
+coar_status report_render(const report_data *data, html *page);
+
+/* Counts a value; NaN goes to `undefined`. Mean and median are the caller's. */
+void report_histogram_add(report_histogram *histogram, double value);
+
+#endif

@@ -1,0 +1,154 @@
+/*
+ * digits.c - the networks of data/ against PyTorch: from weight file and pixels to margins, on every backend.
+ * Goldens: tools/golden_digits.py (margins in doubles, weight rows set to zero).
+ */
+#include "test.h"
+
+#include "backend/backend.h"
+#include "core/npy.h"
+#include "model/model.h"
+
+enum { EXAMPLES = 40, MASKS = 20, COMPONENTS_MAX = 896, SIDE = 8 };
+
+typedef struct digits {
+    uint8_t images[EXAMPLES][SIDE * SIDE];
+    int32_t labels[EXAMPLES];
+} digits;
+
+static npy_array open_golden(const char *name) {
+    npy_array array = {0};
+    char path[128];
+    snprintf(path, sizeof path, "golden/digits/%s.npy", name);
+    CHECK_OK(npy_open(test_path(path), &array));
+    return array;
+}
+
+static void read_digits(digits *out) {
+    npy_array rows = open_golden("examples"), images = {0}, labels = {0};
+    CHECK_OK(npy_open(test_path("../data/digits-images.npy"), &images));
+    CHECK_OK(npy_open(test_path("../data/digits-labels.npy"), &labels));
+    CHECK_INT(rows.count, EXAMPLES);
+    for (size_t z = 0; z < EXAMPLES && z < rows.count; z++) {
+        size_t row = (size_t)npy_get_int(&rows, z);
+        memcpy(out->images[z], (const uint8_t *)images.data + row * SIDE * SIDE, SIDE * SIDE);
+        out->labels[z] = (int32_t)npy_get_int(&labels, row);
+    }
+    npy_close(&rows);
+    npy_close(&images);
+    npy_close(&labels);
+}
+
+/* Masks of the golden, then one that keeps everything: bits[MASKS + 1][mask_bytes(n)]. */
+static void read_masks(const char *net, uint32_t n, uint8_t *bits) {
+    char name[64];
+    snprintf(name, sizeof name, "%s-masks", net);
+    npy_array masks = open_golden(name);
+    CHECK_INT(masks.count, (size_t)MASKS * n);
+    memset(bits, 0, (MASKS + 1) * mask_bytes(n));
+    for (size_t i = 0; i <= MASKS && masks.count == (size_t)MASKS * n; i++)
+        for (size_t j = 0; j < n; j++)
+            if (i == MASKS || npy_get_int(&masks, i * n + j))
+                bits[i * mask_bytes(n) + j / 8] |= (uint8_t)(1 << (j % 8));
+    npy_close(&masks);
+}
+
+static void compare(const char *net, const char *what, const float *actual, size_t count) {
+    char name[64];
+    snprintf(name, sizeof name, "%s-%s", net, what);
+    npy_array golden = open_golden(name);
+    CHECK_INT(golden.count, count);
+    double worst = 0;
+    for (size_t i = 0; i < count && i < golden.count; i++)
+        worst = fmax(worst, fabs((double)actual[i] - npy_get_double(&golden, i)));
+    CHECK_NEAR(worst, 0, 1e-4); /* fp32 in a few layers on margins of about 5 */
+    npy_close(&golden);
+}
+
+static coar_status compute(const model *m, const char *backend_name, const digits *d, const mask_range *masks,
+                           float *margins) {
+    coar_status status;
+    thread_pool *pool = NULL;
+    numerics_plan plan = {0};
+    backend *b = NULL;
+    const backend_interface *interface = NULL;
+    output_spec output[OUTPUTS_MAX];
+    size_t outputs;
+    TRY_GOTO(backend_find(backend_name, &interface));
+    TRY_GOTO(thread_pool_create(2, &pool));
+    TRY_GOTO(plan_create(m->graph, backend_name, "fp32", 0, &plan));
+    TRY_GOTO(output_parse("margin", m->classes, output, &outputs));
+    const backend_settings settings = {.graph = m->graph,
+                                       .plan = &plan,
+                                       .outputs = output,
+                                       .output_count = outputs,
+                                       .pool = pool,
+                                       .memory = 256 << 20,
+                                       .examples_max = EXAMPLES,
+                                       .masks_max = MASKS + 1};
+    TRY_GOTO(interface->prepare(&settings, &b));
+    const example_batch batch = {
+        .images = d->images[0], .labels = d->labels, .count = EXAMPLES, .mean = m->mean, .std = m->std};
+    TRY_GOTO(interface->bind(b, &batch));
+    TRY_GOTO(interface->run(b, masks, margins));
+done:
+    if (b) interface->destroy(b);
+    plan_free(&plan);
+    thread_pool_destroy(pool);
+    return status;
+}
+
+static void margins_on(const char *backend_name, const char *net, uint32_t components, const digits *d) {
+    test_begin("digits: %s, %s gives PyTorch's margins", net, backend_name);
+    static uint8_t bits[(MASKS + 1) * ((COMPONENTS_MAX + 7) / 8)];
+    float margins[MASKS + 1][EXAMPLES] = {{0}};
+    char path[64];
+    snprintf(path, sizeof path, "../data/digits-%s.safetensors", net);
+    const model_options options = {.image_height = SIDE, .image_width = SIDE};
+    model *m = NULL;
+    CHECK_OK(model_open(test_path(path), &options, &m));
+    if (!m) return;
+    CHECK_INT(m->graph->components, components);
+    CHECK(m->has_normalisation);
+    if (m->graph->components == components) {
+        read_masks(net, components, bits);
+        const mask_range masks = {.count = MASKS + 1, .n = components, .bits = bits};
+        CHECK_OK(compute(m, backend_name, d, &masks, margins[0]));
+        compare(net, "margins", margins[0], (size_t)MASKS * EXAMPLES);
+        compare(net, "baseline", margins[MASKS], EXAMPLES);
+    }
+    model_destroy(m);
+}
+
+static void component_counts(void) {
+    test_begin("digits: blocks and heads, and the image's side from the file");
+    static const struct {
+        const char *net;
+        component_set set;
+        uint32_t components;
+    } cases[] = {{"resnet", SET_BLOCKS, 3}, {"vit", SET_BLOCKS, 8}, {"vit", SET_HEADS, 16}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "../data/digits-%s.safetensors", cases[i].net);
+        const model_options options = {.set = cases[i].set};
+        model *m = NULL;
+        CHECK_OK(model_open(test_path(path), &options, &m));
+        if (!m) continue;
+        CHECK_INT(m->graph->components, cases[i].components);
+        CHECK_INT(m->graph->values[0].h, SIDE);
+        CHECK_INT(m->graph->values[0].c, 1);
+        model_destroy(m);
+    }
+}
+
+int main(void) {
+    static digits d;
+    test_begin("digits: data");
+    read_digits(&d);
+    static const char *const backends[] = {"reference", "cpu"};
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        margins_on(backends[i], "resnet", 180, &d);
+        margins_on(backends[i], "vit", COMPONENTS_MAX, &d);
+    }
+    component_counts();
+    return test_end();
+}
