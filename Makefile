@@ -91,7 +91,7 @@ $(O)/tests/%: tests/unit/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-$(O)/fuzz/%: tests/fuzz/%.c tests/fuzz.h $(O)/libcoar.a
+$(O)/fuzz/%: tests/fuzz/%.c $(wildcard tests/*.c) tests/fuzz.h $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
