@@ -37,8 +37,9 @@ LIBS      = $(DEPS_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time.
 ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
-ISA_FLAGS_portable :=
-ISA_FLAGS_avx2     := -mavx2 -mfma
+# Products and sums are fused where the source says so and nowhere else, so that compilers agree on the bits.
+ISA_FLAGS_portable := -ffp-contract=off
+ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o))
@@ -90,7 +91,7 @@ $(O)/tests/%: tests/unit/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-$(O)/fuzz/%: tests/fuzz/%.c tests/fuzz.h $(O)/libcoar.a
+$(O)/fuzz/%: tests/fuzz/%.c $(wildcard tests/*.c) tests/fuzz.h $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 

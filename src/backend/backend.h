@@ -24,7 +24,7 @@ typedef struct ablation {
     const float *fill;   /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
 } ablation;
 
-/* zero, mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
+/* zero (also for NULL), mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
 coar_status ablation_parse(const char *text, ablation *out);
 
 typedef struct backend_settings {
@@ -76,6 +76,10 @@ typedef struct backend_interface {
 
     /* Flops executed by `run` so far, and what a dense direct-form pass would have taken. */
     void (*work)(const backend *b, double *executed, double *dense);
+
+    /* Measures the flops per second that the device can do at most under this plan, on all threads of the pool:
+     * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
+    coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 } backend_interface;
 
 /* First member of every backend's own struct. */

@@ -27,7 +27,7 @@ typedef struct resnet_spec {
 
 typedef struct vit_spec {
     const char *name;
-    uint32_t width, depth, heads, hidden, patch, image, classes;
+    uint32_t width, depth, hidden, patch, image, classes; /* the number of heads follows from these (vit.c) */
 } vit_spec;
 
 static const resnet_spec resnets[] = {
@@ -45,10 +45,10 @@ static const resnet_spec resnets[] = {
 };
 
 static const vit_spec vits[] = {
-    {"vit_b_16", 768, 12, 12, 3072, 16, 224, 1000},
-    {"vit_b_32", 768, 12, 12, 3072, 32, 224, 1000},
-    {"vit_l_16", 1024, 24, 16, 4096, 16, 224, 1000},
-    {"vit_h_14", 1280, 32, 16, 5120, 14, 224, 1000},
+    {"vit_b_16", 768, 12, 3072, 16, 224, 1000},
+    {"vit_b_32", 768, 12, 3072, 32, 224, 1000},
+    {"vit_l_16", 1024, 24, 4096, 16, 224, 1000},
+    {"vit_h_14", 1280, 32, 5120, 14, 224, 1000},
 };
 
 const char *model_random_names(void) {
@@ -182,7 +182,6 @@ static coar_status add_vit_block(tensor_table *table, const vit_spec *spec, uint
 
 static coar_status add_vit(tensor_table *table, const vit_spec *spec) {
     size_t d = spec->width, patch = spec->patch, grid = spec->image / patch;
-    char heads[16];
     TRY(add(table, 3, (size_t[]){1, 1, d}, 0, 0.5f, "class_token"));
     TRY(add(table, 4, (size_t[]){d, 3, patch, patch}, 0, (float)sqrt(1.0 / (double)(3 * patch * patch)),
             "conv_proj.weight"));
@@ -190,9 +189,7 @@ static coar_status add_vit(tensor_table *table, const vit_spec *spec) {
     TRY(add(table, 3, (size_t[]){1, 1 + grid * grid, d}, 0, 0.5f, "encoder.pos_embedding"));
     for (uint32_t i = 0; i < spec->depth; i++) TRY(add_vit_block(table, spec, i));
     TRY(add_layernorm(table, "encoder.ln", d));
-    TRY(add_linear(table, "heads.head", spec->classes, d, 1));
-    snprintf(heads, sizeof heads, "%u", spec->heads);
-    return tensor_table_add_metadata(table, "heads", heads);
+    return add_linear(table, "heads.head", spec->classes, d, 1);
 }
 
 /* P of "mini_resnet_P", 0 for other names. */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/memory.h"
 #include "model/builder.h"
 
 static const char *const keys[] = {"heads", "ln_eps", "activation", "pool", "mean", "std", "image", NULL};
@@ -27,80 +28,41 @@ typedef struct vit_names {
     float ln_eps;            /* the library's default */
 } vit_names;
 
+/* One library each. The names of torchvision's MLP layers depend on its version. */
+#define TORCHVISION(first, second)                                                                                     \
+    {                                                                                                                  \
+        .class_token = "class_token", .positions = "encoder.pos_embedding", .patch = "conv_proj",                      \
+        .block = "encoder.layers.encoder_layer_", .norm1 = "ln_1", .norm2 = "ln_2",                                    \
+        .qkv_weight = "self_attention.in_proj_weight", .qkv_bias = "self_attention.in_proj_bias",                      \
+        .out = "self_attention.out_proj", .fc1 = first, .fc2 = second, .norm = "encoder.ln", .head = "heads.head",     \
+        .ln_eps = 1e-6f                                                                                                \
+    }
+
+#define HUGGING_FACE(prefix)                                                                                           \
+    {                                                                                                                  \
+        .class_token = prefix "embeddings.cls_token", .positions = prefix "embeddings.position_embeddings",            \
+        .patch = prefix "embeddings.patch_embeddings.projection", .block = prefix "encoder.layer.",                    \
+        .norm1 = "layernorm_before", .norm2 = "layernorm_after", .q = "attention.attention.query",                     \
+        .k = "attention.attention.key", .v = "attention.attention.value", .out = "attention.output.dense",             \
+        .fc1 = "intermediate.dense", .fc2 = "output.dense", .norm = prefix "layernorm", .head = "classifier",          \
+        .ln_eps = 1e-12f                                                                                               \
+    }
+
+#define TIMM                                                                                                           \
+    {                                                                                                                  \
+        .class_token = "cls_token", .positions = "pos_embed", .patch = "patch_embed.proj", .block = "blocks.",         \
+        .norm1 = "norm1", .norm2 = "norm2", .qkv_weight = "attn.qkv.weight", .qkv_bias = "attn.qkv.bias",              \
+        .out = "attn.proj", .fc1 = "mlp.fc1", .fc2 = "mlp.fc2", .norm = "norm", .head = "head", .ln_eps = 1e-6f        \
+    }
+
 static const vit_names namings[] = {
-    {.class_token = "class_token",
-     .positions = "encoder.pos_embedding",
-     .patch = "conv_proj",
-     .block = "encoder.layers.encoder_layer_",
-     .norm1 = "ln_1",
-     .norm2 = "ln_2",
-     .qkv_weight = "self_attention.in_proj_weight",
-     .qkv_bias = "self_attention.in_proj_bias",
-     .out = "self_attention.out_proj",
-     .fc1 = "mlp.0",
-     .fc2 = "mlp.3",
-     .norm = "encoder.ln",
-     .head = "heads.head",
-     .ln_eps = 1e-6f},
-    {.class_token = "class_token",
-     .positions = "encoder.pos_embedding",
-     .patch = "conv_proj", /* older torchvision */
-     .block = "encoder.layers.encoder_layer_",
-     .norm1 = "ln_1",
-     .norm2 = "ln_2",
-     .qkv_weight = "self_attention.in_proj_weight",
-     .qkv_bias = "self_attention.in_proj_bias",
-     .out = "self_attention.out_proj",
-     .fc1 = "mlp.linear_1",
-     .fc2 = "mlp.linear_2",
-     .norm = "encoder.ln",
-     .head = "heads.head",
-     .ln_eps = 1e-6f},
-    {.class_token = "cls_token",
-     .positions = "pos_embed",
-     .patch = "patch_embed.proj", /* timm */
-     .block = "blocks.",
-     .norm1 = "norm1",
-     .norm2 = "norm2",
-     .qkv_weight = "attn.qkv.weight",
-     .qkv_bias = "attn.qkv.bias",
-     .out = "attn.proj",
-     .fc1 = "mlp.fc1",
-     .fc2 = "mlp.fc2",
-     .norm = "norm",
-     .head = "head",
-     .ln_eps = 1e-6f},
-    {.class_token = "vit.embeddings.cls_token",
-     .positions = "vit.embeddings.position_embeddings", /* Hugging Face */
-     .patch = "vit.embeddings.patch_embeddings.projection",
-     .block = "vit.encoder.layer.",
-     .norm1 = "layernorm_before",
-     .norm2 = "layernorm_after",
-     .q = "attention.attention.query",
-     .k = "attention.attention.key",
-     .v = "attention.attention.value",
-     .out = "attention.output.dense",
-     .fc1 = "intermediate.dense",
-     .fc2 = "output.dense",
-     .norm = "vit.layernorm",
-     .head = "classifier",
-     .ln_eps = 1e-12f},
-    {.class_token = "embeddings.cls_token",
-     .positions = "embeddings.position_embeddings", /* without its prefix */
-     .patch = "embeddings.patch_embeddings.projection",
-     .block = "encoder.layer.",
-     .norm1 = "layernorm_before",
-     .norm2 = "layernorm_after",
-     .q = "attention.attention.query",
-     .k = "attention.attention.key",
-     .v = "attention.attention.value",
-     .out = "attention.output.dense",
-     .fc1 = "intermediate.dense",
-     .fc2 = "output.dense",
-     .norm = "layernorm",
-     .head = "classifier",
-     .ln_eps = 1e-12f},
+    TORCHVISION("mlp.0", "mlp.3"),
+    TORCHVISION("mlp.linear_1", "mlp.linear_2"),
+    TIMM,
+    HUGGING_FACE("vit."),
+    HUGGING_FACE(""),
 };
+
 enum { NAMINGS = sizeof namings / sizeof *namings };
 
 /* Relatives of the ViT whose forward pass differs: better named than called unknown. */

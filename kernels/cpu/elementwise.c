@@ -1,0 +1,49 @@
+/*
+ * elementwise.c - pixels to lanes, keeps per channel, and the embedding of a token sequence.
+ *
+ *   normalise       y[i][lane] = pixel[i][lane] mul[c] + add[c],  c = i mod channels      (5 bytes, 2 flops)
+ *   scale_channels  x[p][c][lane] = x mul[c][lane] + add[c][lane]                         (8 bytes, 2 flops)
+ *   embed           y[0] = table[0], y[t] = x[t - 1] + table[t]                           (8 bytes, 1 flop)
+ */
+#include <string.h>
+
+#include "kernels/cpu/simd.h"
+
+INLINE vec load_pixels(const uint8_t *p) {
+    typedef uint8_t pixels __attribute__((vector_size(VEC)));
+    pixels x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, vec);
+}
+
+void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
+                           float *output) {
+    for (size_t i = 0; i < count; i += channels)
+        for (uint32_t c = 0; c < channels; c++) {
+            const size_t at = (i + c) * LANES;
+            vec m = vec_set1(mul[c]), a = vec_set1(add[c]);
+            for (uint32_t lane = 0; lane < LANES; lane += VEC)
+                vec_store(output + at + lane, vec_fma(load_pixels(pixels + at + lane), m, a));
+        }
+}
+
+void KERNEL(cpu_scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add) {
+    const size_t stride = (size_t)channels * LANES;
+    for (size_t p = 0; p < positions; p++, x += stride)
+        for (size_t i = 0; i < stride; i += VEC)
+            vec_store(x + i, vec_fma(vec_load(x + i), vec_load(mul + i), vec_load(add + i)));
+}
+
+void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output) {
+    const size_t stride = (size_t)channels * LANES;
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t c = 0; c < channels; c++) {
+            const vec position = vec_set1(table[(size_t)t * channels + c]);
+            for (uint32_t lane = 0; lane < LANES; lane += VEC) {
+                const size_t at = (size_t)c * LANES + lane;
+                vec y = position;
+                if (t) y += vec_load(input + (t - 1) * stride + at);
+                vec_store(output + t * stride + at, y);
+            }
+        }
+}

@@ -1,0 +1,24 @@
+/*
+ * peak.c - the most multiply-adds this machine can do: what every figure of coar bench is compared with.
+ *
+ * Twelve independent chains of c = a c + b in registers: enough to hide the latency of two units, no memory at all.
+ * 2 flops per lane and multiply-add.
+ */
+#include "kernels/cpu/simd.h"
+
+enum { CHAINS = 12 };
+
+double KERNEL(cpu_peak)(size_t iterations) {
+    const vec a = vec_set1(0.999999f), b = vec_set1(1e-7f); /* towards 0.1: neither overflow nor subnormals */
+    vec c[CHAINS];
+    UNROLL for (int i = 0; i < CHAINS; i++) c[i] = vec_set1((float)i);
+    for (size_t n = 0; n < iterations; n++) {
+        UNROLL for (int i = 0; i < CHAINS; i++) c[i] = vec_fma(c[i], a, b);
+    }
+    vec sum = vec_zero();
+    UNROLL for (int i = 0; i < CHAINS; i++) sum += c[i];
+    float sink[VEC] __attribute__((aligned(64)));
+    vec_store(sink, sum);
+    __asm__ volatile("" : : "r"(sink) : "memory"); /* the result is wanted, as far as the compiler knows */
+    return 2.0 * VEC * CHAINS * (double)iterations;
+}

@@ -1,0 +1,155 @@
+/*
+ * simd.h - the vector operations that the kernels are written in, one section per instruction set.
+ *
+ * Every kernels/cpu/X.c is compiled once per instruction set with -DKERNEL_ISA=NAME. A section says how wide a `vec`
+ * is, which register tile fits the register file, and defines the four operations that the compiler's vector
+ * arithmetic (+ - * / and comparisons, by GCC and Clang alike) does not cover. An instruction set more is a section
+ * more; nothing else in the kernels changes.
+ * Must not know: what is computed.
+ */
+#ifndef COAR_KERNELS_CPU_SIMD_H
+#define COAR_KERNELS_CPU_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu/kernels.h"
+
+#define KERNEL_JOIN2(a, b) a##b
+#define KERNEL_JOIN(a, b) KERNEL_JOIN2(a, b)
+/* KERNEL(cpu_conv) is cpu_conv_avx2 in the avx2 build of a file. */
+#define KERNEL(name) KERNEL_JOIN(name##_, KERNEL_ISA)
+
+#define SIMD_portable 1
+#define SIMD_avx2 2
+#define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Accumulators stay in registers only if the loops over them are unrolled before registers are assigned. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* ------------------------------------------------------------------------------------------- sections */
+
+#if SIMD_LEVEL == SIMD_avx2
+
+#include <immintrin.h>
+
+#define VEC 8
+/* 16 registers: 6 rows x 2 vectors of accumulators, 2 activations, 1 broadcast weight. 3 x 4 is as fast by GCC, but 4
+ * activations and a weight leave no room beside 12 accumulators: Clang spills, at half the speed. */
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+
+typedef float vec __attribute__((vector_size(32), may_alias));
+typedef int32_t ivec __attribute__((vector_size(32), may_alias));
+
+INLINE vec vec_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+INLINE vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+} /* a b + c, rounded once */
+INLINE vec vec_max(vec a, vec b) {
+    return _mm256_max_ps(a, b);
+} /* a > b ? a : b; b where unordered */
+INLINE vec vec_sqrt(vec a) {
+    return _mm256_sqrt_ps(a);
+}
+
+#elif SIMD_LEVEL == SIMD_portable
+
+#include <math.h>
+
+#define VEC 4
+/* Without a fused multiply-add each product needs a register as well: 8 accumulators are what both compilers keep. */
+#define TILE_ROWS 2
+#define TILE_VECTORS 4
+
+typedef float vec __attribute__((vector_size(16), may_alias));
+typedef int32_t ivec __attribute__((vector_size(16), may_alias));
+
+INLINE vec vec_set1(float x) {
+    return (vec){x, x, x, x};
+}
+INLINE vec vec_fma(vec a, vec b, vec c) {
+    return a * b + c;
+}
+INLINE vec vec_max(vec a, vec b) {
+    ivec greater = a > b;
+    return (vec)((greater & (ivec)a) | (~greater & (ivec)b));
+}
+INLINE vec vec_sqrt(vec a) {
+    return (vec){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])};
+}
+
+#else
+#error "KERNEL_ISA names no section of simd.h"
+#endif
+
+/* --------------------------------------------------------------------------------- common to all of them */
+
+#define LANE_VECTORS (LANES / VEC) /* vectors of one (position, channel) */
+
+INLINE vec vec_load(const float *p) {
+    return *(const vec *)p;
+}
+INLINE void vec_store(float *p, vec a) {
+    *(vec *)p = a;
+}
+INLINE vec vec_zero(void) {
+    return (vec){0};
+}
+INLINE vec vec_select(ivec mask, vec a, vec b) {
+    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+}
+/* Propagates NaN, as the frameworks do. */
+INLINE vec vec_relu(vec a) {
+    return vec_max(vec_zero(), a);
+}
+
+/* e^x with a relative error of about 1e-7; below -87 it is about 1e-38 instead of a subnormal, above 88 about 1e38.
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (remainder < 6e-9); 2^n is added to
+ * the exponent. NaN stays NaN. */
+INLINE vec vec_exp(vec x) {
+    const vec round = vec_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+    x = vec_select(x < vec_set1(-87.0f), vec_set1(-87.0f), x);
+    x = vec_select(x > vec_set1(88.0f), vec_set1(88.0f), x);
+    vec shifted = vec_fma(x, vec_set1(1.44269504f), round);
+    vec n = shifted - round;
+    vec r = vec_fma(n, vec_set1(-0.693359375f), x); /* ln 2 in two parts; the first has trailing zeros */
+    r = vec_fma(n, vec_set1(2.12194440e-4f), r);
+    vec p = vec_set1(1.0f / 5040);
+    p = vec_fma(p, r, vec_set1(1.0f / 720));
+    p = vec_fma(p, r, vec_set1(1.0f / 120));
+    p = vec_fma(p, r, vec_set1(1.0f / 24));
+    p = vec_fma(p, r, vec_set1(1.0f / 6));
+    p = vec_fma(p, r, vec_set1(0.5f));
+    p = vec_fma(p, r, vec_set1(1.0f));
+    p = vec_fma(p, r, vec_set1(1.0f));
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+/* -------------------------------------------------------------- the functions of this instruction set (table.c) */
+
+void KERNEL(cpu_conv)(const conv_args *c);
+void KERNEL(cpu_maxpool)(const pool_args *p);
+void KERNEL(cpu_avgpool)(const pool_args *p);
+void KERNEL(cpu_layernorm)(const layernorm_args *a);
+void KERNEL(cpu_attention)(const attention_args *a);
+size_t KERNEL(cpu_attention_scratch)(uint32_t tokens, uint32_t head_width);
+void KERNEL(cpu_relu)(float *x, size_t count);
+void KERNEL(cpu_gelu_erf)(float *x, size_t count);
+void KERNEL(cpu_gelu_tanh)(float *x, size_t count);
+void KERNEL(cpu_quickgelu)(float *x, size_t count);
+void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
+                           float *output);
+void KERNEL(cpu_scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add);
+void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+double KERNEL(cpu_peak)(size_t iterations);
+
+#endif

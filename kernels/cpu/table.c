@@ -1,0 +1,26 @@
+/*
+ * table.c - the kernels of one instruction set, gathered.
+ */
+#include "kernels/cpu/simd.h"
+
+#define KERNEL_TEXT2(name) #name
+#define KERNEL_TEXT(name) KERNEL_TEXT2(name)
+
+const cpu_kernels KERNEL(cpu_kernels) = {
+    .isa = KERNEL_TEXT(KERNEL_ISA),
+    .tile_rows = TILE_ROWS,
+    .conv = KERNEL(cpu_conv),
+    .maxpool = KERNEL(cpu_maxpool),
+    .avgpool = KERNEL(cpu_avgpool),
+    .layernorm = KERNEL(cpu_layernorm),
+    .attention = KERNEL(cpu_attention),
+    .attention_scratch = KERNEL(cpu_attention_scratch),
+    .relu = KERNEL(cpu_relu),
+    .gelu_erf = KERNEL(cpu_gelu_erf),
+    .gelu_tanh = KERNEL(cpu_gelu_tanh),
+    .quickgelu = KERNEL(cpu_quickgelu),
+    .normalise = KERNEL(cpu_normalise),
+    .scale_channels = KERNEL(cpu_scale_channels),
+    .embed = KERNEL(cpu_embed),
+    .peak = KERNEL(cpu_peak),
+};

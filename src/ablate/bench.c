@@ -1,0 +1,202 @@
+/*
+ * bench.c - coar_bench: masked forward passes per second, as a run makes them, and what part of the machine's peak that
+ * is. Timed from the generation of masks through packing and forward passes to the output function; no files.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "core/philox.h"
+#include "model/model.h"
+
+enum {
+    REPETITIONS = 7, /* medians want an odd number */
+    MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
+};
+#define DEFAULT_SECONDS 5.0
+
+typedef struct bench {
+    const coar_bench_options *o;
+    model *model;
+    thread_pool *pool;
+    numerics_plan plan;
+    const backend_interface *interface;
+    backend *backend;
+    output_spec outputs[OUTPUTS_MAX];
+    size_t output_count;
+    uint32_t batch;
+    sampler sampler;
+    uint8_t *ones;  /* dense: [MASKS_MAX][mask_bytes(n)] */
+    float *results; /* [outputs][MASKS_MAX][batch] */
+    uint64_t masks; /* made so far */
+} bench;
+
+static coar_status open_model(const coar_bench_options *o, model **out) {
+    model_options options = {.arch = o->arch};
+    TRY(component_set_parse(o->components, &options.set));
+    if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name weights or an architecture");
+    return file_exists(o->model) ? model_open(o->model, &options, out) : model_random(o->model, &options, out);
+}
+
+static coar_status check_options(const coar_bench_options *o, double *alpha) {
+    *alpha = o->alpha == 0 ? 0.05 : o->alpha;
+    if (!(*alpha > 0 && *alpha < 1))
+        return status_set(COAR_ERROR_USAGE, "--alpha %g: must lie between 0 and 1", o->alpha);
+    if (!(o->seconds >= 0)) return status_set(COAR_ERROR_USAGE, "--time %g: must not be negative", o->seconds);
+    return COAR_OK;
+}
+
+/* Random pixels and labels: no kernel's time depends on them. */
+static coar_status bind_random(bench *b) {
+    coar_status status = COAR_OK;
+    const shape input = b->model->graph->values[0];
+    const size_t size = shape_positions(input) * input.c * b->batch;
+    static const float mean[] = {0.5f, 0.5f, 0.5f, 0.5f}, deviation[] = {0.25f, 0.25f, 0.25f, 0.25f};
+    uint8_t *images = NULL;
+    int32_t *labels = NULL;
+    TRY_GOTO(memory_new(size + 16, 1, "images", &images));
+    TRY_GOTO(memory_new(b->batch, sizeof *labels, "labels", &labels));
+    for (size_t i = 0; i < size; i += 16) {
+        uint32_t words[4];
+        philox_words(0, PHILOX_STREAM_CALIBRATION, 0, (uint32_t)(i / 16), words);
+        memcpy(images + i, words, sizeof words);
+    }
+    for (uint32_t e = 0; e < b->batch; e++) labels[e] = (int32_t)(e % b->model->classes);
+    const example_batch batch = {.images = images, .labels = labels, .count = b->batch, .mean = mean, .std = deviation};
+    TRY_GOTO(b->interface->bind(b->backend, &batch));
+done:
+    free(labels);
+    free(images);
+    return status;
+}
+
+static coar_status prepare(bench *b, coar_bench_result *r) {
+    const coar_bench_options *o = b->o;
+    const graph *g = b->model->graph;
+    const shape input = g->values[0];
+    size_t least, best;
+    if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
+    b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
+    TRY(backend_find(o->backend, &b->interface));
+    TRY(plan_create(g, b->interface->name, o->precision, o->exact, &b->plan));
+    TRY(thread_pool_create(o->threads, &b->pool));
+    TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
+    TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
+    if (o->dense) {
+        TRY(memory_new(MASKS_MAX, mask_bytes(g->components), "masks", &b->ones));
+        memset(b->ones, 0xff, MASKS_MAX * mask_bytes(g->components));
+    }
+    const backend_settings settings = {.graph = g,
+                                       .plan = &b->plan,
+                                       .outputs = b->outputs,
+                                       .output_count = b->output_count,
+                                       .pool = b->pool,
+                                       .memory = o->memory ? o->memory : memory_available() / 2,
+                                       .examples_max = b->batch,
+                                       .masks_max = MASKS_MAX};
+    TRY(b->interface->memory(&settings, &least, &best));
+    r->memory_bytes = (double)(best < settings.memory ? best : settings.memory);
+    log_info(o->callbacks, "memory: %.0f MB planned, %s on %d threads", r->memory_bytes / 1048576, b->plan.device_class,
+             thread_pool_size(b->pool));
+    TRY(b->interface->prepare(&settings, &b->backend));
+    return bind_random(b);
+}
+
+/* Runs `count` new masks; *seconds from their generation to the outputs. */
+static coar_status time_masks(bench *b, size_t count, double *seconds) {
+    const double start = clock_seconds();
+    mask_range range = {.count = count, .n = b->model->graph->components, .first = b->masks};
+    if (b->o->dense)
+        range.bits = b->ones;
+    else
+        range.sampler = &b->sampler;
+    TRY(b->interface->run(b->backend, &range, b->results));
+    b->masks += count;
+    *seconds = clock_seconds() - start;
+    return COAR_OK;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static coar_status measure(bench *b, coar_bench_result *r) {
+    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    const size_t threads = (size_t)thread_pool_size(b->pool);
+    size_t warm_up = threads < MASKS_MAX ? threads : MASKS_MAX;
+    double seconds, rates[REPETITIONS];
+    progress progress;
+    TRY(time_masks(b, warm_up, &seconds));
+    TRY(time_masks(b, warm_up, &seconds)); /* the first one touches the memory */
+    double fitting = wanted / (seconds / (double)warm_up);
+    const size_t count = fitting > MASKS_MAX ? MASKS_MAX : fitting > 1 ? (size_t)fitting : 1;
+    progress_begin(&progress, b->o->callbacks, "bench", "images", 0, (uint64_t)count * REPETITIONS * b->batch);
+    for (int i = 0; i < REPETITIONS; i++) {
+        size_t done = 0;
+        double spent = 0;
+        do { /* a fast network takes several calls of MASKS_MAX masks */
+            TRY(time_masks(b, count, &seconds));
+            done += count;
+            spent += seconds;
+        } while (count == MASKS_MAX && spent < wanted);
+        rates[i] = (double)done * b->batch / spent;
+        r->masks += done;
+        r->seconds += spent;
+        if (progress_update(&progress, r->masks * b->batch))
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+    }
+    qsort(rates, REPETITIONS, sizeof *rates, compare_doubles);
+    r->images = r->masks * b->batch;
+    r->images_per_second_min = rates[0];
+    r->images_per_second = rates[REPETITIONS / 2];
+    r->images_per_second_max = rates[REPETITIONS - 1];
+    return COAR_OK;
+}
+
+static void describe(const bench *b, double alpha, coar_bench_result *r) {
+    const char *class = b->plan.device_class, *isa = strchr(class, '/');
+    double executed, dense;
+    snprintf(r->model, sizeof r->model, "%s", b->model->arch);
+    snprintf(r->backend, sizeof r->backend, "%s", b->interface->name);
+    snprintf(r->isa, sizeof r->isa, "%.15s", isa ? isa + 1 : class);
+    snprintf(r->precision, sizeof r->precision, "%s", b->plan.precision);
+    r->threads = thread_pool_size(b->pool);
+    r->batch = b->batch;
+    r->alpha = b->o->dense ? 0 : alpha;
+    r->flops_per_image = graph_flops(b->model->graph);
+    b->interface->work(b->backend, &executed, &dense);
+    r->executed_fraction = executed / dense;
+    if (r->peak_flops > 0) r->peak_fraction = r->images_per_second * r->flops_per_image / r->peak_flops;
+}
+
+static void close_bench(bench *b) {
+    if (b->backend) b->interface->destroy(b->backend);
+    if (b->pool) thread_pool_destroy(b->pool);
+    plan_free(&b->plan);
+    model_destroy(b->model);
+    free(b->ones);
+    free(b->results);
+}
+
+coar_status coar_bench(const coar_bench_options *o, coar_bench_result *result) {
+    status_clear();
+    coar_status status;
+    bench b = {.o = o};
+    coar_bench_result r = {0};
+    double alpha = 0;
+    TRY_GOTO(check_options(o, &alpha));
+    TRY_GOTO(open_model(o, &b.model));
+    TRY_GOTO(prepare(&b, &r));
+    b.sampler = (sampler){.kind = SAMPLER_BERNOULLI, .alpha = alpha, .n = b.model->graph->components};
+    if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
+    TRY_GOTO(measure(&b, &r));
+    describe(&b, alpha, &r);
+    *result = r;
+done:
+    close_bench(&b);
+    return status;
+}

@@ -1,0 +1,308 @@
+/*
+ * cpu.c - the cpu backend's interface: prepare, bind, run, logits.
+ *
+ * A thread takes whole tiles, so nothing inside a run waits for another thread. Tasks are runs of full groups of one
+ * mask (its weights are packed once per task), then the mixed tiles. Which task a worker gets decides no bits.
+ */
+#include "backend/cpu/cpu.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static cpu_backend *self(backend *b) {
+    return (cpu_backend *)b;
+}
+
+/* ------------------------------------------------------------------------------------ preparation */
+
+coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
+    static const cpu_kernels *const tables[] = {
+#if defined(__x86_64__)
+        &cpu_kernels_avx2,
+#endif
+        &cpu_kernels_portable,
+    };
+    const char *class = plan->device_class;
+    TRY(plan_check_executable(plan));
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (!strncmp(class, "cpu/", 4) && !strcmp(class + 4, tables[i]->isa)) {
+            *out = tables[i];
+            return COAR_OK;
+        }
+    return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+}
+
+/* What is known before the large allocation. */
+static coar_status describe(const backend_settings *s, cpu_backend *b) {
+    *b = (cpu_backend){.base.interface = &backend_cpu, .settings = *s};
+    if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
+        return status_set(COAR_ERROR_INTERNAL, "cpu: %zu outputs, a plan of %zu layers for a model of %zu",
+                          s->output_count, s->plan->layers, s->graph->op_count);
+    TRY(cpu_find_kernels(s->plan, &b->kernels));
+    const shape input = s->graph->values[0];
+    b->classes = s->graph->values[s->graph->logits].c;
+    if (!size_mul(shape_positions(input), input.c, &b->elements))
+        return status_set(COAR_ERROR_MEMORY, "the model's input is more than this machine can address");
+    memcpy(b->outputs, s->outputs, s->output_count * sizeof *s->outputs);
+    TRY(buffer_plan_create(s->graph, false, &b->buffers));
+    TRY(memory_new(s->graph->op_count, sizeof *b->layers, "cpu backend", &b->layers));
+    cpu_layers_describe(b);
+    return COAR_OK;
+}
+
+static void cpu_destroy(backend *base) {
+    if (!base) return;
+    cpu_backend *b = self(base);
+    buffer_plan_free(&b->buffers);
+    free(b->layers);
+    free(b->memory);
+    free(b);
+}
+
+static coar_status create(const backend_settings *s, cpu_backend **out) {
+    cpu_backend *b;
+    *out = NULL;
+    TRY(memory_new(1, sizeof *b, "cpu backend", &b));
+    coar_status status = describe(s, b);
+    if (status == COAR_OK)
+        *out = b;
+    else
+        cpu_destroy(&b->base);
+    return status;
+}
+
+static coar_status cpu_memory(const backend_settings *s, size_t *least, size_t *best) {
+    cpu_backend *b;
+    TRY(create(s, &b));
+    *least = cpu_memory_plan(b, 1, false, NULL);
+    *best = cpu_memory_plan(b, (size_t)thread_pool_size(s->pool), true, NULL);
+    cpu_destroy(&b->base);
+    return COAR_OK;
+}
+
+static coar_status cpu_prepare(const backend_settings *s, backend **out) {
+    cpu_backend *b;
+    *out = NULL;
+    TRY(create(s, &b));
+    coar_status status = cpu_memory_allocate(b);
+    if (status != COAR_OK) {
+        cpu_destroy(&b->base);
+        return status;
+    }
+    for (size_t i = 0, start = 0; i < b->buffers.buffers; start += b->buffers.size[i++] * LANES)
+        b->buffer_start[i] = start;
+    cpu_layers_fill(b);
+    *out = &b->base;
+    return COAR_OK;
+}
+
+/* --------------------------------------------------------------------------------------- examples */
+
+static coar_status check_batch(const cpu_backend *b, const example_batch *batch) {
+    if (batch->count > b->settings.examples_max)
+        return status_set(COAR_ERROR_INTERNAL, "cpu: %u examples, prepared for %u", batch->count,
+                          b->settings.examples_max);
+    for (uint32_t e = 0; e < batch->count; e++)
+        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= b->classes)
+            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
+                              (unsigned long long)(batch->first + e), batch->labels[e], b->classes);
+    return COAR_OK;
+}
+
+/* [LANES][elements] -> [elements][LANES] */
+static void transpose(const uint8_t *images, size_t elements, uint8_t *lanes) {
+    for (size_t lane = 0; lane < LANES; lane++)
+        for (size_t i = 0; i < elements; i++) lanes[i * LANES + lane] = images[lane * elements + i];
+}
+
+static coar_status cpu_bind(backend *base, const example_batch *batch) {
+    cpu_backend *b = self(base);
+    const size_t groups = batch->count / LANES, group = b->elements * LANES;
+    TRY(check_batch(b, batch));
+    b->examples = batch->count;
+    for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
+    memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
+    memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
+    for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
+        b->pixel_mul[c] = (float)(1 / (255.0 * batch->std[c]));
+        b->pixel_add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);
+    }
+    return COAR_OK;
+}
+
+const uint8_t *cpu_group_pixels(const cpu_backend *b, size_t g) {
+    return b->groups + g * b->elements * LANES;
+}
+
+const uint8_t *cpu_rest_pixels(const cpu_backend *b, cpu_worker *w, const uint32_t *example) {
+    for (size_t lane = 0; lane < LANES; lane++) {
+        const uint8_t *image = b->rest + example[lane] * b->elements;
+        for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
+    }
+    return w->pixels;
+}
+
+/* ------------------------------------------------------------------------------------------ keeps */
+
+void cpu_keep_all(const cpu_backend *b, cpu_worker *w) {
+    const size_t count = (size_t)b->settings.graph->components * LANES;
+    for (size_t i = 0; i < count; i++) w->keep[i] = 1;
+}
+
+/* Mask s of the run into w->mask; no masks: everything is kept. */
+static void load_mask(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t s) {
+    if (masks) {
+        mask_range_keeps(masks, s, b->settings.ablation.gain, w->mask, w->mask_scratch);
+    } else {
+        for (uint32_t j = 0; j < b->settings.graph->components; j++) w->mask[j] = 1;
+    }
+}
+
+static void spread_mask(const cpu_backend *b, cpu_worker *w, uint32_t first_lane, uint32_t lanes) {
+    for (size_t j = 0; j < b->settings.graph->components; j++)
+        for (uint32_t lane = first_lane; lane < first_lane + lanes; lane++) w->keep[j * LANES + lane] = w->mask[j];
+}
+
+/* ------------------------------------------------------------------------------------------ tasks */
+
+/* One call of run or logits. Pair = (mask, example). */
+typedef struct run_job {
+    cpu_backend *b;
+    const mask_range *masks; /* NULL: the unablated model */
+    size_t count;            /* S */
+    size_t groups, rest;     /* of the bound examples */
+    size_t parts;            /* tasks that share the groups of one mask */
+    float *outputs;          /* [output_count][S][E], or */
+    float *logits;           /* [E][classes] */
+} run_job;
+
+/* The outputs of one lane of the tile in hand. */
+static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, size_t s, size_t example) {
+    const cpu_backend *b = job->b;
+    const float *logits = cpu_value(b, w, b->settings.graph->logits) + lane;
+    if (job->logits)
+        for (uint32_t c = 0; c < b->classes; c++) job->logits[example * b->classes + c] = logits[(size_t)c * LANES];
+    else
+        for (size_t k = 0; k < b->settings.output_count; k++)
+            job->outputs[(k * job->count + s) * b->examples + example] =
+                output_value(&b->outputs[k], logits, LANES, b->classes, (uint32_t)b->labels[example]);
+}
+
+static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {
+    load_mask(job->b, w, job->masks, s);
+    spread_mask(job->b, w, 0, LANES);
+    for (size_t g = first; g < end; g++) {
+        cpu_tile_run(job->b, w, cpu_group_pixels(job->b, g), true, g == first, NULL);
+        for (uint32_t lane = 0; lane < LANES; lane++) store_lane(job, w, lane, s, g * LANES + lane);
+    }
+}
+
+/* Pairs first .. first + 31 of the rest, in the order of masks; lanes beyond the last repeat it. */
+static void run_mixed(const run_job *job, cpu_worker *w, size_t first) {
+    const size_t pairs = job->count * job->rest, left = pairs - first;
+    const uint32_t lanes = left < LANES ? (uint32_t)left : LANES;
+    uint32_t example[LANES];
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        const size_t pair = first + (lane < lanes ? lane : lanes - 1);
+        example[lane] = (uint32_t)(pair % job->rest);
+        if (lane == 0 || example[lane] == 0) load_mask(job->b, w, job->masks, pair / job->rest);
+        spread_mask(job->b, w, lane, 1);
+    }
+    cpu_tile_run(job->b, w, cpu_rest_pixels(job->b, w, example), false, true, NULL);
+    for (uint32_t lane = 0; lane < lanes; lane++)
+        store_lane(job, w, lane, (first + lane) / job->rest, job->groups * LANES + example[lane]);
+}
+
+static coar_status run_task(void *context, size_t task, int worker) {
+    const run_job *job = context;
+    cpu_worker *w = &job->b->worker[worker];
+    const size_t group_tasks = job->groups ? job->count * job->parts : 0;
+    if (task < group_tasks) {
+        const size_t part = task % job->parts;
+        run_groups(job, w, task / job->parts, job->groups * part / job->parts, job->groups * (part + 1) / job->parts);
+    } else {
+        run_mixed(job, w, (task - group_tasks) * LANES);
+    }
+    return COAR_OK;
+}
+
+/* A pool has as many threads as it has; memory may allow fewer workers. Each of them takes tasks until none is left. */
+typedef struct worker_loop {
+    thread_task task;
+    void *context;
+    size_t count;
+    atomic_size_t next;
+} worker_loop;
+
+static coar_status worker_main(void *context, size_t worker, int thread) {
+    worker_loop *loop = context;
+    (void)thread;
+    for (;;) {
+        const size_t task = atomic_fetch_add(&loop->next, 1);
+        if (task >= loop->count) return COAR_OK;
+        TRY(loop->task(loop->context, task, (int)worker));
+    }
+}
+
+coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task, void *context) {
+    worker_loop loop = {.task = task, .context = context, .count = count};
+    return thread_pool_run(b->settings.pool, b->workers, worker_main, &loop);
+}
+
+/* Splits the groups of a mask over several tasks where masks alone would leave workers idle at the end. */
+static size_t parts_per_mask(const cpu_backend *b, size_t masks, size_t groups) {
+    const size_t wanted = 4 * b->workers;
+    size_t parts = masks ? (wanted + masks - 1) / masks : 1;
+    return parts < groups ? parts : groups ? groups : 1;
+}
+
+static coar_status run_all(cpu_backend *b, run_job *job) {
+    job->b = b;
+    job->groups = b->examples / LANES;
+    job->rest = b->examples % LANES;
+    job->parts = parts_per_mask(b, job->count, job->groups);
+    const size_t mixed = (job->count * job->rest + LANES - 1) / LANES;
+    for (size_t t = 0; t < b->workers; t++) {
+        b->worker[t].dense_weights = false;
+        b->worker[t].flops = 0;
+    }
+    return cpu_each_worker(b, (job->groups ? job->count * job->parts : 0) + mixed, run_task, job);
+}
+
+static coar_status cpu_run(backend *base, const mask_range *masks, float *outputs) {
+    cpu_backend *b = self(base);
+    run_job job = {.masks = masks, .count = masks->count, .outputs = outputs};
+    if (masks->n != b->settings.graph->components)
+        return status_set(COAR_ERROR_INTERNAL, "cpu: masks of %u components for a model of %u", masks->n,
+                          b->settings.graph->components);
+    TRY(run_all(b, &job));
+    for (size_t t = 0; t < b->workers; t++) b->executed += b->worker[t].flops;
+    b->dense += (double)masks->count * b->examples * graph_flops(b->settings.graph);
+    return COAR_OK;
+}
+
+static coar_status cpu_logits(backend *base, float *logits) {
+    cpu_backend *b = self(base);
+    run_job job = {.count = 1, .logits = logits};
+    return run_all(b, &job);
+}
+
+static void cpu_work(const backend *base, double *executed, double *dense) {
+    const cpu_backend *b = (const cpu_backend *)base;
+    *executed = b->executed;
+    *dense = b->dense;
+}
+
+const backend_interface backend_cpu = {
+    .name = "cpu",
+    .memory = cpu_memory,
+    .prepare = cpu_prepare,
+    .bind = cpu_bind,
+    .run = cpu_run,
+    .logits = cpu_logits,
+    .collect_row_sums = cpu_row_sums,
+    .destroy = cpu_destroy,
+    .work = cpu_work,
+    .peak = cpu_peak,
+};

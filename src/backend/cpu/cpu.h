@@ -1,0 +1,167 @@
+/*
+ * cpu.h - the inside of the cpu backend: images in lanes.
+ *
+ * A tile is 32 lanes; a lane is one example under one mask. Two forms, chosen by the example's place among the run's
+ * examples only (docs/design.md, section 3):
+ *   group  32 examples of one mask: rows whose keep is 0 are not computed, and where the plan says FORM_COMPACTED they
+ *          are left out of the op that reads them as well;
+ *   mixed  the examples beyond the last full group: each lane has its own mask, nothing is left out.
+ * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue.
+ *
+ *   cpu.c         the backend interface: prepare, run, destroy
+ *   cpu_layer.c   what never changes about an op: geometry, border zones, weights ordered for packing
+ *   cpu_pack.c    an op under given masks: rows to compute, packed weights, epilogue
+ *   cpu_tile.c    pixels into lanes, the op list over one tile
+ *   cpu_memory.c  one plan of all memory; what does not fit
+ *   cpu_peak.c    the most flops per second this machine can do
+ *   cpu_means.c   sums of x per masked channel, for `mean` ablation
+ *
+ * Must not know: models, files, runs.
+ */
+#ifndef COAR_BACKEND_CPU_CPU_H
+#define COAR_BACKEND_CPU_CPU_H
+
+#include "backend/backend.h"
+#include "kernels/cpu/kernels.h"
+
+/* Taps of one axis that lie inside the image. */
+typedef struct tap_span {
+    uint32_t first, count;
+} tap_span;
+
+/* One axis of a convolution's output. Positions with the same taps inside the image form a zone: within it the channels
+ * left out add the same constant. */
+typedef struct border_axis {
+    uint32_t *zone; /* [output size] */
+    tap_span *span; /* [zones] */
+    uint32_t zones; /* 1 (and no span) where nothing is left out of the input */
+    double taps;    /* inside the image, over all output positions */
+} border_axis;
+
+/* What never changes about an op. */
+typedef struct cpu_layer {
+    const op *op;
+    shape in, out;
+    bool leaves_out;     /* group form: channels with keep 0 are not stored in the output */
+    int feeder;          /* OP_CONV: the op that leaves channels out of this op's input; -1 = none */
+    const float *weight; /* OP_CONV: [O][kernel_h * kernel_w][I] */
+    border_axis rows, columns;
+} cpu_layer;
+
+/* A convolution under the masks of a tile. Lanes of a group are all alike. */
+typedef struct cpu_packed {
+    uint32_t rows;              /* computed */
+    uint32_t *row;              /* [O]: the output channel each of them is */
+    uint32_t *channel;          /* [O]: where it is stored */
+    uint32_t constants;         /* not computed: known */
+    uint32_t *constant_channel; /* [O] */
+    float *constant;            /* [O] before residual and activation; of a layer that leaves out: after activation */
+    float *mul, *add;           /* [O][LANES], [zones][O][LANES] (kernels.h) */
+    float *weight;              /* blocks of rows */
+} cpu_packed;
+
+/* What one thread works in. */
+typedef struct cpu_worker {
+    cpu_packed *packed; /* [ops] */
+    bool dense_weights; /* `packed` holds all rows and columns of every layer: the next mixed tile needs no more */
+    float *buffer;      /* [plan.total][LANES] */
+    float *keep;        /* [n][LANES] */
+    float *mask;        /* [n] */
+    void *mask_scratch; /* mask_range_scratch_max(n) bytes */
+    float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
+    float *attention;         /* attention_scratch */
+    float *activated;         /* [widest layer that leaves out, rounded up to LANES] */
+    uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
+    double *tap_sum;          /* [largest kernel that reads a layer that leaves out] */
+    double flops;             /* executed in this call */
+} cpu_worker;
+
+typedef struct cpu_backend {
+    backend base;
+    backend_settings settings;
+    output_spec outputs[OUTPUTS_MAX];
+    const cpu_kernels *kernels;
+    uint32_t classes;
+    size_t elements; /* of an input image */
+    buffer_plan buffers;
+    size_t *buffer_start; /* [buffers.buffers], in floats of a worker's buffer */
+    bool pack_once;       /* packed weights of all layers are kept side by side: packed once for all tiles of a mask */
+    cpu_layer *layers;    /* [ops] */
+    size_t workers;
+    cpu_worker *worker; /* [workers] */
+    void *memory;       /* one allocation for all arrays */
+
+    uint32_t examples;            /* bound now: E */
+    uint8_t *groups;              /* [E / 32][input elements][LANES] */
+    uint8_t *rest;                /* [E mod 32][input elements] */
+    int32_t *labels;              /* [examples_max] */
+    float *pixel_mul, *pixel_add; /* [input channels]: x = pixel mul + add */
+    double executed, dense;       /* flops of all runs: executed, and what dense passes would have taken */
+} cpu_backend;
+
+/* --------------------------------------------------------------------------------------- cpu_layer.c */
+
+/* Geometry and forms of every op, into b->layers. */
+void cpu_layers_describe(cpu_backend *b);
+/* Fills the arrays that cpu_memory.c has placed. */
+void cpu_layers_fill(cpu_backend *b);
+/* Whether b->layers[].weight is an array of its own: 1x1 convolutions use the graph's. */
+bool cpu_layer_reorders(const cpu_layer *layer);
+static inline size_t cpu_layer_zones(const cpu_layer *layer) {
+    return (size_t)layer->rows.zones * layer->columns.zones;
+}
+
+/* -------------------------------------------------------------------------------------- cpu_memory.c */
+
+/* Bytes for `workers` workers; with `base` also places every array there. */
+size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base);
+/* Allocates b->memory and places everything: as many workers as threads, or as settings.memory allows. */
+coar_status cpu_memory_allocate(cpu_backend *b);
+
+/* ---------------------------------------------------------------------------------------- cpu_pack.c */
+
+/* The epilogue of layer i under w->keep, and which rows are computed; `group`: all lanes have one mask. The layers
+ * before i must be packed already. */
+void cpu_pack_epilogue(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
+/* Its weights, for the rows (and the stored columns) that cpu_pack_epilogue chose. */
+void cpu_pack_weights(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
+activate_kernel cpu_activation(const cpu_backend *b, activation act);
+
+/* ---------------------------------------------------------------------------------------- cpu_tile.c */
+
+/* Sees op i of the tile in hand, before it runs (finished = false) and after. */
+typedef struct tile_observer {
+    void (*see)(void *context, const cpu_backend *b, cpu_worker *w, size_t i, bool finished);
+    void *context;
+} tile_observer;
+
+/* Where value v of the tile in hand lives: [positions][stored channels][LANES]. NULL for -1. */
+float *cpu_value(const cpu_backend *b, const cpu_worker *w, int v);
+/* The arguments of convolution i of the tile in hand. */
+conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
+/* [input elements][LANES] pixels through the op list; the logits are then at cpu_value(graph->logits). `fresh`: the
+ * keeps are not those of the worker's last tile. `observer` may be NULL. */
+void cpu_tile_run(const cpu_backend *b, cpu_worker *w, const uint8_t *pixels, bool group, bool fresh,
+                  const tile_observer *observer);
+
+/* --------------------------------------------------------------------------------------- cpu_means.c */
+
+coar_status cpu_row_sums(backend *b, double *sums);
+
+/* ---------------------------------------------------------------------------------------- cpu_peak.c */
+
+coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+/* -------------------------------------------------------------------------------------------- cpu.c */
+
+/* The kernels of a plan's device class. */
+coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out);
+/* Runs `count` tasks; `worker` (of each call of `task`) indexes b->worker. */
+coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task, void *context);
+/* Pixels of a tile of bound examples: full group g, or lanes of the rest ([LANES] indices into it). */
+const uint8_t *cpu_group_pixels(const cpu_backend *b, size_t g);
+const uint8_t *cpu_rest_pixels(const cpu_backend *b, cpu_worker *w, const uint32_t *example);
+/* Every component kept, in every lane. */
+void cpu_keep_all(const cpu_backend *b, cpu_worker *w);
+
+#endif

@@ -1,0 +1,170 @@
+/*
+ * cpu_tile.c - the op list over one tile of 32 lanes.
+ */
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+
+float *cpu_value(const cpu_backend *b, const cpu_worker *w, int v) {
+    return v < 0 ? NULL : w->buffer + b->buffer_start[b->buffers.buffer[v]];
+}
+
+static window layer_window(const cpu_layer *layer) {
+    const op *o = layer->op;
+    return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
+}
+
+conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
+    const cpu_layer *layer = &b->layers[i];
+    const op *o = layer->op;
+    const cpu_packed *p = &w->packed[i];
+    const bool leaves_out = group && layer->leaves_out;
+    return (conv_args){
+        .window = layer_window(layer),
+        .in_channels = group && layer->feeder >= 0 ? w->packed[layer->feeder].rows : layer->in.c,
+        .out_channels = leaves_out ? p->rows : layer->out.c,
+        .input = cpu_value(b, w, o->input[0]),
+        .output = cpu_value(b, w, o->output),
+        .residual = cpu_value(b, w, o->residual),
+        .rows = p->rows,
+        .weight = p->weight,
+        .channel = p->channel,
+        .mul = p->mul,
+        .add = p->add,
+        .zone_y = layer->rows.zone,
+        .zone_x = layer->columns.zone,
+        .zones_x = layer->columns.zones,
+        .constants = leaves_out ? 0 : p->constants,
+        .constant_channel = p->constant_channel,
+        .constant = p->constant,
+        .relu = o->act == ACT_RELU,
+        .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
+    };
+}
+
+static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
+    const cpu_layer *layer = &b->layers[i];
+    const bool packed = b->pack_once && (group ? !fresh : w->dense_weights);
+    if (fresh) cpu_pack_epilogue(b, w, i, group);
+    if (!packed) cpu_pack_weights(b, w, i, group);
+    const conv_args args = cpu_conv_args(b, w, i, group);
+    b->kernels->conv(&args);
+    w->flops += 2.0 * LANES * args.rows * args.in_channels * layer->rows.taps * layer->columns.taps;
+}
+
+static void run_pool(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    const pool_args args = {
+        .window = layer_window(layer),
+        .channels = layer->in.c,
+        .input = cpu_value(b, w, o->input[0]),
+        .output = cpu_value(b, w, o->output),
+    };
+    (o->kind == OP_MAXPOOL ? b->kernels->maxpool : b->kernels->avgpool)(&args);
+}
+
+/* Option-A shortcut: every stride-th pixel, zero channels before and behind. */
+static void run_subsample(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    const float *x = cpu_value(b, w, o->input[0]);
+    float *y = cpu_value(b, w, o->output);
+    const size_t channel = LANES * sizeof *y, copied = layer->in.c * channel, before = o->pad * channel;
+    const size_t all = layer->out.c * channel;
+    for (uint32_t row = 0; row < layer->out.h; row++)
+        for (uint32_t column = 0; column < layer->out.w; column++, y += (size_t)layer->out.c * LANES) {
+            const size_t from = (size_t)row * o->stride * layer->in.w + (size_t)column * o->stride;
+            memset(y, 0, before);
+            memcpy((char *)y + before, x + from * layer->in.c * LANES, copied);
+            memset((char *)y + before + copied, 0, all - before - copied);
+        }
+}
+
+static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    const layernorm_args args = {
+        .positions = shape_positions(layer->in),
+        .channels = layer->in.c,
+        .gamma = o->weight,
+        .beta = o->shift,
+        .eps = o->eps,
+        .input = cpu_value(b, w, o->input[0]),
+        .output = cpu_value(b, w, o->output),
+    };
+    b->kernels->layernorm(&args);
+}
+
+static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    const attention_args args = {
+        .tokens = (uint32_t)shape_positions(layer->in),
+        .heads = o->heads,
+        .head_width = layer->in.c / o->heads,
+        .q = cpu_value(b, w, o->input[0]),
+        .k = cpu_value(b, w, o->input[1]),
+        .v = cpu_value(b, w, o->input[2]),
+        .output = cpu_value(b, w, o->output),
+        .scratch = w->attention,
+    };
+    b->kernels->attention(&args);
+    w->flops += graph_op_flops(b->settings.graph, o) * LANES;
+}
+
+/* PLACE_OUT: y becomes k y + (1 - k) fill. */
+static void mask_output(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+    const mask_site *m = &layer->op->mask;
+    const float *fill = b->settings.ablation.fill;
+    for (uint32_t c = 0; c < layer->out.c; c++) {
+        const float *keep = w->keep + (size_t)(m->first + c / m->width) * LANES;
+        const float f = fill ? fill[m->row_first + c] : 0;
+        for (size_t lane = 0; lane < LANES; lane++) {
+            w->out_mul[c * LANES + lane] = keep[lane];
+            w->out_add[c * LANES + lane] = (1 - keep[lane]) * f;
+        }
+    }
+    b->kernels->scale_channels(cpu_value(b, w, layer->op->output), shape_positions(layer->out), layer->out.c,
+                               w->out_mul, w->out_add);
+}
+
+static void run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
+    const cpu_layer *layer = &b->layers[i];
+    const op *o = layer->op;
+    float *output = cpu_value(b, w, o->output);
+    const float *input = cpu_value(b, w, o->input[0]);
+    switch (o->kind) {
+    case OP_CONV:
+        run_conv(b, w, i, group, fresh);
+        break;
+    case OP_MAXPOOL:
+    case OP_AVGPOOL:
+        run_pool(b, w, layer);
+        break;
+    case OP_SUBSAMPLE:
+        run_subsample(b, w, layer);
+        break;
+    case OP_EMBED:
+        b->kernels->embed(input, o->weight, (uint32_t)shape_positions(layer->out), layer->out.c, output);
+        break;
+    case OP_LAYERNORM:
+        run_layernorm(b, w, layer);
+        break;
+    case OP_ATTENTION:
+        run_attention(b, w, layer);
+        break;
+    case OP_SELECT:
+        memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
+        break;
+    }
+    if (o->mask.place == PLACE_OUT) mask_output(b, w, layer);
+}
+
+void cpu_tile_run(const cpu_backend *b, cpu_worker *w, const uint8_t *pixels, bool group, bool fresh,
+                  const tile_observer *observer) {
+    b->kernels->normalise(pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add,
+                          cpu_value(b, w, 0));
+    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+        if (observer) observer->see(observer->context, b, w, i, false);
+        run_op(b, w, i, group, fresh);
+        if (observer) observer->see(observer->context, b, w, i, true);
+    }
+    w->dense_weights = !group;
+}
