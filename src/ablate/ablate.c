@@ -221,21 +221,21 @@ static coar_status make_tables(const job *j, run_tables *t) {
     return COAR_OK;
 }
 
-/* A new run gets its tables (with the baseline and, for `mean`, the means); an old one brings them. */
+/* An old run brings its tables; a new one gets them, with the baseline and, for `mean`, the means. */
 static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store *store, run_tables *fresh,
                                  mask_source *masks) {
     bool present;
     run_tables stored = {0};
     TRY(store_read_tables(store, &stored, &present));
     if (present) {
+        free(j->fill);
         j->fill = stored.fill; /* the job owns it from here */
         j->ablation.fill = stored.fill;
         stored.fill = NULL;
         run_tables_free(&stored);
         return COAR_OK;
     }
-    TRY(job_calibrate(j, o->calibration));
-    TRY(job_baseline(j));
+    if (!j->baseline) TRY(job_baseline(j, o->calibration));
     fresh->baseline = j->baseline;
     fresh->fill = j->fill;
     fresh->fill_count = j->fill ? j->model->graph->rows : 0;
@@ -395,6 +395,8 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
     TRY_GOTO(open_masks(o, j, &tables, alpha, &masks));
     TRY_GOTO(choose_mask_count(o, &masks, &m));
     TRY_GOTO(describe_run(&settings, j, o, alpha, sampler_name(masks.sampler.kind), masks.hash));
+    /* A new run computes its baseline first: a job that cannot run leaves nothing behind. */
+    if (!file_exists(o->output) || o->force) TRY_GOTO(job_baseline(j, o->calibration));
     TRY_GOTO(store_create(o->output, settings.items, settings.count, o->force, &created, &store));
     TRY_GOTO(settle_tables(j, o, store, &tables, &masks));
 

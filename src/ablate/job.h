@@ -20,6 +20,8 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                     /* where plan_json came from, for messages */
+    bool plan_given;                             /* --plan: it must fit. Else a stored plan of another model gives way to
+                                                    a fresh one, and the run's settings say what differs */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
@@ -41,6 +43,7 @@ typedef struct job {
     thread_pool *pool;
     const backend_interface *interface;
     size_t memory; /* bytes the whole job may take */
+    bool memory_told;
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
@@ -62,9 +65,8 @@ coar_status job_prepare(job *j, backend **out);
 coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images);
 size_t job_image_bytes(const job *j);
 
-/* Fills j->fill (mean ablation, from the rows of `calibration` or the job's examples) and j->baseline. */
-coar_status job_calibrate(job *j, const char *calibration);
-coar_status job_baseline(job *j);
+/* Fills j->baseline and, for `mean` ablation, j->fill (from the rows of `calibration`, NULL = the job's examples). */
+coar_status job_baseline(job *j, const char *calibration);
 
 /* Runs all units of a stage that are not done and belong to this shard: masks from `s` into the stage's journal.
  * COAR_STOPPED when callbacks or the time limit (seconds, 0 = none) ask for it, with the unit in hand saved. */

@@ -22,8 +22,7 @@ coar_status correlation_spearman(const float *x, const float *y, size_t count, s
 /* Percentile interval (2.5 %, 97.5 %) of the mean over examples of Pearson's r, drawing masks and examples with
  * replacement (Philox stream 4, `seed`, counter = draw); x and y are [masks][examples]. Examples without a correlation
  * are left out first; an example whose drawn masks have no variance is left out of that draw. NaN when no example has
- * one. Takes 12 * draws * masks * examples flops in matrix products, and about 300 bytes an example
- * and 4 KiB a mask. */
+ * one. Takes 12 * draws * masks * examples flops in matrix products, and about 1 KiB an example and 5 KiB a mask. */
 coar_status correlation_bootstrap(const float *x, const float *y, size_t masks, size_t examples, size_t draws,
                                   uint64_t seed, double *low, double *high);
 

@@ -196,7 +196,7 @@ coar_status store_open(const char *path, run_store **out) {
         TRY_GOTO(check_path(store, true));
         status =
             status_set(COAR_ERROR_INPUT,
-                       "%s: its folder %s is missing: work on the run it came from (a merged file can only be read)",
+                       "%s: %s/manifest.json is missing: work on the run it came from (a merged file can only be read)",
                        path, store->folder);
         goto done;
     }
