@@ -2,6 +2,9 @@
  * arrays.c - how arrays are stored in every part: chunks, filters, IEEE binary16, reading a block of one.
  * Must not know: which arrays there are.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "store/internal.h"
 
 #define DEFLATE_LEVEL 4        /* higher ones gain under 1 % on outputs and take twice as long */
@@ -18,20 +21,36 @@ done:
     return status;
 }
 
+coar_status part_create_groups(hid_t file, const char *path, const char *name) {
+    coar_status status = COAR_OK;
+    char group[256];
+    hid_t creation = H5I_INVALID_HID, id = H5I_INVALID_HID;
+    H5_TRY(creation = H5Pcreate(H5P_GROUP_CREATE), path, name);
+    H5_TRY(H5Pset_obj_track_times(creation, false), path, name);
+    for (const char *slash = strchr(name + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        snprintf(group, sizeof group, "%.*s", (int)(slash - name), name);
+        if (h5_has(file, group)) continue;
+        H5_TRY(id = H5Gcreate2(file, group, H5P_DEFAULT, creation, H5P_DEFAULT), path, group);
+        h5_close(&id);
+    }
+done:
+    h5_close(&id);
+    h5_close(&creation);
+    return status;
+}
+
 coar_status part_create_dataset(hid_t file, const char *path, const char *name, hid_t type, int rank,
                                 const hsize_t *dims, const hsize_t *chunk, hid_t *dataset) {
     coar_status status = COAR_OK;
-    hid_t space = H5I_INVALID_HID, creation = H5I_INVALID_HID, link = H5I_INVALID_HID, id = H5I_INVALID_HID;
+    hid_t space = H5I_INVALID_HID, creation = H5I_INVALID_HID, id = H5I_INVALID_HID;
+    TRY_GOTO(part_create_groups(file, path, name));
     H5_TRY(space = H5Screate_simple(rank, dims, NULL), path, name);
-    H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), path, name);
-    H5_TRY(H5Pset_create_intermediate_group(link, 1), path, name);
     H5_TRY(creation = H5Pcreate(H5P_DATASET_CREATE), path, name);
     TRY_GOTO(part_filters(creation, path, rank, chunk));
-    H5_TRY(id = H5Dcreate2(file, name, type, space, link, creation, H5P_DEFAULT), path, name);
+    H5_TRY(id = H5Dcreate2(file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT), path, name);
     *dataset = id;
 done:
     h5_close(&creation);
-    h5_close(&link);
     h5_close(&space);
     return status;
 }

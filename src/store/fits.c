@@ -138,6 +138,7 @@ coar_status fit_writer_block(fit_writer *w, const fit_block *block) {
         else if (w->arrays[array] >= 0)
             status = status_set(COAR_ERROR_INTERNAL, "fit %s: a block without %s", w->name, array_names[array]);
     }
+    if (status == COAR_OK) status = h5_check_writes(w->file, w->temporary);
     h5_unlock();
     w->next += block->count;
     return status;

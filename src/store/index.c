@@ -309,7 +309,6 @@ done:
 static coar_status link_matrix(index_sink *sink, const char *name, const mask_part *parts, size_t count) {
     coar_status status = COAR_OK;
     hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID, creation = H5I_INVALID_HID, id = H5I_INVALID_HID;
-    hid_t link = H5I_INVALID_HID;
     hsize_t dims[2] = {parts[count - 1].first + parts[count - 1].count, 0};
     const float fill = NAN;
     TRY_GOTO(matrix_type(sink, name, parts, &type, &dims[1]));
@@ -319,12 +318,10 @@ static coar_status link_matrix(index_sink *sink, const char *name, const mask_pa
     if (H5Tget_class(type) == H5T_FLOAT) H5_TRY(H5Pset_fill_value(creation, H5T_NATIVE_FLOAT, &fill), sink->path, name);
     for (size_t i = 0; i < count; i++) TRY_GOTO(map_source(sink, creation, space, name, &parts[i], dims));
     H5_TRY(H5Sselect_all(space), sink->path, name);
-    H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), sink->path, name);
-    H5_TRY(H5Pset_create_intermediate_group(link, 1), sink->path, name);
-    H5_TRY(id = H5Dcreate2(sink->file, name, type, space, link, creation, H5P_DEFAULT), sink->path, name);
+    TRY_GOTO(part_create_groups(sink->file, sink->path, name));
+    H5_TRY(id = H5Dcreate2(sink->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT), sink->path, name);
 done:
     h5_close(&id);
-    h5_close(&link);
     h5_close(&creation);
     h5_close(&space);
     h5_close(&type);
@@ -333,14 +330,11 @@ done:
 
 static coar_status link_object(index_sink *sink, const char *part, const char *name) {
     coar_status status = COAR_OK;
-    hid_t link = H5I_INVALID_HID;
     char *file = string_format("%s/%s", sink->store->folder_name, part);
     if (!file) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", sink->path);
-    H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), sink->path, name);
-    H5_TRY(H5Pset_create_intermediate_group(link, 1), sink->path, name);
-    H5_TRY(H5Lcreate_external(file, name, sink->file, name, link, H5P_DEFAULT), sink->path, name);
+    TRY_GOTO(part_create_groups(sink->file, sink->path, name));
+    H5_TRY(H5Lcreate_external(file, name, sink->file, name, H5P_DEFAULT, H5P_DEFAULT), sink->path, name);
 done:
-    h5_close(&link);
     free(file);
     return status;
 }

@@ -203,6 +203,8 @@ coar_status output_name_check(const char *name);
 
 /* ------------------------------------------------------------------------------------------------ arrays.c */
 
+/* The groups above `name`, where they are missing. Without times, unlike HDF5's own intermediate groups. */
+coar_status part_create_groups(hid_t file, const char *path, const char *name);
 /* Chunked, shuffled, deflated, with checksums: how every large array is stored. type: of the file. */
 coar_status part_create_dataset(hid_t file, const char *path, const char *name, hid_t type, int rank,
                                 const hsize_t *dims, const hsize_t *chunk, hid_t *dataset);

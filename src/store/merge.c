@@ -173,6 +173,7 @@ static coar_status copy_band(matrix_copy *c, hsize_t first, hsize_t count) {
 
 static coar_status report(index_sink *sink, uint64_t bytes) {
     progress *p = sink->progress;
+    TRY(h5_check_writes(sink->file, sink->path));
     uint64_t done = p->done + bytes < p->total ? p->done + bytes : p->total;
     if (!progress_update(p, done)) return COAR_OK;
     return status_set(COAR_STOPPED, "%s: merge stopped, nothing was written", sink->final);
@@ -240,7 +241,7 @@ done:
 
 static coar_status copy_object(index_sink *sink, const char *part, const char *name) {
     coar_status status = COAR_OK;
-    hid_t file = H5I_INVALID_HID, link = H5I_INVALID_HID;
+    hid_t file = H5I_INVALID_HID;
     struct stat information;
     char *path = folder_path(sink->store, part);
     verify_context context = {.path = path, .status = COAR_OK};
@@ -253,12 +254,10 @@ static coar_status copy_object(index_sink *sink, const char *part, const char *n
     H5_TRY(H5Ovisit_by_name2(file, name, H5_INDEX_NAME, H5_ITER_INC, verify, &context, H5O_INFO_BASIC, H5P_DEFAULT),
            path, name);
     TRY_GOTO(context.status);
-    H5_TRY(link = H5Pcreate(H5P_LINK_CREATE), sink->path, name);
-    H5_TRY(H5Pset_create_intermediate_group(link, 1), sink->path, name);
-    H5_TRY(H5Ocopy(file, name, sink->file, name, H5P_DEFAULT, link), sink->path, name);
+    TRY_GOTO(part_create_groups(sink->file, sink->path, name));
+    H5_TRY(H5Ocopy(file, name, sink->file, name, H5P_DEFAULT, H5P_DEFAULT), sink->path, name);
     TRY_GOTO(report(sink, stat(path, &information) ? 0 : (uint64_t)information.st_size));
 done:
-    h5_close(&link);
     h5_close(&file);
     free(context.buffer.bytes);
     free(path);
