@@ -2,9 +2,12 @@
  * attention.c - softmax(q k^T / sqrt(d)) v, head by head and lane by lane.
  *
  * q, k, v, y [token][width][32], head h = channels h d .. (h + 1) d - 1, T tokens.
- * One head and one vector of lanes at a time: k and v are copied together first ([T][d][VEC]: in place, tokens lie
- * width * 128 bytes apart and fall into few cache sets), then TILE_ROWS queries at a time: scores [row][T][VEC], their
- * softmax (the largest score is subtracted first), and the weighted sum of v; normalised at the end.
+ * One head and one vector of lanes at a time. Both products run over operands copied into panels, so that a step reads
+ * its tile of rows and its tile of columns each from one place, and all of it in order (in the original, tokens lie
+ * width * 128 bytes apart and fall into few cache sets):
+ *   scores   q [d][TILE_ROWS][VEC]         times k [T / TILE_VECTORS][d][TILE_VECTORS][VEC]
+ *   mixing   weights [T][TILE_ROWS][VEC]   times v [d / TILE_VECTORS][T][TILE_VECTORS][VEC]
+ * The largest score of a query is subtracted before the exponential; the sum divides at the end.
  * Flops: 4 T^2 d per head and lane, both products in register tiles of TILE_ROWS x TILE_VECTORS accumulators.
  * Bytes: q, k, v, y once from memory; the copies T / TILE_ROWS times from the second- or third-level cache.
  * fp32, sums in the order of channels and of keys.
@@ -14,84 +17,111 @@
 #include "kernels/cpu/simd.h"
 
 typedef struct workspace {
-    float *k, *v;   /* [T][d][VEC] */
-    float *q;       /* [TILE_ROWS][d][VEC], scaled by 1 / sqrt(d) */
-    float *weights; /* [TILE_ROWS][T][VEC] scores, then their exponentials */
+    float *k, *v, *q;
+    float *weights; /* scores, then their exponentials */
 } workspace;
 
+static size_t panels(size_t count) {
+    return (count + TILE_VECTORS - 1) / TILE_VECTORS;
+}
+
+static size_t panel_size(size_t steps) {
+    return steps * TILE_VECTORS * VEC;
+}
+
 size_t KERNEL(cpu_attention_scratch)(uint32_t tokens, uint32_t head_width) {
-    return ((size_t)2 * tokens * head_width + (size_t)TILE_ROWS * (head_width + tokens)) * VEC;
+    const size_t d = head_width;
+    return panels(tokens) * panel_size(d) + panels(d) * panel_size(tokens) + TILE_ROWS * (d + tokens) * VEC;
 }
 
 static workspace carve(float *scratch, size_t tokens, size_t d) {
     workspace w = {.k = scratch};
-    w.v = w.k + tokens * d * VEC;
-    w.q = w.v + tokens * d * VEC;
+    w.v = w.k + panels(tokens) * panel_size(d);
+    w.q = w.v + panels(d) * panel_size(tokens);
     w.weights = w.q + TILE_ROWS * d * VEC;
     return w;
-}
-
-/* Rows first .. first + count - 1 of one head and one vector of lanes; `from` points at its first channel and lane. */
-static void gather(const float *from, size_t stride, size_t first, size_t count, uint32_t d, float factor, float *to) {
-    const vec scale = vec_set1(factor);
-    for (size_t t = first; t < first + count; t++)
-        for (uint32_t c = 0; c < d; c++, to += VEC)
-            vec_store(to, vec_load(from + t * stride + (size_t)c * LANES) * scale);
 }
 
 static uint32_t at_most(uint32_t a, uint32_t limit) {
     return a < limit ? a : limit;
 }
 
-/* acc[i][j] = sum over n < steps of left[i][n * left_step] right[j][n * right_step]: the tile of both products. */
-INLINE void product_tile(const float *const left[TILE_ROWS], const float *const right[TILE_VECTORS], size_t steps,
-                         size_t left_step, size_t right_step, vec acc[TILE_ROWS][TILE_VECTORS]) {
+/* One head and one vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
+static void gather_keys(const float *from, size_t stride, uint32_t tokens, uint32_t d, float *to) {
+    for (uint32_t key = 0; key < tokens; key += TILE_VECTORS)
+        for (uint32_t c = 0; c < d; c++)
+            for (uint32_t j = 0; j < TILE_VECTORS; j++, to += VEC)
+                vec_store(to, vec_load(from + at_most(key + j, tokens - 1) * stride + (size_t)c * LANES));
+}
+
+/* What a partial panel has behind the last channel is computed with and never stored. */
+static void gather_values(const float *from, size_t stride, uint32_t tokens, uint32_t d, float *to) {
+    for (uint32_t t = 0; t < tokens; t++)
+        for (size_t panel = 0; panel < panels(d); panel++)
+            for (uint32_t j = 0; j < TILE_VECTORS; j++) {
+                const size_t c = at_most((uint32_t)panel * TILE_VECTORS + j, d - 1);
+                vec_store(to + panel * panel_size(tokens) + ((size_t)t * TILE_VECTORS + j) * VEC,
+                          vec_load(from + t * stride + c * LANES));
+            }
+}
+
+/* TILE_ROWS queries side by side; a partial tile repeats its last one. */
+static void gather_queries(const float *from, size_t stride, uint32_t queries, uint32_t d, float *to) {
+    const vec scale = vec_set1(1.0f / sqrtf((float)d));
+    for (uint32_t c = 0; c < d; c++)
+        for (uint32_t i = 0; i < TILE_ROWS; i++, to += VEC) {
+            const size_t query = i < queries ? i : queries - 1;
+            vec_store(to, vec_load(from + query * stride + (size_t)c * LANES) * scale);
+        }
+}
+
+/* acc[i][j] = sum over n < steps of left[n][i] right[n][j]: the tile of both products. */
+INLINE void product_tile(const float *left, const float *right, size_t steps, vec acc[TILE_ROWS][TILE_VECTORS]) {
     UNROLL for (int i = 0; i < TILE_ROWS; i++) UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_zero();
-    for (size_t n = 0; n < steps; n++) {
+    for (size_t n = 0; n < steps; n++, left += TILE_ROWS * VEC, right += TILE_VECTORS * VEC) {
         vec r[TILE_VECTORS];
-        UNROLL for (int j = 0; j < TILE_VECTORS; j++) r[j] = vec_load(right[j] + n * right_step);
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) r[j] = vec_load(right + j * VEC);
         UNROLL for (int i = 0; i < TILE_ROWS; i++) {
-            vec l = vec_load(left[i] + n * left_step);
+            vec l = vec_load(left + i * VEC);
             UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_fma(l, r[j], acc[i][j]);
         }
     }
 }
 
-/* weights[i][key] = q_i . k_key. A tile that reaches beyond the last key computes that one again. */
+/* weights[key][i] = q_i . k_key */
 static void scores(const workspace *w, uint32_t tokens, uint32_t d) {
-    const float *q[TILE_ROWS], *k[TILE_VECTORS];
-    for (int i = 0; i < TILE_ROWS; i++) q[i] = w->q + (size_t)i * d * VEC;
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS) {
         vec acc[TILE_ROWS][TILE_VECTORS];
-        for (uint32_t j = 0; j < TILE_VECTORS; j++) k[j] = w->k + (size_t)at_most(key + j, tokens - 1) * d * VEC;
-        product_tile(q, k, d, VEC, VEC, acc);
-        UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++)
-            UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) if (key + j < tokens)
-                vec_store(w->weights + ((size_t)i * tokens + key + j) * VEC, acc[i][j]);
+        product_tile(w->q, w->k + (size_t)key * d * VEC, d, acc);
+        UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) {
+            float *to = w->weights + (size_t)at_most(key + j, tokens - 1) * TILE_ROWS * VEC;
+            UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) vec_store(to + i * VEC, acc[i][j]);
+        }
     }
 }
 
-/* Replaces the scores of one query by exp(score - largest); returns the inverse of their sum. */
-static vec exponentials(float *row, uint32_t tokens) {
-    vec largest = vec_load(row), sum = vec_zero();
-    for (uint32_t t = 1; t < tokens; t++) largest = vec_max(largest, vec_load(row + (size_t)t * VEC));
-    for (uint32_t t = 0; t < tokens; t++) {
-        vec e = vec_exp(vec_load(row + (size_t)t * VEC) - largest);
-        vec_store(row + (size_t)t * VEC, e);
-        sum += e;
+/* Replaces the scores by exp(score - largest of the query); inverse[i] = 1 / their sum. */
+static void exponentials(float *weights, uint32_t tokens, vec inverse[TILE_ROWS]) {
+    for (uint32_t i = 0; i < TILE_ROWS; i++) {
+        float *row = weights + i * VEC;
+        const size_t step = TILE_ROWS * VEC;
+        vec largest = vec_load(row), sum = vec_zero();
+        for (uint32_t t = 1; t < tokens; t++) largest = vec_max(largest, vec_load(row + t * step));
+        for (uint32_t t = 0; t < tokens; t++) {
+            vec e = vec_exp(vec_load(row + t * step) - largest);
+            vec_store(row + t * step, e);
+            sum += e;
+        }
+        inverse[i] = vec_set1(1.0f) / sum;
     }
-    return vec_set1(1.0f) / sum;
 }
 
 /* y of `queries` queries: the weighted sums of v. `y` points at the head's first channel and lane. */
 static void mix_values(const workspace *w, uint32_t tokens, uint32_t d, uint32_t queries, const vec *inverse, float *y,
                        size_t stride) {
-    const float *weights[TILE_ROWS], *v[TILE_VECTORS];
-    for (int i = 0; i < TILE_ROWS; i++) weights[i] = w->weights + (size_t)i * tokens * VEC;
     for (uint32_t c = 0; c < d; c += TILE_VECTORS) {
         vec acc[TILE_ROWS][TILE_VECTORS];
-        for (uint32_t j = 0; j < TILE_VECTORS; j++) v[j] = w->v + (size_t)at_most(c + j, d - 1) * VEC;
-        product_tile(weights, v, tokens, VEC, (size_t)d * VEC, acc);
+        product_tile(w->weights, w->v + (size_t)c * tokens * VEC, tokens, acc);
         UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++)
             UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) if (i < queries && c + j < d)
                 vec_store(y + i * stride + (size_t)(c + j) * LANES, acc[i][j] * inverse[i]);
@@ -101,17 +131,14 @@ static void mix_values(const workspace *w, uint32_t tokens, uint32_t d, uint32_t
 static void attend(const attention_args *a, const workspace *w, size_t offset) {
     const uint32_t d = a->head_width, tokens = a->tokens;
     const size_t stride = (size_t)a->heads * d * LANES;
-    gather(a->k + offset, stride, 0, tokens, d, 1.0f, w->k);
-    gather(a->v + offset, stride, 0, tokens, d, 1.0f, w->v);
+    gather_keys(a->k + offset, stride, tokens, d, w->k);
+    gather_values(a->v + offset, stride, tokens, d, w->v);
     for (uint32_t first = 0; first < tokens; first += TILE_ROWS) {
         vec inverse[TILE_ROWS];
         const uint32_t queries = at_most(tokens - first, TILE_ROWS);
-        gather(a->q + offset, stride, first, queries, d, 1.0f / sqrtf((float)d), w->q);
-        for (uint32_t i = queries; i < TILE_ROWS; i++) /* a partial tile computes its first query again */
-            gather(a->q + offset, stride, first, 1, d, 1.0f / sqrtf((float)d), w->q + (size_t)i * d * VEC);
+        gather_queries(a->q + first * stride + offset, stride, queries, d, w->q);
         scores(w, tokens, d);
-        for (uint32_t i = 0; i < TILE_ROWS; i++)
-            inverse[i] = exponentials(w->weights + (size_t)i * tokens * VEC, tokens);
+        exponentials(w->weights, tokens, inverse);
         mix_values(w, tokens, d, queries, inverse, a->output + first * stride + offset, stride);
     }
 }

@@ -59,7 +59,7 @@ static void test_jpeg_kinds(void) {
         test_begin("JPEG: %s", cases[i].name);
         picture p = picture_jpeg(31, 17, cases[i].components, cases[i].progressive);
         int distance = jpeg_distance(p, 31, 17, cases[i].components == 1, cases[i].components > 3);
-        CHECK(distance >= 0 && distance <= 6);
+        CHECK(distance >= 0 && distance <= 2);
         free(p.data);
     }
 }

@@ -56,7 +56,7 @@ typedef struct cpu_packed {
     uint32_t constants;         /* not computed: known */
     uint32_t *constant_channel; /* [O] */
     float *constant;            /* [O] before residual and activation; of a layer that leaves out: after activation */
-    float *mul, *add;           /* [O][LANES], [zones][O][LANES] (kernels.h) */
+    float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */
     float *weight;              /* blocks of rows */
 } cpu_packed;
 
