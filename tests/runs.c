@@ -150,3 +150,53 @@ uint64_t run_wrong_outputs(run_store *store, uint64_t masks) {
     free(values);
     return wrong;
 }
+
+void run_write_text(const char *path, const char *text) {
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0);
+    if (f) fclose(f);
+}
+
+const char *run_file(const char *path, const char *name) {
+    static char buffers[2][700];
+    static int next;
+    char *buffer = buffers[next++ & 1];
+    snprintf(buffer, sizeof buffers[0], "%s.parts/%s", path, name);
+    return buffer;
+}
+
+const char *run_path(char buffer[512], const char *name) {
+    snprintf(buffer, 512, "%s", test_temporary(name));
+    return buffer;
+}
+
+void run_fit(run_store *store, const char *name, float scale, bool force) {
+    const fit_header header = {.name = name,
+                               .estimator = "ridge",
+                               .output = "margin",
+                               .examples = RUN_EXAMPLES,
+                               .components = RUN_COMPONENTS,
+                               .masks = 40,
+                               .standard_errors = true,
+                               .command = "test"};
+    float weight[RUN_EXAMPLES * RUN_COMPONENTS], bias[RUN_EXAMPLES];
+    double numbers[RUN_EXAMPLES];
+    for (int i = 0; i < RUN_EXAMPLES * RUN_COMPONENTS; i++) weight[i] = scale * (float)i;
+    for (int i = 0; i < RUN_EXAMPLES; i++) numbers[i] = bias[i] = scale + (float)i;
+    fit_writer *writer = NULL;
+    CHECK_OK(fit_writer_create(store, NULL, &header, force, &writer));
+    if (!writer) return;
+    for (uint64_t first = 0; first < RUN_EXAMPLES; first += 10) {
+        const fit_block block = {first,
+                                 RUN_EXAMPLES - first < 10 ? RUN_EXAMPLES - first : 10,
+                                 weight + first * RUN_COMPONENTS,
+                                 bias + first,
+                                 numbers + first,
+                                 numbers + first,
+                                 numbers + first,
+                                 weight + first * RUN_COMPONENTS};
+        CHECK_OK(fit_writer_block(writer, &block));
+    }
+    CHECK_OK(fit_writer_finish(writer));
+    fit_writer_destroy(writer);
+}

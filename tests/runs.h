@@ -41,4 +41,13 @@ uint64_t run_wrong_outputs(run_store *store, uint64_t masks);
 /* Warnings that stages opened here gave since the last call, and the last of them. */
 int run_warnings(const char **last);
 
+/* Fit NAME of output margin in blocks: weight i = scale i, the other arrays of example i = scale + i. */
+void run_fit(run_store *store, const char *name, float scale, bool force);
+
+/* NAME in this program's folder, kept in `buffer`. */
+const char *run_path(char buffer[512], const char *name);
+/* PATH.parts/NAME; static buffers, two deep. */
+const char *run_file(const char *path, const char *name);
+void run_write_text(const char *path, const char *text);
+
 #endif
