@@ -196,13 +196,12 @@ static void test_duplicates(void) {
     CHECK_OK(run_unit(stage, &grid, 2)); /* once more, in its own journal */
     CHECK_INT(stage_done_count(stage), 4);
     stage_close(stage);
-    /* another value with a CRC that fits */
+    /* another value with the same CRC: CRC32C's own polynomial, added to five bytes */
     size_t start = 64 + 32 + unit_grid_payload(&grid, 0), length = unit_grid_payload(&grid, 1);
-    bytes[start + 32] ^= 1;
+    const uint64_t polynomial = 1 | (uint64_t)0x82F63B78 << 1;
     uint32_t crc = crc32c(0, bytes + start + 32, length);
-    for (int i = 0; i < 4; i++) bytes[start + 24 + i] = (uint8_t)(crc >> 8 * i);
-    crc = crc32c(0, bytes + start, 28);
-    for (int i = 0; i < 4; i++) bytes[start + 28 + i] = (uint8_t)(crc >> 8 * i);
+    for (int i = 0; i < 5; i++) bytes[start + 32 + i] ^= (uint8_t)(polynomial >> 8 * i);
+    CHECK(crc32c(0, bytes + start + 32, length) == crc);
     write_whole(copy, bytes, size);
     stage = NULL;
     status_clear();
