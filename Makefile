@@ -16,7 +16,7 @@ SHARED   ?= ../shared
 PYTHON   ?= $(shell tools/find-python.sh)
 # ---------------------------------------------------------------------------------------- end of settings
 
-VERSION  := $(shell awk '/COAR_VERSION_(MAJOR|MINOR|PATCH)/ && $$1=="\#define" {v=v s $$3; s="."} END {print v}' include/coar.h)
+VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
 O        := build$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
 ARCH     := $(shell uname -m)
 
@@ -54,7 +54,7 @@ EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
 all: setup
 	@$(MAKE) --no-print-directory binaries
 
-binaries: $(O)/coar $(O)/libcoar.so $(O)/coar.pc $(EXAMPLES)
+binaries: $(O)/coar $(O)/libcoar.so $(EXAMPLES)
 units: $(UNITS)
 fuzzers: $(FUZZERS)
 
@@ -72,10 +72,6 @@ $(O)/libcoar.so: $(OBJECTS)
 $(O)/coar: $(CLI) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(O)/coar.pc: tools/coar.pc.in include/coar.h
-	@mkdir -p $(@D)
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' $< > $@
-
 $(O)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
@@ -91,7 +87,7 @@ $(O)/tests/%: tests/unit/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-$(O)/fuzz/%: tests/fuzz/%.c tests/fuzz.h $(O)/libcoar.a
+$(O)/fuzz/%: tests/fuzz/%.c $(wildcard tests/*.c) tests/fuzz.h $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
@@ -119,7 +115,8 @@ install: all
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(firstword $(subst ., ,$(VERSION)))
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
 	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
-	install -m 644 $(O)/coar.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' tools/coar.pc.in \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/coar.pc
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

@@ -187,7 +187,7 @@ typedef struct coar_fit_options {
     const char *masks;        /* M.npy, bool [m, n] */
     const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
     const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge (default) */
+    const char *estimator;    /* ols, ridge (default); of a loo run, ols is the default: baseline minus output */
     const char *output;       /* output name; NULL = the run's first */
     const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
     int standard_errors;
@@ -235,7 +235,7 @@ typedef struct coar_evaluation {
     uint64_t masks, seed;
     double pearson_mean, pearson_low, pearson_high;  /* bootstrap 95 % over masks and examples */
     double spearman_mean;
-    uint64_t examples, examples_undefined;           /* zero variance: left out */
+    uint64_t examples, examples_undefined;           /* N, and those without a correlation: left out of the means */
 } coar_evaluation;
 
 /* Counterfactual correlation on fresh masks. *evaluations: `count` entries, freed with coar_free. */

@@ -221,21 +221,21 @@ static coar_status make_tables(const job *j, run_tables *t) {
     return COAR_OK;
 }
 
-/* A new run gets its tables (with the baseline and, for `mean`, the means); an old one brings them. */
+/* An old run brings its tables; a new one gets them, with the baseline and, for `mean`, the means. */
 static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store *store, run_tables *fresh,
                                  mask_source *masks) {
     bool present;
     run_tables stored = {0};
     TRY(store_read_tables(store, &stored, &present));
     if (present) {
+        free(j->fill);
         j->fill = stored.fill; /* the job owns it from here */
         j->ablation.fill = stored.fill;
         stored.fill = NULL;
         run_tables_free(&stored);
         return COAR_OK;
     }
-    TRY(job_calibrate(j, o->calibration));
-    TRY(job_baseline(j));
+    if (!j->baseline) TRY(job_baseline(j, o->calibration));
     fresh->baseline = j->baseline;
     fresh->fill = j->fill;
     fresh->fill_count = j->fill ? j->model->graph->rows : 0;
@@ -248,16 +248,6 @@ static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store
 }
 
 /* ---------------------------------------------------------------------------------------------------- the stage */
-
-static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shards) {
-    *shard = 0;
-    *shards = 1;
-    if (!text) return COAR_OK;
-    char end;
-    if (sscanf(text, "%u/%u%c", shard, shards, &end) != 2 || *shards == 0 || *shard >= *shards)
-        return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
-    return COAR_OK;
-}
 
 /* Packed masks first .. m - 1, for --store-masks. */
 static coar_status pack_masks(const sampler *s, uint64_t first, uint64_t m, uint8_t **out) {
@@ -276,7 +266,7 @@ done:
 }
 
 static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *store, const mask_source *masks,
-                             uint64_t m, uint64_t finished, coar_ablate_result *result) {
+                             uint64_t m, uint64_t finished, const uint32_t shard[2], coar_ablate_result *result) {
     coar_status status = COAR_OK;
     store_stage *stage = NULL;
     char *plan_json = plan_to_json(&j->plan);
@@ -301,9 +291,10 @@ static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *st
                              .units = unit_grid_units(&grid),
                              .payload_bytes = unit_grid_payload,
                              .context = &grid,
+                             .shard = shard[0],
+                             .shards = shard[1],
                              .force_resume = o->force_resume,
                              .callbacks = o->callbacks};
-    TRY_GOTO(parse_shard(o->shard, &options.shard, &options.shards));
     TRY_GOTO(stage_open(store, &options, &stage));
     result->units_total = options.units;
     result->units_before = stage_done_count(stage);
@@ -311,8 +302,8 @@ static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *st
     unit_run run = {.stage = stage,
                     .grid = &grid,
                     .sampler = &masks->sampler,
-                    .shard = options.shard,
-                    .shards = options.shards,
+                    .shard = shard[0],
+                    .shards = shard[1],
                     .time_limit = o->time_limit};
     status = job_run_units(j, &run);
     result->images = run.images;
@@ -335,14 +326,24 @@ done:
 
 /* ------------------------------------------------------------------------------------------------- entry points */
 
-static coar_status check_options(const coar_ablate_options *o, double *alpha) {
+static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shards) {
+    *shard = 0;
+    *shards = 1;
+    if (!text) return COAR_OK;
+    char end;
+    if (sscanf(text, "%u/%u%c", shard, shards, &end) != 2 || *shards == 0 || *shard >= *shards)
+        return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
+    return COAR_OK;
+}
+
+static coar_status check_options(const coar_ablate_options *o, double *alpha, uint32_t shard[2]) {
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
     *alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(*alpha > 0 && *alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: give the fraction to ablate, above 0 and below 1", *alpha);
     if (o->time_limit < 0 || !isfinite(o->time_limit))
         return status_set(COAR_ERROR_USAGE, "--time-limit: give a time above 0");
-    return COAR_OK;
+    return parse_shard(o->shard, &shard[0], &shard[1]);
 }
 
 /* The plan to execute: --plan's, else the one an existing run was begun with (unless it is to be started over). */
@@ -368,8 +369,9 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
     coar_ablate_result r = {0};
     bool created;
     uint64_t m, finished;
+    uint32_t shard[2]; /* K, S */
 
-    TRY_GOTO(check_options(o, &alpha));
+    TRY_GOTO(check_options(o, &alpha, shard));
     TRY_GOTO(find_plan(o, &plan_json, &plan_origin));
     const job_options options = {.model = o->model,
                                  .data = o->data,
@@ -395,6 +397,8 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
     TRY_GOTO(open_masks(o, j, &tables, alpha, &masks));
     TRY_GOTO(choose_mask_count(o, &masks, &m));
     TRY_GOTO(describe_run(&settings, j, o, alpha, sampler_name(masks.sampler.kind), masks.hash));
+    /* A new run computes its baseline first: a job that cannot run leaves nothing behind. */
+    if (!file_exists(o->output) || o->force) TRY_GOTO(job_baseline(j, o->calibration));
     TRY_GOTO(store_create(o->output, settings.items, settings.count, o->force, &created, &store));
     TRY_GOTO(settle_tables(j, o, store, &tables, &masks));
 
@@ -410,7 +414,7 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
         goto done;
     }
     r.already_complete = finished == m;
-    if (!r.already_complete) status = run_stage(j, o, store, &masks, m, finished, &r);
+    if (!r.already_complete) status = run_stage(j, o, store, &masks, m, finished, shard, &r);
 done:
     if (result && (status == COAR_OK || status == COAR_STOPPED)) *result = r;
     store_close(store);

@@ -94,9 +94,12 @@ coar_status job_prepare(job *j, backend **out) {
                           (double)(least + own) / 1048576, (double)j->memory / 1048576);
     settings.memory = j->memory - own;
     size_t used = best < settings.memory ? best : settings.memory;
-    log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
-             (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
-             j->plan.device_class, thread_pool_size(j->pool));
+    /* once a job: the same figures hold for the baseline, the calibration and the units */
+    if (!j->memory_told)
+        log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
+                 (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
+                 j->plan.device_class, thread_pool_size(j->pool));
+    j->memory_told = true;
     return j->interface->prepare(&settings, out);
 }
 
@@ -161,11 +164,6 @@ done:
     return status;
 }
 
-coar_status job_baseline(job *j) {
-    TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
-    return forward_all(j, NULL, j->baseline);
-}
-
 static coar_status use_sums(void *context, backend *b, uint64_t first, uint32_t count) {
     (void)first, (void)count;
     return b->interface->collect_row_sums(b, context);
@@ -192,8 +190,7 @@ static coar_status labels_of(const job *j, const uint64_t *rows, size_t count, i
     return COAR_OK;
 }
 
-coar_status job_calibrate(job *j, const char *calibration) {
-    if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
+static coar_status calibrate(job *j, const char *calibration) {
     coar_status status = COAR_OK;
     const size_t rows = j->model->graph->rows;
     double *sums = NULL;
@@ -223,6 +220,12 @@ done:
     free(positions);
     free(sums);
     return status;
+}
+
+coar_status job_baseline(job *j, const char *calibration) {
+    if (j->ablation.kind == ABLATION_MEAN) TRY(calibrate(j, calibration));
+    TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
+    return forward_all(j, NULL, j->baseline);
 }
 
 /* ------------------------------------------------------------------------------------------------- examples */
@@ -294,6 +297,22 @@ done:
 
 /* ----------------------------------------------------------------------------------------------- open, close */
 
+static coar_status settle_plan(job *j, const job_options *o) {
+    const graph *g = j->model->graph;
+    if (o->plan_json) {
+        coar_status status = plan_from_json(g, o->plan_json, o->plan_origin, &j->plan);
+        if (status == COAR_OK && o->precision && strcmp(o->precision, "auto") &&
+            strcmp(o->precision, j->plan.precision))
+            return status_set(COAR_ERROR_MISMATCH,
+                              "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
+                              o->plan_origin, j->plan.precision, o->precision);
+        if (status == COAR_OK) return plan_check_executable(&j->plan);
+        if (o->plan_given || status == COAR_ERROR_MEMORY) return status;
+        status_clear();
+    }
+    return plan_create(g, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+}
+
 static coar_status open_parts(job *j, const job_options *o) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
@@ -313,15 +332,7 @@ static coar_status open_parts(job *j, const job_options *o) {
     TRY(choose_normalisation(j));
     TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->classes, j->outputs, &j->output_count));
     TRY(thread_pool_create(o->threads, &j->pool));
-    if (o->plan_json) {
-        TRY(plan_from_json(j->model->graph, o->plan_json, o->plan_origin, &j->plan));
-        if (o->precision && strcmp(o->precision, "auto") && strcmp(o->precision, j->plan.precision))
-            return status_set(COAR_ERROR_MISMATCH,
-                              "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
-                              o->plan_origin, j->plan.precision, o->precision);
-        return plan_check_executable(&j->plan);
-    }
-    return plan_create(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+    return settle_plan(j, o);
 }
 
 coar_status job_open(const job_options *options, job **out) {

@@ -20,6 +20,8 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                     /* where plan_json came from, for messages */
+    bool plan_given;                             /* --plan: it must fit. Else a stored plan of another model gives way to
+                                                    a fresh one, and the run's settings say what differs */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
@@ -41,6 +43,7 @@ typedef struct job {
     thread_pool *pool;
     const backend_interface *interface;
     size_t memory; /* bytes the whole job may take */
+    bool memory_told;
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
@@ -62,9 +65,8 @@ coar_status job_prepare(job *j, backend **out);
 coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images);
 size_t job_image_bytes(const job *j);
 
-/* Fills j->fill (mean ablation, from the rows of `calibration` or the job's examples) and j->baseline. */
-coar_status job_calibrate(job *j, const char *calibration);
-coar_status job_baseline(job *j);
+/* Fills j->baseline and, for `mean` ablation, j->fill (from the rows of `calibration`, NULL = the job's examples). */
+coar_status job_baseline(job *j, const char *calibration);
 
 /* Runs all units of a stage that are not done and belong to this shard: masks from `s` into the stage's journal.
  * COAR_STOPPED when callbacks or the time limit (seconds, 0 = none) ask for it, with the unit in hand saved. */
@@ -86,6 +88,15 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *options, do
 
 /* Starts of the component groups for the stratified sampler: malloc'ed [group_count + 1]. */
 coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out);
+
+/* The sampler that a run's training masks came from. *group_first is the caller's to free once the sampler is done with;
+ * masks of file: are borrowed from `tables`. */
+coar_status run_training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out);
+
+/* The sampler of job_truth: the run's own where it can draw fresh masks; loo and file: cannot, bernoulli takes their place.
+ * *group_first as above. */
+coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
+                              uint32_t **group_first, sampler *out);
 
 /* A stored setting as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
 coar_status setting_real(run_store *store, const char *key, double *out);

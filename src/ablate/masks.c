@@ -8,8 +8,7 @@
 #include "ablate/job.h"
 #include "core/npy.h"
 
-/* The training sampler of a run. group_first is the caller's to free; file: masks are borrowed from tables. */
-static coar_status training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out) {
+coar_status run_training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out) {
     const char *name = store_setting(store, "sampler");
     *out = (sampler){.n = tables->components, .rows = tables->given_masks, .rows_count = tables->given_count};
     TRY(setting_integer(store, "seed", &out->seed));
@@ -83,7 +82,7 @@ coar_status coar_masks(const char *run, const char *output, int force) {
     TRY_GOTO(store_open(run, &store));
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(store_output_shape(store, &m, &examples));
-    TRY_GOTO(training_sampler(store, &tables, &group_first, &s));
+    TRY_GOTO(run_training_sampler(store, &tables, &group_first, &s));
     TRY_GOTO(write_masks(output, &s, m));
 done:
     free(group_first);

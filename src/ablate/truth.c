@@ -60,9 +60,14 @@ static coar_status reopen_job(run_store *store, const coar_evaluate_options *o, 
     coar_status status;
     char *model = NULL, *data = NULL, *plan = NULL;
     job *j = NULL;
+    char hash[65];
     TRY_GOTO(locate(store, o->model, "model_path", &model));
+    TRY_GOTO(file_sha256(model, hash)); /* before the weights are taken for something they are not */
+    TRY_GOTO(check_same(store, "model_sha256", model, hash));
     TRY_GOTO(locate(store, o->data, "data_path", &data));
-    TRY_GOTO(store_existing_plan(store_path(store), &plan));
+    const char *backend = store_setting(store, "backend");
+    if (!o->backend || (backend && !strcmp(o->backend, backend)))
+        TRY_GOTO(store_existing_plan(store_path(store), &plan));
     const job_options options = {.model = model,
                                  .data = data,
                                  .arch = optional(store, "arch_options"),
@@ -71,8 +76,9 @@ static coar_status reopen_job(run_store *store, const coar_evaluate_options *o, 
                                  .components = store_setting(store, "components"),
                                  .only = optional(store, "only"),
                                  .except = optional(store, "except"),
-                                 .backend = o->backend ? o->backend : store_setting(store, "backend"),
+                                 .backend = o->backend ? o->backend : backend,
                                  .plan_json = plan,
+                                 .plan_given = true,
                                  .plan_origin = store_path(store),
                                  .threads = o->threads,
 
@@ -82,7 +88,6 @@ static coar_status reopen_job(run_store *store, const coar_evaluate_options *o, 
                                  .memory = o->memory,
                                  .callbacks = o->callbacks};
     TRY_GOTO(job_open(&options, &j));
-    TRY_GOTO(check_same(store, "model_sha256", model, j->model->sha256));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
     if (j->ablation.kind == ABLATION_MEAN) {
         if (tables->fill_count != j->model->graph->rows) {
@@ -104,9 +109,8 @@ done:
     return status;
 }
 
-/* The run's sampler where it can draw fresh masks; loo and file: cannot, bernoulli takes their place. */
-static coar_status fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
-                                 uint32_t **group_first, sampler *out) {
+coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
+                              uint32_t **group_first, sampler *out) {
     const char *path;
     *out = (sampler){.seed = seed, .stream = PHILOX_STREAM_EVALUATION, .alpha = alpha, .n = tables->components};
     const char *name = store_setting(store, "sampler");
@@ -161,7 +165,7 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *o, double a
     snprintf(name, 64, "truth-a%g-s%llu", alpha, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
-    TRY_GOTO(fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
+    TRY_GOTO(run_fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
     TRY_GOTO(reopen_job(store, o, &tables, &j));
     TRY_GOTO(run_truth(store, j, o, &fresh, masks, name));
 done:

@@ -21,11 +21,12 @@ coar_status backend_find(const char *name, const backend_interface **out) {
             return COAR_OK;
         }
     }
-    return status_set(COAR_ERROR_USAGE, "backend '%s' is not part of this build: give cpu or reference", name);
+    return status_set(COAR_ERROR_USAGE, "--backend '%s' is not part of this build: give cpu or reference", name);
 }
 
 coar_status ablation_parse(const char *text, ablation *out) {
     ablation found = {.kind = ABLATION_ZERO};
+    if (!text) text = "zero";
     if (!strcmp(text, "mean")) {
         found.kind = ABLATION_MEAN;
     } else if (!strncmp(text, "scale:", strlen("scale:"))) {
@@ -34,9 +35,9 @@ coar_status ablation_parse(const char *text, ablation *out) {
         found.kind = ABLATION_SCALE;
         found.gain = strtof(number, &end);
         if (end == number || *end || !isfinite(found.gain))
-            return status_set(COAR_ERROR_USAGE, "ablation '%s': give scale:G with a finite number G", text);
+            return status_set(COAR_ERROR_USAGE, "--ablation '%s': give scale:G with a finite number G", text);
     } else if (strcmp(text, "zero")) {
-        return status_set(COAR_ERROR_USAGE, "ablation '%s' is unknown: give zero, mean or scale:G", text);
+        return status_set(COAR_ERROR_USAGE, "--ablation '%s' is unknown: give zero, mean or scale:G", text);
     }
     *out = found;
     return COAR_OK;

@@ -24,7 +24,7 @@ typedef struct ablation {
     const float *fill;   /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
 } ablation;
 
-/* zero, mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
+/* zero (also for NULL), mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
 coar_status ablation_parse(const char *text, ablation *out);
 
 typedef struct backend_settings {

@@ -2,11 +2,14 @@
 #include "core/h5.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "core/h5_driver.h"
 
 /* ------------------------------------------------------------------------------------------------ lock */
 
@@ -93,8 +96,13 @@ static hid_t file_access(void) {
 
 coar_status h5_create(const char *path, hid_t *file) {
     coar_status status = COAR_OK;
-    hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE);
     hid_t id = H5I_INVALID_HID;
+    /* HDF5 would not say why it cannot be created. */
+    int probe = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (probe < 0) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot create", path);
+    close(probe);
+    hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE);
+    H5_TRY(h5_driver_set(access), path, "");
     H5_TRY(H5Pset_obj_track_times(creation, false), path, "");
     H5_TRY(id = H5Fcreate(path, H5F_ACC_TRUNC, creation, access), path, "");
     *file = id;
@@ -104,16 +112,17 @@ done:
     return status;
 }
 
+coar_status h5_check_writes(hid_t file, const char *path) {
+    int error = h5_driver_error(file);
+    return error ? status_set_errno(COAR_ERROR_IO, error, "%s: cannot write", path) : COAR_OK;
+}
+
 coar_status h5_finish(hid_t *file, const char *path) {
     hid_t id = *file;
     *file = H5I_INVALID_HID;
-    /* The flush comes first: a close that fails half-way leaves the handle behind. */
-    if (H5Fflush(id, H5F_SCOPE_LOCAL) < 0) {
-        coar_status status = h5_failed(path, "");
-        h5_close(&id);
-        return status;
-    }
-    return H5Fclose(id) < 0 ? h5_failed(path, "") : COAR_OK;
+    if (H5Fclose(id) < 0) return h5_failed(path, "");
+    int error = h5_driver_closed_error();
+    return error ? status_set_errno(COAR_ERROR_IO, error, "%s: cannot write", path) : COAR_OK;
 }
 
 coar_status h5_open(const char *path, hid_t *file) {

@@ -36,9 +36,11 @@ coar_status h5_failed(const char *path, const char *object);
 void h5_close(hid_t *id);
 
 /* A new file (an old one is emptied), to be written under a temporary name. Times are not kept, so that equal contents
- * are equal bytes: give data sets H5Pset_obj_track_times(properties, false) too. h5_finish closes it and says whether
+ * are equal bytes: give data sets H5Pset_obj_track_times(properties, false) too. Its writes succeed as far as HDF5 can
+ * tell (h5_driver.h): h5_check_writes says, between large pieces, whether they do; h5_finish closes it and says whether
  * everything reached the system. */
 coar_status h5_create(const char *path, hid_t *file);
+coar_status h5_check_writes(hid_t file, const char *path);
 coar_status h5_finish(hid_t *file, const char *path);
 
 /* Opens for reading. A file that is missing, unreadable or no HDF5 file is an error that says which. */

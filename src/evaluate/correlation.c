@@ -76,12 +76,12 @@ done:
 /* -------------------------------------------------------------------------------------------- bootstrap */
 
 /*
- * A draw repeats mask i c_i times, so each example's correlation in that draw follows from weighted sums of 1, x, y, x^2, y^2
- * and xy: for many draws and examples together one matrix product, counts [draws][masks] * moments [masks][6 examples].
- * Work 12 draws masks examples flops, memory bounded by the blocks below: 1,000 draws of 100 masks and 10,000 examples are
- * 12 GFlop.
+ * A draw repeats mask i c_i times, so each example's correlation in that draw follows from weighted sums of 1, x, y,
+ * x^2, y^2 and xy: for many draws and examples together one matrix product, counts [draws][masks] * moments [masks][6
+ * examples]. Work 12 draws masks examples flops, memory bounded by the blocks below: 1,000 draws of 100 masks and
+ * 10,000 examples are 12 GFlop.
  */
-enum { DRAWS = 64, EXAMPLES = 64 };
+enum { DRAWS = 256, EXAMPLES = 64 };
 enum { ONE, X, Y, XX, YY, XY, MOMENTS };
 
 /* Below this fraction of an example's variance a draw has none (all its masks alike): its sums are rounding error. */
@@ -172,9 +172,9 @@ static void draw_means(bootstrap *b, uint64_t seed, size_t first, size_t count, 
                     b->mask_counts, (int)b->masks, b->moments, MOMENTS * EXAMPLES, 0, b->sums, MOMENTS * EXAMPLES);
         for (size_t d = 0; d < count; d++)
             for (size_t slot = 0; slot < width; slot++) {
-                double r = drawn_correlation(b->sums + d * MOMENTS * EXAMPLES + slot);
                 double times = b->example_counts[d * b->defined_count + z + slot];
-                if (times == 0 || isnan(r)) continue;
+                double r = times > 0 ? drawn_correlation(b->sums + d * MOMENTS * EXAMPLES + slot) : NAN;
+                if (isnan(r)) continue;
                 total[d] += times * r;
                 defined[d] += times;
             }

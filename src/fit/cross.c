@@ -21,9 +21,12 @@ enum {
     ROUND = 8 * TABLES
 };
 
+/* One number per example; compilers turn its additions into whatever vector width the target has. */
+typedef int64_t lane_sums __attribute__((vector_size(LANES * sizeof(int64_t))));
+
 typedef struct workspace {
-    int64_t sums[COMPONENTS][LANES];
-    int64_t table[TABLES][256][LANES];
+    lane_sums sums[COMPONENTS];
+    lane_sums table[TABLES][256];
 } workspace;
 
 typedef struct cross_job {
@@ -61,28 +64,26 @@ static coar_status choose_shifts(void *context, size_t task, int worker) {
 }
 
 /* table[s] = sum of the outputs of the masks in subset s, of the 8 masks from i0; adds their sum to total. */
-static void build_table(const cross_job *job, size_t i0, size_t z0, size_t lanes, const double *scale,
-                        int64_t (*table)[LANES], int64_t *total) {
-    memset(table[0], 0, sizeof table[0]);
+static void build_table(const cross_job *job, size_t i0, size_t z0, size_t lanes, const double *scale, lane_sums *table,
+                        lane_sums *total) {
+    table[0] = (lane_sums){0};
     for (size_t b = 0; b < 8; b++) {
-        int64_t value[LANES] = {0};
+        lane_sums value = {0};
         if (i0 + b < job->columns->length) {
             const float *y = job->y + (i0 + b) * job->N + z0;
             for (size_t z = 0; z < lanes; z++) value[z] = llrint(y[z] * scale[z]);
         }
         size_t half = (size_t)1 << b;
-        for (size_t s = 0; s < half; s++)
-            for (size_t z = 0; z < LANES; z++) table[half + s][z] = table[s][z] + value[z];
-        for (size_t z = 0; z < LANES; z++) total[z] += value[z];
+        for (size_t s = 0; s < half; s++) table[half + s] = table[s] + value;
+        *total += value;
     }
 }
 
 static void add_entries(workspace *w, const uint64_t *column, size_t stride, size_t components, unsigned bit) {
     for (size_t j = 0; j < components; j++, column += stride) {
         uint32_t bits = (uint32_t)(*column >> bit);
-        const int64_t *t0 = w->table[0][bits & 255], *t1 = w->table[1][bits >> 8 & 255];
-        const int64_t *t2 = w->table[2][bits >> 16 & 255], *t3 = w->table[3][bits >> 24];
-        for (size_t z = 0; z < LANES; z++) w->sums[j][z] += t0[z] + t1[z] + t2[z] + t3[z];
+        w->sums[j] += w->table[0][bits & 255] + w->table[1][bits >> 8 & 255] + w->table[2][bits >> 16 & 255] +
+                      w->table[3][bits >> 24];
     }
 }
 
@@ -94,16 +95,16 @@ static coar_status cross_tile(void *context, size_t task, int worker) {
     size_t j0 = task / job->groups * COMPONENTS, z0 = task % job->groups * LANES;
     size_t components = smaller(COMPONENTS, columns->count - j0), lanes = smaller(LANES, job->N - z0);
     double scale[LANES] = {0};
-    int64_t total[LANES] = {0};
+    lane_sums total = {0};
     for (size_t z = 0; z < lanes; z++) scale[z] = ldexp(1, job->shift[z0 + z]);
     memset(w->sums, 0, sizeof w->sums);
     for (size_t i = 0; i < columns->length; i += ROUND) {
-        for (size_t t = 0; t < TABLES; t++) build_table(job, i + 8 * t, z0, lanes, scale, w->table[t], total);
+        for (size_t t = 0; t < TABLES; t++) build_table(job, i + 8 * t, z0, lanes, scale, w->table[t], &total);
         add_entries(w, columns->words + j0 * columns->stride + i / 64, columns->stride, components, i % 64);
     }
     for (size_t j = 0; j < components; j++)
-        memcpy(job->cross + (j0 + j) * job->N + z0, w->sums[j], lanes * sizeof(int64_t));
-    if (j0 == 0) memcpy(job->total + z0, total, lanes * sizeof(int64_t));
+        memcpy(job->cross + (j0 + j) * job->N + z0, &w->sums[j], lanes * sizeof(int64_t));
+    if (j0 == 0) memcpy(job->total + z0, &total, lanes * sizeof(int64_t));
     return COAR_OK;
 }
 

@@ -2,9 +2,9 @@
  * diagnose.c - what follows from solved weights: bias, R^2, leave-one-out correlation, noise.
  *
  * Leave-one-out (exact for linear smoothers, and for ridge with an unpenalised bias): the residual of mask i in the
- * fit without mask i is e_i / (1 - h_i), so its prediction is y_i - e_i / slack_i. No refit is needed. What is correlated
- * with y_i is that prediction minus the mean of y without mask i, which is (mean - y_i/m) m/(m-1): this mean alone would
- * correlate with y at -1, and fresh masks have nothing like it.
+ * fit without mask i is e_i / (1 - h_i), so its prediction is y_i - e_i / slack_i. No refit is needed. What is
+ * correlated with y_i is that prediction minus the mean of y without mask i, which is (mean - y_i/m) m/(m-1): this
+ * mean alone would correlate with y at -1, and fresh masks have nothing like it.
  * Noise: sigma^2 = sum e^2 / (m - 1 - freedom). Standard errors are those of the estimate about its own mean: for ridge
  * with effective degrees of freedom, covariance sigma^2 V D / (D + penalty)^2 V'; the shrinkage's bias is not in them.
  */

@@ -52,17 +52,18 @@ const char *fit_estimator_name(fit_estimator e);
  *
  * Non-finite outputs: examples with more than 1 % of them are left out (all their results NaN), then the masks with any
  * in the examples that remain. The bias is not penalised.
- *   ols    m > n + 1: Cholesky of the centred Gram matrix. m <= n + 1 (with a warning up to m = n), or masks that do not tell all
- *          components apart: the minimum-norm solution by eigenvectors. leave_one_out: weight = baseline minus output.
+ *   ols    m > n + 1: Cholesky of the centred Gram matrix. m <= n + 1, or masks that do not tell all components
+ *          apart: the minimum-norm solution by eigenvectors (with a warning unless it is the only one).
+ *          leave_one_out: weight = baseline minus output.
  *   ridge  minimises |y - b - X w|^2 + penalty |w|^2, the penalty chosen for each example by generalised
  *          cross-validation (Golub, Heath, Wahba 1979) among 97 values around the mean eigenvalue.
- * penalty: 0 for ols. r2: in sample. heldout: Pearson's r of y with exact leave-one-out predictions at the chosen penalty,
- * each less the mean it was fitted about; masks without which a weight is undetermined are not predicted.
+ * penalty: 0 for ols. r2: in sample. heldout: Pearson's r of y with exact leave-one-out predictions at the chosen
+ * penalty, each less the mean it was fitted about; masks without which a weight is undetermined are not predicted.
  * standard_error: diagnose.c says of what.
  * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out; errors without degrees of freedom.
  *
- * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may use);
- * COAR_ERROR_UNSUPPORTED when min(m, n) is beyond a dense solver; COAR_STOPPED when the callbacks ask for it.
+ * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
+ * use); COAR_ERROR_UNSUPPORTED when min(m, n) is beyond a dense solver; COAR_STOPPED when the callbacks ask for it.
  * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,

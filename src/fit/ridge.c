@@ -4,8 +4,8 @@
 
 #include "fit/solver.h"
 
-/* Eight penalties a decade are closer than the criterion's own uncertainty; six decades each way reach from least squares
- * to "no component matters". */
+/* Eight penalties a decade are closer than the criterion's own uncertainty; six decades each way reach from least
+ * squares to "no component matters". */
 #define PER_DECADE 8
 
 void ridge_grid(const double *value, size_t r, double *penalty, double *shrink_squares) {
@@ -21,8 +21,8 @@ void ridge_grid(const double *value, size_t r, double *penalty, double *shrink_s
         }
 }
 
-/* rss(g) = |part of y outside all eigenvectors|^2 + sum_k (penalty_g / (d_k + penalty_g))^2 alpha_k^2. The part outside is
- * exactly 0 when r = m - 1; its rounding error would rule the criterion at small penalties. */
+/* rss(g) = |part of y outside all eigenvectors|^2 + sum_k (penalty_g / (d_k + penalty_g))^2 alpha_k^2. The part
+ * outside is exactly 0 when r = m - 1; its rounding error would rule the criterion at small penalties. */
 static void residual_squares(const double *shrink_squares, size_t r, size_t m, const double *alpha_squares,
                              const double *squares, size_t E, double *rss) {
     for (size_t z = 0; z < E; z++) rss[z] = r + 1 == m ? 0 : squares[z];

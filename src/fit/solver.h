@@ -15,7 +15,7 @@
  * distinct masks far above. */
 #define RANK_TOLERANCE 1e-10
 
-/* A mask with less slack (1 - leverage) alone determines some weight: its leave-one-out prediction is rounding error. */
+/* A mask with less slack (1 - leverage) alone determines a weight: its leave-one-out prediction is rounding error. */
 #define SLACK_MIN 1e-8
 
 /* Largest n x n or m x m system: LAPACK's 32-bit workspace sizes end shortly above. */
@@ -37,8 +37,8 @@ coar_status fit_system_create(const uint8_t *masks, size_t m, uint32_t n, const 
                               fit_system *out);
 void fit_system_free(fit_system *system);
 
-/* The centred Gram matrix Xc' Xc [n][n], or with `dual` the kernel Xc Xc' [m][m]; each entry is an exact integer divided
- * once. Freed by the caller. */
+/* The centred Gram matrix Xc' Xc [n][n], or with `dual` the kernel Xc Xc' [m][m]; each entry is an exact integer
+ * divided once. Freed by the caller. */
 coar_status fit_system_gram(const fit_system *system, bool dual, double **gram);
 
 /* One block of examples on its way through a solver. */
@@ -72,17 +72,17 @@ struct fit_solver {
 /* Least squares by Cholesky, m > n + 1. *out = NULL when the masks do not tell all components apart. */
 coar_status cholesky_create(fit_system *system, fit_solver **out);
 
-/* By eigenvectors of the smaller side: `penalised`: ridge with its grid of penalties, else minimum-norm least squares. */
+/* By eigenvectors of the smaller side: ridge with its grid of penalties, or minimum-norm least squares. */
 coar_status spectrum_create(fit_system *system, bool penalised, fit_solver **out);
 
-/* ridge.c: the grid of penalties [RIDGE_PENALTIES], ascending, around the mean of the r non-zero eigenvalues `value`, and
- * shrink_squares[r][RIDGE_PENALTIES] = (penalty / (value + penalty))^2. */
+/* ridge.c: the grid of penalties [RIDGE_PENALTIES], ascending, around the mean of the r non-zero eigenvalues `value`,
+ * and shrink_squares[r][RIDGE_PENALTIES] = (penalty / (value + penalty))^2. */
 #define RIDGE_PENALTIES 97
 void ridge_grid(const double *value, size_t r, double *penalty, double *shrink_squares);
 
 /* Generalised cross-validation: choice[z] = the g that minimises rss_g / (m - 1 - freedom_g)^2, the larger penalty when
- * tied. alpha_squares [r][E]: squared coordinates of the centred outputs along the eigenvectors; squares [E]: their whole sum
- * of squares; rss [RIDGE_PENALTIES][E]: scratch. */
+ * tied. alpha_squares [r][E]: squared coordinates of the centred outputs along the eigenvectors; squares [E]: their
+ * whole sum of squares; rss [RIDGE_PENALTIES][E]: scratch. */
 void ridge_choose(const fit_solver *solver, const double *shrink_squares, size_t r, size_t m,
                   const double *alpha_squares, const double *squares, size_t E, double *rss, uint32_t *choice);
 

@@ -116,8 +116,8 @@ static void singular_squares(const spectrum *s, bool of_masks, size_t first, siz
         for (size_t k = 0; k < r; k++) squares[i * r + k] *= squares[i * r + k] / s->value[k];
 }
 
-/* table[total][G] += (squared entries of U or V) * factor[r][G], `scratch` [DENSE_ROWS][r]. With `outside`, the row's part
- * outside all eigenvectors is added too. */
+/* table[total][G] = (squared entries of U or V) * factor[r][G], `scratch` [DENSE_ROWS][r]. With `outside`, the row's
+ * part outside all eigenvectors is added too. */
 static void tabulate(const spectrum *s, bool of_masks, const double *factor, bool outside, double *scratch,
                      double *table) {
     size_t G = s->head.penalties, r = s->r, m = s->system->by_mask.count;

@@ -19,8 +19,8 @@ typedef struct model_setting {
 } model_setting;
 
 typedef struct model_settings {
-    char *path;     /* of the weight file, for messages */
-    char *name;     /* NAME of --arch, NULL = none given */
+    char *path;           /* of the weight file, for messages */
+    char *name;           /* NAME of --arch, NULL = none given */
     model_setting *items; /* in order of precedence: the first with a key decides */
     size_t count, capacity;
 } model_settings;

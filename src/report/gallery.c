@@ -90,7 +90,7 @@ static void card(html *h, const report_data *data, const report_example *e) {
     name(h, e);
     html_print(h, "</h3><p>row %s", COUNT(e->row));
     if (e->subgroup[0]) html_print(h, ", %s", e->subgroup);
-    html_print(h, "</p><p>%s <b>%s</b>", data->output, SIGNED(e->baseline));
+    html_print(h, "</p><p>%s <b>%s</b>", data->output, SIGNED_SCALED(e->baseline, fmax(fabs(e->baseline), 1)));
     if (isfinite(data->accuracy) && isfinite(e->baseline))
         html_print(h, e->baseline > 0 ? ", right" : ", <span class=\"wrong\">wrong</span>");
     html_print(h, "</p><p><i>r</i> <b>%s</b>, R&sup2; <b>%s</b></p></div></div>", FIXED(e->correlation), FIXED(e->r2));

@@ -112,10 +112,11 @@ static void layer_table(html *h, const report_data *data) {
     table_limits(data, &strength_limit, &mean_limit);
     html_print(
         h, "<figure class=\"panel long\"><table class=\"layers\"><thead><tr><th class=\"name\" scope=\"col\">Group</th>"
-           "<th class=\"n\" scope=\"col\">Size</th><th class=\"left\" scope=\"col\">Strength |<i>w</i>| per component");
+           "<th class=\"n\" scope=\"col\">Size</th><th class=\"left\" scope=\"col\">Strength |<i>w</i>|<span "
+           "class=\"roomy\"> per component</span>");
     svg_ticks(h, "top", (svg_range){0, strength_limit}, 4);
     html_print(h, "</th><th class=\"value\" scope=\"col\">mean</th><th class=\"left\" scope=\"col\">Mean <i>w</i>");
-    svg_ticks(h, "top", (svg_range){-mean_limit, mean_limit}, 3);
+    svg_ticks(h, "top signed", (svg_range){-mean_limit, mean_limit}, 5);
     html_print(h, "</th><th class=\"value\" scope=\"col\">mean</th><th class=\"share\" "
                   "scope=\"col\">Share</th></tr></thead><tbody>");
     for (size_t i = 0; i < data->group_count; i++) layer_row(h, &data->groups[i], strength_limit, mean_limit);

@@ -61,10 +61,10 @@ void page_header(html *h, const report_data *data) {
     html_print(h, "<div class=\"panel\"><dl class=\"facts\">");
     for (size_t i = 0; i < data->fact_count; i++) {
         const report_fact *fact = &data->facts[i];
-        int whole = strlen(fact->value) > 40; /* a path or a command gets a line of its own */
-        html_print(h, whole ? "<div class=\"whole\" title=\"%s\">" : "<div title=\"%s\">",
-                   fact->full ? fact->full : fact->value);
-        html_print(h, "<dt>%s</dt><dd>%s</dd></div>", fact->label, fact->value);
+        const char *full = fact->full ? fact->full : fact->value;
+        int whole = strlen(fact->value) > 40; /* a command gets a line of its own, uncut */
+        html_print(h, whole ? "<div class=\"whole\" title=\"%s\">" : "<div title=\"%s\">", full);
+        html_print(h, "<dt>%s</dt><dd>%s</dd></div>", fact->label, whole ? full : fact->value);
     }
     html_print(h, "</dl></div></header>");
 }

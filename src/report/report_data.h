@@ -30,7 +30,7 @@ enum {
 typedef struct report_fact {
     const char *label; /* static */
     char value[REPORT_TEXT + 4];
-    char *full; /* tooltip: the unshortened hash or path; may be NULL */
+    char *full; /* the unshortened hash, path or command, itself bounded; may be NULL */
 } report_fact;
 
 /* Distribution of one figure per example over -1..1. */

@@ -91,6 +91,7 @@ typedef struct stage_options {
     const setting *settings; size_t setting_count;
     const char *plan_json;
     uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
+    /* unit_grid_payload with a unit_grid. Borrowed with its context, as the callbacks, until stage_close. */
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
     uint32_t shard, shards;       /* 0, 1 = no shards */
@@ -112,6 +113,9 @@ bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
+/* "I live": for processes on other hosts, which take one that is silent for 60 s as dead. stage_append does it too; call it
+ * now and then inside a long unit (at most one system call a second). */
+void stage_heartbeat(store_stage *stage);
 /* The payload of a done unit (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
 
@@ -131,19 +135,26 @@ typedef struct unit_grid {
 
 uint64_t unit_grid_units(const unit_grid *g);
 size_t unit_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */
+/* Numbers of masks and examples are those of the whole matrix. */
 void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uint32_t *mask_count,
                     uint64_t *example_first, uint32_t *example_count);
 
 /* Masks of the ablate stage that are in finished parts (they need no journal). 0 for a new run. */
 coar_status store_masks_finished(run_store *store, uint64_t *masks);
 
-/* When all units of the stage's grid are done: takes the lock file, writes outputs-FIRST-LAST.h5 for the masks not yet
- * in a part, rebuilds run.h5, removes the journals. Deterministic bytes in the data sets. f16: --store f16.
- * store_masks: packed masks [m - FIRST][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
+/* When all units of the stage's grid are done (by any process): takes the lock file, writes outputs-FIRST-LAST.h5 for the
+ * grid's masks, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables. Units that
+ * other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the data sets.
+ * f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
+ * [masks - first_mask][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
 coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
                                  const uint8_t *store_masks);
-/* The same for truth-aALPHA-sSEED.h5. */
+/* The same for truth-aALPHA-sSEED.h5: one part, replaced when the stage grows. The grid may begin at the masks that the part
+ * has already (store_truth_finished), or at 0. */
 coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_grid *grid);
+/* Masks in the finished part of a truth stage, 0 without one. */
+coar_status store_truth_finished(run_store *store, const char *stage_name, uint64_t *masks);
+/* Whether at least `masks` are there. */
 bool store_has_truth(run_store *store, const char *stage_name, uint64_t masks);
 
 /* m of the finished ablation outputs; COAR_ERROR_INPUT naming what is missing when none is finished. */

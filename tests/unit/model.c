@@ -1,6 +1,6 @@
 /*
  * From weight files to op lists: component counts and orders of docs/design.md, section 2, namings, number formats,
- * random weights. What is wrong with a file or a setting is model_input.c's business, what ops compute golden_models.c's.
+ * random weights. What is wrong with a file or a setting is for model_input.c, what ops compute for golden_models.c.
  */
 #include "model/model.h"
 #include "backend/backend.h"

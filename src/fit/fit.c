@@ -1,0 +1,308 @@
+/*
+ * fit.c - coar_fit: masks and outputs from a run file or from two .npy files, the solved model into fit-NAME.h5 of the
+ * run or a file of its own. Everything numerical is behind fit_solve.
+ */
+#include "fit/fit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ablate/job.h"
+#include "core/memory.h"
+#include "core/npy.h"
+
+/* Where masks and outputs come from, and what the fit is called. */
+typedef struct fit_source {
+    const char *output; /* recorded as the fit's output */
+    char name[64];
+    uint8_t *masks; /* [m][ceil(n/8)] packed */
+    fit_problem problem;
+    run_store *store; /* of a run */
+    run_tables tables;
+    npy_array masks_npy; /* or of two arrays */
+    npy_array outputs_npy;
+} fit_source;
+
+static void source_close(fit_source *s) {
+    npy_close(&s->outputs_npy);
+    npy_close(&s->masks_npy);
+    run_tables_free(&s->tables);
+    store_close(s->store);
+    free(s->masks);
+}
+
+/* ------------------------------------------------------------------------------------------- from a run */
+
+static coar_status read_run(void *context, uint64_t first, uint64_t count, float *y) {
+    const fit_source *s = context;
+    return store_read_outputs(s->store, s->output, 0, s->problem.m, first, count, y);
+}
+
+/* Masks made again, some at a time. */
+typedef struct mask_making {
+    const sampler *sampler;
+    uint64_t m;
+    uint8_t *masks, *scratch; /* scratch of sampler_scratch bytes per worker */
+} mask_making;
+
+enum { MASKS_PER_TASK = 64 };
+
+static coar_status make_masks(void *context, size_t task, int worker) {
+    const mask_making *making = context;
+    size_t row = mask_bytes(making->sampler->n), scratch = sampler_scratch(making->sampler);
+    uint64_t first = (uint64_t)task * MASKS_PER_TASK, end = first + MASKS_PER_TASK;
+    for (uint64_t i = first; i < end && i < making->m; i++)
+        sampler_mask(making->sampler, i, making->masks + i * row, making->scratch + (size_t)worker * scratch);
+    return COAR_OK;
+}
+
+static coar_status check_mask_count(const fit_source *s, const sampler *sampler, uint64_t m) {
+    uint64_t most = UINT64_MAX;
+    if (sampler->kind == SAMPLER_LOO) most = (uint64_t)sampler->n + 1;
+    if (sampler->kind == SAMPLER_FILE) most = sampler->rows_count;
+    if (m <= most) return COAR_OK;
+    return status_set(COAR_ERROR_INPUT, "%s: outputs of %llu masks, but its sampler '%s' has only %llu",
+                      store_path(s->store), (unsigned long long)m, sampler_name(sampler->kind),
+                      (unsigned long long)most);
+}
+
+static coar_status run_masks(fit_source *s, uint64_t m, thread_pool *pool) {
+    uint32_t *group_first = NULL;
+    sampler sampler;
+    mask_making making = {.sampler = &sampler, .m = m};
+    coar_status status;
+    TRY_GOTO(run_training_sampler(s->store, &s->tables, &group_first, &sampler));
+    TRY_GOTO(check_mask_count(s, &sampler, m));
+    TRY_GOTO(memory_new(m, mask_bytes(sampler.n), "the run's masks", &s->masks));
+    TRY_GOTO(memory_new((size_t)thread_pool_size(pool), sampler_scratch(&sampler), "masks", &making.scratch));
+    making.masks = s->masks;
+    TRY_GOTO(thread_pool_run(pool, (size_t)((m + MASKS_PER_TASK - 1) / MASKS_PER_TASK), make_masks, &making));
+    s->problem.leave_one_out = sampler.kind == SAMPLER_LOO;
+done:
+    free(making.scratch);
+    free(group_first);
+    return status;
+}
+
+/* The named output, or the first. */
+static coar_status choose_output(fit_source *s, const char *wanted) {
+    const run_tables *t = &s->tables;
+    if (t->output_count == 0) return status_set(COAR_ERROR_INPUT, "%s: outputs: there are none", store_path(s->store));
+    s->output = t->output_names[0];
+    for (size_t k = 0; wanted && k < t->output_count; k++)
+        if (!strcmp(t->output_names[k], wanted)) s->output = t->output_names[k];
+    if (wanted && strcmp(s->output, wanted))
+        return status_set(COAR_ERROR_USAGE, "--output '%s': %s does not hold it, see 'coar info'", wanted,
+                          store_path(s->store));
+    return COAR_OK;
+}
+
+static coar_status open_run(fit_source *s, const coar_fit_options *o, thread_pool *pool) {
+    uint64_t m, N;
+    TRY(store_open(o->run, &s->store));
+    TRY(store_read_tables(s->store, &s->tables, NULL));
+    TRY(choose_output(s, o->output));
+    TRY(store_output_shape(s->store, &m, &N));
+    if (N != s->tables.examples)
+        return status_set(COAR_ERROR_INPUT, "%s: ablations: outputs of %llu examples, but the run has %llu", o->run,
+                          (unsigned long long)N, (unsigned long long)s->tables.examples);
+    TRY(run_masks(s, m, pool));
+    s->problem.n = s->tables.components;
+    s->problem.m = m;
+    s->problem.N = N;
+    s->problem.read = read_run;
+    return COAR_OK;
+}
+
+/* --------------------------------------------------------------------------------------- from two arrays */
+
+static coar_status read_npy(void *context, uint64_t first, uint64_t count, float *y) {
+    const fit_source *s = context;
+    for (uint64_t i = 0; i < s->problem.m; i++)
+        for (uint64_t z = 0; z < count;
+             z++) /* a double beyond float's range becomes infinite, and is left out as such */
+            y[i * count + z] = (float)npy_get_double(&s->outputs_npy, i * s->problem.N + first + z);
+    return COAR_OK;
+}
+
+static coar_status check_matrix(const char *flag, const char *path, const npy_array *a) {
+    if (a->rank != 2)
+        return status_set(COAR_ERROR_INPUT,
+                          "%s %s: shape: %d dimensions, but a matrix with a row for each mask is needed", flag, path,
+                          a->rank);
+    if (a->shape[0] == 0 || a->shape[1] == 0)
+        return status_set(COAR_ERROR_INPUT, "%s %s: shape: the matrix is empty (%zu x %zu)", flag, path, a->shape[0],
+                          a->shape[1]);
+    return COAR_OK;
+}
+
+static coar_status check_arrays(const fit_source *s, const coar_fit_options *o) {
+    const npy_array *masks = &s->masks_npy, *y = &s->outputs_npy;
+    TRY(check_matrix("--masks", o->masks, masks));
+    TRY(check_matrix("--outputs", o->outputs, y));
+    if (masks->type != NPY_BOOL && masks->type != NPY_U8)
+        return status_set(COAR_ERROR_INPUT, "--masks %s: dtype: must be bool (or uint8 of 0 and 1), True = kept",
+                          o->masks);
+    if (y->type != NPY_F32 && y->type != NPY_F64)
+        return status_set(COAR_ERROR_INPUT, "--outputs %s: dtype: must be float32 or float64", o->outputs);
+    if (masks->shape[0] != y->shape[0])
+        return status_set(COAR_ERROR_INPUT,
+                          "--masks %s has %zu rows and --outputs %s has %zu: one for each mask is needed", o->masks,
+                          masks->shape[0], o->outputs, y->shape[0]);
+    if (masks->shape[1] > UINT32_MAX)
+        return status_set(COAR_ERROR_INPUT, "--masks %s: shape: %zu components are too many", o->masks,
+                          masks->shape[1]);
+    return COAR_OK;
+}
+
+static coar_status pack_masks(fit_source *s, const char *path) {
+    const uint8_t *values = s->masks_npy.data;
+    size_t m = s->masks_npy.shape[0], n = s->masks_npy.shape[1], row = mask_bytes((uint32_t)n);
+    TRY(memory_new(m, row, "the masks", &s->masks));
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            uint8_t value = values[i * n + j];
+            if (value > 1)
+                return status_set(COAR_ERROR_INPUT, "--masks %s: [%zu, %zu] is %d: must be 0 or 1", path, i, j, value);
+            s->masks[i * row + j / 8] |= (uint8_t)(value << (j % 8));
+        }
+    return COAR_OK;
+}
+
+static coar_status open_arrays(fit_source *s, const coar_fit_options *o) {
+    TRY(file_check_output(o->output_file, o->force));
+    TRY(npy_open(o->masks, &s->masks_npy));
+    TRY(npy_open(o->outputs, &s->outputs_npy));
+    TRY(check_arrays(s, o));
+    TRY(pack_masks(s, o->masks));
+    s->output = "outputs";
+    s->problem.m = s->masks_npy.shape[0];
+    s->problem.n = (uint32_t)s->masks_npy.shape[1];
+    s->problem.N = s->outputs_npy.shape[1];
+    s->problem.read = read_npy;
+    return COAR_OK;
+}
+
+/* ----------------------------------------------------------------------------------------------- options */
+
+static coar_status check_options(const coar_fit_options *o) {
+    if (o->run && (o->masks || o->outputs))
+        return status_set(COAR_ERROR_USAGE, "name a run file, or --masks and --outputs, not both");
+    if (!o->run && (!o->masks || !o->outputs))
+        return status_set(COAR_ERROR_USAGE, "name a run file, or both --masks and --outputs");
+    if (o->run && o->output_file)
+        return status_set(COAR_ERROR_USAGE, "-o goes with --masks and --outputs: a fit of a run is kept with the run");
+    if (!o->run && !o->output_file) return status_set(COAR_ERROR_USAGE, "-o FILE is needed with --masks and --outputs");
+    if (!o->run && o->output)
+        return status_set(COAR_ERROR_USAGE, "--output chooses an output of a run: it cannot go with --outputs");
+    return COAR_OK;
+}
+
+/* A name becomes part of a file's name and an HDF5 group. */
+static coar_status check_name(const char *name) {
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-:";
+    size_t length = strlen(name);
+    if (length == 0 || length >= sizeof((fit_source *)0)->name || strspn(name, allowed) != length || name[0] == '.')
+        return status_set(COAR_ERROR_USAGE,
+                          "--name '%s': must be 1 to 63 letters, digits or any of . _ + - :, and not begin with a dot",
+                          name);
+    return COAR_OK;
+}
+
+/* --name, else the estimator, else ESTIMATOR-OUTPUT for an output that is not the run's first. */
+static coar_status choose_name(fit_source *s, const coar_fit_options *o, const char *estimator) {
+    bool first = !s->store || !strcmp(s->output, s->tables.output_names[0]);
+    if (o->name) TRY(check_name(o->name));
+    if (o->name || first) {
+        snprintf(s->name, sizeof s->name, "%s", o->name ? o->name : estimator);
+        return COAR_OK;
+    }
+    snprintf(s->name, sizeof s->name, "%s-%s", estimator, s->output);
+    return check_name(s->name);
+}
+
+/* ---------------------------------------------------------------------------------------------- coar_fit */
+
+static coar_status write_block(void *context, const fit_result_block *b) {
+    const fit_block block = {
+        .first = b->first,
+        .count = b->count,
+        .weight = b->weight,
+        .bias = b->bias,
+        .penalty = b->penalty,
+        .r2 = b->r2,
+        .heldout = b->heldout,
+        .standard_error = b->standard_error,
+    };
+    return fit_writer_block(context, &block);
+}
+
+/* The writer comes before the solving: a name that is taken is found out at once. */
+static coar_status solve_into(fit_source *s, const coar_fit_options *o, fit_estimator estimator, thread_pool *pool,
+                              fit_summary *summary) {
+    const fit_header header = {
+        .name = s->name,
+        .estimator = fit_estimator_name(estimator),
+        .output = s->output,
+        .examples = s->problem.N,
+        .components = s->problem.n,
+        .masks = s->problem.m,
+        .standard_errors = o->standard_errors,
+        .command = o->command,
+    };
+    const fit_settings settings = {
+        .estimator = estimator,
+        .standard_errors = o->standard_errors,
+        .pool = pool,
+        .memory = (size_t)o->memory,
+        .callbacks = o->callbacks,
+    };
+    fit_writer *writer = NULL;
+    coar_status status;
+    TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, o->force, &writer));
+    TRY_GOTO(fit_solve(&s->problem, &settings, write_block, writer, summary));
+    TRY_GOTO(fit_writer_finish(writer));
+done:
+    fit_writer_destroy(writer);
+    return status;
+}
+
+/* A leave-one-out run has its solution without solving (ols); it is that run's default. */
+static coar_status choose_estimator(const fit_source *s, const char *text, fit_estimator *out) {
+    return fit_estimator_parse(!text && s->problem.leave_one_out ? "ols" : text, out);
+}
+
+coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
+    status_clear();
+    double start = clock_seconds();
+    fit_source source = {0};
+    thread_pool *pool = NULL;
+    fit_estimator estimator;
+    fit_summary summary = {0};
+    coar_status status;
+    TRY_GOTO(check_options(o));
+    TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
+    TRY_GOTO(thread_pool_create(o->threads, &pool));
+    TRY_GOTO(o->run ? open_run(&source, o, pool) : open_arrays(&source, o));
+    TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));
+    TRY_GOTO(choose_name(&source, o, fit_estimator_name(estimator)));
+    source.problem.masks = source.masks;
+    source.problem.context = &source;
+    TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
+    *result = (coar_fit_result){
+        .examples = source.problem.N,
+        .components = source.problem.n,
+        .masks = source.problem.m,
+        .examples_left_out = summary.examples_left_out,
+        .masks_left_out = summary.masks_left_out,
+        .r2_mean = summary.r2_mean,
+        .heldout_mean = summary.heldout_mean,
+        .seconds = clock_seconds() - start,
+    };
+    memcpy(result->name, source.name, sizeof source.name);
+done:
+    source_close(&source);
+    thread_pool_destroy(pool);
+    return status;
+}

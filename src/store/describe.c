@@ -1,0 +1,331 @@
+/*
+ * describe.c - what is in a run file (an index or a merged one), as JSON or as text made from the same JSON.
+ * Must not know: how any of it was computed.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/memory.h"
+#include "store/internal.h"
+
+typedef struct description {
+    const char *path;
+    hid_t file;
+    cJSON *root;
+} description;
+
+/* ----------------------------------------------------------------------------------- attributes and tables */
+
+/* An attribute as text, whatever its type; NULL for one that is no scalar text or number. */
+static char *attribute_text(hid_t object, const char *path, const char *name) {
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT),
+          type = attribute >= 0 ? H5Aget_type(attribute) : H5I_INVALID_HID;
+    H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
+    bool negative = class == H5T_INTEGER && H5Tget_sign(type) == H5T_SGN_2;
+    char *text = NULL;
+    uint64_t integer;
+    double real;
+    h5_close(&type);
+    h5_close(&attribute);
+    if (class == H5T_STRING && h5_read_text(object, path, name, &text) == COAR_OK) return text;
+    if (class == H5T_INTEGER && h5_read_unsigned(object, path, name, &integer) == COAR_OK)
+        return negative ? string_format("%" PRId64, (int64_t)integer) : string_format("%" PRIu64, integer);
+    if (class == H5T_FLOAT && h5_read_real(object, path, name, &real) == COAR_OK) return string_format("%.10g", real);
+    status_clear();
+    return NULL;
+}
+
+static herr_t add_attribute(hid_t object, const char *name, const H5A_info_t *info, void *data) {
+    description *d = data;
+    (void)info;
+    char *text = attribute_text(object, d->path, name);
+    if (text && strcmp(name, "parts") && strcmp(name, "plan"))
+        cJSON_AddStringToObject(cJSON_GetObjectItem(d->root, "settings"), name, text);
+    free(text);
+    return 0;
+}
+
+/* dims of a data set; false when it is not there. */
+static bool shape_of(const description *d, const char *name, int rank, hsize_t *dims) {
+    hid_t id = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    bool good = h5_has(d->file, name) && (id = H5Dopen2(d->file, name, H5P_DEFAULT)) >= 0 &&
+                (space = H5Dget_space(id)) >= 0 && H5Sget_simple_extent_ndims(space) == rank &&
+                H5Sget_simple_extent_dims(space, dims, NULL) == rank;
+    h5_close(&space);
+    h5_close(&id);
+    return good;
+}
+
+static void add_tables(description *d, const run_tables *tables) {
+    cJSON *components = cJSON_AddObjectToObject(d->root, "components"), *groups, *outputs;
+    cJSON_AddNumberToObject(components, "count", tables->components);
+    groups = cJSON_AddArrayToObject(components, "groups");
+    for (size_t g = 0; g < tables->group_count; g++) {
+        const store_group *row = &tables->groups[g];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "name", row->name);
+        cJSON_AddStringToObject(item, "kind", row->kind);
+        cJSON_AddStringToObject(item, "layer", row->layer);
+        cJSON_AddNumberToObject(item, "first", row->first);
+        cJSON_AddNumberToObject(item, "count", row->count);
+        cJSON_AddItemToArray(groups, item);
+    }
+    cJSON_AddNumberToObject(d->root, "examples", (double)tables->examples);
+    outputs = cJSON_AddArrayToObject(d->root, "outputs");
+    for (size_t o = 0; o < tables->output_count; o++)
+        cJSON_AddItemToArray(outputs, cJSON_CreateString(tables->output_names[o]));
+}
+
+/* ----------------------------------------------------------------------------------- fits and evaluations */
+
+static herr_t add_fit(hid_t group, const char *name, const H5L_info_t *info, void *data) {
+    description *d = data;
+    (void)info;
+    hid_t fit = h5_has(group, name) ? H5Gopen2(group, name, H5P_DEFAULT) : H5I_INVALID_HID;
+    cJSON *item = cJSON_CreateObject();
+    cJSON_AddStringToObject(item, "name", name);
+    static const char *const keys[] = {"estimator", "output", "masks"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && fit >= 0; i++) {
+        char *text = attribute_text(fit, d->path, keys[i]);
+        cJSON_AddStringToObject(item, keys[i], text ? text : "?");
+        free(text);
+    }
+    if (fit < 0) cJSON_AddBoolToObject(item, "missing", true); /* its part is gone */
+    cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, "fits"), item);
+    h5_close(&fit);
+    return 0;
+}
+
+static herr_t add_evaluation(hid_t group, const char *name, const H5L_info_t *info, void *data) {
+    description *d = data;
+    (void)group;
+    (void)info;
+    hsize_t dims[2];
+    char object[512];
+    cJSON *item = cJSON_CreateObject(), *outputs = cJSON_GetObjectItem(d->root, "outputs");
+    cJSON_AddStringToObject(item, "name", name);
+    const char *output = cJSON_GetStringValue(cJSON_GetArrayItem(outputs, 0));
+    snprintf(object, sizeof object, "/evaluation/%s/%s/truth", name, output ? output : "");
+    if (shape_of(d, object, 2, dims)) cJSON_AddNumberToObject(item, "masks", (double)dims[0]);
+    cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, "evaluations"), item);
+    return 0;
+}
+
+static void add_list(description *d, const char *key, const char *group, H5L_iterate_t visit) {
+    cJSON_AddArrayToObject(d->root, key);
+    if (h5_has(d->file, group))
+        H5Literate_by_name(d->file, group, H5_INDEX_NAME, H5_ITER_INC, NULL, visit, d, H5P_DEFAULT);
+}
+
+/* --------------------------------------------------------------------------------------------- stages */
+
+typedef struct unit_counter {
+    uint8_t *seen;
+    size_t capacity;
+    uint64_t units, done; /* units: as many as the newest journal knows of */
+    coar_status status;
+} unit_counter;
+
+static coar_status count_unit(void *context, const journal_record *record) {
+    unit_counter *c = context;
+    if (record->unit >= c->units) return COAR_OK;
+    c->done += !c->seen[record->unit];
+    c->seen[record->unit] = 1;
+    return COAR_OK;
+}
+
+static coar_status count_journal(const char *path, unit_counter *c) {
+    coar_status status = COAR_OK;
+    journal_header header;
+    bool valid;
+    uint64_t position = 0;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return COAR_OK; /* finished meanwhile */
+    TRY_GOTO(journal_read_header(file, path, NULL, &header, &valid));
+    if (!valid) goto done;
+    if (header.units > c->units) {
+        size_t old = c->capacity;
+        TRY_GOTO(memory_grow(&c->seen, &c->capacity, header.units, 1, "flags of units"));
+        memset(c->seen + old, 0, c->capacity - old);
+        c->units = header.units;
+    }
+    TRY_GOTO(journal_scan(file, path, NULL, &position, count_unit, c));
+done:
+    close(file);
+    return status;
+}
+
+static coar_status add_stage(run_store *store, cJSON *stages, const char *name) {
+    coar_status status = COAR_OK;
+    name_list journals = {NULL, 0, 0};
+    unit_counter counter = {.seen = NULL};
+    char prefix[NAME_SIZE + 1];
+    uint64_t finished = 0, live = 0;
+    TRY_GOTO(stage_masks_finished(store, name, &finished));
+    snprintf(prefix, sizeof prefix, "%s.", name);
+    TRY_GOTO(folder_list(store, prefix, ".journal", &journals));
+    for (size_t i = 0; i < journals.count; i++) {
+        char *path = folder_path(store, journals.names[i]);
+        status = path ? count_journal(path, &counter) : COAR_ERROR_MEMORY;
+        free(path);
+        TRY_GOTO(status);
+        live += liveness_journal(store, journals.names[i]);
+    }
+    cJSON *item = cJSON_CreateObject();
+    cJSON_AddStringToObject(item, "name", name);
+    cJSON_AddNumberToObject(item, "masks_finished", (double)finished);
+    cJSON_AddNumberToObject(item, "units_in_journals", (double)counter.done);
+    cJSON_AddNumberToObject(item, "units", (double)counter.units);
+    cJSON_AddNumberToObject(item, "processes", (double)live);
+    cJSON_AddItemToArray(stages, item);
+done:
+    name_list_free(&journals);
+    free(counter.seen);
+    return status;
+}
+
+static coar_status add_stages(description *d, run_store *store) {
+    coar_status status = COAR_OK;
+    name_list list;
+    char name[NAME_SIZE];
+    cJSON *stages = cJSON_AddArrayToObject(d->root, "stages");
+    TRY(folder_list(store, "", ".json", &list));
+    for (size_t i = 0; i < list.count; i++) {
+        size_t length = strlen(list.names[i]) - strlen(".json");
+        if (!strcmp(list.names[i], "manifest.json") || length >= sizeof name) continue;
+        snprintf(name, sizeof name, "%.*s", (int)length, list.names[i]);
+        TRY_GOTO(add_stage(store, stages, name));
+    }
+done:
+    name_list_free(&list);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------------------- text */
+
+/* A growing text; NULL after the first failure. */
+typedef struct text_buffer {
+    char *text;
+    size_t length;
+} text_buffer;
+
+static void append(text_buffer *b, const char *format, ...) COAR_PRINTF(2, 3);
+static void append(text_buffer *b, const char *format, ...) {
+    va_list arguments;
+    char *more = NULL;
+    if (!b->text) return;
+    va_start(arguments, format);
+    int length = vasprintf(&more, format, arguments);
+    va_end(arguments);
+    char *grown = length < 0 ? NULL : realloc(b->text, b->length + (size_t)length + 1);
+    if (!grown) {
+        free(b->text);
+        b->text = NULL;
+    } else {
+        memcpy(grown + b->length, more, (size_t)length + 1);
+        b->text = grown;
+        b->length += (size_t)length;
+    }
+    if (length >= 0) free(more);
+}
+
+static double number(const cJSON *object, const char *key) {
+    const cJSON *item = cJSON_GetObjectItem(object, key);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+static const char *string(const cJSON *object, const char *key) {
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(object, key));
+    return text ? text : "?";
+}
+
+static char *as_text(const cJSON *root) {
+    text_buffer b = {strdup(""), 0};
+    const cJSON *item, *components = cJSON_GetObjectItem(root, "components");
+    append(&b, "%s: %s\n\nsettings\n", string(root, "path"),
+           cJSON_IsTrue(cJSON_GetObjectItem(root, "merged")) ? "a merged run file" : "a run file");
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "settings"))
+        append(&b, "  %-18s %s\n", item->string, item->valuestring);
+    if (components) {
+        append(&b, "\ncomponents: %.0f\n", number(components, "count"));
+        cJSON_ArrayForEach(item, cJSON_GetObjectItem(components, "groups"))
+            append(&b, "  %8.0f %8.0f  %-8s %s\n", number(item, "first"), number(item, "count"), string(item, "kind"),
+                   string(item, "name"));
+        append(&b, "\nexamples: %.0f\noutputs:", number(root, "examples"));
+        cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "outputs")) append(&b, " %s", item->valuestring);
+        append(&b, "\n");
+    }
+    append(&b, "masks finished: %.0f\n", number(root, "masks"));
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "stages")) {
+        append(&b, "stage %s: %.0f masks finished", string(item, "name"), number(item, "masks_finished"));
+        if (number(item, "units") > 0)
+            append(&b, ", %.0f of %.0f work units in journals, %.0f live processes", number(item, "units_in_journals"),
+                   number(item, "units"), number(item, "processes"));
+        append(&b, "\n");
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "fits"))
+        append(&b, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"),
+               string(item, "output"), string(item, "masks"),
+               cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "evaluations"))
+        append(&b, "evaluation %s: %.0f masks\n", string(item, "name"), number(item, "masks"));
+    return b.text;
+}
+
+/* ------------------------------------------------------------------------------------------------- whole */
+
+/* Tables from the file itself: a merged one has no folder. */
+static coar_status describe_file(description *d) {
+    hsize_t dims[2];
+    run_tables tables = {.groups = NULL};
+    cJSON_AddObjectToObject(d->root, "settings");
+    H5Aiterate2(d->file, H5_INDEX_NAME, H5_ITER_INC, NULL, add_attribute, d);
+    if (h5_has(d->file, "/components")) {
+        TRY(tables_read_objects(d->file, d->path, &tables));
+        add_tables(d, &tables);
+        run_tables_free(&tables);
+    }
+    cJSON_AddNumberToObject(d->root, "masks", shape_of(d, "/ablations/outputs", 2, dims) ? (double)dims[0] : 0);
+    add_list(d, "fits", "/attributions", add_fit);
+    add_list(d, "evaluations", "/evaluation", add_evaluation);
+    return COAR_OK;
+}
+
+coar_status store_describe(const char *path, bool json, char **text) {
+    coar_status status = COAR_OK;
+    run_store *store = NULL;
+    description d = {.path = path, .file = H5I_INVALID_HID, .root = cJSON_CreateObject()};
+    char *contents = NULL, *parts = string_format("%s.parts/manifest.json", path), *result = NULL;
+    if (!parts) {
+        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+        goto done;
+    }
+    if (file_exists(parts)) TRY_GOTO(store_open(path, &store));
+    TRY_GOTO(index_inspect(path, &contents));
+    cJSON_AddStringToObject(d.root, "path", path);
+    cJSON_AddBoolToObject(d.root, "merged", !contents);
+    h5_lock();
+    status = h5_open(path, &d.file);
+    if (status == COAR_OK) status = describe_file(&d);
+    h5_close(&d.file);
+    h5_unlock();
+    TRY_GOTO(status);
+    if (store) TRY_GOTO(add_stages(&d, store));
+    result = json ? cJSON_Print(d.root) : as_text(d.root);
+    if (!result)
+        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+    else
+        *text = result;
+done:
+    store_close(store);
+    free(parts);
+    free(contents);
+    cJSON_Delete(d.root);
+    return status;
+}

@@ -1,0 +1,411 @@
+/*
+ * stage.c - a stage as a set of units: which are done, and in which journal their payloads are.
+ * Must not know: what a payload holds.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/memory.h"
+#include "store/internal.h"
+
+#define PLAN_MAX (16u << 20) /* bytes; plans have some kilobytes */
+
+/* ---------------------------------------------------------------------------------------------- STAGE.json */
+
+static char *stage_json_path(run_store *store, const char *name) {
+    return string_format("%s/%s.json", store->folder, name);
+}
+
+coar_status store_stage_plan(run_store *store, const char *name, char **plan_json) {
+    TRY(name_check("stage", name));
+    char *path = stage_json_path(store, name);
+    document d = {.plan = NULL};
+    coar_status status = COAR_OK;
+    if (!path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->folder);
+    if (file_exists(path)) status = document_read(path, STAGE_FORMAT, &d);
+    if (status == COAR_OK) {
+        *plan_json = d.plan;
+        d.plan = NULL;
+    }
+    document_free(&d);
+    free(path);
+    return status;
+}
+
+coar_status store_existing_plan(const char *path, char **plan_json) {
+    run_store at = {.folder = string_format("%s.parts", path)};
+    if (!at.folder) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+    coar_status status = store_stage_plan(&at, ABLATE_STAGE "0", plan_json);
+    free(at.folder);
+    return status;
+}
+
+/* The plan that a run file without its folder carries. */
+static coar_status plan_attribute(const char *path, char **plan_json) {
+    hid_t file = H5I_INVALID_HID;
+    h5_lock();
+    coar_status status = h5_open(path, &file);
+    if (status == COAR_OK) status = h5_read_text(file, path, "plan", plan_json);
+    h5_close(&file);
+    h5_unlock();
+    return status;
+}
+
+coar_status store_plan_file(const char *path, char **plan_json) {
+    static const char signature[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+    file_map map;
+    char *plan = NULL;
+    TRY(file_map_open(path, &map));
+    bool hdf5 = map.size >= sizeof signature && !memcmp(map.data, signature, sizeof signature);
+    coar_status status = COAR_OK;
+    if (hdf5)
+        status = store_existing_plan(path, &plan);
+    else if (map.size > PLAN_MAX || !(plan = strndup(map.data ? (const char *)map.data : "", map.size)))
+        status = status_set(COAR_ERROR_INPUT, "%s: too large to be a numerics plan", path);
+    file_map_close(&map);
+    if (status == COAR_OK && !plan) status = plan_attribute(path, &plan);
+    if (status == COAR_OK) *plan_json = plan;
+    return status;
+}
+
+static int hex_digit(char c) {
+    return c <= '9' ? c - '0' : c - 'a' + 10;
+}
+
+/* Creates STAGE.json or compares with it; its identity ties the journals to it. */
+static coar_status settle_document(store_stage *stage, const stage_options *options) {
+    coar_status status = COAR_OK;
+    document d = {.plan = NULL};
+    bool written;
+    char *path = stage_json_path(stage->store, stage->name);
+    if (!path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", stage->store->folder);
+    if (!file_exists(path)) {
+        TRY_GOTO(document_create(path, STAGE_FORMAT, options->settings, options->setting_count, options->plan_json,
+                                 &written));
+        TRY_GOTO(folder_sync(stage->store));
+    }
+    TRY_GOTO(document_read(path, STAGE_FORMAT, &d));
+    TRY_GOTO(settings_compare(stage->store->path, &d.settings, options->settings, options->setting_count));
+    if (options->plan_json && (!d.plan || strcmp(options->plan_json, d.plan))) {
+        status =
+            status_set(COAR_ERROR_MISMATCH,
+                       "%s: the numerics plan differs from the one stage %s began with (%s): take it over with --plan "
+                       "%s, or --force to start over",
+                       stage->store->path, stage->name, path, stage->store->path);
+        goto done;
+    }
+    for (int i = 0; i < 16; i++)
+        stage->header.identity[i] = (uint8_t)(hex_digit(d.identity[2 * i]) << 4 | hex_digit(d.identity[2 * i + 1]));
+done:
+    document_free(&d);
+    free(path);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------------ journals */
+
+static coar_status add_journal(store_stage *stage, const char *name) {
+    TRY(memory_grow(&stage->journals, &stage->journal_capacity, stage->journal_count + 1, sizeof *stage->journals,
+                    "journals"));
+    stage_journal *j = &stage->journals[stage->journal_count];
+    *j = (stage_journal){.name = strdup(name), .path = folder_path(stage->store, name)};
+    stage->journal_count++;
+    if (!j->name || !j->path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", stage->store->folder);
+    if (stage->journal_count <= UINT16_MAX) return COAR_OK; /* unit_entry.journal */
+    return status_set(COAR_ERROR_INPUT, "%s: more than %d journals of stage %s", stage->store->folder, UINT16_MAX,
+                      stage->name);
+}
+
+/* The journal of an index, open for reading until another one is asked for. */
+static coar_status journal_file(store_stage *stage, size_t index, int *file) {
+    if (index == stage->own && stage->own_file >= 0) {
+        *file = stage->own_file;
+        return COAR_OK;
+    }
+    if (stage->cached_file < 0 || stage->cached != index) {
+        if (stage->cached_file >= 0) close(stage->cached_file);
+        stage->cached_file = open(stage->journals[index].path, O_RDONLY | O_CLOEXEC);
+        stage->cached = index;
+        if (stage->cached_file < 0)
+            return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot open", stage->journals[index].path);
+    }
+    *file = stage->cached_file;
+    return COAR_OK;
+}
+
+/* This process's own journal and heartbeat: STAGE.HOST-PID-N with the first N that is free. */
+static coar_status create_own(store_stage *stage) {
+    coar_status status = COAR_OK;
+    char process[96], name[256];
+    char *alive = NULL;
+    process_name(process);
+    for (unsigned n = 0;; n++) {
+        snprintf(name, sizeof name, "%s.%s-%u.journal", stage->name, process, n);
+        char *path = folder_path(stage->store, name);
+        if (!path) return COAR_ERROR_MEMORY;
+        int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        int error = errno;
+        if (file < 0 && error != EEXIST) status_set_errno(COAR_ERROR_IO, error, "%s: cannot create", path);
+        free(path);
+        if (file < 0 && error == EEXIST) continue;
+        if (file < 0) return COAR_ERROR_IO;
+        stage->own_file = file;
+        break;
+    }
+    stage->own = stage->journal_count;
+    TRY_GOTO(add_journal(stage, name));
+    flock(stage->own_file, LOCK_EX | LOCK_NB); /* where it works; the heartbeat is enough elsewhere */
+    TRY_GOTO(journal_begin(stage->own_file, stage->journals[stage->own].path, &stage->header));
+    stage->own_end = stage->journals[stage->own].position = JOURNAL_HEADER_BYTES;
+    stage->journals[stage->own].used = true;
+    strcpy(name + strlen(name) - strlen("journal"), "alive");
+    if (!(alive = folder_path(stage->store, name))) {
+        status = COAR_ERROR_MEMORY;
+        goto done;
+    }
+    TRY_GOTO(heartbeat_create(alive, stage->options.shard, stage->options.shards, &stage->heartbeat));
+    TRY_GOTO(folder_sync(stage->store)); /* the journal's name must outlive a power cut, too */
+done:
+    free(alive);
+    return status;
+}
+
+typedef struct visit_context {
+    store_stage *stage;
+    size_t journal;
+} visit_context;
+
+static coar_status compare_records(store_stage *stage, const unit_entry *entry, size_t journal,
+                                   const journal_record *r) {
+    coar_status status = COAR_OK;
+    uint8_t *a = NULL, *b = NULL;
+    journal_record old = {r->unit, entry->offset, r->length, entry->crc, entry->flag};
+    int file;
+    bool same = entry->crc == r->crc && entry->flag == r->flag;
+    if (same) {
+        TRY_GOTO(memory_new((size_t)r->length, 1, "record", &a));
+        TRY_GOTO(memory_new((size_t)r->length, 1, "record", &b));
+        TRY_GOTO(journal_file(stage, entry->journal - 1u, &file));
+        TRY_GOTO(journal_payload(file, stage->journals[entry->journal - 1u].path, &old, a));
+        TRY_GOTO(journal_file(stage, journal, &file));
+        TRY_GOTO(journal_payload(file, stage->journals[journal].path, r, b));
+        same = !memcmp(a, b, (size_t)r->length);
+    }
+    if (!same)
+        status =
+            status_set(COAR_ERROR_INPUT,
+                       "%s: unit %" PRIu64 " is not what %s holds for it: two machines disagree; remove the file of "
+                       "the one you do not trust, or --force to start over",
+                       stage->journals[journal].path, r->unit, stage->journals[entry->journal - 1u].name);
+done:
+    free(b);
+    free(a);
+    return status;
+}
+
+static coar_status take_record(void *pointer, const journal_record *r) {
+    visit_context *context = pointer;
+    store_stage *stage = context->stage;
+    /* Another number of masks: its last units are cut differently, or lie outside. */
+    if (r->unit >= stage->options.units || r->length != stage->options.payload_bytes(stage->options.context, r->unit)) {
+        stage->misfits++;
+        return COAR_OK;
+    }
+    unit_entry *entry = &stage->entries[r->unit];
+    if (entry->journal) return compare_records(stage, entry, context->journal, r);
+    *entry = (unit_entry){r->offset, r->crc, (uint16_t)(context->journal + 1), r->flag};
+    stage->done++;
+    return COAR_OK;
+}
+
+static coar_status scan_journal(store_stage *stage, size_t index) {
+    const coar_callbacks *callbacks = stage->options.callbacks;
+    stage_journal *j = &stage->journals[index];
+    visit_context context = {stage, index};
+    journal_header header;
+    int file = open(j->path, O_RDONLY | O_CLOEXEC);  /* its own: comparing records moves the cached one */
+    if (file < 0 && errno == ENOENT) return COAR_OK; /* its stage was finished and it was removed meanwhile */
+    if (file < 0) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot open", j->path);
+    coar_status status = COAR_OK;
+    if (!j->position) {
+        bool valid;
+        TRY_GOTO(journal_read_header(file, j->path, callbacks, &header, &valid));
+        if (!valid) goto done;
+        j->used = header.first_mask == stage->header.first_mask && !memcmp(header.identity, stage->header.identity, 16);
+        if (memcmp(header.identity, stage->header.identity, 16))
+            log_warning(callbacks, "%s: belongs to another stage file than %s.json; left out", j->path, stage->name);
+        j->position = JOURNAL_HEADER_BYTES;
+    }
+    if (j->used) TRY_GOTO(journal_scan(file, j->path, callbacks, &j->position, take_record, &context));
+done:
+    close(file);
+    return status;
+}
+
+coar_status stage_refresh(store_stage *stage) {
+    coar_status status = COAR_OK;
+    char prefix[NAME_SIZE + 1];
+    name_list list;
+    snprintf(prefix, sizeof prefix, "%s.", stage->name);
+    TRY(folder_list(stage->store, prefix, ".journal", &list));
+    for (size_t i = 0; i < list.count; i++) {
+        size_t index = 0;
+        while (index < stage->journal_count && strcmp(stage->journals[index].name, list.names[i])) index++;
+        if (index == stage->own && stage->own_file >= 0) continue;
+        if (index == stage->journal_count) TRY_GOTO(add_journal(stage, list.names[i]));
+        TRY_GOTO(scan_journal(stage, index));
+    }
+done:
+    name_list_free(&list);
+    return status;
+}
+
+void stage_remove_journals(store_stage *stage) {
+    for (size_t i = 0; i < stage->journal_count; i++) {
+        const stage_journal *j = &stage->journals[i];
+        if (i != stage->own && liveness_journal(stage->store, j->name)) continue;
+        unlink(j->path);
+        if (i == stage->own) continue; /* its heartbeat stays until stage_close */
+        memcpy(j->path + strlen(j->path) - strlen("journal"), "alive", sizeof "alive");
+        unlink(j->path);
+    }
+}
+
+/* Journals of dead processes that began before masks now finished were finished: a kill came before their removal. */
+static coar_status remove_leftovers(store_stage *stage) {
+    coar_status status = COAR_OK;
+    char prefix[NAME_SIZE + 1];
+    name_list list;
+    bool ablate = !strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)); /* then those of earlier FIRSTs, too */
+    snprintf(prefix, sizeof prefix, "%s%s", ablate ? ABLATE_STAGE : stage->name, ablate ? "" : ".");
+    TRY(folder_list(stage->store, prefix, ".journal", &list));
+    for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
+        journal_header header;
+        bool valid = false;
+        char *path = folder_path(stage->store, list.names[i]);
+        int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        if (file >= 0) {
+            status = journal_read_header(file, path, NULL, &header, &valid);
+            close(file);
+        }
+        if (valid && header.first_mask < stage->header.first_mask && !liveness_journal(stage->store, list.names[i]))
+            unlink(path);
+        free(path);
+    }
+    name_list_free(&list);
+    return status;
+}
+
+/* --------------------------------------------------------------------------------------------------- stage */
+
+/* ablate-FIRST begins where the finished masks end. */
+static coar_status check_first(const store_stage *stage) {
+    char expected[NAME_SIZE];
+    snprintf(expected, sizeof expected, ABLATE_STAGE "%" PRIu64, stage->header.first_mask);
+    if (strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)) || !strcmp(stage->name, expected)) return COAR_OK;
+    return status_set(COAR_ERROR_BUSY,
+                      "%s: another process has finished masks up to %" PRIu64 " meanwhile: give the same command again",
+                      stage->store->path, stage->header.first_mask);
+}
+
+static coar_status register_stage(store_stage *stage, const stage_options *options) {
+    TRY(settle_document(stage, options));
+    TRY(stage_masks_finished(stage->store, stage->name, &stage->header.first_mask));
+    TRY(check_first(stage));
+    if (!options->force_resume) TRY(liveness_check(stage->store, stage->name, options->shard, options->shards));
+    TRY(remove_leftovers(stage));
+    return create_own(stage);
+}
+
+coar_status stage_open(run_store *store, const stage_options *options, store_stage **out) {
+    coar_status status = COAR_OK;
+    store_stage *stage = NULL;
+    TRY(name_check("stage", options->name));
+    if (!options->shards || options->shard >= options->shards)
+        return status_set(COAR_ERROR_USAGE, "--shard %u/%u: K must be below S, counted from 0", options->shard,
+                          options->shards);
+    TRY(memory_new(1, sizeof *stage, "stage", &stage));
+    stage->store = store;
+    stage->options = *options;
+    stage->options.name = stage->options.plan_json = NULL; /* the caller's; the rest is borrowed as store.h says */
+    stage->options.settings = NULL;
+    snprintf(stage->name, sizeof stage->name, "%s", options->name);
+    stage->header.units = options->units;
+    stage->own_file = stage->cached_file = stage->heartbeat.file = -1;
+    TRY_GOTO(memory_new(options->units, sizeof *stage->entries, "table of work units", &stage->entries));
+
+    TRY_GOTO(folder_lock(store));
+    status = register_stage(stage, options);
+    folder_unlock(store);
+    TRY_GOTO(status);
+    TRY_GOTO(stage_refresh(stage));
+    if (stage->misfits)
+        log_info(options->callbacks, "%s: %" PRIu64 " saved units are of another number of masks and are left out",
+                 store->path, stage->misfits);
+    *out = stage;
+    stage = NULL;
+done:
+    stage_close(stage);
+    return status;
+}
+
+void stage_close(store_stage *stage) {
+    if (!stage) return;
+    if (stage->own_file >= 0) {
+        bool empty = stage->own_end <= JOURNAL_HEADER_BYTES && stage->own < stage->journal_count;
+        if (empty && stage->journals[stage->own].path) unlink(stage->journals[stage->own].path);
+        close(stage->own_file);
+    }
+    if (stage->cached_file >= 0) close(stage->cached_file);
+    heartbeat_remove(&stage->heartbeat);
+    for (size_t i = 0; i < stage->journal_count; i++) {
+        free(stage->journals[i].name);
+        free(stage->journals[i].path);
+    }
+    free(stage->journals);
+    free(stage->entries);
+    free(stage);
+}
+
+bool stage_has(const store_stage *stage, uint64_t unit) {
+    return unit < stage->options.units && stage->entries[unit].journal;
+}
+
+uint64_t stage_done_count(const store_stage *stage) {
+    return stage->done;
+}
+
+void stage_heartbeat(store_stage *stage) {
+    heartbeat_touch(&stage->heartbeat);
+}
+
+coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes) {
+    journal_record record;
+    if (unit >= stage->options.units || bytes != stage->options.payload_bytes(stage->options.context, unit))
+        return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s: %zu bytes are not its size",
+                          stage->store->path, unit, stage->name, bytes);
+    heartbeat_touch(&stage->heartbeat);
+    TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, unit, flag, payload, bytes,
+                       &record));
+    return take_record(&(visit_context){stage, stage->own}, &record);
+}
+
+coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes) {
+    int file;
+    const unit_entry *entry = unit < stage->options.units ? &stage->entries[unit] : NULL;
+    if (!entry || !entry->journal || bytes != stage->options.payload_bytes(stage->options.context, unit))
+        return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s is not there to be read",
+                          stage->store->path, unit, stage->name);
+    journal_record record = {unit, entry->offset, bytes, entry->crc, entry->flag};
+    TRY(journal_file(stage, entry->journal - 1u, &file));
+    TRY(journal_payload(file, stage->journals[entry->journal - 1u].path, &record, payload));
+    *flag = entry->flag;
+    return COAR_OK;
+}
