@@ -309,14 +309,14 @@ static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *st
     result->images = run.images;
     result->seconds = run.seconds;
     if (status != COAR_OK) goto done;
-    if (stage_done_count(stage) < options.units) { /* the other shards' share is still missing */
-        log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)options.units);
-        goto done;
-    }
     if (o->store_masks || masks->sampler.kind == SAMPLER_FILE)
         TRY_GOTO(pack_masks(&masks->sampler, finished, m, &stored_masks));
+    /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
     TRY_GOTO(store_finish_outputs(store, stage, &grid, o->store_f16, stored_masks));
+    TRY_GOTO(store_masks_finished(store, &finished));
+    if (finished < m)
+        log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
+                 (unsigned long long)stage_done_count(stage), (unsigned long long)options.units);
 done:
     stage_close(stage);
     free(stored_masks);
