@@ -194,6 +194,8 @@ typedef struct coar_fit_options {
     int threads;
     uint64_t memory;
     int force;
+    int keep;                 /* a fit of this name made from the same masks by the same estimator is kept as it is
+                                 (already_complete); an older one is replaced */
     const char *command;
     const coar_callbacks *callbacks;
 } coar_fit_options;
@@ -205,6 +207,7 @@ typedef struct coar_fit_result {
     uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs */
     double r2_mean, heldout_mean;                /* over examples with a value */
     double seconds;
+    int already_complete;
 } coar_fit_result;
 
 COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result);

@@ -15,25 +15,25 @@ typedef struct run_options {
     int json;
 } run_options;
 
-/* A fit of this name that is there already is kept: a rerun of the same command goes on where it was. */
+/* A rerun keeps fits of the same masks and makes again those that a longer run has left behind. */
+static coar_status fit_one(run_options *o, const char *estimator) {
+    coar_fit_result r;
+    o->fit.estimator = estimator;
+    coar_status status = coar_fit(&o->fit, &r);
+    if (status == COAR_OK && !o->json)
+        printf("fit %s: R^2 %.3f, held-out correlation %.3f, %s%.1f s\n", r.name, r.r2_mean, r.heldout_mean,
+               r.already_complete ? "there already, " : "", r.seconds);
+    return status;
+}
+
 static coar_status fit_all(run_options *o, const char *estimators) {
     char list[256];
+    if (!estimators) return fit_one(o, NULL);
     snprintf(list, sizeof list, "%s", estimators);
     char *rest = list;
-    for (char *name; (name = strsep(&rest, ",")) != NULL;) {
-        coar_fit_result r;
-        o->fit.estimator = name;
-        coar_status status = coar_fit(&o->fit, &r);
-        if (status == COAR_ERROR_EXISTS) {
-            fprintf(stderr, "coar: fit %s is there already\n", name);
-            continue;
-        }
-        if (status != COAR_OK) return status;
-        if (!o->json)
-            printf("fit %s: R^2 %.3f, held-out correlation %.3f, %.1f s\n", r.name, r.r2_mean, r.heldout_mean,
-                   r.seconds);
-    }
-    return COAR_OK;
+    coar_status status = COAR_OK;
+    for (char *name; status == COAR_OK && (name = strsep(&rest, ",")) != NULL;) status = fit_one(o, name);
+    return status;
 }
 
 /* RUN without its .h5, and .html after it. */
@@ -50,8 +50,6 @@ static coar_status run_stages(run_options *o, const char *estimators) {
     coar_status status = coar_ablate(&o->ablate, &ablated);
     if (status != COAR_OK) return status;
     if (!o->json) ablate_print(&o->ablate, &ablated);
-    /* a longer or restarted run makes older fits obsolete */
-    if (!ablated.already_complete) o->fit.force = 1;
     status = fit_all(o, estimators);
     if (status != COAR_OK) return status;
 
@@ -75,10 +73,10 @@ static int run(int count, char **arguments) {
     run_options o = {
         .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT, .evaluate = COAR_EVALUATE_INIT, .report = COAR_REPORT_INIT};
     ablate_texts texts = {0};
-    const char *estimators = "ridge", *seed = NULL;
+    const char *estimators = NULL, *seed = NULL;
     const cli_option options[] = {
         ABLATE_OPTIONS(o.ablate, texts),
-        {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge)"},
+        {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge; ols for loo)"},
         {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
@@ -96,6 +94,7 @@ static int run(int count, char **arguments) {
         o.evaluate.has_seed = 1;
     }
     const char *run_file = o.ablate.output;
+    o.fit.keep = 1;
     o.fit.run = o.evaluate.run = o.report.run = run_file;
     o.fit.threads = o.evaluate.threads = o.ablate.threads;
     o.fit.memory = o.evaluate.memory = o.ablate.memory;

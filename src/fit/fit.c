@@ -4,6 +4,7 @@
  */
 #include "fit/fit.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,7 +261,7 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, fit_esti
     };
     fit_writer *writer = NULL;
     coar_status status;
-    TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, o->force, &writer));
+    TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, o->force || o->keep, &writer));
     TRY_GOTO(fit_solve(&s->problem, &settings, write_block, writer, summary));
     TRY_GOTO(fit_writer_finish(writer));
 done:
@@ -273,6 +274,37 @@ static coar_status choose_estimator(const fit_source *s, const char *text, fit_e
     return fit_estimator_parse(!text && s->problem.leave_one_out ? "ols" : text, out);
 }
 
+static double mean_of_defined(const double *values, size_t count) {
+    double sum = 0;
+    size_t defined = 0;
+    for (size_t i = 0; i < count; i++)
+        if (isfinite(values[i])) sum += values[i], defined++;
+    return defined ? sum / (double)defined : NAN;
+}
+
+/* Whether the run holds this very fit already; then its summary. */
+static coar_status find_current(const fit_source *s, const char *estimator, bool *current, fit_summary *summary) {
+    coar_status status = COAR_OK;
+    fit_info *fits = NULL;
+    size_t count = 0;
+    double *values = NULL;
+    const size_t N = (size_t)s->problem.N;
+    *current = false;
+    TRY_GOTO(store_list_fits(s->store, &fits, &count));
+    for (size_t i = 0; i < count; i++)
+        *current |= !strcmp(fits[i].name, s->name) && !strcmp(fits[i].estimator, estimator) &&
+                    !strcmp(fits[i].output, s->output) && fits[i].masks == s->problem.m;
+    if (!*current) goto done;
+    TRY_GOTO(memory_new(2 * N, sizeof *values, "fit", &values));
+    TRY_GOTO(store_read_fit(s->store, s->name, 0, N, NULL, NULL, NULL, values, values + N));
+    summary->r2_mean = mean_of_defined(values, N);
+    summary->heldout_mean = mean_of_defined(values + N, N);
+done:
+    free(values);
+    free(fits);
+    return status;
+}
+
 coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     status_clear();
     double start = clock_seconds();
@@ -280,6 +312,7 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     thread_pool *pool = NULL;
     fit_estimator estimator;
     fit_summary summary = {0};
+    bool current = false;
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
@@ -289,7 +322,8 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     TRY_GOTO(choose_name(&source, o, fit_estimator_name(estimator)));
     source.problem.masks = source.masks;
     source.problem.context = &source;
-    TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
+    if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));
+    if (!current) TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
     *result = (coar_fit_result){
         .examples = source.problem.N,
         .components = source.problem.n,
@@ -299,6 +333,7 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
         .r2_mean = summary.r2_mean,
         .heldout_mean = summary.heldout_mean,
         .seconds = clock_seconds() - start,
+        .already_complete = current,
     };
     memcpy(result->name, source.name, sizeof source.name);
 done:
