@@ -14,7 +14,7 @@
 
 static void flip(const char *path, off_t place) {
     int file = open(path, O_RDWR);
-    uint8_t byte;
+    uint8_t byte = 0;
     CHECK(file >= 0 && pread(file, &byte, 1, place) == 1);
     byte ^= 0x10;
     CHECK(pwrite(file, &byte, 1, place) == 1);
