@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,13 +163,22 @@ done:
     return status;
 }
 
+static uint32_t crc32c_table[256];
+
+static void make_crc32c_table(void) {
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        uint32_t crc = byte;
+        for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0x82F63B78u & -(crc & 1));
+        crc32c_table[byte] = crc;
+    }
+}
+
 uint32_t crc32c(uint32_t crc, const void *data, size_t size) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_crc32c_table);
     const uint8_t *p = data;
     crc = ~crc;
-    for (; size; size--, p++) {
-        crc ^= *p;
-        for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0x82F63B78u & -(crc & 1));
-    }
+    for (; size; size--, p++) crc = (crc >> 8) ^ crc32c_table[(crc ^ *p) & 255];
     return ~crc;
 }
 

@@ -101,16 +101,12 @@ coar_status folder_mask_parts(const run_store *store, mask_part **parts, size_t 
 
 /* --------------------------------------------------------------------------------------------- liveness.c */
 
-typedef struct heartbeat {
-    char *path;
-    int file;
-    double touched; /* clock_seconds of the last touch */
-} heartbeat;
+/* This process's sign of life; touched by a thread of its own until it is removed. remove accepts NULL. */
+typedef struct heartbeat heartbeat;
 
 /* "HOST-PID" of this process, as it stands in file names. */
 void process_name(char out[96]);
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat *out);
-void heartbeat_touch(heartbeat *h);
+coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out);
 void heartbeat_remove(heartbeat *h);
 
 /* A process whose units overlap with shard K of S on this stage is alive: COAR_ERROR_BUSY names it. Heartbeats of dead processes of
@@ -181,7 +177,7 @@ struct store_stage {
     uint64_t own_end;
     int cached_file; /* the journal that was read last */
     size_t cached;
-    heartbeat heartbeat;
+    heartbeat *heartbeat;
 };
 
 /* Takes in what other processes have appended since. */

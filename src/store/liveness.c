@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@
 #define ALIVE ".alive"
 #define JOURNAL ".journal"
 #define SILENCE_SECONDS 60 /* docs/design.md, section 4 */
-#define TOUCH_SECONDS 1.0
+#define TOUCH_SECONDS 15   /* a few beats may be lost before the silence counts */
 
 typedef struct identity {
     char host[65], boot[40];
@@ -72,7 +73,46 @@ void process_name(char out[96]) {
 
 /* ---------------------------------------------------------------------------------------------- our own */
 
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat *out) {
+struct heartbeat {
+    char *path;
+    int file;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    bool stop; /* under mutex */
+};
+
+/* A thread of its own: one work unit of a large network may take longer than the silence that counts as death. */
+static void *beat(void *argument) {
+    heartbeat *h = argument;
+    pthread_mutex_lock(&h->mutex);
+    while (!h->stop) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += TOUCH_SECONDS;
+        if (pthread_cond_timedwait(&h->wake, &h->mutex, &until) == ETIMEDOUT) futimens(h->file, NULL);
+    }
+    pthread_mutex_unlock(&h->mutex);
+    return NULL;
+}
+
+static coar_status start_beating(char *path, int file, heartbeat **out) {
+    heartbeat *h;
+    TRY(memory_new(1, sizeof *h, "heartbeat", &h));
+    h->path = path;
+    h->file = file;
+    pthread_mutex_init(&h->mutex, NULL);
+    pthread_cond_init(&h->wake, NULL);
+    int error = pthread_create(&h->thread, NULL, beat, h);
+    if (error) {
+        free(h);
+        return status_set_errno(COAR_ERROR_MEMORY, error, "%s: cannot start its thread", path);
+    }
+    *out = h;
+    return COAR_OK;
+}
+
+coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out) {
     identity me;
     char text[512];
     this_process(&me);
@@ -96,29 +136,29 @@ coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, 
     size_t length = strlen(text);
     errno = ENOSPC; /* what a short write means */
     char *name = write(file, text, length) == (ssize_t)length ? strdup(path) : NULL;
-    if (!name) {
-        coar_status status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path);
+    coar_status status =
+        name ? start_beating(name, file, out) : status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path);
+    if (status != COAR_OK) {
+        free(name);
         close(file);
         unlink(path);
-        return status;
     }
-    *out = (heartbeat){name, file, clock_seconds()};
-    return COAR_OK;
-}
-
-void heartbeat_touch(heartbeat *h) {
-    double now = clock_seconds();
-    if (now - h->touched < TOUCH_SECONDS) return;
-    h->touched = now;
-    futimens(h->file, NULL);
+    return status;
 }
 
 void heartbeat_remove(heartbeat *h) {
-    if (!h->path) return;
+    if (!h) return;
+    pthread_mutex_lock(&h->mutex);
+    h->stop = true;
+    pthread_cond_signal(&h->wake);
+    pthread_mutex_unlock(&h->mutex);
+    pthread_join(h->thread, NULL);
+    pthread_cond_destroy(&h->wake);
+    pthread_mutex_destroy(&h->mutex);
     close(h->file);
     unlink(h->path);
     free(h->path);
-    *h = (heartbeat){NULL, -1, 0};
+    free(h);
 }
 
 /* ----------------------------------------------------------------------------------------------- others */

@@ -259,7 +259,6 @@ static coar_status write_bands(part_writer *w) {
         mark_done(w, first, count);
         TRY(write_band(w, first, count));
         TRY(h5_check_writes(w->file, w->temporary));
-        stage_heartbeat(w->stage);
     }
     return COAR_OK;
 }

@@ -338,7 +338,7 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     stage->options.settings = NULL;
     snprintf(stage->name, sizeof stage->name, "%s", options->name);
     stage->header.units = options->units;
-    stage->own_file = stage->cached_file = stage->heartbeat.file = -1;
+    stage->own_file = stage->cached_file = -1;
     TRY_GOTO(memory_new(options->units, sizeof *stage->entries, "table of work units", &stage->entries));
 
     TRY_GOTO(folder_lock(store));
@@ -364,7 +364,7 @@ void stage_close(store_stage *stage) {
         close(stage->own_file);
     }
     if (stage->cached_file >= 0) close(stage->cached_file);
-    heartbeat_remove(&stage->heartbeat);
+    heartbeat_remove(stage->heartbeat);
     for (size_t i = 0; i < stage->journal_count; i++) {
         free(stage->journals[i].name);
         free(stage->journals[i].path);
@@ -382,16 +382,11 @@ uint64_t stage_done_count(const store_stage *stage) {
     return stage->done;
 }
 
-void stage_heartbeat(store_stage *stage) {
-    heartbeat_touch(&stage->heartbeat);
-}
-
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes) {
     journal_record record;
     if (unit >= stage->options.units || bytes != stage->options.payload_bytes(stage->options.context, unit))
         return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s: %zu bytes are not its size",
                           stage->store->path, unit, stage->name, bytes);
-    heartbeat_touch(&stage->heartbeat);
     TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, unit, flag, payload, bytes,
                        &record));
     return take_record(&(visit_context){stage, stage->own}, &record);

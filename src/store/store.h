@@ -113,9 +113,6 @@ bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
-/* "I live": for processes on other hosts, which take one that is silent for 60 s as dead. stage_append does it too; call it
- * now and then inside a long unit (at most one system call a second). */
-void stage_heartbeat(store_stage *stage);
 /* The payload of a done unit (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
 

@@ -416,7 +416,6 @@ static void test_elsewhere(void) {
     stage_close(stage);
     write_whole(alive, text, 20); /* killed while it wrote this */
     CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
-    stage_heartbeat(stage);
     stage_close(stage);
     store_close(store);
 }
