@@ -45,12 +45,15 @@ build() { # configuration, targets...
     echo "not ok - build of $config"
 }
 
-units() { # folder, prefix, names to leave out
+units() { # folder, prefix
     local program
     for program in "$1"/tests/*; do
         [ -x "$program" ] && [ ! -d "$program" ] && tap "$2$(basename "$program")" "$program"
     done
 }
+
+# Programs that run on more than one thread or process; the thread sanitizer has nothing to say about the others.
+threaded="core cpu data fit images reference store store_journal store_parts"
 
 build release units binaries
 units build ""
@@ -71,8 +74,10 @@ if [ "$mode" = full ]; then
     for fuzzer in build/asan/fuzz/*; do
         [ -x "$fuzzer" ] && [ ! -d "$fuzzer" ] && tap "fuzz/$(basename "$fuzzer")" "$fuzzer"
     done
-    build tsan units
-    TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1 units build/tsan tsan/
+    export TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1
+    # shellcheck disable=SC2086
+    build tsan $(printf 'build/tsan/tests/%s ' $threaded)
+    for name in $threaded; do tap "tsan/$name" "build/tsan/tests/$name"; done
 fi
 
 echo "$passed passed, $failed failed, $skipped skipped"
