@@ -27,10 +27,10 @@ static const struct count {
     {"resnet56", SET_FILTERS, 2032, 55, 1},       {"resnet110", SET_FILTERS, 4048, 109, 1},
     {"resnet18_cifar", SET_FILTERS, 3904, 17, 0}, {"resnet18", SET_FILTERS, 3904, 17, 0},
     {"resnet34", SET_FILTERS, 7616, 33, 0},       {"resnet50", SET_FILTERS, 22720, 49, 1},
-    {"resnet50", SET_BLOCKS, 16, 16, 1},          {"resnet101", SET_BLOCKS, 33, 33, 0},
+    {"resnet50", SET_BLOCKS, 16, 16, 0},          {"resnet101", SET_BLOCKS, 33, 33, 0},
     {"mini_resnet_256", SET_FILTERS, 2304, 9, 1}, {"mini_resnet_256", SET_BLOCKS, 4, 4, 0},
     {"mini_resnet_10", SET_FILTERS, 90, 9, 1},    {"vit_b_16", SET_DEFAULT, 82944, 72, 1},
-    {"vit_b_16", SET_HEADS, 144, 12, 1},          {"vit_b_16", SET_BLOCKS, 24, 24, 1},
+    {"vit_b_16", SET_HEADS, 144, 12, 0},          {"vit_b_16", SET_BLOCKS, 24, 24, 0},
 };
 
 /* Groups follow each other without holes, and each lies on the op that it names. */
