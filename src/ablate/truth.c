@@ -122,8 +122,16 @@ coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double
     return COAR_OK;
 }
 
+/* The shortest text that reads back as this very alpha: two alphas never share a truth. */
+static void alpha_text(double alpha, char out[32]) {
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(out, 32, "%.*g", digits, alpha);
+        if (strtod(out, NULL) == alpha) return;
+    }
+}
+
 static coar_status run_truth(run_store *store, job *j, const coar_evaluate_options *o, const sampler *s, uint64_t masks,
-                             const char *name) {
+                             const char *name, const char *alpha) {
     coar_status status = COAR_OK;
     store_stage *stage = NULL;
     char *plan_json = plan_to_json(&j->plan);
@@ -133,7 +141,8 @@ static coar_status run_truth(run_store *store, job *j, const coar_evaluate_optio
                             .unit_examples = j->unit_examples,
                             .outputs = (uint32_t)j->output_count};
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
-                                {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true}};
+                                {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
+                                {"alpha", "--alpha", alpha, SETTING_REAL, true}};
     const stage_options options = {.name = name,
                                    .settings = settings,
                                    .setting_count = sizeof settings / sizeof *settings,
@@ -162,12 +171,14 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *o, double a
     uint32_t *group_first = NULL;
     job *j = NULL;
     sampler fresh;
-    snprintf(name, 64, "truth-a%g-s%llu", alpha, (unsigned long long)seed);
+    char text[32];
+    alpha_text(alpha, text);
+    snprintf(name, 64, "truth-a%s-s%llu", text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(run_fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
     TRY_GOTO(reopen_job(store, o, &tables, &j));
-    TRY_GOTO(run_truth(store, j, o, &fresh, masks, name));
+    TRY_GOTO(run_truth(store, j, o, &fresh, masks, name, text));
 done:
     job_close(j);
     free(group_first);

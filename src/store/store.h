@@ -81,7 +81,8 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate-FIRST" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
+/* name: "ablate-FIRST" or "truth-a0.1-s0", alpha in the fewest digits that read back equal.
+ * Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
  * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.

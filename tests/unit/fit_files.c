@@ -236,6 +236,10 @@ static void test_evaluate(const char *path) {
     check_stored(path, &list[1]);
     coar_free(list);
 
+    test_begin("evaluation: an alpha that differs in its tenth digit only does not take the other's truth");
+    o.alphas = ".3000000001"; /* this run has no model to compute its truth with */
+    CHECK_ERROR(coar_evaluate(&o, &list, &count), COAR_ERROR_INPUT, "model_path");
+
     test_begin("evaluation: options that are wrong");
     const char *const alphas[] = {"0", "1", "", "0.1,", "x", "-0.1", "nan", "0.1;0.2"};
     for (size_t k = 0; k < sizeof alphas / sizeof *alphas; k++) {
