@@ -36,7 +36,7 @@ static coar_status run_unit(backend *b, const unit_run *run, uint64_t unit, floa
         .count = p.mask_count, .n = run->sampler->n, .sampler = run->sampler, .first = p.mask_first};
     TRY(b->interface->run(b, &masks, outputs));
     const size_t values = (size_t)run->grid->outputs * p.mask_count * p.example_count;
-    const uint8_t flag = mark_non_finite(outputs, values) ? 2 : 1;
+    const uint8_t flag = mark_non_finite(outputs, values) ? UNIT_NON_FINITE : UNIT_DONE;
     return stage_append(run->stage, unit, flag, outputs, values * sizeof *outputs);
 }
 

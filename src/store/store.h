@@ -112,7 +112,10 @@ coar_status store_plan_file(const char *path, char **plan_json);
 
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
-/* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
+/* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */
+enum { UNIT_DONE = 1, UNIT_NON_FINITE = 2 /* done, and at least one value is not finite */ };
+
+/* Appends and syncs one record: after it returns, a kill does not lose the unit. */
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
 /* The payload of a done unit (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
