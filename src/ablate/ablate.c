@@ -1,4 +1,4 @@
-/* ablate.c - coar_ablate: from options to a finished run file; coar_masks. */
+/* ablate.c - coar_ablate: from options to a finished run file. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,7 +6,9 @@
 #include <time.h>
 
 #include "ablate/job.h"
+#include "ablate/run_masks.h"
 #include "core/npy.h"
+#include "core/philox.h"
 
 #define DEFAULT_ALPHA 0.05
 
@@ -16,14 +18,14 @@ static const char *or_default(const char *text, const char *fallback) {
 
 /* ------------------------------------------------------------------------------------------ settings as text */
 
-/* A list of settings whose values it owns. */
-typedef struct setting_list {
+/* Settings of which it owns the values alone: keys and flags are literals. */
+typedef struct setting_texts {
     setting items[40];
     size_t count;
     bool failed;
-} setting_list;
+} setting_texts;
 
-static void add(setting_list *list, const char *key, const char *flag, setting_type type, bool compared, char *value) {
+static void add(setting_texts *list, const char *key, const char *flag, setting_type type, bool compared, char *value) {
     if (!value || list->count == sizeof list->items / sizeof *list->items) {
         free(value);
         list->failed = true;
@@ -32,11 +34,11 @@ static void add(setting_list *list, const char *key, const char *flag, setting_t
     list->items[list->count++] = (setting){key, flag, value, type, compared};
 }
 
-static void add_text(setting_list *list, const char *key, const char *flag, bool compared, const char *value) {
+static void add_text(setting_texts *list, const char *key, const char *flag, bool compared, const char *value) {
     add(list, key, flag, SETTING_TEXT, compared, strdup(value));
 }
 
-static void settings_free(setting_list *list) {
+static void setting_texts_free(setting_texts *list) {
     for (size_t i = 0; i < list->count; i++) free((char *)list->items[i].value);
     list->count = 0;
 }
@@ -66,9 +68,9 @@ static char *examples_hash(const job *j) {
 }
 
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
-static coar_status describe_run(setting_list *list, const job *j, const coar_ablate_options *o, double alpha,
+static coar_status describe_run(setting_texts *list, const job *j, const coar_ablate_options *o, double alpha,
                                 const char *sampler, const char *masks_hash) {
-    *list = (setting_list){0};
+    *list = (setting_texts){0};
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
     add_text(list, "coar_version", "", false, coar_version());
@@ -154,23 +156,14 @@ done:
     return status;
 }
 
-coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out) {
-    uint32_t *first;
-    TRY(memory_new(count + 1, sizeof *first, "groups", &first));
-    for (size_t g = 0; g < count; g++) first[g] = groups[g].first;
-    first[count] = components;
-    *out = first;
-    return COAR_OK;
-}
-
 static coar_status open_masks(const coar_ablate_options *o, const job *j, const run_tables *tables, double alpha,
                               mask_source *out) {
     const char *path;
     const uint32_t n = j->model->graph->components;
-    *out = (mask_source){.sampler = {.seed = o->seed, .alpha = alpha, .n = n, .stream = 0}};
+    *out = (mask_source){.sampler = {.seed = o->seed, .alpha = alpha, .n = n, .stream = PHILOX_STREAM_TRAINING}};
     sampler *s = &out->sampler;
     TRY(sampler_parse(o->sampler, &s->kind, &path));
-    TRY(group_starts(tables->groups, tables->group_count, n, &out->group_first));
+    TRY(run_masks_groups(tables, &out->group_first));
     s->group_first = out->group_first;
     s->groups = (uint32_t)tables->group_count;
     if (s->kind == SAMPLER_LOO) out->count = (uint64_t)n + 1;
@@ -249,22 +242,6 @@ static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store
 
 /* ---------------------------------------------------------------------------------------------------- the stage */
 
-/* Packed masks first .. m - 1, for --store-masks. */
-static coar_status pack_masks(const sampler *s, uint64_t first, uint64_t m, uint8_t **out) {
-    coar_status status = COAR_OK;
-    uint8_t *bits = NULL, *scratch = NULL;
-    const size_t bytes = mask_bytes(s->n);
-    TRY_GOTO(memory_new((size_t)(m - first), bytes, "masks", &bits));
-    TRY_GOTO(memory_new(sampler_scratch(s) + 1, 1, "masks", &scratch));
-    for (uint64_t i = first; i < m; i++) sampler_mask(s, i, bits + (i - first) * bytes, scratch);
-    *out = bits;
-    bits = NULL;
-done:
-    free(scratch);
-    free(bits);
-    return status;
-}
-
 static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *store, const mask_source *masks,
                              uint64_t m, uint64_t finished, const uint32_t shard[2], coar_ablate_result *result) {
     coar_status status = COAR_OK;
@@ -310,7 +287,7 @@ static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *st
     result->seconds = run.seconds;
     if (status != COAR_OK) goto done;
     if (o->store_masks || masks->sampler.kind == SAMPLER_FILE)
-        TRY_GOTO(pack_masks(&masks->sampler, finished, m, &stored_masks));
+        TRY_GOTO(run_masks_pack(&masks->sampler, finished, m - finished, j->pool, "masks", &stored_masks));
     /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
     TRY_GOTO(store_finish_outputs(store, stage, &grid, o->store_f16, stored_masks));
     TRY_GOTO(store_masks_finished(store, &finished));
@@ -363,7 +340,7 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
     run_store *store = NULL;
     run_tables tables = {0};
     mask_source masks = {0};
-    setting_list settings = {0};
+    setting_texts settings = {0};
     char *plan_json = NULL;
     const char *plan_origin;
     coar_ablate_result r = {0};
@@ -418,7 +395,7 @@ coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result
 done:
     if (result && (status == COAR_OK || status == COAR_STOPPED)) *result = r;
     store_close(store);
-    settings_free(&settings);
+    setting_texts_free(&settings);
     run_tables_free(&tables);
     mask_source_free(&masks);
     job_close(j);

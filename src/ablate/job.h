@@ -20,7 +20,7 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                     /* where plan_json came from, for messages */
-    bool plan_given;                             /* --plan: it must fit. Else a stored plan of another model gives way to
+    bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
     int exact, threads;
     uint64_t memory;
@@ -80,26 +80,5 @@ typedef struct unit_run {
     double seconds;  /* out */
 } unit_run;
 coar_status job_run_units(job *j, unit_run *run);
-
-/* Makes sure that the truth of `masks` fresh masks (stream 1) at `alpha` is complete in an open run; runs what is missing.
- * `name` receives the stage's name, "truth-aALPHA-sSEED". */
-coar_status job_truth(run_store *store, const coar_evaluate_options *options, double alpha, uint64_t seed, uint64_t masks,
-                      char name[64]);
-
-/* Starts of the component groups for the stratified sampler: malloc'ed [group_count + 1]. */
-coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out);
-
-/* The sampler that a run's training masks came from. *group_first is the caller's to free once the sampler is done with;
- * masks of file: are borrowed from `tables`. */
-coar_status run_training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out);
-
-/* The sampler of job_truth: the run's own where it can draw fresh masks; loo and file: cannot, bernoulli takes their place.
- * *group_first as above. */
-coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
-                              uint32_t **group_first, sampler *out);
-
-/* A stored setting as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
-coar_status setting_real(run_store *store, const char *key, double *out);
-coar_status setting_integer(run_store *store, const char *key, uint64_t *out);
 
 #endif

@@ -1,34 +1,12 @@
-/*
- * truth.c - fresh masked passes for the evaluation of fits, and the masks of a run.
- * Fresh masks come from Philox stream 1, training masks from stream 0: no training mask is ever evaluated on.
- */
+/* truth.c - see truth.h: the job of an existing run opened again, and its fresh masked passes. */
+#include "ablate/truth.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ablate/job.h"
-#include "core/npy.h"
-#include "core/philox.h"
-
-coar_status setting_real(run_store *store, const char *key, double *out) {
-    const char *text = store_setting(store, key);
-    char *end;
-    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
-    *out = strtod(text, &end);
-    if (*end || end == text)
-        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
-    return COAR_OK;
-}
-
-coar_status setting_integer(run_store *store, const char *key, uint64_t *out) {
-    const char *text = store_setting(store, key);
-    char *end;
-    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
-    *out = strtoull(text, &end, 10);
-    if (*end || end == text)
-        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
-    return COAR_OK;
-}
+#include "ablate/run_masks.h"
 
 /* Stored "" means that the option was not given. */
 static const char *optional(run_store *store, const char *key) {
@@ -81,7 +59,6 @@ static coar_status reopen_job(run_store *store, const coar_evaluate_options *o, 
                                  .plan_given = true,
                                  .plan_origin = store_path(store),
                                  .threads = o->threads,
-
                                  .rows = tables->example_rows,
                                  .row_labels = tables->labels,
                                  .row_count = (size_t)tables->examples,
@@ -107,19 +84,6 @@ done:
     free(data);
     free(model);
     return status;
-}
-
-coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
-                              uint32_t **group_first, sampler *out) {
-    const char *path;
-    *out = (sampler){.seed = seed, .stream = PHILOX_STREAM_EVALUATION, .alpha = alpha, .n = tables->components};
-    const char *name = store_setting(store, "sampler");
-    if (!name || !strcmp(name, "file") || !strcmp(name, "loo")) name = "bernoulli";
-    TRY(sampler_parse(name, &out->kind, &path));
-    TRY(group_starts(tables->groups, tables->group_count, tables->components, group_first));
-    out->group_first = *group_first;
-    out->groups = (uint32_t)tables->group_count;
-    return COAR_OK;
 }
 
 /* The shortest text that reads back as this very alpha: two alphas never share a truth. */
@@ -164,8 +128,8 @@ done:
     return status;
 }
 
-coar_status job_truth(run_store *store, const coar_evaluate_options *o, double alpha, uint64_t seed, uint64_t masks,
-                      char name[64]) {
+coar_status truth_complete(run_store *store, const coar_evaluate_options *o, double alpha, uint64_t seed,
+                           uint64_t masks, char name[64]) {
     coar_status status = COAR_OK;
     run_tables tables = {0};
     uint32_t *group_first = NULL;
@@ -176,7 +140,7 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *o, double a
     snprintf(name, 64, "truth-a%s-s%llu", text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
-    TRY_GOTO(run_fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));
+    TRY_GOTO(run_masks_fresh(store, &tables, alpha, seed, &group_first, &fresh));
     TRY_GOTO(reopen_job(store, o, &tables, &j));
     TRY_GOTO(run_truth(store, j, o, &fresh, masks, name, text));
 done:

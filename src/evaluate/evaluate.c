@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/job.h"
+#include "ablate/run_masks.h"
+#include "ablate/truth.h"
 #include "core/memory.h"
 
 #define MASKS_DEFAULT 100
@@ -104,9 +105,9 @@ static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
     TRY(choose_fits(p, o->fits));
     TRY(check_outputs(p));
     p->seed = o->seed;
-    if (!o->has_seed) TRY(setting_integer(p->store, "seed", &p->seed));
+    if (!o->has_seed) TRY(store_setting_integer(p->store, "seed", &p->seed));
     if (o->alphas) return COAR_OK;
-    TRY(setting_real(p->store, "alpha", &training));
+    TRY(store_setting_real(p->store, "alpha", &training));
     TRY(memory_new(1, sizeof *p->alphas, "--alpha", &p->alphas));
     p->alphas[p->alpha_count++] = training;
     return COAR_OK;
@@ -119,8 +120,8 @@ static coar_status evaluate_alpha(const evaluate_plan *p, const coar_evaluate_op
     uint32_t *group_first = NULL;
     sampler sampler;
     coar_status status;
-    TRY_GOTO(job_truth(p->store, o, alpha, p->seed, p->masks, stage));
-    TRY_GOTO(run_fresh_sampler(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
+    TRY_GOTO(truth_complete(p->store, o, alpha, p->seed, p->masks, stage));
+    TRY_GOTO(run_masks_fresh(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
     const evaluate_truth truth = {
         .store = p->store,
         .stage = stage,

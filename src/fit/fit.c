@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/job.h"
+#include "ablate/run_masks.h"
 #include "core/memory.h"
 #include "core/npy.h"
 
@@ -40,24 +40,6 @@ static coar_status read_run(void *context, uint64_t first, uint64_t count, float
     return store_read_outputs(s->store, s->output, 0, s->problem.m, first, count, y);
 }
 
-/* Masks made again, some at a time. */
-typedef struct mask_making {
-    const sampler *sampler;
-    uint64_t m;
-    uint8_t *masks, *scratch; /* scratch of sampler_scratch bytes per worker */
-} mask_making;
-
-enum { MASKS_PER_TASK = 64 };
-
-static coar_status make_masks(void *context, size_t task, int worker) {
-    const mask_making *making = context;
-    size_t row = mask_bytes(making->sampler->n), scratch = sampler_scratch(making->sampler);
-    uint64_t first = (uint64_t)task * MASKS_PER_TASK, end = first + MASKS_PER_TASK;
-    for (uint64_t i = first; i < end && i < making->m; i++)
-        sampler_mask(making->sampler, i, making->masks + i * row, making->scratch + (size_t)worker * scratch);
-    return COAR_OK;
-}
-
 static coar_status check_mask_count(const fit_source *s, const sampler *sampler, uint64_t m) {
     uint64_t most = UINT64_MAX;
     if (sampler->kind == SAMPLER_LOO) most = (uint64_t)sampler->n + 1;
@@ -71,17 +53,12 @@ static coar_status check_mask_count(const fit_source *s, const sampler *sampler,
 static coar_status run_masks(fit_source *s, uint64_t m, thread_pool *pool) {
     uint32_t *group_first = NULL;
     sampler sampler;
-    mask_making making = {.sampler = &sampler, .m = m};
     coar_status status;
-    TRY_GOTO(run_training_sampler(s->store, &s->tables, &group_first, &sampler));
+    TRY_GOTO(run_masks_training(s->store, &s->tables, &group_first, &sampler));
     TRY_GOTO(check_mask_count(s, &sampler, m));
-    TRY_GOTO(memory_new(m, mask_bytes(sampler.n), "the run's masks", &s->masks));
-    TRY_GOTO(memory_new((size_t)thread_pool_size(pool), sampler_scratch(&sampler), "masks", &making.scratch));
-    making.masks = s->masks;
-    TRY_GOTO(thread_pool_run(pool, (size_t)((m + MASKS_PER_TASK - 1) / MASKS_PER_TASK), make_masks, &making));
+    TRY_GOTO(run_masks_pack(&sampler, 0, m, pool, "the run's masks", &s->masks));
     s->problem.leave_one_out = sampler.kind == SAMPLER_LOO;
 done:
-    free(making.scratch);
     free(group_first);
     return status;
 }

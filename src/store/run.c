@@ -55,6 +55,26 @@ const char *store_setting(const run_store *store, const char *key) {
     return settings_value(&store->manifest.settings, key);
 }
 
+coar_status store_setting_real(const run_store *store, const char *key, double *out) {
+    const char *text = store_setting(store, key);
+    char *end;
+    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
+    *out = strtod(text, &end);
+    if (*end || end == text)
+        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
+    return COAR_OK;
+}
+
+coar_status store_setting_integer(const run_store *store, const char *key, uint64_t *out) {
+    const char *text = store_setting(store, key);
+    char *end;
+    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
+    *out = strtoull(text, &end, 10);
+    if (*end || end == text)
+        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
+    return COAR_OK;
+}
+
 /* ----------------------------------------------------------------------------------------- starting over */
 
 /* Removes the folder's files, the manifest last: interrupted, what remains is still a run that resumes or is forced again. */

@@ -46,6 +46,9 @@ void store_close(run_store *store);
 const char *store_path(const run_store *store);
 /* Value of a manifest setting, NULL when absent. */
 const char *store_setting(const run_store *store, const char *key);
+/* The same as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
+coar_status store_setting_real(const run_store *store, const char *key, double *out);
+coar_status store_setting_integer(const run_store *store, const char *key, uint64_t *out);
 
 /* ------------------------------------------------------------------------------------------------ tables */
 

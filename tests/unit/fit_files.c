@@ -7,12 +7,12 @@
 #include <hdf5.h>
 #include <stdbool.h>
 
-#include "ablate/job.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/npy.h"
 #include "core/philox.h"
 #include "core/sampler.h"
+#include "store/store.h"
 
 enum { N = 37, COMPONENTS = 21, MASKS = 130, FRESH = 50 };
 
