@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/run_masks.h"
 #include "backend/backend.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -13,8 +14,8 @@
 #include "model/model.h"
 
 enum {
-    MASKS_FIT =
-        4, /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
+    /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
+    MASKS_FIT = 4,
     REPETITIONS = 5, /* medians want an odd number */
     MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
 };
@@ -44,7 +45,7 @@ static coar_status open_model(const coar_bench_options *o, model **out) {
 }
 
 static coar_status check_options(const coar_bench_options *o, double *alpha) {
-    *alpha = o->alpha == 0 ? 0.05 : o->alpha;
+    *alpha = o->alpha == 0 ? RUN_MASKS_ALPHA : o->alpha;
     if (!(*alpha > 0 && *alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: must lie between 0 and 1", o->alpha);
     if (!(o->seconds >= 0)) return status_set(COAR_ERROR_USAGE, "--time %g: must not be negative", o->seconds);

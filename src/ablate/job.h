@@ -1,6 +1,6 @@
 /*
  * job.h - what every masked forward pass needs, opened and checked together: model, data, examples, outputs, backend.
- * Used by ablate, evaluate and bench. Must not know: how results are stored (run.c and truth.c hand them on).
+ * Used by ablate.c and truth.c. Must not know: runs, stages, how results are stored (run.c hands them on).
  */
 #ifndef COAR_ABLATE_JOB_H
 #define COAR_ABLATE_JOB_H
@@ -9,7 +9,6 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "model/model.h"
-#include "store/store.h"
 
 /* Texts as the user typed them (include/coar.h, coar_ablate_options); NULL = default. */
 typedef struct job_options {
@@ -67,18 +66,5 @@ size_t job_image_bytes(const job *j);
 
 /* Fills j->baseline and, for `mean` ablation, j->fill (from the rows of `calibration`, NULL = the job's examples). */
 coar_status job_baseline(job *j, const char *calibration);
-
-/* Runs all units of a stage that are not done and belong to this shard: masks from `s` into the stage's journal.
- * COAR_STOPPED when callbacks or the time limit (seconds, 0 = none) ask for it, with the unit in hand saved. */
-typedef struct unit_run {
-    store_stage *stage;
-    const unit_grid *grid;
-    const sampler *sampler;
-    uint32_t shard, shards;
-    double time_limit;
-    uint64_t images; /* out: masked images computed */
-    double seconds;  /* out */
-} unit_run;
-coar_status job_run_units(job *j, unit_run *run);
 
 #endif
