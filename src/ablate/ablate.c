@@ -331,7 +331,7 @@ static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shar
 static coar_status check_options(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
-    run->alpha = o->alpha == 0 ? RUN_MASKS_ALPHA : o->alpha;
+    run->alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(run->alpha > 0 && run->alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: give the fraction to ablate, above 0 and below 1", run->alpha);
     if (o->time_limit < 0 || !isfinite(o->time_limit))

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/run_masks.h"
 #include "backend/backend.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -45,7 +44,7 @@ static coar_status open_model(const coar_bench_options *o, model **out) {
 }
 
 static coar_status check_options(const coar_bench_options *o, double *alpha) {
-    *alpha = o->alpha == 0 ? RUN_MASKS_ALPHA : o->alpha;
+    *alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(*alpha > 0 && *alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: must lie between 0 and 1", o->alpha);
     if (!(o->seconds >= 0)) return status_set(COAR_ERROR_USAGE, "--time %g: must not be negative", o->seconds);

@@ -9,9 +9,6 @@
 #include "core/threads.h"
 #include "store/store.h"
 
-/* The fraction ablated when none is asked for. */
-#define RUN_MASKS_ALPHA 0.05
-
 /* Starts of the component groups for the stratified sampler: malloc'ed [group_count + 1]. */
 coar_status run_masks_groups(const run_tables *tables, uint32_t **out);
 
