@@ -20,19 +20,28 @@ static coar_status fit_one(run_options *o, const char *estimator) {
     coar_fit_result r;
     o->fit.estimator = estimator;
     coar_status status = coar_fit(&o->fit, &r);
-    if (status == COAR_OK && !o->json)
+    if (status == COAR_OK && !o->json && !o->fit.check_only)
         printf("fit %s: R^2 %.3f, held-out correlation %.3f, %s%.1f s\n", r.name, r.r2_mean, r.heldout_mean,
                r.already_complete ? "there already, " : "", r.seconds);
     return status;
 }
 
+/* `estimators`: a comma list, NULL for the default one. */
 static coar_status fit_all(run_options *o, const char *estimators) {
-    char list[256];
     if (!estimators) return fit_one(o, NULL);
-    snprintf(list, sizeof list, "%s", estimators);
-    char *rest = list;
-    coar_status status = COAR_OK;
+    char *list = strdup(estimators), *rest = list;
+    coar_status status = list ? COAR_OK : COAR_ERROR_MEMORY;
     for (char *name; status == COAR_OK && (name = strsep(&rest, ",")) != NULL;) status = fit_one(o, name);
+    free(list);
+    return status;
+}
+
+/* A wrong option of a later stage must not come out after hours of the first. */
+static coar_status check_later_stages(run_options *o, const char *estimators) {
+    o->fit.check_only = o->evaluate.check_only = 1;
+    coar_status status = fit_all(o, estimators);
+    if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
+    o->fit.check_only = o->evaluate.check_only = 0;
     return status;
 }
 
@@ -47,7 +56,9 @@ static char *report_name(const char *run) {
 
 static coar_status run_stages(run_options *o, const char *estimators) {
     coar_ablate_result ablated = {0};
-    coar_status status = coar_ablate(&o->ablate, &ablated);
+    coar_status status = check_later_stages(o, estimators);
+    if (status != COAR_OK) return status;
+    status = coar_ablate(&o->ablate, &ablated);
     if (status != COAR_OK) return status;
     if (!o->json) ablate_print(&o->ablate, &ablated);
     status = fit_all(o, estimators);
@@ -61,6 +72,7 @@ static coar_status run_stages(run_options *o, const char *estimators) {
     if (status != COAR_OK) return status;
 
     char *report = report_name(o->ablate.output);
+    if (!report) return COAR_ERROR_MEMORY;
     o->report.output = report;
     o->report.force = 1; /* made from this run alone */
     status = coar_report(&o->report);

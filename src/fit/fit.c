@@ -316,6 +316,7 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
+    if (o->check_only) goto done;
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(o->run ? open_run(&source, o, pool) : open_arrays(&source, o));
     TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));

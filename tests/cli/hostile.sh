@@ -36,6 +36,15 @@ fails 2 "--label" "a label source that is none" ablate --label guess -o "$T/x.h5
 fails 2 "--store" "a storage type that is none" ablate --store f8 -o "$T/x.h5"
 fails 2 "COAR_ISA" "an instruction set that is none" env COAR_ISA=mmx "$COAR" ablate --model "$R" --data "$T/d.h5" -o "$T/x.h5"
 
+# --- flags of `run`'s later stages: told before the first one begins
+later() { "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 "$@" -o "$T/x.h5"; }
+fails 2 "lasso" "an unknown estimator of run" later --estimator lasso
+fails 2 "lasso" "an unknown estimator behind a long list" later --estimator "$(printf 'ols,%.0s' $(seq 100))lasso"
+fails 2 "1.5" "an evaluation alpha that is none" later --eval-alpha .1,1.5
+fails 2 "--eval-masks" "evaluation masks without a correlation" later --eval-masks 1
+fails 2 "--eval-seed" "an evaluation seed that is none" later --eval-seed x
+absent "no run was begun for them" "$T/x.h5" "$T/x.h5.parts" "$T/x.html"
+
 # --- examples
 for spec in 5:5 0:99999 99999 1,1 x class:dog group:1 @/none.npy ''; do
     fails "[12]" "" "examples '$spec'" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 4 --examples "$spec" -o "$T/x.h5"
