@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "ablate/job.h"
 #include "core/npy.h"
@@ -42,11 +41,8 @@ static void settings_free(setting_list *list) {
 }
 
 static char *time_now(void) {
-    char text[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_SIZE];
+    clock_utc(text);
     return strdup(text);
 }
 

@@ -85,7 +85,7 @@ static int run(int count, char **arguments) {
     run_options o = {
         .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT, .evaluate = COAR_EVALUATE_INIT, .report = COAR_REPORT_INIT};
     ablate_texts texts = {0};
-    const char *estimators = NULL, *seed = NULL;
+    const char *estimators = NULL;
     const cli_option options[] = {
         ABLATE_OPTIONS(o.ablate, texts),
         {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge; ols for loo)"},
@@ -93,18 +93,13 @@ static int run(int count, char **arguments) {
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
         {"--eval-masks", OPTION_U64, &o.evaluate.masks, "K", "fresh masks (100)"},
-        {"--eval-seed", OPTION_TEXT, &seed, "S", "of the fresh masks (the run's)"},
+        {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
         {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
         {NULL},
     };
     if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
     if (!ablate_options_finish(&command_run, &o.ablate, &texts)) return 2;
     if (!o.ablate.output) return cli_usage_error(&command_run, "-o: name the run file to write");
-    if (seed) {
-        const cli_option number = {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", NULL};
-        if (!cli_set(&number, seed)) return cli_usage_error(&command_run, "--eval-seed: '%s' is no number", seed);
-        o.evaluate.has_seed = 1;
-    }
     const char *run_file = o.ablate.output;
     o.fit.keep = 1;
     o.fit.run = o.evaluate.run = o.report.run = run_file;
