@@ -21,8 +21,8 @@ static coar_status fit_one(run_options *o, const char *estimator) {
     o->fit.estimator = estimator;
     coar_status status = coar_fit(&o->fit, &r);
     if (status == COAR_OK && !o->json && !o->fit.check_only)
-        printf("fit %s: R^2 %.3f, held-out correlation %.3f, %s%.1f s\n", r.name, r.r2_mean, r.heldout_mean,
-               r.already_complete ? "there already, " : "", r.seconds);
+        printf("fit %s: R^2 %s, held-out correlation %s, %s%.1f s\n", r.name, CLI_MEAN(r.r2_mean),
+               CLI_MEAN(r.heldout_mean), r.already_complete ? "there already, " : "", r.seconds);
     return status;
 }
 
