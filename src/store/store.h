@@ -182,6 +182,9 @@ typedef struct fit_block {      /* examples first .. first + count - 1 */
 
 typedef struct fit_writer fit_writer;
 
+/* COAR_ERROR_USAGE for what no fit can be called: a name becomes part of a file's name and an HDF5 group. */
+coar_status fit_name_check(const char *name);
+
 /* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store == NULL:
  * a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);

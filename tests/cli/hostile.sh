@@ -98,6 +98,13 @@ fails 1 "ridge" "a fit that exists" "$COAR" fit "$T/good.h5"
 fails 2 "magic" "an unknown estimator" "$COAR" fit "$T/good.h5" --estimator magic
 fails "[12]" "entropy" "an output that is not there" "$COAR" fit "$T/good.h5" --output entropy
 fails "[12]" "../up" "a fit name with a slash" "$COAR" fit "$T/good.h5" --name ../up
+fails 2 "letters" "a fit name that is too long" "$COAR" fit "$T/good.h5" --name "$(printf 'x%.0s' $(seq 64))"
+succeeds "a run with a colon in an output's name" ablate --output margin,logit:3 -o "$T/colon.h5"
+succeeds "a fit of it" "$COAR" fit "$T/colon.h5" --output logit:3
+succeeds "an evaluation of it" "$COAR" evaluate "$T/colon.h5" --fit ridge-logit:3 --masks 4
+succeeds "all of it merged" "$COAR" merge "$T/colon.h5" -o "$T/colon1.h5"
+succeeds "what was merged" "$COAR" info "$T/colon1.h5"
+if grep -q "^fit ridge-logit:3: ridge of logit:3" "$T/.out"; then pass "its fit is there"; else fail "its fit is there"; note "$(cat "$T/.out")"; fi
 fails 1 "d.h5" "fitting a data file" "$COAR" fit "$T/d.h5"
 fails 1 "nosuch.h5" "fitting nothing" "$COAR" fit "$T/nosuch.h5"
 fails 2 "--outputs" "masks without outputs" "$COAR" fit --masks "$DIGITS/digits-labels.npy" -o "$T/a.h5"
