@@ -8,7 +8,7 @@
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
  *   fits.c      fits                                                       evaluations.c  predictions
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
- *   describe.c  text and JSON about a run file
+ *   describe.c  what is in a run file, as JSON
  *
  * Must not know: models, devices, what a unit computes.
  */

@@ -213,7 +213,9 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* Text or JSON about a run file (also a merged one): settings, tables, stages with done counts. malloc'ed. */
-coar_status store_describe(const char *path, bool json, char **text);
+/* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
+ * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
+struct cJSON;
+coar_status store_describe(const char *path, struct cJSON **root);
 
 #endif
