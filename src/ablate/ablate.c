@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "ablate/run.h"
 #include "ablate/run_masks.h"
@@ -65,11 +64,8 @@ static void setting_texts_free(setting_texts *list) {
 }
 
 static char *time_now(void) {
-    char text[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_SIZE];
+    clock_utc(text);
     return strdup(text);
 }
 

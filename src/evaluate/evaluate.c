@@ -39,7 +39,8 @@ static coar_status parse_alphas(evaluate_plan *p, const char *text) {
         char *end;
         double alpha = strtod(at, &end);
         if (end == at || end != at + piece(at) || !(alpha > 0 && alpha < 1))
-            return status_set(COAR_ERROR_USAGE, "--alpha '%s': '%.*s' is no number between 0 and 1", text,
+            return status_set(COAR_ERROR_USAGE,
+                              "--alpha (--eval-alpha of 'coar run') '%s': '%.*s' is no number between 0 and 1", text,
                               (int)piece(at), at);
         TRY(memory_grow(&p->alphas, &capacity, p->alpha_count + 1, sizeof *p->alphas, "--alpha"));
         p->alphas[p->alpha_count++] = alpha;
@@ -94,12 +95,17 @@ static coar_status check_outputs(const evaluate_plan *p) {
     return COAR_OK;
 }
 
-static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
-    double training;
+/* What the options alone say. */
+static coar_status plan_options(evaluate_plan *p, const coar_evaluate_options *o) {
     if (!o->run) return status_set(COAR_ERROR_USAGE, "name a run file");
     p->masks = o->masks ? o->masks : MASKS_DEFAULT;
-    if (p->masks < 2) return status_set(COAR_ERROR_USAGE, "--masks: a correlation needs at least 2");
-    if (o->alphas) TRY(parse_alphas(p, o->alphas));
+    if (p->masks < 2)
+        return status_set(COAR_ERROR_USAGE, "--masks (--eval-masks of 'coar run'): a correlation needs at least 2");
+    return o->alphas ? parse_alphas(p, o->alphas) : COAR_OK;
+}
+
+static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
+    double training;
     TRY(store_open(o->run, &p->store));
     TRY(store_read_tables(p->store, &p->tables, NULL));
     TRY(choose_fits(p, o->fits));
@@ -151,6 +157,8 @@ coar_status coar_evaluate(const coar_evaluate_options *o, coar_evaluation **eval
     thread_pool *pool = NULL;
     coar_evaluation *list = NULL;
     coar_status status;
+    TRY_GOTO(plan_options(&plan, o));
+    if (o->check_only) goto done;
     TRY_GOTO(plan_open(&plan, o));
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(memory_new(plan.alpha_count, plan.fit_count * sizeof *list, "evaluations", &list));

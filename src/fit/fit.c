@@ -174,30 +174,16 @@ static coar_status check_options(const coar_fit_options *o) {
     if (!o->run && !o->output_file) return status_set(COAR_ERROR_USAGE, "-o FILE is needed with --masks and --outputs");
     if (!o->run && o->output)
         return status_set(COAR_ERROR_USAGE, "--output chooses an output of a run: it cannot go with --outputs");
-    return COAR_OK;
-}
-
-/* A name becomes part of a file's name and an HDF5 group. */
-static coar_status check_name(const char *name) {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-:";
-    size_t length = strlen(name);
-    if (length == 0 || length >= sizeof((fit_source *)0)->name || strspn(name, allowed) != length || name[0] == '.')
-        return status_set(COAR_ERROR_USAGE,
-                          "--name '%s': must be 1 to 63 letters, digits or any of . _ + - :, and not begin with a dot",
-                          name);
-    return COAR_OK;
+    return o->name ? fit_name_check(o->name) : COAR_OK;
 }
 
 /* --name, else the estimator, else ESTIMATOR-OUTPUT for an output that is not the run's first. */
-static coar_status choose_name(fit_source *s, const coar_fit_options *o, const char *estimator) {
+static void choose_name(fit_source *s, const coar_fit_options *o, const char *estimator) {
     bool first = !s->store || !strcmp(s->output, s->tables.output_names[0]);
-    if (o->name) TRY(check_name(o->name));
-    if (o->name || first) {
+    if (o->name || first)
         snprintf(s->name, sizeof s->name, "%s", o->name ? o->name : estimator);
-        return COAR_OK;
-    }
-    snprintf(s->name, sizeof s->name, "%s-%s", estimator, s->output);
-    return check_name(s->name);
+    else
+        snprintf(s->name, sizeof s->name, "%s-%s", estimator, s->output);
 }
 
 /* ---------------------------------------------------------------------------------------------- coar_fit */
@@ -293,10 +279,11 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
+    if (o->check_only) goto done;
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(o->run ? open_run(&source, o, pool) : open_arrays(&source, o));
     TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));
-    TRY_GOTO(choose_name(&source, o, fit_estimator_name(estimator)));
+    choose_name(&source, o, fit_estimator_name(estimator));
     source.problem.masks = source.masks;
     source.problem.context = &source;
     if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));

@@ -189,6 +189,9 @@ typedef struct fit_block {      /* examples first .. first + count - 1 */
 
 typedef struct fit_writer fit_writer;
 
+/* COAR_ERROR_USAGE for what no fit can be called: a name becomes part of a file's name and an HDF5 group. */
+coar_status fit_name_check(const char *name);
+
 /* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store == NULL:
  * a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
@@ -217,7 +220,9 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* Text or JSON about a run file (also a merged one): settings, tables, stages with done counts. malloc'ed. */
-coar_status store_describe(const char *path, bool json, char **text);
+/* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
+ * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
+struct cJSON;
+coar_status store_describe(const char *path, struct cJSON **root);
 
 #endif
