@@ -3,7 +3,7 @@
 #   make [all]       build/coar, build/libcoar.a, build/libcoar.so
 #   make demo        pack, ablate, fit, evaluate, report on the data in data/
 #   make test        everything: units, goldens, command line, kills, sanitizers, fuzz
-#   make test-quick  units and goldens, under a minute
+#   make test-quick  units and goldens
 #   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
 

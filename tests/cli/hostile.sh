@@ -119,10 +119,23 @@ fails 1 "model_sha256" "evaluating other weights" "$COAR" evaluate "$T/good.h5" 
 copy() { rm -rf "$T/c.h5" "$T/c.h5.parts"; cp "$T/good.h5" "$T/c.h5"; cp -r "$T/good.h5.parts" "$T/c.h5.parts"; }
 copy; rm "$T"/c.h5.parts/outputs-*.h5
 fails 1 "outputs-" "a missing part behind the virtual data set" "$COAR" fit "$T/c.h5" --estimator ols
-copy; part=$(ls "$T"/c.h5.parts/outputs-*.h5); size=$(stat -c %s "$part")
-printf 'XXXXXXXX' | dd of="$part" bs=1 seek=$((size / 2)) conv=notrunc status=none
-"$COAR" fit "$T/c.h5" --estimator ols >"$T/.out" 2>"$T/.err"; code=$?
-if [ $code = 1 ] && grep -q "outputs-" "$T/.err" || [ $code = 0 ]; then pass "a damaged part is named (or the damage hit free space)"; else fail "a damaged part"; note "$code $(cat "$T/.err")"; fi
+if [ -n "${PYTHON:-}" ]; then
+    copy
+    "$PYTHON" - "$T"/c.h5.parts/outputs-*.h5 <<'P'
+import sys
+import h5py
+with h5py.File(sys.argv[1]) as part:
+    chunk = part["ablations/margin"].id.get_chunk_info(0)
+with open(sys.argv[1], "r+b") as part:
+    part.seek(chunk.byte_offset + chunk.size // 2)
+    byte = part.read(1)[0]
+    part.seek(-1, 1)
+    part.write(bytes([byte ^ 1]))
+P
+    fails 1 "outputs-" "a flipped bit of a part" "$COAR" fit "$T/c.h5" --estimator ols
+else
+    skip "a flipped bit of a part" "no Python with h5py"
+fi
 copy; truncate -s 1000 "$(ls "$T"/c.h5.parts/outputs-*.h5)"
 fails 1 "outputs-" "a truncated part" "$COAR" fit "$T/c.h5" --estimator ols
 copy; printf '{"half' >"$T/c.h5.parts/manifest.json"
