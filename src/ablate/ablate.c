@@ -7,6 +7,7 @@
 
 #include "ablate/job.h"
 #include "core/npy.h"
+#include "core/number.h"
 
 #define DEFAULT_ALPHA 0.05
 
@@ -68,6 +69,8 @@ static char *examples_hash(const job *j) {
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
 static coar_status describe_run(setting_list *list, const job *j, const coar_ablate_options *o, double alpha,
                                 const char *sampler, const char *masks_hash) {
+    char alpha_text[NUMBER_SIZE];
+    number_format(alpha, alpha_text);
     *list = (setting_list){0};
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
@@ -87,7 +90,7 @@ static coar_status describe_run(setting_list *list, const job *j, const coar_abl
     add_text(list, "examples_spec", "--examples", false, or_default(o->examples, "all"));
     add(list, "examples_sha256", "--examples", SETTING_TEXT, true, examples_hash(j));
     add(list, "seed", "--seed", SETTING_INTEGER, true, string_format("%llu", (unsigned long long)o->seed));
-    add(list, "alpha", "--alpha", SETTING_REAL, true, string_format("%.17g", alpha));
+    add(list, "alpha", "--alpha", SETTING_REAL, true, strdup(alpha_text));
     add_text(list, "sampler", "--sampler", true, sampler);
     add_text(list, "sampler_masks_sha256", "--sampler", true, masks_hash);
     add_text(list, "mask_generator", "", true, "philox4x32-10/1");

@@ -8,13 +8,14 @@
 
 #include "ablate/job.h"
 #include "core/npy.h"
+#include "core/number.h"
 #include "core/philox.h"
 
 coar_status setting_real(run_store *store, const char *key, double *out) {
     const char *text = store_setting(store, key);
     char *end;
     if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
-    *out = strtod(text, &end);
+    *out = number_parse(text, &end);
     if (*end || end == text)
         return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
     return COAR_OK;
@@ -162,7 +163,9 @@ coar_status job_truth(run_store *store, const coar_evaluate_options *o, double a
     uint32_t *group_first = NULL;
     job *j = NULL;
     sampler fresh;
-    snprintf(name, 64, "truth-a%g-s%llu", alpha, (unsigned long long)seed);
+    char alpha_text[NUMBER_SIZE];
+    number_format(alpha, alpha_text);
+    snprintf(name, 64, "truth-a%s-s%llu", alpha_text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(run_fresh_sampler(store, &tables, alpha, seed, &group_first, &fresh));

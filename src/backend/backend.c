@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/number.h"
 /* The fastest first: it is the default. */
 static const backend_interface *const backends[] = {
     &backend_cpu,
@@ -33,7 +34,7 @@ coar_status ablation_parse(const char *text, ablation *out) {
         const char *number = text + strlen("scale:");
         char *end;
         found.kind = ABLATION_SCALE;
-        found.gain = strtof(number, &end);
+        found.gain = (float)number_parse(number, &end);
         if (end == number || *end || !isfinite(found.gain))
             return status_set(COAR_ERROR_USAGE, "--ablation '%s': give scale:G with a finite number G", text);
     } else if (strcmp(text, "zero")) {

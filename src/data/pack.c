@@ -11,6 +11,7 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "core/threads.h"
 #include "data/dataset.h"
 #include "data/groups.h"
@@ -42,7 +43,7 @@ static coar_status parse_list(const char *flag, const char *text, float values[D
     *count = 0;
     for (const char *p = text;; p++) {
         char *end;
-        double value = strtod(p, &end);
+        double value = number_parse(p, &end);
         if (end == p || (*end && *end != ',') || !(fabs(value) < 1e6) || *count == DATASET_MAX_CHANNELS)
             return status_set(COAR_ERROR_USAGE, "%s %s: expected one number per channel, as in 0.485,0.456,0.406", flag,
                               text);

@@ -6,6 +6,7 @@
 
 #include "ablate/job.h"
 #include "core/memory.h"
+#include "core/number.h"
 
 #define MASKS_DEFAULT 100
 
@@ -36,7 +37,7 @@ static coar_status parse_alphas(evaluate_plan *p, const char *text) {
     size_t capacity = 0;
     for (const char *at = text;; at += piece(at) + 1) {
         char *end;
-        double alpha = strtod(at, &end);
+        double alpha = number_parse(at, &end);
         if (end == at || end != at + piece(at) || !(alpha > 0 && alpha < 1))
             return status_set(COAR_ERROR_USAGE, "--alpha '%s': '%.*s' is no number between 0 and 1", text,
                               (int)piece(at), at);

@@ -10,6 +10,7 @@
 
 #include "core/format.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "data/dataset.h"
 #include "model/model.h"
 #include "report/html.h"
@@ -306,12 +307,19 @@ done:
 
 /* ----------------------------------------------------------------------------------------------- entry point */
 
-coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {
-    status_clear();
-    if (!path) return status_set(COAR_ERROR_USAGE, "info: name a weight, data or run file");
+static coar_status describe(const char *path, const char *arch, const char *components, int json, char **text) {
     char format[FORMAT_SIZE];
     TRY(format_of_file(path, format));
     if (!strcmp(format, FORMAT_SAFETENSORS)) return describe_model(path, arch, components, json, text);
     if (!strcmp(format, "coar.data")) return describe_data(path, json, text);
     return store_describe(path, json, text);
+}
+
+coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {
+    status_clear();
+    if (!path || !text) return status_set(COAR_ERROR_USAGE, "info: name a weight, data or run file");
+    locale_t callers = uselocale(number_locale()); /* decimal points are points, whatever the calling program has set */
+    coar_status status = describe(path, arch, components, json, text);
+    uselocale(callers);
+    return status;
 }

@@ -1,12 +1,15 @@
 /* core.c - generator vectors, samplers, pool, files, npy, sizes. */
 #include "test.h"
 
+#include <locale.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/npy.h"
+#include "core/number.h"
 #include "core/philox.h"
 #include "core/sampler.h"
 #include "core/threads.h"
@@ -213,6 +216,45 @@ static void sizes(void) {
     CHECK(measure.used == SIZE_MAX);
 }
 
+/* Every value by its text and back; 0.1f as a double needs all digits. */
+static void check_numbers(void) {
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{.05, "0.05"},
+                 {.5, "0.5"},
+                 {1e-5, "1e-05"},
+                 {.1234567, "0.1234567"},
+                 {-2.5, "-2.5"},
+                 {3, "3"},
+                 {0.1f, "0.10000000149011612"},
+                 {1.0 / 3, "0.3333333333333333"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[NUMBER_SIZE], *end;
+        number_format(cases[i].value, text);
+        CHECK_TEXT(text, cases[i].text);
+        CHECK(number_parse(text, &end) == cases[i].value && !*end);
+    }
+    char *end;
+    CHECK(number_parse("0,5", &end) == 0);
+    CHECK_TEXT(end, ",5");
+}
+
+static void numbers(void) {
+    test_begin("numbers: the shortest text that reads back");
+    check_numbers();
+    test_begin("numbers: the same under a locale with decimal commas");
+    if (!setlocale(LC_ALL, "de_DE.UTF-8") && !setlocale(LC_ALL, "fr_FR.UTF-8")) {
+        test_skip("neither de_DE.UTF-8 nor fr_FR.UTF-8 is installed");
+        return;
+    }
+    check_numbers();
+    ablation parsed;
+    CHECK_OK(ablation_parse("scale:0.5", &parsed));
+    CHECK_NEAR(parsed.gain, .5, 0);
+    setlocale(LC_ALL, "C");
+}
+
 int main(void) {
     philox_vectors();
     samplers();
@@ -220,5 +262,6 @@ int main(void) {
     hashes_and_paths();
     npy_files();
     sizes();
+    numbers();
     return test_end();
 }
