@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "core/options.h"
 #include "core/philox.h"
 #include "model/model.h"
 
@@ -183,8 +184,11 @@ static void close_bench(bench *b) {
     free(b->results);
 }
 
-coar_status coar_bench(const coar_bench_options *o, coar_bench_result *result) {
+coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result) {
     status_clear();
+    coar_bench_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_BENCH_INIT"));
+    const coar_bench_options *o = &taken;
     coar_status status;
     bench b = {.o = o};
     coar_bench_result r = {0};
@@ -196,7 +200,7 @@ coar_status coar_bench(const coar_bench_options *o, coar_bench_result *result) {
     if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
     TRY_GOTO(measure(&b, &r));
     describe(&b, alpha, &r);
-    *result = r;
+    if (result) *result = r;
 done:
     close_bench(&b);
     return status;

@@ -1,6 +1,7 @@
 /* memory.c - see memory.h. */
 #include "core/memory.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -100,6 +101,7 @@ coar_status coar_parse_size(const char *text, uint64_t *bytes) {
     status_clear();
     char *end = NULL;
     if (!text || text[0] < '0' || text[0] > '9') goto bad;
+    errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     int shift = 0;
     switch (*end) {
@@ -124,8 +126,8 @@ coar_status coar_parse_size(const char *text, uint64_t *bytes) {
         end++;
         break;
     }
-    if (*end || value == 0 || value > (UINT64_MAX >> shift)) goto bad;
-    *bytes = (uint64_t)value << shift;
+    if (errno || *end || value == 0 || value > (UINT64_MAX >> shift)) goto bad;
+    if (bytes) *bytes = (uint64_t)value << shift;
     return COAR_OK;
 bad:
     return status_set(COAR_ERROR_USAGE, "'%s' is not a size: give bytes, or a number with K, M, G or T",

@@ -7,6 +7,7 @@
 #include "ablate/job.h"
 #include "core/memory.h"
 #include "core/number.h"
+#include "core/options.h"
 
 #define MASKS_DEFAULT 100
 
@@ -145,8 +146,11 @@ done:
     return status;
 }
 
-coar_status coar_evaluate(const coar_evaluate_options *o, coar_evaluation **evaluations, size_t *count) {
+coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations, size_t *count) {
     status_clear();
+    coar_evaluate_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_EVALUATE_INIT"));
+    const coar_evaluate_options *o = &taken;
     evaluate_plan plan = {0};
     thread_pool *pool = NULL;
     coar_evaluation *list = NULL;
@@ -156,9 +160,11 @@ coar_status coar_evaluate(const coar_evaluate_options *o, coar_evaluation **eval
     TRY_GOTO(memory_new(plan.alpha_count, plan.fit_count * sizeof *list, "evaluations", &list));
     for (size_t a = 0; a < plan.alpha_count; a++)
         TRY_GOTO(evaluate_alpha(&plan, o, plan.alphas[a], pool, list + a * plan.fit_count));
-    *count = plan.alpha_count * plan.fit_count;
-    *evaluations = list;
-    list = NULL;
+    if (count) *count = plan.alpha_count * plan.fit_count;
+    if (evaluations) {
+        *evaluations = list;
+        list = NULL;
+    }
 done:
     free(list);
     thread_pool_destroy(pool);

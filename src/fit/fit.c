@@ -12,6 +12,7 @@
 #include "ablate/job.h"
 #include "core/memory.h"
 #include "core/npy.h"
+#include "core/options.h"
 
 /* Where masks and outputs come from, and what the fit is called. */
 typedef struct fit_source {
@@ -305,8 +306,11 @@ done:
     return status;
 }
 
-coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
+coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     status_clear();
+    coar_fit_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_FIT_INIT"));
+    const coar_fit_options *o = &taken;
     double start = clock_seconds();
     fit_source source = {0};
     thread_pool *pool = NULL;
@@ -324,7 +328,7 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     source.problem.context = &source;
     if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));
     if (!current) TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
-    *result = (coar_fit_result){
+    coar_fit_result r = {
         .examples = source.problem.N,
         .components = source.problem.n,
         .masks = source.problem.m,
@@ -335,7 +339,8 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
         .seconds = clock_seconds() - start,
         .already_complete = current,
     };
-    memcpy(result->name, source.name, sizeof source.name);
+    memcpy(r.name, source.name, sizeof source.name);
+    if (result) *result = r;
 done:
     source_close(&source);
     thread_pool_destroy(pool);
