@@ -10,8 +10,6 @@
 #include "core/number.h"
 #include "core/options.h"
 
-#define DEFAULT_ALPHA 0.05
-
 static const char *or_default(const char *text, const char *fallback) {
     return text ? text : fallback;
 }
@@ -359,10 +357,10 @@ static coar_status find_plan(const coar_ablate_options *o, char **json, const ch
     return store_existing_plan(o->output, json);
 }
 
-coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *result) {
+coar_status coar_ablate(const coar_ablate_options *given, coar_ablate_result *result) {
     status_clear();
     coar_ablate_options taken;
-    TRY(options_take(&taken, sizeof taken, options, "COAR_ABLATE_INIT"));
+    TRY(options_take(&taken, sizeof taken, given, "COAR_ABLATE_INIT"));
     const coar_ablate_options *o = &taken;
     coar_status status;
     double alpha = DEFAULT_ALPHA;
@@ -380,7 +378,7 @@ coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *
 
     TRY_GOTO(check_options(o, &alpha, shard));
     TRY_GOTO(find_plan(o, &plan_json, &plan_origin));
-    const job_options job_options = {.model = o->model,
+    const job_options options = {.model = o->model,
                                  .data = o->data,
                                  .arch = o->arch,
                                  .examples = o->examples,
@@ -399,7 +397,7 @@ coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *
                                  .threads = o->threads,
                                  .memory = o->memory,
                                  .callbacks = o->callbacks};
-    TRY_GOTO(job_open(&job_options, &j));
+    TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(make_tables(j, &tables));
     TRY_GOTO(open_masks(o, j, &tables, alpha, &masks));
     TRY_GOTO(choose_mask_count(o, &masks, &m));

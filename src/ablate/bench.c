@@ -45,7 +45,7 @@ static coar_status open_model(const coar_bench_options *o, model **out) {
 }
 
 static coar_status check_options(const coar_bench_options *o, double *alpha) {
-    *alpha = o->alpha == 0 ? 0.05 : o->alpha;
+    *alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(*alpha > 0 && *alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: must lie between 0 and 1", o->alpha);
     if (!(o->seconds >= 0)) return status_set(COAR_ERROR_USAGE, "--time %g: must not be negative", o->seconds);
@@ -97,13 +97,13 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                        .outputs = b->outputs,
                                        .output_count = b->output_count,
                                        .pool = b->pool,
-                                       .memory = o->memory ? o->memory : memory_available() / 2,
+                                       .memory = o->memory ? o->memory : memory_default(),
                                        .examples_max = b->batch,
                                        .masks_max = MASKS_MAX};
     TRY(b->interface->memory(&settings, &least, &best));
     r->memory_bytes = (double)(best < settings.memory ? best : settings.memory);
-    log_info(o->callbacks, "memory: %.0f MB planned, %s on %d threads", r->memory_bytes / 1048576, b->plan.device_class,
-             thread_pool_size(b->pool));
+    log_info(o->callbacks, "memory: %.0f MiB planned, %s on %d threads", r->memory_bytes / 1048576,
+             b->plan.device_class, thread_pool_size(b->pool));
     TRY(b->interface->prepare(&settings, &b->backend));
     return bind_random(b);
 }

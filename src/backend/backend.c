@@ -53,10 +53,6 @@ void backend_row_positions(const graph *g, uint32_t *positions) {
     }
 }
 
-size_t mask_range_scratch(const mask_range *range) {
-    return range->sampler ? sampler_scratch(range->sampler) + mask_bytes(range->n) : 0;
-}
-
 size_t mask_range_scratch_max(uint32_t n) {
     const sampler sorting = {.kind = SAMPLER_FIXED, .n = n}; /* the samplers that sort need the most */
     return sampler_scratch(&sorting) + mask_bytes(n);

@@ -85,6 +85,10 @@ size_t memory_available(void) {
     return physical < limit ? physical : limit;
 }
 
+size_t memory_default(void) {
+    return memory_available() / 2;
+}
+
 void *arena_take(arena *arena, size_t bytes) {
     size_t rounded, end;
     if (!size_add(bytes, 255, &rounded) || !size_add(arena->used, rounded & ~(size_t)255, &end)) {

@@ -29,6 +29,9 @@ char *string_format(const char *format, ...) COAR_PRINTF(1, 2);
 /* Physical memory this process may use, in bytes: the smaller of RAM and the cgroup's limit. */
 size_t memory_available(void);
 
+/* What a job takes when it is not told: half of that. Room is left for the page cache and the neighbours. */
+size_t memory_default(void);
+
 /* A block carved into 256-byte aligned pieces. With base == NULL it only measures: arena_take returns NULL and
  * `used` says how much the same calls will need. */
 typedef struct arena {

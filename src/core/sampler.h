@@ -13,6 +13,8 @@
 
 #include "core/status.h"
 
+#define DEFAULT_ALPHA 0.05 /* coar.h: of runs and benchmarks that are given 0 */
+
 typedef enum sampler_kind {
     SAMPLER_BERNOULLI,
     SAMPLER_FIXED,

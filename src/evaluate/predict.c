@@ -50,7 +50,7 @@ static void prediction_free(prediction *p) {
 static coar_status prediction_new(const evaluate_truth *t, prediction *p) {
     static const char what[] = "predictions";
     size_t n = t->sampler->n;
-    double budget = t->memory ? (double)t->memory : 0.5 * (double)memory_available();
+    double budget = t->memory ? (double)t->memory : (double)memory_default();
     double fixed = 2.0 * (double)t->masks * ((double)n / 8 + 4 * (double)t->examples) + 8.0 * DENSE_ROWS * (double)n;
     double each = 12.0 * (double)n + 8.0 * DENSE_ROWS + 4, fit = floor((budget - fixed) / each);
     if (fit < 1)

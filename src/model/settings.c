@@ -247,7 +247,10 @@ coar_status settings_list(const model_settings *s, const char *key, uint32_t cou
     }
     p += brackets && (*p == ']' || *p == ')');
     if (*p || found != count) {
-        snprintf(problem, sizeof problem, "must be %u finite numbers, one per input channel", count);
+        snprintf(problem, sizeof problem,
+                 count == 1 ? "must be %u finite number: there is one input channel"
+                            : "must be %u finite numbers, one per input channel",
+                 count);
         return settings_bad(s, item, problem);
     }
     *given = 1;

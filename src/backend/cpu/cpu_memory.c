@@ -139,9 +139,9 @@ coar_status cpu_memory_allocate(cpu_backend *b) {
         if (least > allowed)
             return status_set(
                 COAR_ERROR_MEMORY,
-                "the cpu backend needs at least %zu KiB (%zu KiB for %zu threads), but %zu KiB are allowed: "
+                "the cpu backend needs at least %zu MiB (%zu MiB for %zu threads), but %zu MiB are allowed: "
                 "raise --memory",
-                (least >> 10) + 1, (best >> 10) + 1, threads, allowed >> 10);
+                (least >> 20) + 1, (best >> 20) + 1, threads, allowed >> 20);
         while ((bytes = cpu_memory_plan(b, workers, false, NULL)) > allowed) workers--;
     }
     TRY(memory_new(bytes, 1, "cpu backend", &b->memory));
