@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/options.h"
 #include "core/philox.h"
+#include "core/statistics.h"
 #include "model/model.h"
 
 enum {
@@ -122,11 +123,6 @@ static coar_status time_masks(bench *b, size_t count, double *seconds) {
     return COAR_OK;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static coar_status measure(bench *b, coar_bench_result *r) {
     const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
     double seconds, rates[REPETITIONS];
@@ -151,7 +147,7 @@ static coar_status measure(bench *b, coar_bench_result *r) {
         if (progress_update(&progress, r->masks * b->batch))
             return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
     }
-    qsort(rates, REPETITIONS, sizeof *rates, compare_doubles);
+    qsort(rates, REPETITIONS, sizeof *rates, double_ascending);
     r->images = r->masks * b->batch;
     r->images_per_second_min = rates[0];
     r->images_per_second = rates[REPETITIONS / 2];

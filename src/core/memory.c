@@ -101,6 +101,12 @@ void *arena_take(arena *arena, size_t bytes) {
     return arena->base + start;
 }
 
+void arena_place(arena *arena, size_t count, size_t size, void *out_pointer) {
+    size_t bytes;
+    void *block = arena_take(arena, size_mul(count, size, &bytes) ? bytes : SIZE_MAX);
+    memcpy(out_pointer, &block, sizeof block);
+}
+
 coar_status coar_parse_size(const char *text, uint64_t *bytes) {
     status_clear();
     char *end = NULL;

@@ -43,4 +43,7 @@ typedef struct arena {
  * a placing arena that is too small returns NULL: measure first. */
 void *arena_take(arena *arena, size_t bytes);
 
+/* The next count * size bytes as the pointer at `out_pointer`; an overflow as in arena_take. */
+void arena_place(arena *arena, size_t count, size_t size, void *out_pointer);
+
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/half.h"
 #include "core/memory.h"
 
 static const struct {
@@ -129,19 +130,6 @@ void npy_close(npy_array *array) {
     *array = (npy_array){0};
 }
 
-/* IEEE half to double; exact. */
-static double half_to_double(uint16_t h) {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    double value;
-    if (exponent == 31)
-        value = mantissa ? __builtin_nan("") : __builtin_inf();
-    else if (exponent)
-        value = __builtin_ldexp(1024 + mantissa, exponent - 25);
-    else
-        value = __builtin_ldexp(mantissa, -24);
-    return h & 0x8000 ? -value : value;
-}
-
 #define LOAD(type_name, value)                                                                                         \
     type_name value;                                                                                                   \
     memcpy(&value, (const char *)array->data + i * sizeof value, sizeof value)
@@ -190,7 +178,7 @@ double npy_get_double(const npy_array *array, size_t i) {
     switch (array->type) {
     case NPY_F16: {
         LOAD(uint16_t, v);
-        return half_to_double(v);
+        return half_to_float(v);
     }
     case NPY_F32: {
         LOAD(float, v);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "core/statistics.h"
 #include "evaluate/correlation.h"
 #include "evaluate/evaluate.h"
 #include "fit/dense.h"
@@ -112,22 +113,13 @@ static coar_status correlate(void *context, size_t z, int worker) {
     return correlation_spearman(c->predicted + z, c->truth + z, c->masks, c->examples, &c->spearman[z]);
 }
 
-/* Mean of those that are not NaN; their number in *defined. */
-static double defined_mean(const double *values, size_t count, uint64_t *defined) {
-    double sum = 0;
-    *defined = 0;
-    for (size_t z = 0; z < count; z++)
-        if (!isnan(values[z])) sum += values[z], (*defined)++;
-    return *defined ? sum / (double)*defined : NAN;
-}
-
 static coar_status summarise(const evaluate_truth *t, const fit_info *fit, const correlating *c, coar_evaluation *out) {
     uint64_t defined, ranked;
     coar_evaluation e = {.alpha = t->alpha, .masks = t->masks, .seed = t->seed, .examples = t->examples};
     memcpy(e.fit, fit->name, sizeof e.fit);
     snprintf(e.output, sizeof e.output, "%s", fit->output);
-    e.pearson_mean = defined_mean(c->pearson, c->examples, &defined);
-    e.spearman_mean = defined_mean(c->spearman, c->examples, &ranked);
+    e.pearson_mean = mean_of_defined(c->pearson, c->examples, &defined);
+    e.spearman_mean = mean_of_defined(c->spearman, c->examples, &ranked);
     e.examples_undefined = t->examples - defined;
     TRY(correlation_bootstrap(c->predicted, c->truth, c->masks, c->examples, CORRELATION_DRAWS, t->seed, &e.pearson_low,
                               &e.pearson_high));

@@ -13,6 +13,7 @@
 #include "core/memory.h"
 #include "core/npy.h"
 #include "core/options.h"
+#include "core/statistics.h"
 
 /* Where masks and outputs come from, and what the fit is called. */
 typedef struct fit_source {
@@ -275,14 +276,6 @@ static coar_status choose_estimator(const fit_source *s, const char *text, fit_e
     return fit_estimator_parse(!text && s->problem.leave_one_out ? "ols" : text, out);
 }
 
-static double mean_of_defined(const double *values, size_t count) {
-    double sum = 0;
-    size_t defined = 0;
-    for (size_t i = 0; i < count; i++)
-        if (isfinite(values[i])) sum += values[i], defined++;
-    return defined ? sum / (double)defined : NAN;
-}
-
 /* Whether the run holds this very fit already; then its summary. */
 static coar_status find_current(const fit_source *s, const char *estimator, bool *current, fit_summary *summary) {
     coar_status status = COAR_OK;
@@ -298,8 +291,8 @@ static coar_status find_current(const fit_source *s, const char *estimator, bool
     if (!*current) goto done;
     TRY_GOTO(memory_new(2 * N, sizeof *values, "fit", &values));
     TRY_GOTO(store_read_fit(s->store, s->name, 0, N, NULL, NULL, NULL, values, values + N));
-    summary->r2_mean = mean_of_defined(values, N);
-    summary->heldout_mean = mean_of_defined(values + N, N);
+    summary->r2_mean = mean_of_defined(values, N, NULL);
+    summary->heldout_mean = mean_of_defined(values + N, N, NULL);
 done:
     free(values);
     free(fits);

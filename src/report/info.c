@@ -11,6 +11,7 @@
 #include "core/format.h"
 #include "core/memory.h"
 #include "core/number.h"
+#include "core/text.h"
 #include "data/dataset.h"
 #include "model/model.h"
 #include "report/html.h"
@@ -21,9 +22,8 @@
 /* Bytes at `name` that may be shown as they are: one character, or 0 for a control character or a byte that is not UTF-8.
  * Names come from files; a terminal obeys control characters, and JSON must be UTF-8. */
 static size_t shown(const char *name) {
-    unsigned char first = (unsigned char)name[0], second = (unsigned char)name[first != 0];
-    if (first < ' ' || first == 0x7F || (first == 0xC2 && second < 0xA0)) return 0;
-    return utf8_length(name);
+    size_t length = utf8_length(name, SIZE_MAX);
+    return length && !utf8_control(name) ? length : 0;
 }
 
 static void print_name(FILE *f, const char *name) {
