@@ -9,10 +9,19 @@
  *    names the file, the field and what to do. Out-parameters are written on success only.
  *  - Option structs begin with their size; initialise them with the matching COAR_..._INIT macro, so that
  *    fields added later get their defaults. Strings and arrays given in options are borrowed for the call.
- *    A NULL string or a zero means "the default", unless the field says otherwise.
+ *    A NULL string or a zero means "the default", unless the field says otherwise. Options without a size
+ *    (not initialised) are COAR_ERROR_USAGE.
+ *  - In every options struct `threads` 0 is one per core this process may run on, and `memory` is in bytes of
+ *    host memory, 0 for half of what this process may use.
+ *  - A pointer that a result is written through may be NULL: the result is then not wanted. Only coar_info,
+ *    which does nothing else, refuses that.
  *  - The library never prints, exits or aborts. Progress and log lines go through coar_callbacks.
  *  - Thread safety: every function may be called from any thread; calls that write the same file must not
  *    overlap (a second live process on one run is refused with COAR_ERROR_BUSY). Errors are kept per thread.
+ *    coar_fit and coar_evaluate set the number of threads of OpenBLAS, which is one for the whole process, and put
+ *    it back: while they run, other threads' use of OpenBLAS is as parallel as `threads` says.
+ *  - Environment: COAR_ISA (portable, avx2) forces the instruction set of coar_ablate, coar_evaluate and coar_bench;
+ *    no other variable of coar's is read. Numbers in options and files have decimal points, whatever the locale.
  *
  * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
  * Letters for sizes: N examples, n components, m masks.
@@ -103,7 +112,7 @@ typedef struct coar_pack_options {
     const char *mean, *std;  /* "A,B,C" of pixels/255, one per channel; NULL = not stored */
     const char *output;      /* data.h5 */
     int force;
-    int threads;             /* 0 = one per core */
+    int threads;
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
 } coar_pack_options;
@@ -124,6 +133,7 @@ COAR_API coar_status coar_pack(const coar_pack_options *options, coar_pack_resul
  * *text: human-readable, or JSON with `json`; the caller frees it with coar_free. */
 COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text);
 
+/* Frees what a function of coar handed over. NULL is fine. */
 COAR_API void coar_free(void *memory);
 
 /* --------------------------------------------------------------------------------------------- ablate */
@@ -148,8 +158,8 @@ typedef struct coar_ablate_options {
     const char *backend;     /* cpu (default), reference */
     const char *precision;   /* auto (default), fp32 */
     int exact;               /* no transformed kernels (Winograd) */
-    int threads;             /* 0 = one per core */
-    uint64_t memory;         /* bytes of host memory; 0 = a sensible share */
+    int threads;
+    uint64_t memory;
     const char *plan;        /* a numerics plan to take over: FILE or run.h5 */
     int store_masks;
     int store_f16;
@@ -211,6 +221,8 @@ typedef struct coar_fit_result {
     int already_complete;
 } coar_fit_result;
 
+/* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A run
+ * must have finished its masks, and a fit of the same name is COAR_ERROR_EXISTS without force or keep. */
 COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result);
 
 /* ------------------------------------------------------------------------------------------- evaluate */
@@ -297,9 +309,11 @@ typedef struct coar_bench_result {
     double memory_bytes;        /* planned */
 } coar_bench_result;
 
+/* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes
+ * nothing. A stop asked for by the progress callback is COAR_STOPPED and gives no result. */
 COAR_API coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result);
 
-/* Parses "8G", "512M", "65536" (powers of 1,024). */
+/* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */
 COAR_API coar_status coar_parse_size(const char *text, uint64_t *bytes);
 
 #ifdef __cplusplus

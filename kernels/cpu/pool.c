@@ -2,7 +2,7 @@
  * pool.c - maximum and average over a window, channel by channel.
  *
  * x [in position][C][32] -> y [out position][C][32]. Reads kernel_h * kernel_w vectors for each one written, mostly
- * from cache. The maximum ignores padding (graph.h: padding never fills a window); the average has none, and sums in
+ * from cache. The maximum ignores padding (graph.c, window_shape: padding never fills a window); the average has none, and sums in
  * fp32 in the order of the window.
  */
 #include "kernels/cpu/simd.h"

@@ -93,8 +93,6 @@ INLINE vec vec_sqrt(vec a) {
 
 /* --------------------------------------------------------------------------------- common to all of them */
 
-#define LANE_VECTORS (LANES / VEC) /* vectors of one (position, channel) */
-
 INLINE vec vec_load(const float *p) {
     return *(const vec *)p;
 }

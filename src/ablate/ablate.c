@@ -7,6 +7,8 @@
 #include "ablate/run.h"
 #include "ablate/run_masks.h"
 #include "core/npy.h"
+#include "core/number.h"
+#include "core/options.h"
 #include "core/philox.h"
 
 /* Settings of which it owns the values alone: keys and flags are literals. */
@@ -89,6 +91,8 @@ static coar_status describe_run(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     const job *j = run->job;
     setting_texts *list = &run->settings;
+    char alpha[NUMBER_SIZE];
+    number_format(run->alpha, alpha);
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
     add_text(list, "coar_version", "", false, coar_version());
@@ -107,7 +111,7 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "examples_spec", "--examples", false, or_default(o->examples, "all"));
     add(list, "examples_sha256", "--examples", SETTING_TEXT, true, examples_hash(j));
     add(list, "seed", "--seed", SETTING_INTEGER, true, string_format("%llu", (unsigned long long)o->seed));
-    add(list, "alpha", "--alpha", SETTING_REAL, true, string_format("%.17g", run->alpha));
+    add(list, "alpha", "--alpha", SETTING_REAL, true, strdup(alpha));
     add_text(list, "sampler", "--sampler", true, sampler_name(run->masks.sampler.kind));
     add_text(list, "sampler_masks_sha256", "--sampler", true, run->masks.hash);
     add_text(list, "mask_generator", "", true, "philox4x32-10/1");
@@ -378,10 +382,12 @@ static void close_run(ablate_run *run) {
     job_close(run->job);
 }
 
-coar_status coar_ablate(const coar_ablate_options *o, coar_ablate_result *result) {
+coar_status coar_ablate(const coar_ablate_options *given, coar_ablate_result *result) {
     status_clear();
+    coar_ablate_options o;
+    TRY(options_take(&o, sizeof o, given, "COAR_ABLATE_INIT"));
     coar_status status;
-    ablate_run run = {.o = o};
+    ablate_run run = {.o = &o};
     TRY_GOTO(check_options(&run));
     TRY_GOTO(open_job(&run));
     TRY_GOTO(make_tables(run.job, &run.tables));

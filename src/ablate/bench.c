@@ -9,7 +9,9 @@
 #include "backend/backend.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "core/options.h"
 #include "core/philox.h"
+#include "core/statistics.h"
 #include "model/model.h"
 
 enum {
@@ -96,13 +98,13 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                        .outputs = b->outputs,
                                        .output_count = b->output_count,
                                        .pool = b->pool,
-                                       .memory = o->memory ? o->memory : memory_available() / 2,
+                                       .memory = o->memory ? o->memory : memory_default(),
                                        .examples_max = b->batch,
                                        .masks_max = MASKS_MAX};
     TRY(b->interface->memory(&settings, &least, &best));
     r->memory_bytes = (double)(best < settings.memory ? best : settings.memory);
-    log_info(o->callbacks, "memory: %.0f MB planned, %s on %d threads", r->memory_bytes / 1048576, b->plan.device_class,
-             thread_pool_size(b->pool));
+    log_info(o->callbacks, "memory: %.0f MiB planned, %s on %d threads", r->memory_bytes / 1048576,
+             b->plan.device_class, thread_pool_size(b->pool));
     TRY(b->interface->prepare(&settings, &b->backend));
     return bind_random(b);
 }
@@ -119,11 +121,6 @@ static coar_status time_masks(bench *b, size_t count, double *seconds) {
     b->masks += count;
     *seconds = clock_seconds() - start;
     return COAR_OK;
-}
-
-static int compare_doubles(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static coar_status measure(bench *b, coar_bench_result *r) {
@@ -150,7 +147,7 @@ static coar_status measure(bench *b, coar_bench_result *r) {
         if (progress_update(&progress, r->masks * b->batch))
             return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
     }
-    qsort(rates, REPETITIONS, sizeof *rates, compare_doubles);
+    qsort(rates, REPETITIONS, sizeof *rates, double_ascending);
     r->images = r->masks * b->batch;
     r->images_per_second_min = rates[0];
     r->images_per_second = rates[REPETITIONS / 2];
@@ -183,8 +180,11 @@ static void close_bench(bench *b) {
     free(b->results);
 }
 
-coar_status coar_bench(const coar_bench_options *o, coar_bench_result *result) {
+coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result) {
     status_clear();
+    coar_bench_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_BENCH_INIT"));
+    const coar_bench_options *o = &taken;
     coar_status status;
     bench b = {.o = o};
     coar_bench_result r = {0};
@@ -196,7 +196,7 @@ coar_status coar_bench(const coar_bench_options *o, coar_bench_result *result) {
     if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
     TRY_GOTO(measure(&b, &r));
     describe(&b, alpha, &r);
-    *result = r;
+    if (result) *result = r;
 done:
     close_bench(&b);
     return status;

@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Without --memory a job takes half of what the process may use: room is left for the page cache and the neighbours. */
-#define MEMORY_SHARE 2
-
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
     const double most = 1e13; /* a minute or so of one core: what a kill may lose */
     uint32_t B = 64, E = examples < 1024 ? (uint32_t)examples : 1024;
@@ -24,7 +21,7 @@ static coar_status choose_normalisation(job *j) {
     if (!m->has_normalisation && !d->has_normalisation)
         return status_set(COAR_ERROR_INPUT,
                           "%s: mean, std: neither the weights nor the data say how pixels are normalised; pack with "
-                          "--mean and --std, or give --arch NAME,mean=A:B:C,std=A:B:C",
+                          "--mean and --std, or give --arch NAME,mean=A,B,C,std=A,B,C",
                           d->path);
     const float *mean = m->has_normalisation ? m->mean : d->mean, *std = m->has_normalisation ? m->std : d->std;
     bool differs = false;
@@ -90,13 +87,13 @@ coar_status job_prepare(job *j, backend **out) {
     size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + j->output_count * j->unit_masks * sizeof(float));
     TRY(j->interface->memory(&settings, &least, &best));
     if (own >= j->memory || least > j->memory - own)
-        return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MB but may take %.0f MB",
+        return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MiB but may take %.0f MiB",
                           (double)(least + own) / 1048576, (double)j->memory / 1048576);
     settings.memory = j->memory - own;
     size_t used = best < settings.memory ? best : settings.memory;
     /* once a job: the same figures hold for the baseline, the calibration and the units */
     if (!j->memory_told)
-        log_info(j->callbacks, "memory: %.0f MB planned (%.0f MB at least, %.0f MB allowed), %s on %d threads",
+        log_info(j->callbacks, "memory: %.0f MiB planned (%.0f MiB at least, %.0f MiB allowed), %s on %d threads",
                  (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
                  j->plan.device_class, thread_pool_size(j->pool));
     j->memory_told = true;
@@ -317,7 +314,7 @@ static coar_status open_parts(job *j, const job_options *o) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
-    j->memory = o->memory ? (size_t)o->memory : memory_available() / MEMORY_SHARE;
+    j->memory = o->memory ? (size_t)o->memory : memory_default();
     TRY(ablation_parse(o->ablation, &j->ablation));
     TRY(backend_find(o->backend, &j->interface));
     TRY(dataset_open(o->data, &j->data));

@@ -60,6 +60,7 @@ coar_status coar_masks(const char *run, const char *output, int force) {
     uint32_t *group_first = NULL;
     sampler s;
     uint64_t m, examples;
+    if (!run || !output) TRY_GOTO(status_set(COAR_ERROR_USAGE, "masks: give a run file and -o"));
     TRY_GOTO(file_check_output(output, force));
     TRY_GOTO(store_open(run, &store));
     TRY_GOTO(store_read_tables(store, &tables, NULL));

@@ -7,6 +7,7 @@
 
 #include "ablate/run.h"
 #include "ablate/run_masks.h"
+#include "core/number.h"
 
 /* Stored "" means that the option was not given. */
 static const char *optional(run_store *store, const char *key) {
@@ -96,14 +97,6 @@ done:
 
 /* ----------------------------------------------------------------------------------------------------- the stage */
 
-/* The shortest text that reads back as this very alpha: two alphas never share a truth. */
-static void alpha_text(double alpha, char out[32]) {
-    for (int digits = 6; digits <= 17; digits++) {
-        snprintf(out, 32, "%.*g", digits, alpha);
-        if (strtod(out, NULL) == alpha) return;
-    }
-}
-
 static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_t masks, const char *name,
                              const char *alpha, bool force_resume) {
     coar_status status;
@@ -132,8 +125,8 @@ coar_status truth_complete(run_store *store, const coar_evaluate_options *o, dou
     uint32_t *group_first = NULL;
     job *j = NULL;
     sampler fresh;
-    char text[32];
-    alpha_text(alpha, text);
+    char text[NUMBER_SIZE];
+    number_format(alpha, text);
     snprintf(name, 64, "truth-a%s-s%llu", text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/number.h"
 /* The fastest first: it is the default. */
 static const backend_interface *const backends[] = {
     &backend_cpu,
@@ -33,7 +34,7 @@ coar_status ablation_parse(const char *text, ablation *out) {
         const char *number = text + strlen("scale:");
         char *end;
         found.kind = ABLATION_SCALE;
-        found.gain = strtof(number, &end);
+        found.gain = (float)number_parse(number, &end);
         if (end == number || *end || !isfinite(found.gain))
             return status_set(COAR_ERROR_USAGE, "--ablation '%s': give scale:G with a finite number G", text);
     } else if (strcmp(text, "zero")) {
@@ -50,10 +51,6 @@ void backend_row_positions(const graph *g, uint32_t *positions) {
         shape s = g->values[o->output];
         for (uint32_t c = 0; c < s.c; c++) positions[o->mask.row_first + c] = (uint32_t)shape_positions(s);
     }
-}
-
-size_t mask_range_scratch(const mask_range *range) {
-    return range->sampler ? sampler_scratch(range->sampler) + mask_bytes(range->n) : 0;
 }
 
 size_t mask_range_scratch_max(uint32_t n) {

@@ -99,7 +99,6 @@ void backend_row_positions(const graph *g, uint32_t *positions);
 /* Real-valued keeps of mask s of a range: keep[n]; bit 1 = 1, bit 0 = gain; keeps are taken as they are.
  * `scratch`: sampler_scratch(range->sampler) + mask_bytes(n) bytes. */
 void mask_range_keeps(const mask_range *range, size_t s, float gain, float *keep, void *scratch);
-size_t mask_range_scratch(const mask_range *range);
 
 /* No range over n components needs more scratch than this: what a backend sets aside at prepare. */
 size_t mask_range_scratch_max(uint32_t n);

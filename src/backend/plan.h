@@ -26,8 +26,8 @@ typedef struct numerics_plan {
     char hash[65];          /* SHA-256 of the JSON below */
 } numerics_plan;
 
-/* The rule. `backend`: "cpu" or "reference"; `isa`: NULL = the machine's (COAR_ISA forces it). precision: "auto" or
- * "fp32" (the only one so far: auto resolves to it). */
+/* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one) or
+ * "reference". precision: "auto" or "fp32" (the only one so far: auto resolves to it). exact: no transformed kernels. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 void plan_free(numerics_plan *plan);
 

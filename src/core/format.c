@@ -9,7 +9,10 @@
 #include "core/h5.h"
 
 /* An HDF5 file begins with this, unless a user block of 512, 1,024, ... bytes stands before it; coar writes none. */
-static const char hdf5_signature[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+bool format_is_hdf5(const void *head, size_t size) {
+    static const char signature[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+    return size >= sizeof signature && !memcmp(head, signature, sizeof signature);
+}
 
 /* The first bytes of a file, fewer when it is shorter. */
 static coar_status read_head(const char *path, char *head, size_t size, size_t *got) {
@@ -41,8 +44,7 @@ coar_status format_of_file(const char *path, char format[FORMAT_SIZE]) {
     char head[9]; /* safetensors: 8 bytes of header length, then JSON */
     size_t got = 0;
     TRY(read_head(path, head, sizeof head, &got));
-    if (got >= sizeof hdf5_signature && !memcmp(head, hdf5_signature, sizeof hdf5_signature))
-        return read_mark(path, format);
+    if (format_is_hdf5(head, got)) return read_mark(path, format);
     if (got < sizeof head || head[8] != '{')
         return status_set(COAR_ERROR_INPUT, "%s: neither a safetensors nor an HDF5 file", path);
     strcpy(format, FORMAT_SAFETENSORS);

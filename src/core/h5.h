@@ -3,7 +3,7 @@
  *
  * HDF5 is not thread-safe in every build, so each function that calls it holds h5_lock. The lock is recursive; while it
  * is held HDF5 prints nothing. Files are opened without HDF5's own locking: coar never writes one in place.
- * Must not know: what the files mean. Only src/store and src/data may include it.
+ * Must not know: what the files mean. Only src/store, src/data and core/format.c may include it.
  */
 #ifndef COAR_CORE_H5_H
 #define COAR_CORE_H5_H

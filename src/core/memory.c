@@ -1,6 +1,7 @@
 /* memory.c - see memory.h. */
 #include "core/memory.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -84,6 +85,10 @@ size_t memory_available(void) {
     return physical < limit ? physical : limit;
 }
 
+size_t memory_default(void) {
+    return memory_available() / 2;
+}
+
 void *arena_take(arena *arena, size_t bytes) {
     size_t rounded, end;
     if (!size_add(bytes, 255, &rounded) || !size_add(arena->used, rounded & ~(size_t)255, &end)) {
@@ -96,10 +101,17 @@ void *arena_take(arena *arena, size_t bytes) {
     return arena->base + start;
 }
 
+void arena_place(arena *arena, size_t count, size_t size, void *out_pointer) {
+    size_t bytes;
+    void *block = arena_take(arena, size_mul(count, size, &bytes) ? bytes : SIZE_MAX);
+    memcpy(out_pointer, &block, sizeof block);
+}
+
 coar_status coar_parse_size(const char *text, uint64_t *bytes) {
     status_clear();
     char *end = NULL;
     if (!text || text[0] < '0' || text[0] > '9') goto bad;
+    errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     int shift = 0;
     switch (*end) {
@@ -124,8 +136,8 @@ coar_status coar_parse_size(const char *text, uint64_t *bytes) {
         end++;
         break;
     }
-    if (*end || value == 0 || value > (UINT64_MAX >> shift)) goto bad;
-    *bytes = (uint64_t)value << shift;
+    if (errno || *end || value == 0 || value > (UINT64_MAX >> shift)) goto bad;
+    if (bytes) *bytes = (uint64_t)value << shift;
     return COAR_OK;
 bad:
     return status_set(COAR_ERROR_USAGE, "'%s' is not a size: give bytes, or a number with K, M, G or T",

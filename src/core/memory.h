@@ -29,6 +29,9 @@ char *string_format(const char *format, ...) COAR_PRINTF(1, 2);
 /* Physical memory this process may use, in bytes: the smaller of RAM and the cgroup's limit. */
 size_t memory_available(void);
 
+/* What a job takes when it is not told: half of that. Room is left for the page cache and the neighbours. */
+size_t memory_default(void);
+
 /* A block carved into 256-byte aligned pieces. With base == NULL it only measures: arena_take returns NULL and
  * `used` says how much the same calls will need. */
 typedef struct arena {
@@ -39,5 +42,8 @@ typedef struct arena {
 /* Next `bytes` of the arena, 256-byte aligned; NULL in measuring mode. Overflow makes `used` SIZE_MAX (sticky), and
  * a placing arena that is too small returns NULL: measure first. */
 void *arena_take(arena *arena, size_t bytes);
+
+/* The next count * size bytes as the pointer at `out_pointer`; an overflow as in arena_take. */
+void arena_place(arena *arena, size_t count, size_t size, void *out_pointer);
 
 #endif

@@ -2,21 +2,22 @@
 #include "core/npy.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "core/half.h"
 #include "core/memory.h"
 
 static const struct {
-    npy_type type;
     const char *code; /* descr without the byte order */
     size_t size;
 } types[] = {
-    {NPY_BOOL, "b1", 1}, {NPY_U8, "u1", 1},  {NPY_I8, "i1", 1},  {NPY_I16, "i2", 2},
-    {NPY_U16, "u2", 2},  {NPY_I32, "i4", 4}, {NPY_U32, "u4", 4}, {NPY_I64, "i8", 8},
-    {NPY_U64, "u8", 8},  {NPY_F16, "f2", 2}, {NPY_F32, "f4", 4}, {NPY_F64, "f8", 8},
+    [NPY_BOOL] = {"b1", 1}, [NPY_U8] = {"u1", 1},  [NPY_I8] = {"i1", 1},  [NPY_I16] = {"i2", 2},
+    [NPY_U16] = {"u2", 2},  [NPY_I32] = {"i4", 4}, [NPY_U32] = {"u4", 4}, [NPY_I64] = {"i8", 8},
+    [NPY_U64] = {"u8", 8},  [NPY_F16] = {"f2", 2}, [NPY_F32] = {"f4", 4}, [NPY_F64] = {"f8", 8},
 };
 enum { TYPE_COUNT = sizeof types / sizeof *types };
 
@@ -46,7 +47,7 @@ static coar_status parse_descr(const char *path, const char *text, npy_type *typ
         return status_set(COAR_ERROR_INPUT, "%s: descr: big-endian data; save it as little endian", path);
     for (int i = 0; i < TYPE_COUNT; i++)
         if (!strncmp(text + 2, types[i].code, 2)) {
-            *type = types[i].type;
+            *type = (npy_type)i;
             return COAR_OK;
         }
     return status_set(COAR_ERROR_INPUT, "%s: descr: type '%.3s' is not supported", path, text + 1);
@@ -129,19 +130,6 @@ void npy_close(npy_array *array) {
     *array = (npy_array){0};
 }
 
-/* IEEE half to double; exact. */
-static double half_to_double(uint16_t h) {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    double value;
-    if (exponent == 31)
-        value = mantissa ? __builtin_nan("") : __builtin_inf();
-    else if (exponent)
-        value = __builtin_ldexp(1024 + mantissa, exponent - 25);
-    else
-        value = __builtin_ldexp(mantissa, -24);
-    return h & 0x8000 ? -value : value;
-}
-
 #define LOAD(type_name, value)                                                                                         \
     type_name value;                                                                                                   \
     memcpy(&value, (const char *)array->data + i * sizeof value, sizeof value)
@@ -190,7 +178,7 @@ double npy_get_double(const npy_array *array, size_t i) {
     switch (array->type) {
     case NPY_F16: {
         LOAD(uint16_t, v);
-        return half_to_double(v);
+        return half_to_float(v);
     }
     case NPY_F32: {
         LOAD(float, v);
@@ -231,28 +219,32 @@ coar_status npy_header(npy_type type, int rank, const size_t *shape, uint8_t **h
     return COAR_OK;
 }
 
+/* Header and data, to a file of its own. */
+static coar_status write_parts(const char *path, const void *header, size_t header_size, const void *data,
+                               size_t size) {
+    FILE *file = fopen(path, "wb");
+    if (!file) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot create", path);
+    errno = 0;
+    bool failed = fwrite(header, 1, header_size, file) != header_size || (size && fwrite(data, 1, size, file) != size);
+    failed |= fclose(file) != 0; /* both are tried: the file is closed whatever came before */
+    return failed ? status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path) : COAR_OK;
+}
+
 coar_status npy_write(const char *path, npy_type type, int rank, const size_t *shape, const void *data) {
+    coar_status status;
     uint8_t *header = NULL;
     size_t header_size, bytes = npy_type_size(type);
-    for (int i = 0; i < rank; i++)
-        if (!size_mul(bytes, shape[i], &bytes)) return status_set(COAR_ERROR_MEMORY, "%s: shape: too large", path);
-    TRY(npy_header(type, rank, shape, &header, &header_size));
     char *temporary = file_temporary(path);
-    FILE *file = temporary ? fopen(temporary, "wb") : NULL;
-    coar_status status = COAR_OK;
-    if (!file) {
-        status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot create", path);
-    } else {
-        int failed =
-            fwrite(header, 1, header_size, file) != header_size || (bytes && fwrite(data, 1, bytes, file) != bytes);
-        failed |= fclose(file) != 0;
-        if (failed) {
-            status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path);
-            unlink(temporary);
-        } else {
-            status = file_commit(temporary, path);
-        }
-    }
+    if (!temporary) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
+    for (int i = 0; i < rank; i++)
+        if (!size_mul(bytes, shape[i], &bytes)) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: shape: too large", path));
+    TRY_GOTO(npy_header(type, rank, shape, &header, &header_size));
+    status = write_parts(temporary, header, header_size, data, bytes);
+    if (status == COAR_OK)
+        status = file_commit(temporary, path);
+    else
+        unlink(temporary);
+done:
     free(temporary);
     free(header);
     return status;

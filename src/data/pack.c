@@ -11,6 +11,8 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "core/number.h"
+#include "core/options.h"
 #include "core/threads.h"
 #include "data/dataset.h"
 #include "data/groups.h"
@@ -42,7 +44,7 @@ static coar_status parse_list(const char *flag, const char *text, float values[D
     *count = 0;
     for (const char *p = text;; p++) {
         char *end;
-        double value = strtod(p, &end);
+        double value = number_parse(p, &end);
         if (end == p || (*end && *end != ',') || !(fabs(value) < 1e6) || *count == DATASET_MAX_CHANNELS)
             return status_set(COAR_ERROR_USAGE, "%s %s: expected one number per channel, as in 0.485,0.456,0.406", flag,
                               text);
@@ -191,9 +193,7 @@ coar_status coar_pack(const coar_pack_options *options, coar_pack_result *result
     status_clear();
     const double start = clock_seconds();
     packing p = {0};
-    if (!options || options->size < offsetof(coar_pack_options, from))
-        return status_set(COAR_ERROR_USAGE, "pack: options are not initialised; use COAR_PACK_INIT");
-    memcpy(&p.options, options, options->size < sizeof p.options ? options->size : sizeof p.options);
+    TRY(options_take(&p.options, sizeof p.options, options, "COAR_PACK_INIT"));
     coar_status status = pack(&p);
     if (status == COAR_OK && result)
         *result = (coar_pack_result){

@@ -9,6 +9,7 @@
 
 #include "core/memory.h"
 #include "core/philox.h"
+#include "core/statistics.h"
 
 /* ------------------------------------------------------------------------------------ Pearson, Spearman */
 
@@ -182,18 +183,6 @@ static void draw_means(bootstrap *b, uint64_t seed, size_t first, size_t count, 
     for (size_t d = 0; d < count; d++) means[first + d] = defined[d] > 0 ? total[d] / defined[d] : NAN;
 }
 
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Of sorted values, between the two nearest. */
-static double quantile(const double *sorted, size_t count, double q) {
-    double at = q * (double)(count - 1);
-    size_t low = (size_t)at, high = low + 1 < count ? low + 1 : low;
-    return sorted[low] + (at - (double)low) * (sorted[high] - sorted[low]);
-}
-
 static coar_status bootstrap_allocate(bootstrap *b) {
     static const char what[] = "the bootstrap";
     TRY(memory_new(b->examples, sizeof *b->defined, what, &b->defined));
@@ -218,9 +207,9 @@ coar_status correlation_bootstrap(const float *x, const float *y, size_t masks, 
         draw_means(&b, seed, first, draws - first < DRAWS ? draws - first : DRAWS, means);
     for (size_t d = 0; d < draws; d++)
         if (!isnan(means[d])) means[count++] = means[d];
-    qsort(means, count, sizeof *means, by_size);
-    *low = count ? quantile(means, count, 0.025) : NAN;
-    *high = count ? quantile(means, count, 0.975) : NAN;
+    qsort(means, count, sizeof *means, double_ascending);
+    *low = count ? sorted_quantile(means, count, 0.025) : NAN;
+    *high = count ? sorted_quantile(means, count, 0.975) : NAN;
 done:
     free(means);
     free(b.sums);

@@ -7,6 +7,8 @@
 #include "ablate/run_masks.h"
 #include "ablate/truth.h"
 #include "core/memory.h"
+#include "core/number.h"
+#include "core/options.h"
 
 #define MASKS_DEFAULT 100
 
@@ -37,7 +39,7 @@ static coar_status parse_alphas(evaluate_plan *p, const char *text) {
     size_t capacity = 0;
     for (const char *at = text;; at += piece(at) + 1) {
         char *end;
-        double alpha = strtod(at, &end);
+        double alpha = number_parse(at, &end);
         if (end == at || end != at + piece(at) || !(alpha > 0 && alpha < 1))
             return status_set(COAR_ERROR_USAGE,
                               "--alpha (--eval-alpha of 'coar run') '%s': '%.*s' is no number between 0 and 1", text,
@@ -151,8 +153,11 @@ done:
     return status;
 }
 
-coar_status coar_evaluate(const coar_evaluate_options *o, coar_evaluation **evaluations, size_t *count) {
+coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations, size_t *count) {
     status_clear();
+    coar_evaluate_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_EVALUATE_INIT"));
+    const coar_evaluate_options *o = &taken;
     evaluate_plan plan = {0};
     thread_pool *pool = NULL;
     coar_evaluation *list = NULL;
@@ -164,9 +169,11 @@ coar_status coar_evaluate(const coar_evaluate_options *o, coar_evaluation **eval
     TRY_GOTO(memory_new(plan.alpha_count, plan.fit_count * sizeof *list, "evaluations", &list));
     for (size_t a = 0; a < plan.alpha_count; a++)
         TRY_GOTO(evaluate_alpha(&plan, o, plan.alphas[a], pool, list + a * plan.fit_count));
-    *count = plan.alpha_count * plan.fit_count;
-    *evaluations = list;
-    list = NULL;
+    if (count) *count = plan.alpha_count * plan.fit_count;
+    if (evaluations) {
+        *evaluations = list;
+        list = NULL;
+    }
 done:
     free(list);
     thread_pool_destroy(pool);

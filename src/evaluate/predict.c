@@ -6,6 +6,7 @@
 
 #include "ablate/run_masks.h"
 #include "core/memory.h"
+#include "core/statistics.h"
 #include "evaluate/correlation.h"
 #include "evaluate/evaluate.h"
 #include "fit/dense.h"
@@ -45,7 +46,7 @@ static void prediction_free(prediction *p) {
 static coar_status prediction_new(const evaluate_truth *t, prediction *p) {
     static const char what[] = "predictions";
     size_t n = t->sampler->n;
-    double budget = t->memory ? (double)t->memory : 0.5 * (double)memory_available();
+    double budget = t->memory ? (double)t->memory : (double)memory_default();
     double fixed = 2.0 * (double)t->masks * ((double)n / 8 + 4 * (double)t->examples) + 8.0 * DENSE_ROWS * (double)n;
     double each = 12.0 * (double)n + 8.0 * DENSE_ROWS + 4, fit = floor((budget - fixed) / each);
     if (fit < 1)
@@ -107,22 +108,13 @@ static coar_status correlate(void *context, size_t z, int worker) {
     return correlation_spearman(c->predicted + z, c->truth + z, c->masks, c->examples, &c->spearman[z]);
 }
 
-/* Mean of those that are not NaN; their number in *defined. */
-static double defined_mean(const double *values, size_t count, uint64_t *defined) {
-    double sum = 0;
-    *defined = 0;
-    for (size_t z = 0; z < count; z++)
-        if (!isnan(values[z])) sum += values[z], (*defined)++;
-    return *defined ? sum / (double)*defined : NAN;
-}
-
 static coar_status summarise(const evaluate_truth *t, const fit_info *fit, const correlating *c, coar_evaluation *out) {
     uint64_t defined, ranked;
     coar_evaluation e = {.alpha = t->alpha, .masks = t->masks, .seed = t->seed, .examples = t->examples};
     memcpy(e.fit, fit->name, sizeof e.fit);
     snprintf(e.output, sizeof e.output, "%s", fit->output);
-    e.pearson_mean = defined_mean(c->pearson, c->examples, &defined);
-    e.spearman_mean = defined_mean(c->spearman, c->examples, &ranked);
+    e.pearson_mean = mean_of_defined(c->pearson, c->examples, &defined);
+    e.spearman_mean = mean_of_defined(c->spearman, c->examples, &ranked);
     e.examples_undefined = t->examples - defined;
     TRY(correlation_bootstrap(c->predicted, c->truth, c->masks, c->examples, CORRELATION_DRAWS, t->seed, &e.pearson_low,
                               &e.pearson_high));

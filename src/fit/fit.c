@@ -12,6 +12,8 @@
 #include "ablate/run_masks.h"
 #include "core/memory.h"
 #include "core/npy.h"
+#include "core/options.h"
+#include "core/statistics.h"
 
 /* Where masks and outputs come from, and what the fit is called. */
 typedef struct fit_source {
@@ -237,14 +239,6 @@ static coar_status choose_estimator(const fit_source *s, const char *text, fit_e
     return fit_estimator_parse(!text && s->problem.leave_one_out ? "ols" : text, out);
 }
 
-static double mean_of_defined(const double *values, size_t count) {
-    double sum = 0;
-    size_t defined = 0;
-    for (size_t i = 0; i < count; i++)
-        if (isfinite(values[i])) sum += values[i], defined++;
-    return defined ? sum / (double)defined : NAN;
-}
-
 /* Whether the run holds this very fit already; then its summary. */
 static coar_status find_current(const fit_source *s, const char *estimator, bool *current, fit_summary *summary) {
     coar_status status = COAR_OK;
@@ -260,16 +254,19 @@ static coar_status find_current(const fit_source *s, const char *estimator, bool
     if (!*current) goto done;
     TRY_GOTO(memory_new(2 * N, sizeof *values, "fit", &values));
     TRY_GOTO(store_read_fit(s->store, s->name, 0, N, NULL, NULL, NULL, values, values + N));
-    summary->r2_mean = mean_of_defined(values, N);
-    summary->heldout_mean = mean_of_defined(values + N, N);
+    summary->r2_mean = mean_of_defined(values, N, NULL);
+    summary->heldout_mean = mean_of_defined(values + N, N, NULL);
 done:
     free(values);
     free(fits);
     return status;
 }
 
-coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
+coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     status_clear();
+    coar_fit_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_FIT_INIT"));
+    const coar_fit_options *o = &taken;
     double start = clock_seconds();
     fit_source source = {0};
     thread_pool *pool = NULL;
@@ -288,7 +285,7 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
     source.problem.context = &source;
     if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));
     if (!current) TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
-    *result = (coar_fit_result){
+    coar_fit_result r = {
         .examples = source.problem.N,
         .components = source.problem.n,
         .masks = source.problem.m,
@@ -299,7 +296,8 @@ coar_status coar_fit(const coar_fit_options *o, coar_fit_result *result) {
         .seconds = clock_seconds() - start,
         .already_complete = current,
     };
-    memcpy(result->name, source.name, sizeof source.name);
+    memcpy(r.name, source.name, sizeof source.name);
+    if (result) *result = r;
 done:
     source_close(&source);
     thread_pool_destroy(pool);

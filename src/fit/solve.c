@@ -51,7 +51,7 @@ static coar_status plan_block(const fit_problem *problem, const fit_settings *se
             (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side, SIDE_MAX);
     double fixed, per_example;
     memory_needs(problem, settings, &fixed, &per_example);
-    double budget = settings->memory ? (double)settings->memory : 0.5 * (double)memory_available();
+    double budget = settings->memory ? (double)settings->memory : (double)memory_default();
     double fit = floor((budget - fixed) / per_example);
     if (fit < 1)
         return status_set(

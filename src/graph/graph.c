@@ -19,17 +19,8 @@ static const char *const op_kind_names[] = {
     [OP_EMBED] = "embed", [OP_SELECT] = "select",   [OP_LAYERNORM] = "layernorm", [OP_ATTENTION] = "attention",
 };
 
-static const char *const activation_names[] = {
-    [ACT_NONE] = "none",           [ACT_RELU] = "relu",           [ACT_GELU_ERF] = "gelu",
-    [ACT_GELU_TANH] = "gelu_tanh", [ACT_QUICKGELU] = "quickgelu",
-};
-
 const char *op_kind_name(op_kind kind) {
     return op_kind_names[kind];
-}
-
-const char *activation_name(activation act) {
-    return activation_names[act];
 }
 
 /* ------------------------------------------------------------------------------------------- checks */

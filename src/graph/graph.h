@@ -107,7 +107,6 @@ size_t graph_weight_count(const graph *g, const op *o);
 void graph_count_reads(const graph *g, uint32_t *reads);
 
 const char *op_kind_name(op_kind kind);
-const char *activation_name(activation act);
 
 /* ------------------------------------------------------------------------------------- buffer planner */
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/memory.h"
+#include "core/text.h"
 
 enum { HEADER_MAX = 16 << 20 }; /* bytes; 200,000 tensors. Bounds what a lying header makes the parser allocate */
 
@@ -23,21 +24,6 @@ static const struct dtype {
     {"U16", TENSOR_OTHER, 2}, {"I16", TENSOR_OTHER, 2},     {"U32", TENSOR_OTHER, 4},     {"I32", TENSOR_OTHER, 4},
     {"U64", TENSOR_OTHER, 8}, {"F8_E4M3", TENSOR_OTHER, 1}, {"F8_E5M2", TENSOR_OTHER, 1},
 };
-
-/* UTF-8 without overlong forms, surrogates or NUL (Unicode 15, table 3-7). */
-static bool utf8_valid(const uint8_t *s, size_t size) {
-    for (size_t i = 0; i < size;) {
-        uint8_t c = s[i];
-        size_t more = c < 0x80 ? 0 : c >= 0xC2 && c < 0xE0 ? 1 : (c & 0xF0) == 0xE0 ? 2 : c >= 0xF0 && c < 0xF5 ? 3 : 9;
-        if (c == 0 || more == 9 || size - i <= more) return false;
-        for (size_t k = 1; k <= more; k++)
-            if ((s[i + k] & 0xC0) != 0x80) return false;
-        if ((c == 0xE0 && s[i + 1] < 0xA0) || (c == 0xED && s[i + 1] >= 0xA0)) return false;
-        if ((c == 0xF0 && s[i + 1] < 0x90) || (c == 0xF4 && s[i + 1] >= 0x90)) return false;
-        i += more + 1;
-    }
-    return true;
-}
 
 /* A non-negative integer that a double holds exactly. */
 static bool json_size(const cJSON *item, size_t *out) {
@@ -144,7 +130,8 @@ static coar_status check_cover(const tensor_table *table, const uint8_t *data, s
 static coar_status parse_header(const char *path, const uint8_t *text, size_t length, cJSON **out) {
     enum { PADDING = 16 };
     char *copy;
-    if (!utf8_valid(text, length)) return status_set(COAR_ERROR_INPUT, "%s: the header is not UTF-8", path);
+    if (!utf8_valid((const char *)text, length))
+        return status_set(COAR_ERROR_INPUT, "%s: the header is not UTF-8", path);
     TRY(memory_new(length + PADDING, 1, "safetensors header", &copy));
     memcpy(copy, text, length);
     const char *end = copy;

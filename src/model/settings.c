@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "core/number.h"
 
 static const char *const known_keys[] = {"heads", "ln_eps", "bn_eps", "activation", "pool", "mean", "std", "image"};
 
@@ -196,7 +197,7 @@ coar_status settings_real(const model_settings *s, const char *key, double fallb
     char *end = NULL, problem[80];
     *out = fallback;
     if (!item) return COAR_OK;
-    double value = strtod(item->value, &end);
+    double value = number_parse(item->value, &end);
     if (end == item->value || *end || !(value >= low && value <= high)) {
         snprintf(problem, sizeof problem, "must be a number from %g to %g", low, high);
         return settings_bad(s, item, problem);
@@ -237,7 +238,7 @@ coar_status settings_list(const model_settings *s, const char *key, uint32_t cou
     p += brackets;
     for (;;) {
         char *end;
-        double value = strtod(p, &end);
+        double value = number_parse(p, &end);
         if (end == p || !isfinite((float)value) || found == count) break;
         out[found++] = (float)value;
         p = end + strspn(end, " ");
@@ -246,7 +247,10 @@ coar_status settings_list(const model_settings *s, const char *key, uint32_t cou
     }
     p += brackets && (*p == ']' || *p == ')');
     if (*p || found != count) {
-        snprintf(problem, sizeof problem, "must be %u finite numbers, one per input channel", count);
+        snprintf(problem, sizeof problem,
+                 count == 1 ? "must be %u finite number: there is one input channel"
+                            : "must be %u finite numbers, one per input channel",
+                 count);
         return settings_bad(s, item, problem);
     }
     *given = 1;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/half.h"
 #include "core/memory.h"
 
 void tensor_table_close(tensor_table *table) {
@@ -104,19 +105,6 @@ const char *tensor_metadata(const tensor_table *table, const char *key) {
     for (size_t i = 0; i < table->meta_count; i++)
         if (strcmp(table->meta_keys[i], key) == 0) return table->meta_values[i];
     return NULL;
-}
-
-/* IEEE binary16 to binary32; exact. */
-static float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023, bits;
-    float value;
-    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24 */
-        value = ldexpf((float)fraction, -24);
-        return sign ? -value : value;
-    }
-    bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
-    memcpy(&value, &bits, sizeof value);
-    return value;
 }
 
 static float bfloat_to_float(uint16_t b) {

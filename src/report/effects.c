@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "core/statistics.h"
 #include "report/gather.h"
 
 /* Attributions in memory at one time. Large enough that a block of a 50,000 x 22,720 fit holds hundreds of rows. */
@@ -26,28 +27,15 @@ static void add_row(component_sums *sums, const float *weight, uint32_t n) {
     sums->examples++;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    if (isnan(x) || isnan(y)) return isnan(x) - isnan(y);
-    return (x > y) - (x < y);
-}
-
-/* Quantile of sorted values, linear between neighbours. */
-static double quantile(const double *sorted, size_t count, double p) {
-    double at = p * (double)(count - 1);
-    size_t low = (size_t)at, high = low + 1 < count ? low + 1 : low;
-    return sorted[low] + (at - (double)low) * (sorted[high] - sorted[low]);
-}
-
 void report_mean_median(double *values, size_t count, double *mean, double *median) {
-    qsort(values, count, sizeof *values, ascending);
+    qsort(values, count, sizeof *values, double_ascending);
     while (count > 0 && isnan(values[count - 1])) count--;
     *mean = *median = NAN;
     if (count == 0) return;
     double sum = 0;
     for (size_t i = 0; i < count; i++) sum += values[i];
     *mean = sum / (double)count;
-    *median = quantile(values, count, .5);
+    *median = sorted_quantile(values, count, .5);
 }
 
 /* Sorts the group's part of sums->strength. Shares are sums here; the caller divides. */
@@ -63,12 +51,12 @@ static void summarise(component_sums *sums, report_group *g) {
     }
     g->strength = g->share / g->count;
     g->mean = mean / (double)sums->examples / g->count;
-    qsort(strength, g->count, sizeof *strength, ascending);
-    g->low = quantile(strength, g->count, .05);
-    g->lower = quantile(strength, g->count, .25);
-    g->median = quantile(strength, g->count, .5);
-    g->upper = quantile(strength, g->count, .75);
-    g->high = quantile(strength, g->count, .95);
+    qsort(strength, g->count, sizeof *strength, double_ascending);
+    g->low = sorted_quantile(strength, g->count, .05);
+    g->lower = sorted_quantile(strength, g->count, .25);
+    g->median = sorted_quantile(strength, g->count, .5);
+    g->upper = sorted_quantile(strength, g->count, .75);
+    g->high = sorted_quantile(strength, g->count, .95);
 }
 
 /* Leaves the REPORT_GROUPS strongest groups, in their order. */
@@ -77,7 +65,7 @@ static coar_status keep_strongest(report_data *data) {
     double *shares;
     TRY(memory_new(data->group_count, sizeof *shares, "report", &shares));
     for (size_t i = 0; i < data->group_count; i++) shares[i] = data->groups[i].share;
-    qsort(shares, data->group_count, sizeof *shares, ascending);
+    qsort(shares, data->group_count, sizeof *shares, double_ascending);
     double threshold = shares[data->group_count - REPORT_GROUPS];
     free(shares);
     size_t above = 0, kept = 0;

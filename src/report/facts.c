@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "core/text.h"
 #include "report/gather.h"
 
 #define HASH_SHOWN 12 /* hex digits: enough to tell files apart by eye; the tooltip has all */
@@ -12,7 +13,7 @@
 void report_cut(char out[REPORT_TEXT + 4], const char *text) {
     size_t used = 0;
     while (text && text[used] && used < REPORT_TEXT) {
-        size_t length = utf8_length(text + used);
+        size_t length = utf8_length(text + used, SIZE_MAX);
         if (length == 0) length = 1; /* not UTF-8: html_print replaces it */
         if (used + length > REPORT_TEXT) break;
         used += length;

@@ -7,6 +7,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "evaluate/correlation.h"
 
 /* --------------------------------------------------------------------------------------------------- opening */
@@ -76,7 +77,7 @@ coar_status report_source_open(const char *run, const char *data_path, const cha
     TRY(pick_fit(run, fit, source));
     TRY(open_data(run, data_path, source));
     const char *alpha = store_setting(source->store, "alpha");
-    source->alpha = alpha ? strtod(alpha, NULL) : NAN;
+    source->alpha = alpha ? number_parse(alpha, NULL) : NAN;
     TRY(store_list_evaluations(source->store, &source->evaluations, &source->evaluation_count));
     pick_evaluation(source);
     return COAR_OK;

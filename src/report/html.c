@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "core/text.h"
 
 #define MINUS "\xe2\x88\x92"       /* U+2212 */
 #define EN_DASH "\xe2\x80\x93"     /* U+2013 */
@@ -33,29 +34,15 @@ void html_free(html *h) {
     *h = (html){0};
 }
 
-size_t utf8_length(const char *text) {
-    const unsigned char *s = (const unsigned char *)text;
-    if (s[0] < 0x80) return s[0] != 0;
-    size_t length = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
-    if (s[0] < 0xC2 || s[0] > 0xF4) return 0; /* a continuation byte, an overlong form or beyond U+10FFFF */
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0; /* also stops at the terminating zero */
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)) return 0; /* overlong; surrogates */
-    if ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)) return 0; /* overlong; beyond U+10FFFF */
-    return length;
-}
-
-/* Whether the character at `text` may stand in an HTML document: no C0 or C1 control but tab and line ends. */
-static int printable(const char *text, size_t length) {
-    unsigned char first = (unsigned char)text[0];
-    if (length == 1) return (first >= ' ' && first != 0x7F) || first == '\t' || first == '\n';
-    return !(first == 0xC2 && (unsigned char)text[1] < 0xA0);
+/* Whether the character at `text` may stand in an HTML document: no control character but tab and line ends. */
+static bool allowed(const char *text) {
+    return !utf8_control(text) || *text == '\t' || *text == '\n';
 }
 
 static void escaped(html *h, const char *text) {
     while (text && *text) {
-        size_t length = utf8_length(text);
-        if (length == 0 || !printable(text, length)) {
+        size_t length = utf8_length(text, SIZE_MAX);
+        if (length == 0 || !allowed(text)) {
             html_raw(h, REPLACEMENT, 3);
             length = length ? length : 1;
         } else {

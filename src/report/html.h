@@ -47,7 +47,4 @@ const char *html_count(char buffer[HTML_NUMBER_SIZE], uint64_t value);
 #define PERCENT(value) html_percent((char[HTML_NUMBER_SIZE]){0}, value)
 #define COUNT(value) html_count((char[HTML_NUMBER_SIZE]){0}, value)
 
-/* Bytes (1 to 4) of the well-formed UTF-8 sequence at `text`, 0 when there is none. */
-size_t utf8_length(const char *text);
-
 #endif

@@ -10,6 +10,8 @@
 
 #include "core/format.h"
 #include "core/memory.h"
+#include "core/number.h"
+#include "core/text.h"
 #include "data/dataset.h"
 #include "model/model.h"
 #include "report/html.h"
@@ -20,9 +22,8 @@
 /* Bytes at `name` that may be shown as they are: one character, or 0 for a control character or a byte that is not UTF-8.
  * Names come from files; a terminal obeys control characters, and JSON must be UTF-8. */
 static size_t shown(const char *name) {
-    unsigned char first = (unsigned char)name[0], second = (unsigned char)name[first != 0];
-    if (first < ' ' || first == 0x7F || (first == 0xC2 && second < 0xA0)) return 0;
-    return utf8_length(name);
+    size_t length = utf8_length(name, SIZE_MAX);
+    return length && !utf8_control(name) ? length : 0;
 }
 
 static void print_name(FILE *f, const char *name) {
@@ -377,12 +378,19 @@ static coar_status describe_run(const char *path, int json, char **text) {
 
 /* ----------------------------------------------------------------------------------------------- entry point */
 
-coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {
-    status_clear();
-    if (!path) return status_set(COAR_ERROR_USAGE, "info: name a weight, data or run file");
+static coar_status describe(const char *path, const char *arch, const char *components, int json, char **text) {
     char format[FORMAT_SIZE];
     TRY(format_of_file(path, format));
     if (!strcmp(format, FORMAT_SAFETENSORS)) return describe_model(path, arch, components, json, text);
     if (!strcmp(format, "coar.data")) return describe_data(path, json, text);
     return describe_run(path, json, text);
+}
+
+coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {
+    status_clear();
+    if (!path || !text) return status_set(COAR_ERROR_USAGE, "info: name a weight, data or run file");
+    locale_t callers = uselocale(number_locale()); /* decimal points are points, whatever the calling program has set */
+    coar_status status = describe(path, arch, components, json, text);
+    uselocale(callers);
+    return status;
 }

@@ -4,11 +4,11 @@
  */
 #include "report/page.h"
 
-#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "core/number.h"
 #include "report/svg.h"
 
 const char *page_components(const report_data *data, char buffer[32]) {
@@ -164,9 +164,7 @@ static void footer(html *h) {
 
 coar_status report_render(const report_data *data, html *page) {
     /* Decimal points are points, whatever locale the calling program has set. */
-    locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    if (!c) return status_set(COAR_ERROR_MEMORY, "report: not enough memory");
-    locale_t callers = uselocale(c);
+    locale_t callers = uselocale(number_locale());
     html_print(page,
                "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><meta name=\"generator\" "
@@ -184,6 +182,5 @@ coar_status report_render(const report_data *data, html *page) {
     footer(page);
     html_print(page, "</body></html>\n");
     uselocale(callers);
-    freelocale(c);
     return page->status;
 }

@@ -1,9 +1,13 @@
 /* report.c - coar_report: one self-contained HTML page about a run. */
 #include "core/files.h"
+#include "core/options.h"
 #include "report/gather.h"
 
-coar_status coar_report(const coar_report_options *o) {
+coar_status coar_report(const coar_report_options *options) {
     status_clear();
+    coar_report_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_REPORT_INIT"));
+    const coar_report_options *o = &taken;
     if (!o->run) return status_set(COAR_ERROR_USAGE, "report: name the run file (run.h5)");
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the page to write (report.html)");
     coar_status status;

@@ -11,6 +11,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 typedef struct description {
@@ -35,7 +36,11 @@ static char *attribute_text(hid_t object, const char *path, const char *name) {
     if (class == H5T_STRING && h5_read_text(object, path, name, &text) == COAR_OK) return text;
     if (class == H5T_INTEGER && h5_read_unsigned(object, path, name, &integer) == COAR_OK)
         return negative ? string_format("%" PRId64, (int64_t)integer) : string_format("%" PRIu64, integer);
-    if (class == H5T_FLOAT && h5_read_real(object, path, name, &real) == COAR_OK) return string_format("%.10g", real);
+    if (class == H5T_FLOAT && h5_read_real(object, path, name, &real) == COAR_OK) {
+        char number[NUMBER_SIZE];
+        number_format(real, number);
+        return strdup(number);
+    }
     status_clear();
     return NULL;
 }

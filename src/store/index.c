@@ -14,6 +14,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 #define RUN_FORMAT "coar.run"
@@ -81,7 +82,7 @@ static coar_status write_setting(hid_t file, const char *path, const setting *s)
         unsigned long long value = strtoull(s->value, &end, 10);
         if (!errno && !*end) return h5_write_unsigned(file, path, s->key, value);
     } else if (s->type == SETTING_REAL && s->value[0]) {
-        double value = strtod(s->value, &end);
+        double value = number_parse(s->value, &end);
         if (!*end) return h5_write_real(file, path, s->key, value);
     }
     return h5_write_text(file, path, s->key, s->value);

@@ -10,6 +10,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 /* --------------------------------------------------------------------------------------- how much is there */
@@ -30,7 +31,7 @@ coar_status truth_group(const char *stage_name, char group[128], double *alpha, 
     for (const char *p = stage_name; (p = strstr(p, "-s")); p += 2) tail = p;
     bool good = !strncmp(stage_name, "truth-a", 7) && tail && strlen(stage_name) < NAME_SIZE;
     if (good) {
-        *alpha = strtod(stage_name + 7, &end_alpha);
+        *alpha = number_parse(stage_name + 7, &end_alpha);
         *seed = strtoull(tail + 2, &end_seed, 10);
         good = end_alpha == tail && end_alpha > stage_name + 7 && tail[2] >= '0' && tail[2] <= '9' && !*end_seed;
     }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/half.h"
 #include "core/memory.h"
 #include "store/internal.h"
 
@@ -136,28 +137,6 @@ static void object_name(const part_writer *w, size_t output, const char *leaf, c
         snprintf(out, 256, "/ablations/%s", strcmp(leaf, "truth") ? leaf : name);
 }
 
-/* Round to nearest even. False when a finite value leaves the range. */
-static bool to_half(float value, uint16_t *out) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
-    float magnitude = fabsf(value);
-    if (isnan(value) || isinf(value)) {
-        *out = (uint16_t)(sign | (isnan(value) ? 0x7E00 : 0x7C00));
-        return true;
-    }
-    if (magnitude >= 65520.0f) return false; /* half-way between the largest f16, 65504, and the next power of two */
-    if (magnitude <
-        0x1p-14f) { /* subnormal: a multiple of 2^-24; rintf rounds to even, and 1024 carries into the exponent */
-        *out = (uint16_t)(sign | (uint16_t)rintf(magnitude * 0x1p24f));
-        return true;
-    }
-    bits &= 0x7FFFFFFF;
-    bits += 0xFFF + (bits >> 13 & 1); /* round the 13 bits that go; a carry moves into the exponent, as it must */
-    *out = (uint16_t)(sign | ((bits >> 13) - ((127 - 15) << 10)));
-    return true;
-}
-
 /* Rows from mask `from` on of one unit that lie in the band [first, first + count). */
 static coar_status take_unit(part_writer *w, uint64_t unit, uint64_t from, uint64_t first, uint64_t count) {
     uint64_t mask, example;
@@ -227,7 +206,7 @@ static coar_status write_band(part_writer *w, uint64_t first, uint64_t count) {
     for (size_t o = 0; o < w->grid->outputs; o++) {
         const float *rows = w->band + o * CHUNK_MASKS * N;
         for (size_t i = 0; w->shape.half && i < count * N; i++)
-            if (!to_half(rows[i], &w->half_band[i])) {
+            if (!half_from_float(rows[i], &w->half_band[i])) {
                 status = half_overflow(w, o, first + i / N, i % N, rows[i]);
                 goto done;
             }

@@ -12,6 +12,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 #define MANIFEST "manifest.json"
@@ -59,7 +60,7 @@ coar_status store_setting_real(const run_store *store, const char *key, double *
     const char *text = store_setting(store, key);
     char *end;
     if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
-    *out = strtod(text, &end);
+    *out = number_parse(text, &end);
     if (*end || end == text)
         return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
     return COAR_OK;

@@ -11,6 +11,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 /* A manifest is a few kilobytes; a numerics plan some more. Larger is not ours, and is not read into memory. */
@@ -45,7 +46,7 @@ static bool same_value(const setting *a, const setting *b) {
     if (!strcmp(a->value, b->value)) return true;
     if (a->type != SETTING_REAL || b->type != SETTING_REAL) return false;
     char *end_a, *end_b;
-    double x = strtod(a->value, &end_a), y = strtod(b->value, &end_b);
+    double x = number_parse(a->value, &end_a), y = number_parse(b->value, &end_b);
     return end_a != a->value && end_b != b->value && !*end_a && !*end_b && x == y;
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/format.h"
 #include "core/memory.h"
 #include "store/internal.h"
 
@@ -59,11 +60,10 @@ static coar_status plan_attribute(const char *path, char **plan_json) {
 }
 
 coar_status store_plan_file(const char *path, char **plan_json) {
-    static const char signature[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
     file_map map;
     char *plan = NULL;
     TRY(file_map_open(path, &map));
-    bool hdf5 = map.size >= sizeof signature && !memcmp(map.data, signature, sizeof signature);
+    bool hdf5 = format_is_hdf5(map.data, map.size);
     coar_status status = COAR_OK;
     if (hdf5)
         status = store_existing_plan(path, &plan);

@@ -1,12 +1,16 @@
 /* core.c - generator vectors, samplers, pool, files, npy, sizes. */
 #include "test.h"
 
+#include <locale.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/npy.h"
+#include "core/number.h"
+#include "core/options.h"
 #include "core/philox.h"
 #include "core/sampler.h"
 #include "core/threads.h"
@@ -190,6 +194,38 @@ static void npy_files(void) {
     }
 }
 
+/* The same for all: initialised or refused, and never NULL's address read. */
+static void public_options(void) {
+    test_begin("options: NULL and a size of 0 are refused, a shorter struct gets defaults");
+    coar_ablate_options ablate = {0};
+    coar_bench_options bench = {0};
+    coar_evaluate_options evaluate = {0};
+    coar_fit_options fit = {0};
+    coar_pack_options pack = {0};
+    coar_report_options report = {0};
+    for (int given = 0; given < 2; given++) {
+        CHECK_ERROR(coar_ablate(given ? &ablate : NULL, NULL), COAR_ERROR_USAGE, "COAR_ABLATE_INIT");
+        CHECK_ERROR(coar_bench(given ? &bench : NULL, NULL), COAR_ERROR_USAGE, "COAR_BENCH_INIT");
+        CHECK_ERROR(coar_evaluate(given ? &evaluate : NULL, NULL, NULL), COAR_ERROR_USAGE, "COAR_EVALUATE_INIT");
+        CHECK_ERROR(coar_fit(given ? &fit : NULL, NULL), COAR_ERROR_USAGE, "COAR_FIT_INIT");
+        CHECK_ERROR(coar_pack(given ? &pack : NULL, NULL), COAR_ERROR_USAGE, "COAR_PACK_INIT");
+        CHECK_ERROR(coar_report(given ? &report : NULL), COAR_ERROR_USAGE, "COAR_REPORT_INIT");
+    }
+    struct {
+        coar_bench_options options;
+        char behind[16];
+    } wide, taken;
+    memset(&wide, 0xAA, sizeof wide); /* what lies beyond the caller's size is not read */
+    wide.options.size = offsetof(coar_bench_options, arch);
+    memset(&taken, 0x55, sizeof taken);
+    CHECK_OK(options_take(&taken.options, sizeof taken.options, &wide, "COAR_BENCH_INIT"));
+    CHECK(taken.options.model == wide.options.model);
+    CHECK(!taken.options.arch && !taken.options.callbacks && taken.options.seconds == 0);
+    wide.options.size = sizeof wide; /* a newer header's: what this build does not know is left out */
+    CHECK_OK(options_take(&taken.options, sizeof taken.options, &wide, "COAR_BENCH_INIT"));
+    for (size_t i = 0; i < sizeof taken.behind; i++) CHECK_INT(taken.behind[i], 0x55);
+}
+
 static void sizes(void) {
     test_begin("sizes: products, --memory texts, arena");
     size_t out = 0;
@@ -200,6 +236,7 @@ static void sizes(void) {
     CHECK_INT(bytes, 8ull << 30);
     CHECK_ERROR(coar_parse_size("8X", &bytes), COAR_ERROR_USAGE, "8X");
     CHECK_ERROR(coar_parse_size("-1", &bytes), COAR_ERROR_USAGE, "-1");
+    CHECK_ERROR(coar_parse_size("99999999999999999999", &bytes), COAR_ERROR_USAGE, "size"); /* beyond 64 bits */
     CHECK_ERROR(coar_parse_size("99999999999G", &bytes), COAR_ERROR_USAGE, "size");
     status_clear();
     void *p;
@@ -213,6 +250,45 @@ static void sizes(void) {
     CHECK(measure.used == SIZE_MAX);
 }
 
+/* Every value by its text and back; 0.1f as a double needs all digits. */
+static void check_numbers(void) {
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{.05, "0.05"},
+                 {.5, "0.5"},
+                 {1e-5, "1e-05"},
+                 {.1234567, "0.1234567"},
+                 {-2.5, "-2.5"},
+                 {3, "3"},
+                 {0.1f, "0.10000000149011612"},
+                 {1.0 / 3, "0.3333333333333333"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[NUMBER_SIZE], *end;
+        number_format(cases[i].value, text);
+        CHECK_TEXT(text, cases[i].text);
+        CHECK(number_parse(text, &end) == cases[i].value && !*end);
+    }
+    char *end;
+    CHECK(number_parse("0,5", &end) == 0);
+    CHECK_TEXT(end, ",5");
+}
+
+static void numbers(void) {
+    test_begin("numbers: the shortest text that reads back");
+    check_numbers();
+    test_begin("numbers: the same under a locale with decimal commas");
+    if (!setlocale(LC_ALL, "de_DE.UTF-8") && !setlocale(LC_ALL, "fr_FR.UTF-8")) {
+        test_skip("neither de_DE.UTF-8 nor fr_FR.UTF-8 is installed");
+        return;
+    }
+    check_numbers();
+    ablation parsed;
+    CHECK_OK(ablation_parse("scale:0.5", &parsed));
+    CHECK_NEAR(parsed.gain, .5, 0);
+    setlocale(LC_ALL, "C");
+}
+
 int main(void) {
     philox_vectors();
     samplers();
@@ -220,5 +296,7 @@ int main(void) {
     hashes_and_paths();
     npy_files();
     sizes();
+    public_options();
+    numbers();
     return test_end();
 }

@@ -4,6 +4,7 @@
 #include <locale.h>
 
 #include "core/philox.h"
+#include "core/text.h"
 #include "report/report_data.h"
 
 /* ------------------------------------------------------------------------------------------ made-up data */
@@ -332,8 +333,8 @@ static void test_hostile(void) {
           NULL);
     for (const char *at = page; *at; at++)
         if ((unsigned char)*at < ' ' && *at != '\n') test_fail(__FILE__, __LINE__, "control character %d", *at);
-    for (const char *at = page; *at; at += utf8_length(at) ? utf8_length(at) : 1)
-        if (!utf8_length(at)) test_fail(__FILE__, __LINE__, "not UTF-8: byte %d", (unsigned char)*at);
+    for (const char *at = page; *at; at += utf8_length(at, SIZE_MAX) ? utf8_length(at, SIZE_MAX) : 1)
+        if (!utf8_length(at, SIZE_MAX)) test_fail(__FILE__, __LINE__, "not UTF-8: byte %d", (unsigned char)*at);
     free(page);
 }
 

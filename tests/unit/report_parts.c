@@ -4,6 +4,7 @@
 #include <png.h>
 
 #include "core/philox.h"
+#include "core/text.h"
 #include "report/html.h"
 #include "report/png_url.h"
 #include "report/report_data.h"
@@ -62,14 +63,18 @@ static void test_numbers(void) {
     html_free(&page);
 
     test_begin("UTF-8: overlong forms, surrogates and torn sequences are refused");
-    CHECK_INT(utf8_length("a"), 1);
-    CHECK_INT(utf8_length("\xc3\xa9"), 2);
-    CHECK_INT(utf8_length("\xe2\x82\xac"), 3);
-    CHECK_INT(utf8_length("\xf0\x9f\x98\x80"), 4);
+    CHECK_INT(utf8_length("\xe2\x82\xac", 2), 0); /* cut off */
+    CHECK_INT(utf8_length("", 0), 0);
+    CHECK(utf8_valid("\xe2\x82\xac", 3) && !utf8_valid("\xe2\x82\xac", 2) && !utf8_valid("a\0", 2));
+    CHECK(utf8_control("\x1b") && utf8_control("\x7f") && utf8_control("\xc2\x9b") && !utf8_control("\xc2\xa0"));
+    CHECK_INT(utf8_length("a", SIZE_MAX), 1);
+    CHECK_INT(utf8_length("\xc3\xa9", SIZE_MAX), 2);
+    CHECK_INT(utf8_length("\xe2\x82\xac", SIZE_MAX), 3);
+    CHECK_INT(utf8_length("\xf0\x9f\x98\x80", SIZE_MAX), 4);
     static const char *const bad[] = {
         "\x80",     "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80",
         "\xe2\x82", "\xff"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_INT(utf8_length(bad[i]), 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_INT(utf8_length(bad[i], SIZE_MAX), 0);
 }
 
 static void test_plots(void) {

@@ -13,12 +13,6 @@
  * and packing costs a worker about 1 % (16 positions: 10 %). */
 #define PACK_ONCE_MAX ((size_t)128 << 20)
 
-static void place(arena *arena, size_t count, size_t size, void *out_pointer) {
-    size_t bytes;
-    void *block = arena_take(arena, size_mul(count, size, &bytes) ? bytes : SIZE_MAX);
-    memcpy(out_pointer, &block, sizeof block);
-}
-
 /* a * b * c, SIZE_MAX when that is too much: arena_take then refuses. */
 static size_t product(size_t a, size_t b, size_t c) {
     size_t result;
@@ -30,27 +24,28 @@ static size_t larger(size_t a, size_t b) {
 }
 
 static void place_axis(arena *arena, border_axis *axis, uint32_t size) {
-    place(arena, size, sizeof *axis->zone, &axis->zone);
-    place(arena, axis->zones, sizeof *axis->span, &axis->span);
+    arena_place(arena, size, sizeof *axis->zone, &axis->zone);
+    arena_place(arena, axis->zones, sizeof *axis->span, &axis->span);
 }
 
 static void place_shared(cpu_backend *b, arena *arena) {
     const graph *g = b->settings.graph;
     const size_t most = b->settings.examples_max;
-    place(arena, b->buffers.buffers, sizeof *b->buffer_start, &b->buffer_start);
-    place(arena, b->workers, sizeof *b->worker, &b->worker);
+    arena_place(arena, b->buffers.buffers, sizeof *b->buffer_start, &b->buffer_start);
+    arena_place(arena, b->workers, sizeof *b->worker, &b->worker);
     for (size_t i = 0; i < g->op_count; i++) {
         cpu_layer *layer = &b->layers[i];
         if (layer->op->kind != OP_CONV) continue;
         place_axis(arena, &layer->rows, layer->out.h);
         place_axis(arena, &layer->columns, layer->out.w);
-        if (cpu_layer_reorders(layer)) place(arena, graph_weight_count(g, layer->op), sizeof(float), &layer->weight);
+        if (cpu_layer_reorders(layer))
+            arena_place(arena, graph_weight_count(g, layer->op), sizeof(float), &layer->weight);
     }
-    place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
-    place(arena, LANES - 1, b->elements, &b->rest);
-    place(arena, most, sizeof *b->labels, &b->labels);
-    place(arena, g->values[0].c, sizeof *b->pixel_mul, &b->pixel_mul);
-    place(arena, g->values[0].c, sizeof *b->pixel_add, &b->pixel_add);
+    arena_place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
+    arena_place(arena, LANES - 1, b->elements, &b->rest);
+    arena_place(arena, most, sizeof *b->labels, &b->labels);
+    arena_place(arena, g->values[0].c, sizeof *b->pixel_mul, &b->pixel_mul);
+    arena_place(arena, g->values[0].c, sizeof *b->pixel_add, &b->pixel_add);
 }
 
 /* Sizes of scratch that serves one op at a time. */
@@ -85,36 +80,37 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
 
 static void place_packed(const cpu_backend *b, arena *arena, const cpu_layer *layer, float *weights, cpu_packed *p) {
     const size_t rows = layer->out.c;
-    place(arena, rows, sizeof *p->row, &p->row);
-    place(arena, rows, sizeof *p->channel, &p->channel);
-    place(arena, rows, sizeof *p->constant_channel, &p->constant_channel);
-    place(arena, rows, sizeof *p->constant, &p->constant);
-    place(arena, rows, LANES * sizeof *p->mul, &p->mul);
-    place(arena, product(rows, cpu_layer_zones(layer), 1), LANES * sizeof *p->add, &p->add);
+    arena_place(arena, rows, sizeof *p->row, &p->row);
+    arena_place(arena, rows, sizeof *p->channel, &p->channel);
+    arena_place(arena, rows, sizeof *p->constant_channel, &p->constant_channel);
+    arena_place(arena, rows, sizeof *p->constant, &p->constant);
+    arena_place(arena, rows, LANES * sizeof *p->mul, &p->mul);
+    arena_place(arena, product(rows, cpu_layer_zones(layer), 1), LANES * sizeof *p->add, &p->add);
     p->weight = weights;
-    if (b->pack_once) place(arena, graph_weight_count(b->settings.graph, layer->op), sizeof *p->weight, &p->weight);
+    if (b->pack_once)
+        arena_place(arena, graph_weight_count(b->settings.graph, layer->op), sizeof *p->weight, &p->weight);
 }
 
 static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
     const graph *g = b->settings.graph;
     cpu_packed unplaced, *packed;
     float *weights = NULL;
-    place(arena, g->op_count, sizeof *packed, &packed);
-    if (!b->pack_once) place(arena, s->layer_weights, sizeof *weights, &weights);
+    arena_place(arena, g->op_count, sizeof *packed, &packed);
+    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *weights, &weights);
     for (size_t i = 0; i < g->op_count; i++)
         if (b->layers[i].op->kind == OP_CONV)
             place_packed(b, arena, &b->layers[i], weights, packed ? &packed[i] : &unplaced);
     w->packed = packed;
-    place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
-    place(arena, g->components, LANES * sizeof *w->keep, &w->keep);
-    place(arena, g->components, sizeof *w->mask, &w->mask);
-    place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
-    place(arena, s->out_channels, LANES * sizeof *w->out_mul, &w->out_mul);
-    place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
-    place(arena, s->attention, sizeof *w->attention, &w->attention);
-    place(arena, s->activated, sizeof *w->activated, &w->activated);
-    place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
-    place(arena, b->elements, LANES, &w->pixels);
+    arena_place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
+    arena_place(arena, g->components, LANES * sizeof *w->keep, &w->keep);
+    arena_place(arena, g->components, sizeof *w->mask, &w->mask);
+    arena_place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
+    arena_place(arena, s->out_channels, LANES * sizeof *w->out_mul, &w->out_mul);
+    arena_place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
+    arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
+    arena_place(arena, s->activated, sizeof *w->activated, &w->activated);
+    arena_place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
+    arena_place(arena, b->elements, LANES, &w->pixels);
 }
 
 size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base) {
@@ -139,9 +135,9 @@ coar_status cpu_memory_allocate(cpu_backend *b) {
         if (least > allowed)
             return status_set(
                 COAR_ERROR_MEMORY,
-                "the cpu backend needs at least %zu KiB (%zu KiB for %zu threads), but %zu KiB are allowed: "
+                "the cpu backend needs at least %zu MiB (%zu MiB for %zu threads), but %zu MiB are allowed: "
                 "raise --memory",
-                (least >> 10) + 1, (best >> 10) + 1, threads, allowed >> 10);
+                (least >> 20) + 1, (best >> 20) + 1, threads, allowed >> 20);
         while ((bytes = cpu_memory_plan(b, workers, false, NULL)) > allowed) workers--;
     }
     TRY(memory_new(bytes, 1, "cpu backend", &b->memory));

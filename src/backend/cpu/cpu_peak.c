@@ -5,11 +5,13 @@
 #include "backend/cpu/cpu.h"
 #include "core/log.h"
 
+enum { BURST_ITERATIONS = 1000000 }; /* of one task: some 4 ms */
+
 static coar_status burst(void *context, size_t task, int worker) {
     const cpu_kernels *kernels = context;
     (void)task;
     (void)worker;
-    kernels->peak(1000000);
+    kernels->peak(BURST_ITERATIONS);
     return COAR_OK;
 }
 
@@ -18,7 +20,7 @@ coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops
     const size_t tasks = (size_t)thread_pool_size(pool) * TASKS_PER_THREAD;
     const cpu_kernels *kernels;
     TRY(cpu_find_kernels(plan, &kernels));
-    const double task_flops = kernels->peak(1000000);
+    const double task_flops = kernels->peak(BURST_ITERATIONS);
     double best = 0;
     for (int i = 0; i < BURSTS; i++) {
         const double start = clock_seconds();

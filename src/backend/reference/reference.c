@@ -47,32 +47,26 @@ static size_t input_elements(const graph *g) {
 
 /* ------------------------------------------------------------------------------------ preparation */
 
-static void place_array(arena *arena, size_t count, size_t size, void *out_pointer) {
-    size_t bytes;
-    void *block = arena_take(arena, size_mul(count, size, &bytes) ? bytes : SIZE_MAX);
-    memcpy(out_pointer, &block, sizeof block);
-}
-
 /* Sizes everything (arena without a base) or places it. */
 static void lay_out(reference_backend *r, arena *arena) {
     const backend_settings *s = &r->settings;
     const graph *g = s->graph;
     const size_t threads = (size_t)thread_pool_size(s->pool);
-    place_array(arena, r->buffers.buffers, sizeof *r->buffer_start, &r->buffer_start);
-    place_array(arena, threads, sizeof *r->workspaces, &r->workspaces);
+    arena_place(arena, r->buffers.buffers, sizeof *r->buffer_start, &r->buffer_start);
+    arena_place(arena, threads, sizeof *r->workspaces, &r->workspaces);
     for (size_t t = 0; t < threads; t++) {
         workspace unplaced, *w = r->workspaces ? &r->workspaces[t] : &unplaced;
-        place_array(arena, r->buffers.total, sizeof *w->values, &w->values);
-        place_array(arena, reference_scratch(g), sizeof *w->scratch, &w->scratch);
-        place_array(arena, g->components, sizeof *w->keep, &w->keep);
-        place_array(arena, r->classes, sizeof *w->logits, &w->logits);
-        place_array(arena, g->rows, sizeof *w->sums, &w->sums);
-        place_array(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
+        arena_place(arena, r->buffers.total, sizeof *w->values, &w->values);
+        arena_place(arena, reference_scratch(g), sizeof *w->scratch, &w->scratch);
+        arena_place(arena, g->components, sizeof *w->keep, &w->keep);
+        arena_place(arena, r->classes, sizeof *w->logits, &w->logits);
+        arena_place(arena, g->rows, sizeof *w->sums, &w->sums);
+        arena_place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
     }
-    place_array(arena, s->examples_max, input_elements(g), &r->images);
-    place_array(arena, s->examples_max, sizeof *r->labels, &r->labels);
-    place_array(arena, g->values[0].c, sizeof *r->mean, &r->mean);
-    place_array(arena, g->values[0].c, sizeof *r->deviation, &r->deviation);
+    arena_place(arena, s->examples_max, input_elements(g), &r->images);
+    arena_place(arena, s->examples_max, sizeof *r->labels, &r->labels);
+    arena_place(arena, g->values[0].c, sizeof *r->mean, &r->mean);
+    arena_place(arena, g->values[0].c, sizeof *r->deviation, &r->deviation);
 }
 
 /* The parts of a backend that are known before any memory is taken, and the bytes it will take. */
