@@ -383,59 +383,71 @@ done:
     return status;
 }
 
-/* What both kinds of part have in common, under the folder's lock. masks: as store_finish_outputs. */
-static coar_status finish(run_store *store, store_stage *stage, const unit_grid *grid, const char *group, bool half,
-                          const uint8_t *masks) {
+/* A part goes on where the finished masks end; a truth part may also be made again from mask 0. */
+static coar_status check_beginning(const part_writer *w, uint64_t finished) {
+    const uint64_t first = w->grid->first_mask;
+    if (first == finished || (w->group && first == 0)) return COAR_OK;
+    return status_set(COAR_ERROR_BUSY,
+                      "%s: another process has finished masks up to %" PRIu64 " meanwhile: give the same command again",
+                      w->stage->store->path, finished);
+}
+
+/* Name and shape of the part that takes in the stage's units. */
+static coar_status begin_part(part_writer *w, uint64_t finished, bool half, char name[128]) {
+    const unit_grid *g = w->grid;
+    TRY(check_grid(w));
+    w->shape = (part_shape){.first_mask = w->group ? 0 : finished,
+                            .masks = w->group ? g->masks : g->masks - finished,
+                            .examples = g->examples,
+                            .unit_masks = g->unit_masks,
+                            .unit_examples = g->unit_examples,
+                            .half = half};
+    if (w->group) {
+        snprintf(name, 128, "%s.h5", w->stage->name);
+        return COAR_OK;
+    }
+    snprintf(name, 128, "outputs-%" PRIu64 "-%" PRIu64 ".h5", finished, g->masks - 1);
+    return check_parts(w->stage->store, half);
+}
+
+static coar_status write_units(part_writer *w, uint64_t finished, bool half) {
     coar_status status = COAR_OK;
     run_tables tables = {.groups = NULL};
     char name[128], *path = NULL;
-    uint64_t finished;
-    TRY_GOTO(stage_masks_finished(store, stage->name, &finished));
-    if (finished >= grid->masks) goto complete;
-    if (group ? grid->first_mask && grid->first_mask != finished : grid->first_mask != finished) {
-        status = status_set(COAR_ERROR_BUSY,
-                            "%s: another process has finished masks up to %" PRIu64
-                            " meanwhile: give the same command again",
-                            store->path, finished);
-        goto done;
-    }
-    TRY_GOTO(stage_refresh(stage));
-    if (stage->done < stage->options.units) return COAR_OK;
-    TRY_GOTO(store_read_tables(store, &tables, NULL));
-    part_writer w = {.stage = stage, .grid = grid, .tables = &tables, .group = group};
-    TRY_GOTO(check_grid(&w));
-    w.shape = (part_shape){.first_mask = group ? 0 : finished,
-                           .masks = group ? grid->masks : grid->masks - finished,
-                           .examples = grid->examples,
-                           .unit_masks = grid->unit_masks,
-                           .unit_examples = grid->unit_examples,
-                           .half = half};
-    if (group) {
-        snprintf(name, sizeof name, "%s.h5", stage->name);
-    } else {
-        TRY_GOTO(check_parts(store, half));
-        w.masks = masks;
-        snprintf(name, sizeof name, "outputs-%" PRIu64 "-%" PRIu64 ".h5", finished, grid->masks - 1);
-    }
-    if (!(path = folder_path(store, name))) {
-        status = COAR_ERROR_MEMORY;
-        goto done;
-    }
-    if (group && finished) w.old_path = path;
-    TRY_GOTO(write_part(&w, path));
-complete:
-    TRY_GOTO(index_refresh(store));
-    stage_remove_journals(stage);
+    TRY_GOTO(store_read_tables(w->stage->store, &tables, NULL));
+    w->tables = &tables;
+    TRY_GOTO(begin_part(w, finished, half, name));
+    path = folder_path(w->stage->store, name);
+    if (!path) TRY_GOTO(COAR_ERROR_MEMORY);
+    if (w->group && finished) w->old_path = path;
+    TRY_GOTO(write_part(w, path));
 done:
     free(path);
     run_tables_free(&tables);
     return status;
 }
 
+/* What both kinds of part have in common, under the folder's lock. Of *w: stage, grid, group and masks. */
+static coar_status finish(part_writer *w, bool half) {
+    store_stage *stage = w->stage;
+    uint64_t finished;
+    TRY(stage_masks_finished(stage->store, stage->name, &finished));
+    if (finished < w->grid->masks) {
+        TRY(check_beginning(w, finished));
+        TRY(stage_refresh(stage));
+        if (stage->done < stage->options.units) return COAR_OK; /* other shards owe some */
+        TRY(write_units(w, finished, half));
+    }
+    TRY(index_refresh(stage->store));
+    stage_remove_journals(stage);
+    return COAR_OK;
+}
+
 coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
                                  const uint8_t *store_masks) {
+    part_writer w = {.stage = stage, .grid = grid, .masks = store_masks};
     TRY(folder_lock(store));
-    coar_status status = finish(store, stage, grid, NULL, f16, store_masks);
+    coar_status status = finish(&w, f16);
     folder_unlock(store);
     return status;
 }
@@ -444,9 +456,10 @@ coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_
     char group[128];
     double alpha;
     uint64_t seed;
+    part_writer w = {.stage = stage, .grid = grid, .group = group};
     TRY(truth_group(stage->name, group, &alpha, &seed));
     TRY(folder_lock(store));
-    coar_status status = finish(store, stage, grid, group, false, NULL);
+    coar_status status = finish(&w, false);
     folder_unlock(store);
     return status;
 }

@@ -21,4 +21,5 @@ fi
 symbols=$(nm -D --defined-only "$T/usr/lib/libcoar.so" | awk '$2 ~ /[TDBR]/ && $3 !~ /^coar_/ {print $3}' | head)
 same "the shared library exports coar_ names alone" "$symbols" ""
 succeeds "the example program" "${BUILD:-build}/examples/attribute" "$T/example-data.h5" "$T/example.h5"
+succeeds "the example program goes on where it was" "${BUILD:-build}/examples/attribute" "$T/example-data.h5" "$T/example.h5"
 finish
