@@ -3,18 +3,22 @@
 #   make [all]       build/coar, build/libcoar.a, build/libcoar.so
 #   make demo        pack, ablate, fit, evaluate, report on the data in data/
 #   make test        everything: units, goldens, command line, kills, sanitizers, fuzz
-#   make test-quick  units and goldens, under a minute
+#   make test-quick  units and goldens
 #   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
 
-CC       ?= gcc
+ifeq ($(origin CC),default) # make's own is cc, so that ?= would never act
+CC       := gcc
+endif
 CFLAGS   ?= -O3 -g
 PREFIX   ?= /usr/local
 CONFIG   ?= release
 V        ?= 0
-SHARED   ?= ../shared
+COAR_SHARED ?= ../shared
 PYTHON   ?= $(shell tools/find-python.sh)
 # ---------------------------------------------------------------------------------------- end of settings
+
+export COAR_SHARED
 
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
 O        := build$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
@@ -22,6 +26,9 @@ ARCH     := $(shell uname -m)
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
+ifeq ($(filter $(CONFIG),release asan tsan),)
+$(error CONFIG=$(CONFIG): must be release, asan or tsan)
+endif
 SANITIZE_release :=
 SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SANITIZE_tsan    := -fsanitize=thread -O1
@@ -99,10 +106,10 @@ demo: all
 	@tools/demo.sh $(O)
 
 test: all
-	@COAR_SHARED=$(SHARED) PYTHON=$(PYTHON) tests/run.sh full
+	@PYTHON=$(PYTHON) tests/run.sh full
 
 test-quick: all
-	@COAR_SHARED=$(SHARED) PYTHON=$(PYTHON) tests/run.sh quick
+	@PYTHON=$(PYTHON) tests/run.sh quick
 
 bench: all
 	@bench/run.sh $(O) $(PEERS)

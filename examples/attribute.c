@@ -52,7 +52,7 @@ static coar_status attribute(const char *data, const char *run) {
     /* One linear model per example: margin ~ bias + sum of the kept components' weights. */
     coar_fit_options fit = COAR_FIT_INIT;
     fit.run = run;
-    fit.force = 1;
+    fit.keep = 1; /* a fit of these masks that is there already is not made again */
     coar_fit_result fitted;
     status = coar_fit(&fit, &fitted);
     if (status != COAR_OK) return status;

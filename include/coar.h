@@ -206,6 +206,7 @@ typedef struct coar_fit_options {
     int force;
     int keep;                 /* a fit of this name made from the same masks by the same estimator is kept as it is
                                  (already_complete); an older one is replaced */
+    int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;
 } coar_fit_options;
@@ -239,6 +240,7 @@ typedef struct coar_evaluate_options {
     int threads;
     uint64_t memory;
     int force_resume;
+    int check_only;           /* as in coar_fit_options; `evaluations` and `count` may be NULL */
     const char *command;
     const coar_callbacks *callbacks;
 } coar_evaluate_options;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests and prints `N passed, N failed, N skipped` as its last line.
-#   quick  unit tests and goldens                                            (under a minute)
+#   quick  unit tests and goldens
 #   full   also the command line, kills and restarts, sanitizers, fuzz, other readers of our files
 # Every test is a program that speaks TAP. COAR_SHARED names the folder of larger goldens (absent: those tests are skipped);
 # PYTHON a Python with numpy and h5py.

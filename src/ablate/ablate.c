@@ -1,14 +1,45 @@
-/* ablate.c - coar_ablate: from options to a finished run file; coar_masks. */
+/* ablate.c - coar_ablate: from options to a finished run file. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "ablate/job.h"
+#include "ablate/run.h"
+#include "ablate/run_masks.h"
 #include "core/npy.h"
 #include "core/number.h"
 #include "core/options.h"
+#include "core/philox.h"
+
+/* Settings of which it owns the values alone: keys and flags are literals. */
+typedef struct setting_texts {
+    setting items[40];
+    size_t count;
+    bool failed;
+} setting_texts;
+
+typedef struct mask_source {
+    sampler sampler;
+    uint32_t *group_first; /* owned */
+    uint8_t *given;        /* owned: packed masks of file: */
+    uint64_t count;        /* m that the source itself implies (loo, file:), else 0 */
+    char hash[65];         /* of the given masks, "" otherwise */
+} mask_source;
+
+/* One call of coar_ablate, filled from top to bottom. */
+typedef struct ablate_run {
+    const coar_ablate_options *o;
+    double alpha;
+    uint32_t shard, shards; /* K, S */
+    job *job;
+    run_tables tables; /* as a new run gets them */
+    mask_source masks;
+    uint64_t m;
+    setting_texts settings;
+    run_store *store;
+    uint64_t finished; /* masks that are in parts already */
+    coar_ablate_result result;
+} ablate_run;
 
 static const char *or_default(const char *text, const char *fallback) {
     return text ? text : fallback;
@@ -16,14 +47,7 @@ static const char *or_default(const char *text, const char *fallback) {
 
 /* ------------------------------------------------------------------------------------------ settings as text */
 
-/* A list of settings whose values it owns. */
-typedef struct setting_list {
-    setting items[40];
-    size_t count;
-    bool failed;
-} setting_list;
-
-static void add(setting_list *list, const char *key, const char *flag, setting_type type, bool compared, char *value) {
+static void add(setting_texts *list, const char *key, const char *flag, setting_type type, bool compared, char *value) {
     if (!value || list->count == sizeof list->items / sizeof *list->items) {
         free(value);
         list->failed = true;
@@ -32,21 +56,18 @@ static void add(setting_list *list, const char *key, const char *flag, setting_t
     list->items[list->count++] = (setting){key, flag, value, type, compared};
 }
 
-static void add_text(setting_list *list, const char *key, const char *flag, bool compared, const char *value) {
+static void add_text(setting_texts *list, const char *key, const char *flag, bool compared, const char *value) {
     add(list, key, flag, SETTING_TEXT, compared, strdup(value));
 }
 
-static void settings_free(setting_list *list) {
+static void setting_texts_free(setting_texts *list) {
     for (size_t i = 0; i < list->count; i++) free((char *)list->items[i].value);
     list->count = 0;
 }
 
 static char *time_now(void) {
-    char text[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char text[UTC_SIZE];
+    clock_utc(text);
     return strdup(text);
 }
 
@@ -66,11 +87,12 @@ static char *examples_hash(const job *j) {
 }
 
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
-static coar_status describe_run(setting_list *list, const job *j, const coar_ablate_options *o, double alpha,
-                                const char *sampler, const char *masks_hash) {
-    char alpha_text[NUMBER_SIZE];
-    number_format(alpha, alpha_text);
-    *list = (setting_list){0};
+static coar_status describe_run(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    const job *j = run->job;
+    setting_texts *list = &run->settings;
+    char alpha[NUMBER_SIZE];
+    number_format(run->alpha, alpha);
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
     add_text(list, "coar_version", "", false, coar_version());
@@ -89,9 +111,9 @@ static coar_status describe_run(setting_list *list, const job *j, const coar_abl
     add_text(list, "examples_spec", "--examples", false, or_default(o->examples, "all"));
     add(list, "examples_sha256", "--examples", SETTING_TEXT, true, examples_hash(j));
     add(list, "seed", "--seed", SETTING_INTEGER, true, string_format("%llu", (unsigned long long)o->seed));
-    add(list, "alpha", "--alpha", SETTING_REAL, true, strdup(alpha_text));
-    add_text(list, "sampler", "--sampler", true, sampler);
-    add_text(list, "sampler_masks_sha256", "--sampler", true, masks_hash);
+    add(list, "alpha", "--alpha", SETTING_REAL, true, strdup(alpha));
+    add_text(list, "sampler", "--sampler", true, sampler_name(run->masks.sampler.kind));
+    add_text(list, "sampler_masks_sha256", "--sampler", true, run->masks.hash);
     add_text(list, "mask_generator", "", true, "philox4x32-10/1");
     add(list, "outputs", "--output", SETTING_TEXT, true, output_names(j));
     add_text(list, "backend", "--backend", true, j->interface->name);
@@ -104,14 +126,6 @@ static coar_status describe_run(setting_list *list, const job *j, const coar_abl
 }
 
 /* --------------------------------------------------------------------------------------------- mask generator */
-
-typedef struct mask_source {
-    sampler sampler;
-    uint32_t *group_first; /* owned */
-    uint8_t *given;        /* owned: packed masks of file: */
-    uint64_t count;        /* m that the source itself implies (loo, file:), else 0 */
-    char hash[65];         /* of the given masks, "" otherwise */
-} mask_source;
 
 static void mask_source_free(mask_source *source) {
     free(source->group_first);
@@ -127,15 +141,11 @@ static coar_status read_masks(const char *path, uint32_t n, uint8_t **out, uint6
     TRY(npy_open(path, &array));
     const bool is_packed = array.type == NPY_U8 && array.rank == 2 && array.shape[1] == bytes && bytes != n;
     if (array.rank != 2 || (!is_packed && array.shape[1] != n) || (array.type != NPY_BOOL && array.type != NPY_U8)) {
-        status = status_set(COAR_ERROR_INPUT,
+        TRY_GOTO(status_set(COAR_ERROR_INPUT,
                             "%s: shape, dtype: want bool [m, %u] or packed u8 [m, %zu] for this model's components",
-                            path, n, bytes);
-        goto done;
+                            path, n, bytes));
     }
-    if (array.shape[0] == 0) {
-        status = status_set(COAR_ERROR_INPUT, "%s: shape: holds no masks", path);
-        goto done;
-    }
+    if (array.shape[0] == 0) TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: shape: holds no masks", path));
     TRY_GOTO(memory_new(array.shape[0], bytes, "masks", &packed));
     const uint8_t *source = array.data;
     for (size_t i = 0; i < array.shape[0]; i++) {
@@ -156,41 +166,39 @@ done:
     return status;
 }
 
-coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out) {
-    uint32_t *first;
-    TRY(memory_new(count + 1, sizeof *first, "groups", &first));
-    for (size_t g = 0; g < count; g++) first[g] = groups[g].first;
-    first[count] = components;
-    *out = first;
-    return COAR_OK;
-}
-
-static coar_status open_masks(const coar_ablate_options *o, const job *j, const run_tables *tables, double alpha,
-                              mask_source *out) {
+static coar_status open_masks(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    mask_source *source = &run->masks;
+    sampler *s = &source->sampler;
     const char *path;
-    const uint32_t n = j->model->graph->components;
-    *out = (mask_source){.sampler = {.seed = o->seed, .alpha = alpha, .n = n, .stream = 0}};
-    sampler *s = &out->sampler;
+    *s = (sampler){.seed = o->seed,
+                   .alpha = run->alpha,
+                   .n = run->tables.components,
+                   .stream = PHILOX_STREAM_TRAINING,
+                   .groups = (uint32_t)run->tables.group_count};
     TRY(sampler_parse(o->sampler, &s->kind, &path));
-    TRY(group_starts(tables->groups, tables->group_count, n, &out->group_first));
-    s->group_first = out->group_first;
-    s->groups = (uint32_t)tables->group_count;
-    if (s->kind == SAMPLER_LOO) out->count = (uint64_t)n + 1;
+    TRY(run_masks_groups(&run->tables, &source->group_first));
+    s->group_first = source->group_first;
+    if (s->kind == SAMPLER_LOO) source->count = (uint64_t)s->n + 1;
     if (s->kind == SAMPLER_FILE) {
-        TRY(read_masks(path, n, &out->given, &out->count));
-        s->rows = out->given;
-        s->rows_count = out->count;
-        sha256_hex(out->given, (size_t)out->count * mask_bytes(n), out->hash);
+        TRY(read_masks(path, s->n, &source->given, &source->count));
+        s->rows = source->given;
+        s->rows_count = source->count;
+        sha256_hex(source->given, (size_t)source->count * mask_bytes(s->n), source->hash);
     }
     return COAR_OK;
 }
 
-static coar_status choose_mask_count(const coar_ablate_options *o, const mask_source *source, uint64_t *m) {
-    *m = o->masks ? o->masks : source->count ? source->count : 2 * (uint64_t)source->sampler.n;
-    if (source->count && *m != source->count)
+static coar_status choose_mask_count(ablate_run *run) {
+    const mask_source *source = &run->masks;
+    const uint64_t asked = run->o->masks, m = asked           ? asked
+                                              : source->count ? source->count
+                                                              : 2 * (uint64_t)source->sampler.n;
+    if (source->count && m != source->count)
         return status_set(COAR_ERROR_USAGE, "--masks %llu: the sampler gives exactly %llu masks; leave --masks out",
-                          (unsigned long long)*m, (unsigned long long)source->count);
-    if (*m > (uint64_t)1 << 40) return status_set(COAR_ERROR_USAGE, "--masks %llu: too many", (unsigned long long)*m);
+                          (unsigned long long)m, (unsigned long long)source->count);
+    if (m > (uint64_t)1 << 40) return status_set(COAR_ERROR_USAGE, "--masks %llu: too many", (unsigned long long)m);
+    run->m = m;
     return COAR_OK;
 }
 
@@ -224,11 +232,11 @@ static coar_status make_tables(const job *j, run_tables *t) {
 }
 
 /* An old run brings its tables; a new one gets them, with the baseline and, for `mean`, the means. */
-static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store *store, run_tables *fresh,
-                                 mask_source *masks) {
+static coar_status settle_tables(ablate_run *run) {
+    job *j = run->job;
+    run_tables *fresh = &run->tables, stored = {0};
     bool present;
-    run_tables stored = {0};
-    TRY(store_read_tables(store, &stored, &present));
+    TRY(store_read_tables(run->store, &stored, &present));
     if (present) {
         free(j->fill);
         j->fill = stored.fill; /* the job owns it from here */
@@ -237,92 +245,74 @@ static coar_status settle_tables(job *j, const coar_ablate_options *o, run_store
         run_tables_free(&stored);
         return COAR_OK;
     }
-    if (!j->baseline) TRY(job_baseline(j, o->calibration));
+    if (!j->baseline) TRY(job_baseline(j, run->o->calibration));
     fresh->baseline = j->baseline;
     fresh->fill = j->fill;
     fresh->fill_count = j->fill ? j->model->graph->rows : 0;
-    fresh->given_masks = masks->given;
-    fresh->given_count = masks->given ? masks->count : 0;
-    coar_status status = store_write_tables(store, fresh);
+    fresh->given_masks = run->masks.given;
+    fresh->given_count = run->masks.given ? run->masks.count : 0;
+    coar_status status = store_write_tables(run->store, fresh);
     fresh->baseline = fresh->fill = NULL; /* lent for the call above */
     fresh->given_masks = NULL;
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------- the stage */
-
-/* Packed masks first .. m - 1, for --store-masks. */
-static coar_status pack_masks(const sampler *s, uint64_t first, uint64_t m, uint8_t **out) {
-    coar_status status = COAR_OK;
-    uint8_t *bits = NULL, *scratch = NULL;
-    const size_t bytes = mask_bytes(s->n);
-    TRY_GOTO(memory_new((size_t)(m - first), bytes, "masks", &bits));
-    TRY_GOTO(memory_new(sampler_scratch(s) + 1, 1, "masks", &scratch));
-    for (uint64_t i = first; i < m; i++) sampler_mask(s, i, bits + (i - first) * bytes, scratch);
-    *out = bits;
-    bits = NULL;
-done:
-    free(scratch);
-    free(bits);
-    return status;
+/* Opens or creates the run. A new one computes its baseline first: a job that cannot run leaves nothing behind. */
+static coar_status settle_store(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    bool created;
+    if (!file_exists(o->output) || o->force) TRY(job_baseline(run->job, o->calibration));
+    TRY(store_create(o->output, run->settings.items, run->settings.count, o->force, &created, &run->store));
+    TRY(settle_tables(run));
+    TRY(store_masks_finished(run->store, &run->finished));
+    if (run->finished <= run->m) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH,
+                      "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
+                      o->output, (unsigned long long)run->finished, (unsigned long long)run->m);
 }
 
-static coar_status run_stage(job *j, const coar_ablate_options *o, run_store *store, const mask_source *masks,
-                             uint64_t m, uint64_t finished, const uint32_t shard[2], coar_ablate_result *result) {
-    coar_status status = COAR_OK;
+/* ---------------------------------------------------------------------------------------------------- the stage */
+
+/* The masks not yet in parts, as stage "ablate-FIRST", and their part once all shards' units are there. */
+static coar_status run_remaining(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    const sampler *s = &run->masks.sampler;
+    const uint64_t first = run->finished;
+    coar_status status;
     store_stage *stage = NULL;
-    char *plan_json = plan_to_json(&j->plan);
-    uint8_t *stored_masks = NULL;
-    const unit_grid grid = {.first_mask = finished,
-                            .masks = m,
-                            .examples = j->count,
-                            .unit_masks = j->unit_masks,
-                            .unit_examples = j->unit_examples,
-                            .outputs = (uint32_t)j->output_count};
+    uint8_t *rows = NULL; /* of masks, for --store-masks */
     char name[64];
-    snprintf(name, sizeof name, "ablate-%llu", (unsigned long long)finished);
+    snprintf(name, sizeof name, "ablate-%llu", (unsigned long long)first);
     const setting settings[] = {
-        {"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
+        {"plan_hash", "--plan", run->job->plan.hash, SETTING_TEXT, true},
         {"store", "--store", o->store_f16 ? "f16" : "f32", SETTING_TEXT, true},
         {"store_masks", "--store-masks", o->store_masks ? "1" : "0", SETTING_TEXT, true},
     };
-    stage_options options = {.name = name,
-                             .settings = settings,
-                             .setting_count = sizeof settings / sizeof *settings,
-                             .plan_json = plan_json,
-                             .units = unit_grid_units(&grid),
-                             .payload_bytes = unit_grid_payload,
-                             .context = &grid,
-                             .shard = shard[0],
-                             .shards = shard[1],
-                             .force_resume = o->force_resume,
-                             .callbacks = o->callbacks};
-    TRY_GOTO(stage_open(store, &options, &stage));
-    result->units_total = options.units;
-    result->units_before = stage_done_count(stage);
-
-    unit_run run = {.stage = stage,
-                    .grid = &grid,
-                    .sampler = &masks->sampler,
-                    .shard = shard[0],
-                    .shards = shard[1],
-                    .time_limit = o->time_limit};
-    status = job_run_units(j, &run);
-    result->images = run.images;
-    result->seconds = run.seconds;
-    if (status != COAR_OK) goto done;
-    if (o->store_masks || masks->sampler.kind == SAMPLER_FILE)
-        TRY_GOTO(pack_masks(&masks->sampler, finished, m, &stored_masks));
+    stage_run work = {.name = name,
+                      .settings = settings,
+                      .setting_count = sizeof settings / sizeof *settings,
+                      .grid = run_grid(run->job, first, run->m),
+                      .sampler = s,
+                      .shard = run->shard,
+                      .shards = run->shards,
+                      .time_limit = o->time_limit,
+                      .force_resume = o->force_resume};
+    TRY_GOTO(run_stage(run->job, run->store, &work, &stage));
+    if (o->store_masks || s->kind == SAMPLER_FILE)
+        TRY_GOTO(run_masks_pack(s, first, run->m - first, run->job->pool, "masks", &rows));
     /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
-    TRY_GOTO(store_finish_outputs(store, stage, &grid, o->store_f16, stored_masks));
-    TRY_GOTO(store_masks_finished(store, &finished));
-    if (finished < m)
+    TRY_GOTO(store_finish_outputs(run->store, stage, &work.grid, o->store_f16, rows));
+    TRY_GOTO(store_masks_finished(run->store, &run->finished));
+    if (run->finished < run->m)
         log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)options.units);
+                 (unsigned long long)stage_done_count(stage), (unsigned long long)work.units);
 done:
+    run->result.units_total = work.units;
+    run->result.units_before = work.units_before;
+    run->result.images = work.images;
+    run->result.seconds = work.seconds;
     stage_close(stage);
-    free(stored_masks);
-    free(plan_json);
+    free(rows);
     return status;
 }
 
@@ -338,46 +328,28 @@ static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shar
     return COAR_OK;
 }
 
-static coar_status check_options(const coar_ablate_options *o, double *alpha, uint32_t shard[2]) {
+static coar_status check_options(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
-    *alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
-    if (!(*alpha > 0 && *alpha < 1))
-        return status_set(COAR_ERROR_USAGE, "--alpha %g: give the fraction to ablate, above 0 and below 1", *alpha);
+    run->alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
+    if (!(run->alpha > 0 && run->alpha < 1))
+        return status_set(COAR_ERROR_USAGE, "--alpha %g: give the fraction to ablate, above 0 and below 1", run->alpha);
     if (o->time_limit < 0 || !isfinite(o->time_limit))
         return status_set(COAR_ERROR_USAGE, "--time-limit: give a time above 0");
-    return parse_shard(o->shard, &shard[0], &shard[1]);
+    return parse_shard(o->shard, &run->shard, &run->shards);
 }
 
 /* The plan to execute: --plan's, else the one an existing run was begun with (unless it is to be started over). */
-static coar_status find_plan(const coar_ablate_options *o, char **json, const char **origin) {
-    *json = NULL;
-    *origin = o->plan ? o->plan : o->output;
+static coar_status find_plan(const coar_ablate_options *o, char **json) {
     if (o->plan) return store_plan_file(o->plan, json);
     if (o->force || getenv("COAR_ISA")) return COAR_OK;
     return store_existing_plan(o->output, json);
 }
 
-coar_status coar_ablate(const coar_ablate_options *given, coar_ablate_result *result) {
-    status_clear();
-    coar_ablate_options taken;
-    TRY(options_take(&taken, sizeof taken, given, "COAR_ABLATE_INIT"));
-    const coar_ablate_options *o = &taken;
-    coar_status status;
-    double alpha = DEFAULT_ALPHA;
-    job *j = NULL;
-    run_store *store = NULL;
-    run_tables tables = {0};
-    mask_source masks = {0};
-    setting_list settings = {0};
+static coar_status open_job(ablate_run *run) {
+    const coar_ablate_options *o = run->o;
     char *plan_json = NULL;
-    const char *plan_origin;
-    coar_ablate_result r = {0};
-    bool created;
-    uint64_t m, finished;
-    uint32_t shard[2]; /* K, S */
-
-    TRY_GOTO(check_options(o, &alpha, shard));
-    TRY_GOTO(find_plan(o, &plan_json, &plan_origin));
+    TRY(find_plan(o, &plan_json));
     const job_options options = {.model = o->model,
                                  .data = o->data,
                                  .arch = o->arch,
@@ -392,41 +364,44 @@ coar_status coar_ablate(const coar_ablate_options *given, coar_ablate_result *re
                                  .backend = o->backend,
                                  .precision = o->precision,
                                  .plan_json = plan_json,
-                                 .plan_origin = plan_origin,
+                                 .plan_origin = o->plan ? o->plan : o->output,
                                  .exact = o->exact,
                                  .threads = o->threads,
                                  .memory = o->memory,
                                  .callbacks = o->callbacks};
-    TRY_GOTO(job_open(&options, &j));
-    TRY_GOTO(make_tables(j, &tables));
-    TRY_GOTO(open_masks(o, j, &tables, alpha, &masks));
-    TRY_GOTO(choose_mask_count(o, &masks, &m));
-    TRY_GOTO(describe_run(&settings, j, o, alpha, sampler_name(masks.sampler.kind), masks.hash));
-    /* A new run computes its baseline first: a job that cannot run leaves nothing behind. */
-    if (!file_exists(o->output) || o->force) TRY_GOTO(job_baseline(j, o->calibration));
-    TRY_GOTO(store_create(o->output, settings.items, settings.count, o->force, &created, &store));
-    TRY_GOTO(settle_tables(j, o, store, &tables, &masks));
-
-    r.examples = j->count;
-    r.components = tables.components;
-    r.masks = m;
-    TRY_GOTO(store_masks_finished(store, &finished));
-    if (finished > m) {
-        status = status_set(
-            COAR_ERROR_MISMATCH,
-            "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
-            o->output, (unsigned long long)finished, (unsigned long long)m);
-        goto done;
-    }
-    r.already_complete = finished == m;
-    if (!r.already_complete) status = run_stage(j, o, store, &masks, m, finished, shard, &r);
-done:
-    if (result && (status == COAR_OK || status == COAR_STOPPED)) *result = r;
-    store_close(store);
-    settings_free(&settings);
-    run_tables_free(&tables);
-    mask_source_free(&masks);
-    job_close(j);
+    coar_status status = job_open(&options, &run->job);
     free(plan_json);
+    return status;
+}
+
+static void close_run(ablate_run *run) {
+    store_close(run->store);
+    setting_texts_free(&run->settings);
+    run_tables_free(&run->tables);
+    mask_source_free(&run->masks);
+    job_close(run->job);
+}
+
+coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *result) {
+    status_clear();
+    coar_ablate_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_ABLATE_INIT"));
+    coar_status status;
+    ablate_run run = {.o = &taken};
+    TRY_GOTO(check_options(&run));
+    TRY_GOTO(open_job(&run));
+    TRY_GOTO(make_tables(run.job, &run.tables));
+    TRY_GOTO(open_masks(&run));
+    TRY_GOTO(choose_mask_count(&run));
+    TRY_GOTO(describe_run(&run));
+    TRY_GOTO(settle_store(&run));
+    run.result.examples = run.job->count;
+    run.result.components = run.tables.components;
+    run.result.masks = run.m;
+    run.result.already_complete = run.finished == run.m;
+    if (!run.result.already_complete) TRY_GOTO(run_remaining(&run));
+done:
+    if (result && (status == COAR_OK || status == COAR_STOPPED)) *result = run.result;
+    close_run(&run);
     return status;
 }

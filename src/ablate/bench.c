@@ -15,8 +15,8 @@
 #include "model/model.h"
 
 enum {
-    MASKS_FIT =
-        4, /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
+    /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
+    MASKS_FIT = 4,
     REPETITIONS = 5, /* medians want an odd number */
     MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
 };

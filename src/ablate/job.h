@@ -1,6 +1,6 @@
 /*
  * job.h - what every masked forward pass needs, opened and checked together: model, data, examples, outputs, backend.
- * Used by ablate, evaluate and bench. Must not know: how results are stored (run.c and truth.c hand them on).
+ * Used by ablate.c and truth.c. Must not know: runs, stages, how results are stored (run.c hands them on).
  */
 #ifndef COAR_ABLATE_JOB_H
 #define COAR_ABLATE_JOB_H
@@ -9,7 +9,6 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "model/model.h"
-#include "store/store.h"
 
 /* Texts as the user typed them (include/coar.h, coar_ablate_options); NULL = default. */
 typedef struct job_options {
@@ -20,7 +19,7 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                     /* where plan_json came from, for messages */
-    bool plan_given;                             /* --plan: it must fit. Else a stored plan of another model gives way to
+    bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
     int exact, threads;
     uint64_t memory;
@@ -67,39 +66,5 @@ size_t job_image_bytes(const job *j);
 
 /* Fills j->baseline and, for `mean` ablation, j->fill (from the rows of `calibration`, NULL = the job's examples). */
 coar_status job_baseline(job *j, const char *calibration);
-
-/* Runs all units of a stage that are not done and belong to this shard: masks from `s` into the stage's journal.
- * COAR_STOPPED when callbacks or the time limit (seconds, 0 = none) ask for it, with the unit in hand saved. */
-typedef struct unit_run {
-    store_stage *stage;
-    const unit_grid *grid;
-    const sampler *sampler;
-    uint32_t shard, shards;
-    double time_limit;
-    uint64_t images; /* out: masked images computed */
-    double seconds;  /* out */
-} unit_run;
-coar_status job_run_units(job *j, unit_run *run);
-
-/* Makes sure that the truth of `masks` fresh masks (stream 1) at `alpha` is complete in an open run; runs what is missing.
- * `name` receives the stage's name, "truth-aALPHA-sSEED". */
-coar_status job_truth(run_store *store, const coar_evaluate_options *options, double alpha, uint64_t seed, uint64_t masks,
-                      char name[64]);
-
-/* Starts of the component groups for the stratified sampler: malloc'ed [group_count + 1]. */
-coar_status group_starts(const store_group *groups, size_t count, uint32_t components, uint32_t **out);
-
-/* The sampler that a run's training masks came from. *group_first is the caller's to free once the sampler is done with;
- * masks of file: are borrowed from `tables`. */
-coar_status run_training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out);
-
-/* The sampler of job_truth: the run's own where it can draw fresh masks; loo and file: cannot, bernoulli takes their place.
- * *group_first as above. */
-coar_status run_fresh_sampler(run_store *store, const run_tables *tables, double alpha, uint64_t seed,
-                              uint32_t **group_first, sampler *out);
-
-/* A stored setting as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
-coar_status setting_real(run_store *store, const char *key, double *out);
-coar_status setting_integer(run_store *store, const char *key, uint64_t *out);
 
 #endif

@@ -2,23 +2,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "ablate/job.h"
+#include "ablate/run_masks.h"
+#include "core/memory.h"
 #include "core/npy.h"
-
-coar_status run_training_sampler(run_store *store, const run_tables *tables, uint32_t **group_first, sampler *out) {
-    const char *name = store_setting(store, "sampler");
-    *out = (sampler){.n = tables->components, .rows = tables->given_masks, .rows_count = tables->given_count};
-    TRY(setting_integer(store, "seed", &out->seed));
-    TRY(setting_real(store, "alpha", &out->alpha));
-    TRY(sampler_from_name(name ? name : "", &out->kind));
-    TRY(group_starts(tables->groups, tables->group_count, tables->components, group_first));
-    out->group_first = *group_first;
-    out->groups = (uint32_t)tables->group_count;
-    return COAR_OK;
-}
 
 static coar_status write_rows(FILE *file, const char *path, const sampler *s, uint64_t m) {
     coar_status status = COAR_OK;
@@ -29,10 +17,8 @@ static coar_status write_rows(FILE *file, const char *path, const sampler *s, ui
     for (uint64_t i = 0; i < m; i++) {
         sampler_mask(s, i, bits, scratch);
         for (uint32_t k = 0; k < s->n; k++) row[k] = bits[k >> 3] >> (k & 7) & 1;
-        if (fwrite(row, 1, s->n, file) != s->n) {
-            status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path);
-            goto done;
-        }
+        if (fwrite(row, 1, s->n, file) != s->n)
+            TRY_GOTO(status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path));
     }
 done:
     free(scratch);
@@ -46,17 +32,13 @@ static coar_status write_masks(const char *path, const sampler *s, uint64_t m) {
     uint8_t *header = NULL;
     size_t header_size;
     const size_t shape[2] = {(size_t)m, s->n};
+    FILE *file = NULL;
     char *temporary = file_temporary(path);
-    FILE *file = temporary ? fopen(temporary, "wb") : NULL;
-    if (!file) {
-        status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot create", path);
-        goto done;
-    }
+    if (!temporary) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
+    if (!(file = fopen(temporary, "wb"))) TRY_GOTO(status_set_errno(COAR_ERROR_IO, errno, "%s: cannot create", path));
     TRY_GOTO(npy_header(NPY_BOOL, 2, shape, &header, &header_size));
-    if (fwrite(header, 1, header_size, file) != header_size) {
-        status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path);
-        goto done;
-    }
+    if (fwrite(header, 1, header_size, file) != header_size)
+        TRY_GOTO(status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write", path));
     TRY_GOTO(write_rows(file, path, s, m));
 done:
     if (file && fclose(file) && status == COAR_OK)
@@ -83,7 +65,7 @@ coar_status coar_masks(const char *run, const char *output, int force) {
     TRY_GOTO(store_open(run, &store));
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(store_output_shape(store, &m, &examples));
-    TRY_GOTO(run_training_sampler(store, &tables, &group_first, &s));
+    TRY_GOTO(run_masks_training(store, &tables, &group_first, &s));
     TRY_GOTO(write_masks(output, &s, m));
 done:
     free(group_first);

@@ -10,7 +10,7 @@ static void print_text(const coar_bench_result *r) {
            r->images_per_second_min, r->images_per_second_max, r->images_per_second / r->batch);
     printf("  %.1f GFLOP/s dense equivalent, %.1f %% of this machine's measured peak (%.1f GFLOP/s)\n",
            r->images_per_second * r->flops_per_image * 1e-9, 100 * r->peak_fraction, r->peak_flops * 1e-9);
-    printf("  %.1f %% of the dense flops executed; %.0f MB planned\n", 100 * r->executed_fraction,
+    printf("  %.1f %% of the dense flops executed; %.0f MiB planned\n", 100 * r->executed_fraction,
            r->memory_bytes / 1048576);
 }
 

@@ -29,6 +29,7 @@ typedef struct cli_option {
     void *value;
     const char *argument; /* "A" in the help; NULL for flags */
     const char *help;
+    int *given; /* set to 1 where the option is given, for values without a neutral one; may be NULL */
 } cli_option;
 
 typedef struct cli_command {
@@ -47,8 +48,10 @@ extern const cli_command command_pack, command_info, command_ablate, command_mas
 bool cli_parse(const cli_command *command, int count, char **arguments, const cli_option *options,
                const char **positional, int positional_max, int *positional_count);
 
-/* Sets one option from its text, as cli_parse does. */
-bool cli_set(const cli_option *option, const char *text);
+/* A mean over examples with three decimals, "-" where no example has a value. The macro's text lasts for the enclosing block. */
+enum { CLI_MEAN_SIZE = 32 };
+const char *cli_mean(char text[CLI_MEAN_SIZE], double value);
+#define CLI_MEAN(value) cli_mean((char[CLI_MEAN_SIZE]){0}, value)
 
 /* Prints the library's error and returns the exit code: 0 done, 1 failure, 2 usage, 3 stopped early with everything saved. */
 int cli_finish(coar_status status);

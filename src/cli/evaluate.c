@@ -6,13 +6,13 @@
 
 static int run(int count, char **arguments) {
     coar_evaluate_options o = COAR_EVALUATE_INIT;
-    const char *path = NULL, *seed = NULL;
+    const char *path = NULL;
     int paths, json = 0;
     const cli_option options[] = {
         {"--fit", OPTION_TEXT, &o.fits, "LIST", "fits to evaluate (all)"},
         {"--alpha", OPTION_TEXT, &o.alphas, "LIST", "ablated fractions, e.g. .1,.05 (the training one)"},
         {"--masks", OPTION_U64, &o.masks, "K", "fresh masks (100)"},
-        {"--seed", OPTION_TEXT, &seed, "S", "of the fresh masks (the run's)"},
+        {"--seed", OPTION_U64, &o.seed, "S", "of the fresh masks (the run's)", &o.has_seed},
         {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
         {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},
@@ -24,11 +24,6 @@ static int run(int count, char **arguments) {
     };
     if (!cli_parse(&command_evaluate, count, arguments, options, &path, 1, &paths)) return 2;
     if (!paths) return cli_usage_error(&command_evaluate, "name a run file");
-    if (seed) {
-        const cli_option number = {"--seed", OPTION_U64, &o.seed, "S", NULL};
-        if (!cli_set(&number, seed)) return cli_usage_error(&command_evaluate, "--seed: '%s' is no number", seed);
-        o.has_seed = 1;
-    }
     o.run = path;
     o.command = cli_command_line();
     o.callbacks = cli_callbacks();

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "cli/cli.h"
+
 /* JSON has no NaN. Fit and output names hold letters, digits and -_.: only (the library checks them). */
 static void print_number(double value) {
     if (isfinite(value))
@@ -40,12 +42,14 @@ void evaluations_print(const coar_evaluation *list, size_t count, int json) {
            "examples");
     for (size_t i = 0; i < count; i++) {
         const coar_evaluation *e = &list[i];
-        char interval[40];
-        snprintf(interval, sizeof interval, "%.3f (%.3f to %.3f)", e->pearson_mean, e->pearson_low, e->pearson_high);
-        printf("%-16s %-8s %8g %7llu  %-24s %8.3f %9llu\n", e->fit, e->output, e->alpha, (unsigned long long)e->masks,
-               interval, e->spearman_mean, (unsigned long long)e->examples);
+        char pearson[80] = "-";
+        if (isfinite(e->pearson_mean))
+            snprintf(pearson, sizeof pearson, "%.3f (%s to %s)", e->pearson_mean, CLI_MEAN(e->pearson_low),
+                     CLI_MEAN(e->pearson_high));
+        printf("%-16s %-8s %8g %7llu  %-24s %8s %9llu\n", e->fit, e->output, e->alpha, (unsigned long long)e->masks,
+               pearson, CLI_MEAN(e->spearman_mean), (unsigned long long)e->examples);
         if (e->examples_undefined)
-            printf("  (%llu more examples have no variance and are left out)\n",
+            printf("  (%llu of them have no variance and are left out of the means)\n",
                    (unsigned long long)e->examples_undefined);
     }
 }

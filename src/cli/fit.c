@@ -27,9 +27,9 @@ static int run(int count, char **arguments) {
     coar_fit_result r;
     coar_status status = coar_fit(&o, &r);
     if (status == COAR_OK) {
-        printf("%s: %llu masks, %llu components, %llu examples: R^2 %.3f, held-out correlation %.3f, %.1f s\n", r.name,
-               (unsigned long long)r.masks, (unsigned long long)r.components, (unsigned long long)r.examples, r.r2_mean,
-               r.heldout_mean, r.seconds);
+        printf("%s: %llu masks, %llu components, %llu examples: R^2 %s, held-out correlation %s, %.1f s\n", r.name,
+               (unsigned long long)r.masks, (unsigned long long)r.components, (unsigned long long)r.examples,
+               CLI_MEAN(r.r2_mean), CLI_MEAN(r.heldout_mean), r.seconds);
         if (r.examples_left_out || r.masks_left_out)
             printf("left out for non-finite outputs: %llu examples, %llu masks\n",
                    (unsigned long long)r.examples_left_out, (unsigned long long)r.masks_left_out);

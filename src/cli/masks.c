@@ -13,7 +13,9 @@ static int run(int count, char **arguments) {
     };
     if (!cli_parse(&command_masks, count, arguments, options, &path, 1, &paths)) return 2;
     if (!paths || !output) return cli_usage_error(&command_masks, "name a run file and -o M.npy");
-    return cli_finish(coar_masks(path, output, force));
+    coar_status status = coar_masks(path, output, force);
+    if (status == COAR_OK) printf("%s\n", output);
+    return cli_finish(status);
 }
 
-const cli_command command_masks = {"masks", "run.h5 -o M.npy", "write a run's masks as .npy", run};
+const cli_command command_masks = {"masks", "run.h5 -o M.npy [--force]", "write a run's masks as .npy", run};

@@ -18,4 +18,5 @@ static int run(int count, char **arguments) {
     return cli_finish(status);
 }
 
-const cli_command command_merge = {"merge", "run.h5 -o one.h5", "one plain file from a run and its parts", run};
+const cli_command command_merge = {"merge", "run.h5 -o one.h5 [--force]", "one plain file from a run and its parts",
+                                   run};

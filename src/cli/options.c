@@ -72,7 +72,7 @@ static bool parse_seconds(const char *text, double *out) {
 }
 
 /* False when `text` is no value of this option's type. */
-bool cli_set(const cli_option *o, const char *text) {
+static bool set_value(const cli_option *o, const char *text) {
     uint64_t number;
     switch (o->type) {
     case OPTION_FLAG:
@@ -147,10 +147,11 @@ bool cli_parse(const cli_command *command, int count, char **arguments, const cl
             }
             text = arguments[++i];
         }
-        if (!cli_set(o, text)) {
+        if (!set_value(o, text)) {
             cli_usage_error(command, "%s: '%s' is no %s", o->name, text, o->argument);
             return false;
         }
+        if (o->given) *o->given = 1;
     }
     if (positional_count) *positional_count = found;
     return true;

@@ -20,19 +20,28 @@ static coar_status fit_one(run_options *o, const char *estimator) {
     coar_fit_result r;
     o->fit.estimator = estimator;
     coar_status status = coar_fit(&o->fit, &r);
-    if (status == COAR_OK && !o->json)
-        printf("fit %s: R^2 %.3f, held-out correlation %.3f, %s%.1f s\n", r.name, r.r2_mean, r.heldout_mean,
-               r.already_complete ? "there already, " : "", r.seconds);
+    if (status == COAR_OK && !o->json && !o->fit.check_only)
+        printf("fit %s: R^2 %s, held-out correlation %s, %s%.1f s\n", r.name, CLI_MEAN(r.r2_mean),
+               CLI_MEAN(r.heldout_mean), r.already_complete ? "there already, " : "", r.seconds);
     return status;
 }
 
+/* `estimators`: a comma list, NULL for the default one. */
 static coar_status fit_all(run_options *o, const char *estimators) {
-    char list[256];
     if (!estimators) return fit_one(o, NULL);
-    snprintf(list, sizeof list, "%s", estimators);
-    char *rest = list;
-    coar_status status = COAR_OK;
+    char *list = strdup(estimators), *rest = list;
+    coar_status status = list ? COAR_OK : COAR_ERROR_MEMORY;
     for (char *name; status == COAR_OK && (name = strsep(&rest, ",")) != NULL;) status = fit_one(o, name);
+    free(list);
+    return status;
+}
+
+/* A wrong option of a later stage must not come out after hours of the first. */
+static coar_status check_later_stages(run_options *o, const char *estimators) {
+    o->fit.check_only = o->evaluate.check_only = 1;
+    coar_status status = fit_all(o, estimators);
+    if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
+    o->fit.check_only = o->evaluate.check_only = 0;
     return status;
 }
 
@@ -47,7 +56,9 @@ static char *report_name(const char *run) {
 
 static coar_status run_stages(run_options *o, const char *estimators) {
     coar_ablate_result ablated = {0};
-    coar_status status = coar_ablate(&o->ablate, &ablated);
+    coar_status status = check_later_stages(o, estimators);
+    if (status != COAR_OK) return status;
+    status = coar_ablate(&o->ablate, &ablated);
     if (status != COAR_OK) return status;
     if (!o->json) ablate_print(&o->ablate, &ablated);
     status = fit_all(o, estimators);
@@ -61,6 +72,7 @@ static coar_status run_stages(run_options *o, const char *estimators) {
     if (status != COAR_OK) return status;
 
     char *report = report_name(o->ablate.output);
+    if (!report) return COAR_ERROR_MEMORY;
     o->report.output = report;
     o->report.force = 1; /* made from this run alone */
     status = coar_report(&o->report);
@@ -73,7 +85,7 @@ static int run(int count, char **arguments) {
     run_options o = {
         .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT, .evaluate = COAR_EVALUATE_INIT, .report = COAR_REPORT_INIT};
     ablate_texts texts = {0};
-    const char *estimators = NULL, *seed = NULL;
+    const char *estimators = NULL;
     const cli_option options[] = {
         ABLATE_OPTIONS(o.ablate, texts),
         {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge; ols for loo)"},
@@ -81,18 +93,13 @@ static int run(int count, char **arguments) {
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
         {"--eval-masks", OPTION_U64, &o.evaluate.masks, "K", "fresh masks (100)"},
-        {"--eval-seed", OPTION_TEXT, &seed, "S", "of the fresh masks (the run's)"},
+        {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
         {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
         {NULL},
     };
     if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
     if (!ablate_options_finish(&command_run, &o.ablate, &texts)) return 2;
     if (!o.ablate.output) return cli_usage_error(&command_run, "-o: name the run file to write");
-    if (seed) {
-        const cli_option number = {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", NULL};
-        if (!cli_set(&number, seed)) return cli_usage_error(&command_run, "--eval-seed: '%s' is no number", seed);
-        o.evaluate.has_seed = 1;
-    }
     const char *run_file = o.ablate.output;
     o.fit.keep = 1;
     o.fit.run = o.evaluate.run = o.report.run = run_file;

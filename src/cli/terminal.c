@@ -1,7 +1,8 @@
 /*
- * terminal.c - progress, log lines, signals and exit codes.
+ * terminal.c - numbers, progress, log lines, signals and exit codes.
  * On a terminal one line is redrawn a few times a second; elsewhere one line a minute is printed.
  */
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,14 @@ void cli_catch_signals(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+const char *cli_mean(char text[CLI_MEAN_SIZE], double value) {
+    if (isfinite(value))
+        snprintf(text, CLI_MEAN_SIZE, "%.3f", value);
+    else
+        strcpy(text, "-");
+    return text;
 }
 
 static void format_time(double seconds, char *text, size_t size) {

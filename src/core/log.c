@@ -32,6 +32,12 @@ double clock_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+void clock_utc(char text[UTC_SIZE]) {
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(text, UTC_SIZE, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+}
+
 void progress_begin(progress *progress, const coar_callbacks *callbacks, const char *stage, const char *unit,
                     uint64_t before, uint64_t total) {
     progress->callbacks = callbacks;

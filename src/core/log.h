@@ -30,4 +30,8 @@ bool progress_update(progress *progress, uint64_t done);
 /* Monotonic seconds. */
 double clock_seconds(void);
 
+/* The time now as files tell it: "2024-11-22T10:00:00Z". */
+enum { UTC_SIZE = 32 };
+void clock_utc(char text[UTC_SIZE]);
+
 #endif

@@ -4,11 +4,11 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/files.h"
 #include "core/h5.h"
+#include "core/log.h"
 #include "core/memory.h"
 #include "data/dataset.h"
 #include "data/names.h"
@@ -49,10 +49,8 @@ static coar_status write_strings(const dataset_writer *w, const char *name, size
 }
 
 static coar_status write_attributes(const dataset_writer *w, const dataset_description *d) {
-    char created[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    char created[UTC_SIZE];
+    clock_utc(created);
     TRY(h5_write_format(w->file, w->path, DATASET_FORMAT, DATASET_VERSION_MAJOR, DATASET_VERSION_MINOR));
     TRY(h5_write_text(w->file, w->path, "coar_version", coar_version()));
     TRY(h5_write_text(w->file, w->path, "created", created));

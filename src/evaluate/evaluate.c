@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/job.h"
+#include "ablate/run_masks.h"
+#include "ablate/truth.h"
 #include "core/memory.h"
 #include "core/number.h"
 #include "core/options.h"
@@ -40,7 +41,8 @@ static coar_status parse_alphas(evaluate_plan *p, const char *text) {
         char *end;
         double alpha = number_parse(at, &end);
         if (end == at || end != at + piece(at) || !(alpha > 0 && alpha < 1))
-            return status_set(COAR_ERROR_USAGE, "--alpha '%s': '%.*s' is no number between 0 and 1", text,
+            return status_set(COAR_ERROR_USAGE,
+                              "--alpha (--eval-alpha of 'coar run') '%s': '%.*s' is no number between 0 and 1", text,
                               (int)piece(at), at);
         TRY(memory_grow(&p->alphas, &capacity, p->alpha_count + 1, sizeof *p->alphas, "--alpha"));
         p->alphas[p->alpha_count++] = alpha;
@@ -95,20 +97,25 @@ static coar_status check_outputs(const evaluate_plan *p) {
     return COAR_OK;
 }
 
-static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
-    double training;
+/* What the options alone say. */
+static coar_status plan_options(evaluate_plan *p, const coar_evaluate_options *o) {
     if (!o->run) return status_set(COAR_ERROR_USAGE, "name a run file");
     p->masks = o->masks ? o->masks : MASKS_DEFAULT;
-    if (p->masks < 2) return status_set(COAR_ERROR_USAGE, "--masks: a correlation needs at least 2");
-    if (o->alphas) TRY(parse_alphas(p, o->alphas));
+    if (p->masks < 2)
+        return status_set(COAR_ERROR_USAGE, "--masks (--eval-masks of 'coar run'): a correlation needs at least 2");
+    return o->alphas ? parse_alphas(p, o->alphas) : COAR_OK;
+}
+
+static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
+    double training;
     TRY(store_open(o->run, &p->store));
     TRY(store_read_tables(p->store, &p->tables, NULL));
     TRY(choose_fits(p, o->fits));
     TRY(check_outputs(p));
     p->seed = o->seed;
-    if (!o->has_seed) TRY(setting_integer(p->store, "seed", &p->seed));
+    if (!o->has_seed) TRY(store_setting_integer(p->store, "seed", &p->seed));
     if (o->alphas) return COAR_OK;
-    TRY(setting_real(p->store, "alpha", &training));
+    TRY(store_setting_real(p->store, "alpha", &training));
     TRY(memory_new(1, sizeof *p->alphas, "--alpha", &p->alphas));
     p->alphas[p->alpha_count++] = training;
     return COAR_OK;
@@ -121,8 +128,8 @@ static coar_status evaluate_alpha(const evaluate_plan *p, const coar_evaluate_op
     uint32_t *group_first = NULL;
     sampler sampler;
     coar_status status;
-    TRY_GOTO(job_truth(p->store, o, alpha, p->seed, p->masks, stage));
-    TRY_GOTO(run_fresh_sampler(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
+    TRY_GOTO(truth_complete(p->store, o, alpha, p->seed, p->masks, stage));
+    TRY_GOTO(run_masks_fresh(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
     const evaluate_truth truth = {
         .store = p->store,
         .stage = stage,
@@ -155,6 +162,8 @@ coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation 
     thread_pool *pool = NULL;
     coar_evaluation *list = NULL;
     coar_status status;
+    TRY_GOTO(plan_options(&plan, o));
+    if (o->check_only) goto done;
     TRY_GOTO(plan_open(&plan, o));
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(memory_new(plan.alpha_count, plan.fit_count * sizeof *list, "evaluations", &list));

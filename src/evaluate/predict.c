@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/run_masks.h"
 #include "core/memory.h"
 #include "core/statistics.h"
 #include "evaluate/correlation.h"
@@ -14,15 +15,9 @@
 #define BLOCK_MAX 1024
 
 static coar_status fresh_columns(const evaluate_truth *t, bit_columns *out) {
-    size_t row = mask_bytes(t->sampler->n);
-    uint8_t *masks = NULL, *scratch = NULL;
-    coar_status status;
-    TRY_GOTO(memory_new(t->masks, row, "fresh masks", &masks));
-    TRY_GOTO(memory_new(1, sampler_scratch(t->sampler), "fresh masks", &scratch));
-    for (uint64_t i = 0; i < t->masks; i++) sampler_mask(t->sampler, i, masks + i * row, scratch);
-    TRY_GOTO(bit_columns_copy(masks, t->masks, t->sampler->n, out));
-done:
-    free(scratch);
+    uint8_t *masks;
+    TRY(run_masks_pack(t->sampler, 0, t->masks, t->pool, "fresh masks", &masks));
+    coar_status status = bit_columns_copy(masks, t->masks, t->sampler->n, out);
     free(masks);
     return status;
 }

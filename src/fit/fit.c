@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/job.h"
+#include "ablate/run_masks.h"
 #include "core/memory.h"
 #include "core/npy.h"
 #include "core/options.h"
@@ -42,24 +42,6 @@ static coar_status read_run(void *context, uint64_t first, uint64_t count, float
     return store_read_outputs(s->store, s->output, 0, s->problem.m, first, count, y);
 }
 
-/* Masks made again, some at a time. */
-typedef struct mask_making {
-    const sampler *sampler;
-    uint64_t m;
-    uint8_t *masks, *scratch; /* scratch of sampler_scratch bytes per worker */
-} mask_making;
-
-enum { MASKS_PER_TASK = 64 };
-
-static coar_status make_masks(void *context, size_t task, int worker) {
-    const mask_making *making = context;
-    size_t row = mask_bytes(making->sampler->n), scratch = sampler_scratch(making->sampler);
-    uint64_t first = (uint64_t)task * MASKS_PER_TASK, end = first + MASKS_PER_TASK;
-    for (uint64_t i = first; i < end && i < making->m; i++)
-        sampler_mask(making->sampler, i, making->masks + i * row, making->scratch + (size_t)worker * scratch);
-    return COAR_OK;
-}
-
 static coar_status check_mask_count(const fit_source *s, const sampler *sampler, uint64_t m) {
     uint64_t most = UINT64_MAX;
     if (sampler->kind == SAMPLER_LOO) most = (uint64_t)sampler->n + 1;
@@ -73,17 +55,12 @@ static coar_status check_mask_count(const fit_source *s, const sampler *sampler,
 static coar_status run_masks(fit_source *s, uint64_t m, thread_pool *pool) {
     uint32_t *group_first = NULL;
     sampler sampler;
-    mask_making making = {.sampler = &sampler, .m = m};
     coar_status status;
-    TRY_GOTO(run_training_sampler(s->store, &s->tables, &group_first, &sampler));
+    TRY_GOTO(run_masks_training(s->store, &s->tables, &group_first, &sampler));
     TRY_GOTO(check_mask_count(s, &sampler, m));
-    TRY_GOTO(memory_new(m, mask_bytes(sampler.n), "the run's masks", &s->masks));
-    TRY_GOTO(memory_new((size_t)thread_pool_size(pool), sampler_scratch(&sampler), "masks", &making.scratch));
-    making.masks = s->masks;
-    TRY_GOTO(thread_pool_run(pool, (size_t)((m + MASKS_PER_TASK - 1) / MASKS_PER_TASK), make_masks, &making));
+    TRY_GOTO(run_masks_pack(&sampler, 0, m, pool, "the run's masks", &s->masks));
     s->problem.leave_one_out = sampler.kind == SAMPLER_LOO;
 done:
-    free(making.scratch);
     free(group_first);
     return status;
 }
@@ -199,30 +176,16 @@ static coar_status check_options(const coar_fit_options *o) {
     if (!o->run && !o->output_file) return status_set(COAR_ERROR_USAGE, "-o FILE is needed with --masks and --outputs");
     if (!o->run && o->output)
         return status_set(COAR_ERROR_USAGE, "--output chooses an output of a run: it cannot go with --outputs");
-    return COAR_OK;
-}
-
-/* A name becomes part of a file's name and an HDF5 group. */
-static coar_status check_name(const char *name) {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-:";
-    size_t length = strlen(name);
-    if (length == 0 || length >= sizeof((fit_source *)0)->name || strspn(name, allowed) != length || name[0] == '.')
-        return status_set(COAR_ERROR_USAGE,
-                          "--name '%s': must be 1 to 63 letters, digits or any of . _ + - :, and not begin with a dot",
-                          name);
-    return COAR_OK;
+    return o->name ? fit_name_check(o->name) : COAR_OK;
 }
 
 /* --name, else the estimator, else ESTIMATOR-OUTPUT for an output that is not the run's first. */
-static coar_status choose_name(fit_source *s, const coar_fit_options *o, const char *estimator) {
+static void choose_name(fit_source *s, const coar_fit_options *o, const char *estimator) {
     bool first = !s->store || !strcmp(s->output, s->tables.output_names[0]);
-    if (o->name) TRY(check_name(o->name));
-    if (o->name || first) {
+    if (o->name || first)
         snprintf(s->name, sizeof s->name, "%s", o->name ? o->name : estimator);
-        return COAR_OK;
-    }
-    snprintf(s->name, sizeof s->name, "%s-%s", estimator, s->output);
-    return check_name(s->name);
+    else
+        snprintf(s->name, sizeof s->name, "%s-%s", estimator, s->output);
 }
 
 /* ---------------------------------------------------------------------------------------------- coar_fit */
@@ -313,10 +276,11 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
+    if (o->check_only) goto done;
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(o->run ? open_run(&source, o, pool) : open_arrays(&source, o));
     TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));
-    TRY_GOTO(choose_name(&source, o, fit_estimator_name(estimator)));
+    choose_name(&source, o, fit_estimator_name(estimator));
     source.problem.masks = source.masks;
     source.problem.context = &source;
     if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));

@@ -1,6 +1,6 @@
 /*
  * info.c - coar_info: what is in a weight, data or run file, as text or JSON.
- * Must not know: how runs are stored (src/store describes them itself).
+ * Must not know: how runs are stored (src/store says what is in one).
  */
 #include <cjson/cJSON.h>
 #include <stdbool.h>
@@ -75,13 +75,18 @@ typedef struct json_writer {
     bool failed;
 } json_writer;
 
-static void add_text(json_writer *w, cJSON *object, const char *key, const char *value) {
-    char *clean = strdup(value);
-    for (char *at = clean; at && *at;) {
+/* Puts ? in place of what may not be shown; text NULL: nothing. */
+static void clean_text(char *text) {
+    for (char *at = text; at && *at;) {
         size_t length = shown(at);
         if (!length) *at = '?';
         at += length ? length : 1;
     }
+}
+
+static void add_text(json_writer *w, cJSON *object, const char *key, const char *value) {
+    char *clean = strdup(value);
+    clean_text(clean);
     w->failed |= !clean || !cJSON_AddStringToObject(object, key, clean);
     free(clean);
 }
@@ -305,6 +310,72 @@ done:
     return status;
 }
 
+/* ------------------------------------------------------------------------------------------------------ runs */
+
+static double number(const cJSON *object, const char *key) {
+    const cJSON *item = cJSON_GetObjectItem(object, key);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+static const char *string(const cJSON *object, const char *key) {
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(object, key));
+    return text ? text : "?";
+}
+
+static void print_tables(FILE *f, const cJSON *root) {
+    const cJSON *item, *components = cJSON_GetObjectItem(root, "components");
+    if (!components) return; /* interrupted before they were written */
+    fprintf(f, "\n  %-18s %.0f\n", "components", number(components, "count"));
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(components, "groups"))
+        fprintf(f, "  %8.0f %8.0f  %-8s %s\n", number(item, "first"), number(item, "count"), string(item, "kind"),
+                string(item, "name"));
+    fprintf(f, "\n  %-18s %.0f\n  %-18s", "examples", number(root, "examples"), "outputs");
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "outputs")) fprintf(f, " %s", cJSON_GetStringValue(item));
+    fputc('\n', f);
+}
+
+static void print_run(FILE *f, const void *context) {
+    const cJSON *root = context, *item;
+    fprintf(f, "  %-18s %s%s\n", "run", string(root, "path"),
+            cJSON_IsTrue(cJSON_GetObjectItem(root, "merged")) ? " (merged)" : "");
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "settings"))
+        fprintf(f, "  %-18s %s\n", item->string, cJSON_GetStringValue(item));
+    print_tables(f, root);
+    fprintf(f, "  %-18s %.0f\n", "masks finished", number(root, "masks"));
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "stages")) {
+        fprintf(f, "stage %s: %.0f masks finished", string(item, "name"), number(item, "masks_finished"));
+        if (number(item, "units") > 0)
+            fprintf(f, ", %.0f of %.0f work units in journals, %.0f live processes", number(item, "units_in_journals"),
+                    number(item, "units"), number(item, "processes"));
+        fputc('\n', f);
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "fits"))
+        fprintf(f, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"),
+                string(item, "output"), string(item, "masks"),
+                cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "evaluations"))
+        fprintf(f, "evaluation %s: %.0f masks\n", string(item, "name"), number(item, "masks"));
+}
+
+/* Keys too: names of attributes are the file's own. */
+static void clean_all(cJSON *item) {
+    for (; item; item = item->next) {
+        clean_text(item->string);
+        clean_text(item->valuestring);
+        clean_all(item->child);
+    }
+}
+
+static coar_status describe_run(const char *path, int json, char **text) {
+    json_writer w = {0};
+    TRY(store_describe(path, &w.root));
+    clean_all(w.root);
+    if (json) return finish_json(path, &w, text);
+    coar_status status = collect(path, print_run, w.root, text);
+    cJSON_Delete(w.root);
+    return status;
+}
+
 /* ----------------------------------------------------------------------------------------------- entry point */
 
 static coar_status describe(const char *path, const char *arch, const char *components, int json, char **text) {
@@ -312,7 +383,7 @@ static coar_status describe(const char *path, const char *arch, const char *comp
     TRY(format_of_file(path, format));
     if (!strcmp(format, FORMAT_SAFETENSORS)) return describe_model(path, arch, components, json, text);
     if (!strcmp(format, "coar.data")) return describe_data(path, json, text);
-    return store_describe(path, json, text);
+    return describe_run(path, json, text);
 }
 
 coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {

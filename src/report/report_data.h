@@ -1,7 +1,7 @@
 /*
  * report_data.h - everything a report page shows, gathered and bounded before a line of HTML is written.
  *
- * gather.c fills it from a run and a data file; page.c, figures.c and gallery.c draw it. So the drawing is tested
+ * gather.c fills it from a run and a data file; page.c, layers.c, svg.c and gallery.c draw it. So the drawing is tested
  * with made-up data, and the page's size has a bound whatever N, n, m and the number of evaluations are.
  * Must not know: files, HDF5, HTML.
  */

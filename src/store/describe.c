@@ -1,10 +1,9 @@
 /*
- * describe.c - what is in a run file (an index or a merged one), as JSON or as text made from the same JSON.
- * Must not know: how any of it was computed.
+ * describe.c - what is in a run file (an index or a merged one), as a JSON document.
+ * Must not know: how any of it was computed, how it is shown.
  */
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,77 +211,6 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------- text */
-
-/* A growing text; NULL after the first failure. */
-typedef struct text_buffer {
-    char *text;
-    size_t length;
-} text_buffer;
-
-static void append(text_buffer *b, const char *format, ...) COAR_PRINTF(2, 3);
-static void append(text_buffer *b, const char *format, ...) {
-    va_list arguments;
-    char *more = NULL;
-    if (!b->text) return;
-    va_start(arguments, format);
-    int length = vasprintf(&more, format, arguments);
-    va_end(arguments);
-    char *grown = length < 0 ? NULL : realloc(b->text, b->length + (size_t)length + 1);
-    if (!grown) {
-        free(b->text);
-        b->text = NULL;
-    } else {
-        memcpy(grown + b->length, more, (size_t)length + 1);
-        b->text = grown;
-        b->length += (size_t)length;
-    }
-    if (length >= 0) free(more);
-}
-
-static double number(const cJSON *object, const char *key) {
-    const cJSON *item = cJSON_GetObjectItem(object, key);
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
-}
-
-static const char *string(const cJSON *object, const char *key) {
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(object, key));
-    return text ? text : "?";
-}
-
-static char *as_text(const cJSON *root) {
-    text_buffer b = {strdup(""), 0};
-    const cJSON *item, *components = cJSON_GetObjectItem(root, "components");
-    append(&b, "%s: %s\n\nsettings\n", string(root, "path"),
-           cJSON_IsTrue(cJSON_GetObjectItem(root, "merged")) ? "a merged run file" : "a run file");
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "settings"))
-        append(&b, "  %-18s %s\n", item->string, item->valuestring);
-    if (components) {
-        append(&b, "\ncomponents: %.0f\n", number(components, "count"));
-        cJSON_ArrayForEach(item, cJSON_GetObjectItem(components, "groups"))
-            append(&b, "  %8.0f %8.0f  %-8s %s\n", number(item, "first"), number(item, "count"), string(item, "kind"),
-                   string(item, "name"));
-        append(&b, "\nexamples: %.0f\noutputs:", number(root, "examples"));
-        cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "outputs")) append(&b, " %s", item->valuestring);
-        append(&b, "\n");
-    }
-    append(&b, "masks finished: %.0f\n", number(root, "masks"));
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "stages")) {
-        append(&b, "stage %s: %.0f masks finished", string(item, "name"), number(item, "masks_finished"));
-        if (number(item, "units") > 0)
-            append(&b, ", %.0f of %.0f work units in journals, %.0f live processes", number(item, "units_in_journals"),
-                   number(item, "units"), number(item, "processes"));
-        append(&b, "\n");
-    }
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "fits"))
-        append(&b, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"),
-               string(item, "output"), string(item, "masks"),
-               cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "evaluations"))
-        append(&b, "evaluation %s: %.0f masks\n", string(item, "name"), number(item, "masks"));
-    return b.text;
-}
-
 /* ------------------------------------------------------------------------------------------------- whole */
 
 /* Tables from the file itself: a merged one has no folder. */
@@ -302,17 +230,15 @@ static coar_status describe_file(description *d) {
     return COAR_OK;
 }
 
-coar_status store_describe(const char *path, bool json, char **text) {
+coar_status store_describe(const char *path, cJSON **root) {
     coar_status status = COAR_OK;
     run_store *store = NULL;
     description d = {.path = path, .file = H5I_INVALID_HID, .root = cJSON_CreateObject()};
-    char *contents = NULL, *parts = string_format("%s.parts/manifest.json", path), *result = NULL;
-    if (!parts) {
-        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
-        goto done;
-    }
+    char *contents = NULL, *parts = string_format("%s.parts/manifest.json", path);
+    if (!parts || !d.root) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
     if (file_exists(parts)) TRY_GOTO(store_open(path, &store));
     TRY_GOTO(index_inspect(path, &contents));
+    cJSON_AddStringToObject(d.root, "kind", "run");
     cJSON_AddStringToObject(d.root, "path", path);
     cJSON_AddBoolToObject(d.root, "merged", !contents);
     h5_lock();
@@ -322,11 +248,8 @@ coar_status store_describe(const char *path, bool json, char **text) {
     h5_unlock();
     TRY_GOTO(status);
     if (store) TRY_GOTO(add_stages(&d, store));
-    result = json ? cJSON_Print(d.root) : as_text(d.root);
-    if (!result)
-        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
-    else
-        *text = result;
+    *root = d.root;
+    d.root = NULL;
 done:
     store_close(store);
     free(parts);

@@ -65,14 +65,18 @@ done:
     return status;
 }
 
+coar_status fit_name_check(const char *name) {
+    TRY(name_check("--name", name));
+    if (strcmp(name, "truth") && strcmp(name, "done")) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "--name '%s': taken, run files keep something else under it", name);
+}
+
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force,
                               fit_writer **out) {
     coar_status status = COAR_OK;
     fit_writer *w = NULL;
     char part[NAME_SIZE + 8];
-    TRY(name_check("--name", header->name));
-    if (!strcmp(header->name, "truth") || !strcmp(header->name, "done"))
-        return status_set(COAR_ERROR_USAGE, "--name '%s': taken, run files keep something else under it", header->name);
+    TRY(fit_name_check(header->name));
     if (!header->examples || !header->components || strlen(header->estimator) >= sizeof((fit_info *)0)->estimator ||
         strlen(header->output) >= sizeof((fit_info *)0)->output)
         return status_set(COAR_ERROR_INTERNAL, "fit %s: its header is out of range", header->name);

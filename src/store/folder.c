@@ -27,12 +27,12 @@
 /* ------------------------------------------------------------------------------------------------ names */
 
 coar_status name_check(const char *what, const char *name) {
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-:";
     size_t length = strlen(name);
-    bool good = length > 0 && length < NAME_SIZE && name[0] != '.';
-    for (size_t i = 0; i < length; i++) good &= isalnum((unsigned char)name[i]) || strchr("._+-", name[i]);
+    bool good = length > 0 && length < NAME_SIZE && name[0] != '.' && strspn(name, allowed) == length;
     /* TEMPORARY in a name would make its files look like left-overs */
     if (good && !strstr(name, TEMPORARY)) return COAR_OK;
-    return status_set(COAR_ERROR_USAGE, "%s '%s': use up to %d letters, digits and . _ + - (not . first)", what, name,
+    return status_set(COAR_ERROR_USAGE, "%s '%s': use up to %d letters, digits and . _ + - : (not . first)", what, name,
                       NAME_SIZE - 1);
 }
 

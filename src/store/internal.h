@@ -8,7 +8,7 @@
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
  *   fits.c      fits                                                       evaluations.c  predictions
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
- *   describe.c  text and JSON about a run file
+ *   describe.c  what is in a run file, as JSON
  *
  * Must not know: models, devices, what a unit computes.
  */
@@ -79,7 +79,7 @@ void name_list_sort(name_list *list);
 coar_status folder_list(const run_store *store, const char *prefix, const char *suffix, name_list *out);
 /* FOLDER/NAME; malloc'ed, NULL only when out of memory (with the message set). */
 char *folder_path(const run_store *store, const char *name);
-/* A name made of letters, digits and . _ + - that is short enough; `what` is for the message. */
+/* A name made of letters, digits and . _ + - : that is short enough; `what` is for the message. */
 coar_status name_check(const char *what, const char *name);
 
 /* The lock file: one process at a time registers, finishes a stage or rebuilds the index. Where the file system has no

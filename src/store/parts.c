@@ -176,7 +176,7 @@ done:
     return status;
 }
 
-/* Flags of the units that a band touches: 1, or 2 where a value is not finite. */
+/* Flags of the units that a band touches. */
 static void mark_done(part_writer *w, uint64_t first, uint64_t count) {
     const size_t N = w->shape.examples;
     const uint64_t columns = ceil_divide(N, w->shape.unit_examples);
@@ -186,7 +186,7 @@ static void mark_done(part_writer *w, uint64_t first, uint64_t count) {
             uint8_t *done = w->done + ((first + i) / w->shape.unit_masks * columns - w->shape.first_unit);
             for (size_t z = 0; z < N; z++) {
                 uint8_t *flag = &done[z / w->shape.unit_examples];
-                if (*flag < 2) *flag = isfinite(row[z]) ? 1 : 2;
+                if (*flag < UNIT_NON_FINITE) *flag = isfinite(row[z]) ? UNIT_DONE : UNIT_NON_FINITE;
             }
         }
 }

@@ -12,6 +12,7 @@
 
 #include "core/files.h"
 #include "core/memory.h"
+#include "core/number.h"
 #include "store/internal.h"
 
 #define MANIFEST "manifest.json"
@@ -53,6 +54,26 @@ const char *store_path(const run_store *store) {
 
 const char *store_setting(const run_store *store, const char *key) {
     return settings_value(&store->manifest.settings, key);
+}
+
+coar_status store_setting_real(const run_store *store, const char *key, double *out) {
+    const char *text = store_setting(store, key);
+    char *end;
+    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
+    *out = number_parse(text, &end);
+    if (*end || end == text)
+        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
+    return COAR_OK;
+}
+
+coar_status store_setting_integer(const run_store *store, const char *key, uint64_t *out) {
+    const char *text = store_setting(store, key);
+    char *end;
+    if (!text) return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is missing", store_path(store), key);
+    *out = strtoull(text, &end, 10);
+    if (*end || end == text)
+        return status_set(COAR_ERROR_INPUT, "%s: manifest: '%s' is no number", store_path(store), key);
+    return COAR_OK;
 }
 
 /* ----------------------------------------------------------------------------------------- starting over */

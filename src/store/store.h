@@ -46,6 +46,9 @@ void store_close(run_store *store);
 const char *store_path(const run_store *store);
 /* Value of a manifest setting, NULL when absent. */
 const char *store_setting(const run_store *store, const char *key);
+/* The same as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
+coar_status store_setting_real(const run_store *store, const char *key, double *out);
+coar_status store_setting_integer(const run_store *store, const char *key, uint64_t *out);
 
 /* ------------------------------------------------------------------------------------------------ tables */
 
@@ -81,7 +84,8 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate-FIRST" or "truth-a0.1-s0". Settings (with the plan's hash) are compared with STAGE.json. Reads every
+/* name: "ablate-FIRST" or "truth-a0.1-s0", alpha in the fewest digits that read back equal.
+ * Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
  * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
@@ -111,7 +115,10 @@ coar_status store_plan_file(const char *path, char **plan_json);
 
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
-/* Appends and syncs one record: after it returns, a kill does not lose the unit. flags: 1 done, 2 done with non-finite values left. */
+/* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */
+enum { UNIT_DONE = 1, UNIT_NON_FINITE = 2 /* done, and at least one value is not finite */ };
+
+/* Appends and syncs one record: after it returns, a kill does not lose the unit. */
 coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
 /* The payload of a done unit (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
@@ -182,6 +189,9 @@ typedef struct fit_block {      /* examples first .. first + count - 1 */
 
 typedef struct fit_writer fit_writer;
 
+/* COAR_ERROR_USAGE for what no fit can be called: a name becomes part of a file's name and an HDF5 group. */
+coar_status fit_name_check(const char *name);
+
 /* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store == NULL:
  * a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
@@ -210,7 +220,9 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* Text or JSON about a run file (also a merged one): settings, tables, stages with done counts. malloc'ed. */
-coar_status store_describe(const char *path, bool json, char **text);
+/* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
+ * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
+struct cJSON;
+coar_status store_describe(const char *path, struct cJSON **root);
 
 #endif

@@ -33,4 +33,12 @@ M, Y = np.load('$T/M.npy').astype(float), np.load('$T/Y.npy').astype(float)
 X = np.hstack([M, np.ones((len(M), 1))])
 w = np.linalg.lstsq(X, Y, rcond=None)[0][:-1].T
 print(np.array_equal(run, npy), abs(run - w).max() < 1e-4 * abs(w).max())" 2>&1)" "True True"
+
+# Outputs that never change have neither an R^2 nor a correlation.
+"$PYTHON" -c "import numpy; numpy.save('$T/flat.npy', numpy.ones((500, 3), 'f4'))"
+succeeds "a fit of constant outputs" "$COAR" fit --masks "$T/M.npy" --outputs "$T/flat.npy" --estimator ols -o "$T/flat.h5"
+same "no R^2 is printed as -" "$(grep -o 'R^2 [^ ]* held-out correlation [^ ]*' "$T/.out")" "R^2 -, held-out correlation -,"
+succeeds "fresh masks that ablate nothing" "$COAR" evaluate "$T/run.h5" --fit ols --alpha 1e-12 --masks 3
+same "no correlation is printed as -" "$(awk '$1 == "ols" {print $5, $6}' "$T/.out")" "- -"
+same "the examples left out are counted among all" "$(tail -n 1 "$T/.out")" "  (100 of them have no variance and are left out of the means)"
 finish

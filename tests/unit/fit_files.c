@@ -7,12 +7,12 @@
 #include <hdf5.h>
 #include <stdbool.h>
 
-#include "ablate/job.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/npy.h"
 #include "core/philox.h"
 #include "core/sampler.h"
+#include "store/store.h"
 
 enum { N = 37, COMPONENTS = 21, MASKS = 130, FRESH = 50 };
 
@@ -235,6 +235,10 @@ static void test_evaluate(const char *path) {
     CHECK_TEXT(list[0].fit, "ridge");
     check_stored(path, &list[1]);
     coar_free(list);
+
+    test_begin("evaluation: an alpha that differs in its tenth digit only does not take the other's truth");
+    o.alphas = ".3000000001"; /* this run has no model to compute its truth with */
+    CHECK_ERROR(coar_evaluate(&o, &list, &count), COAR_ERROR_INPUT, "model_path");
 
     test_begin("evaluation: options that are wrong");
     const char *const alphas[] = {"0", "1", "", "0.1,", "x", "-0.1", "nan", "0.1;0.2"};

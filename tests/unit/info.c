@@ -41,6 +41,7 @@ static void make_data(const char *path) {
 static cJSON *describe_json(const char *path) {
     char *text = NULL;
     CHECK_OK(coar_info(path, NULL, NULL, 1, &text));
+    CHECK(text && strchr(text, '\n') == text + strlen(text) - 1); /* one line, whatever the kind of file */
     cJSON *json = cJSON_Parse(text ? text : "");
     if (!json) test_fail(__FILE__, __LINE__, "not JSON: %s", text ? text : "(null)");
     coar_free(text);
@@ -124,7 +125,8 @@ static void test_data(void) {
 static void test_run(void) {
     test_begin("a run");
     const char *path = test_temporary("run.bin");
-    const setting settings[] = {{"alpha", "--alpha", "0.125", SETTING_REAL, true}};
+    const setting settings[] = {{"alpha", "--alpha", "0.125", SETTING_REAL, true},
+                                {"command", "", "coar\033[2J ablate", SETTING_TEXT, false}};
     const store_group group = {"conv1", "filter", "conv1", 0, 7};
     uint64_t row = 3;
     int32_t label = 0;
@@ -141,15 +143,22 @@ static void test_run(void) {
                          .baseline = &baseline};
     run_store *store = NULL;
     bool created;
-    CHECK_OK(store_create(path, settings, 1, false, &created, &store));
+    CHECK_OK(store_create(path, settings, 2, false, &created, &store));
     CHECK_OK(store_write_tables(store, &tables));
     CHECK_OK(store_rebuild_index(store));
     store_close(store);
     char *text = NULL;
     CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
     check_contains(text, "0.125");
+    check_contains(text, "coar?[2J ablate");
+    check_contains(text, "       0        7  filter   conv1\n");
     coar_free(text);
-    cJSON_Delete(describe_json(path));
+
+    cJSON *json = describe_json(path);
+    CHECK_TEXT(string(json, "kind"), "run");
+    CHECK_TEXT(string(cJSON_GetObjectItem(json, "settings"), "command"), "coar?[2J ablate");
+    CHECK_INT(number(json, "examples"), 1);
+    cJSON_Delete(json);
 }
 
 static void write_bytes(const char *path, const char *bytes, size_t size) {
