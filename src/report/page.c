@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/number.h"
 #include "report/svg.h"
 
 const char *page_components(const report_data *data, char buffer[32]) {
@@ -163,8 +162,6 @@ static void footer(html *h) {
 }
 
 coar_status report_render(const report_data *data, html *page) {
-    /* Decimal points are points, whatever locale the calling program has set. */
-    locale_t callers = uselocale(number_locale());
     html_print(page,
                "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><meta name=\"generator\" "
@@ -181,6 +178,5 @@ coar_status report_render(const report_data *data, html *page) {
     html_print(page, "</main>\n");
     footer(page);
     html_print(page, "</body></html>\n");
-    uselocale(callers);
     return page->status;
 }

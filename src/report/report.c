@@ -1,15 +1,10 @@
 /* report.c - coar_report: one self-contained HTML page about a run. */
 #include "core/files.h"
+#include "core/number.h"
 #include "core/options.h"
 #include "report/gather.h"
 
-coar_status coar_report(const coar_report_options *options) {
-    status_clear();
-    coar_report_options taken;
-    TRY(options_take(&taken, sizeof taken, options, "COAR_REPORT_INIT"));
-    const coar_report_options *o = &taken;
-    if (!o->run) return status_set(COAR_ERROR_USAGE, "report: name the run file (run.h5)");
-    if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the page to write (report.html)");
+static coar_status write_report(const coar_report_options *o) {
     coar_status status;
     report_source source = {0};
     report_data data = {0};
@@ -23,5 +18,17 @@ done:
     html_free(&page);
     report_data_free(&data);
     report_source_close(&source);
+    return status;
+}
+
+coar_status coar_report(const coar_report_options *options) {
+    status_clear();
+    coar_report_options taken;
+    TRY(options_take(&taken, sizeof taken, options, "COAR_REPORT_INIT"));
+    if (!taken.run) return status_set(COAR_ERROR_USAGE, "report: name the run file (run.h5)");
+    if (!taken.output) return status_set(COAR_ERROR_USAGE, "-o: name the page to write (report.html)");
+    locale_t callers = uselocale(number_locale()); /* decimal points are points, whatever the calling program has set */
+    coar_status status = write_report(&taken);
+    uselocale(callers);
     return status;
 }

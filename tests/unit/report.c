@@ -1,7 +1,6 @@
 /* report.c - the report page from made-up data: well-formed, escaped, bounded, gaps for what is not finite. */
 #include "test.h"
 
-#include <locale.h>
 
 #include "core/philox.h"
 #include "core/text.h"
@@ -276,23 +275,6 @@ static void test_ordinary(void) {
     free(page);
 }
 
-static void test_locale(void) {
-    test_begin("the same bytes under a locale with decimal commas");
-    report_data data;
-    fill_run(&data);
-    char *page = checked_page(&data, NULL);
-    if (!setlocale(LC_ALL, "de_DE.UTF-8") && !setlocale(LC_ALL, "fr_FR.UTF-8")) {
-        test_skip("neither de_DE.UTF-8 nor fr_FR.UTF-8 is installed");
-    } else {
-        fill_run(&data);
-        char *comma = checked_page(&data, NULL);
-        CHECK_TEXT(comma, page);
-        free(comma);
-        setlocale(LC_ALL, "C");
-    }
-    free(page);
-}
-
 #define HOSTILE "\"><script>alert('&')</script>\x01\xff\xc2\x85<!--"
 
 static void make_hostile(report_data *data) {
@@ -446,7 +428,6 @@ static void test_bounded(void) {
 int main(void) {
     test_checker();
     test_ordinary();
-    test_locale();
     test_hostile();
     test_not_finite();
     test_smallest();

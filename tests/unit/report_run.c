@@ -4,6 +4,7 @@
  */
 #include "test.h"
 
+#include <locale.h>
 #include <sys/stat.h>
 
 #include "core/files.h"
@@ -344,6 +345,28 @@ static void check_stop(const char *run, const char *folder) {
     CHECK(!file_exists(path));
 }
 
+static void check_locale(const char *run, const char *folder) {
+    test_begin("the same bytes under a locale with decimal commas");
+    char path[600];
+    snprintf(path, sizeof path, "%s/locale.html", folder);
+    coar_report_options o = COAR_REPORT_INIT;
+    o.run = run;
+    o.output = path;
+    o.force = 1;
+    CHECK_OK(coar_report(&o));
+    char *page = read_text(path);
+    if (!setlocale(LC_ALL, "de_DE.UTF-8") && !setlocale(LC_ALL, "fr_FR.UTF-8")) {
+        test_skip("neither de_DE.UTF-8 nor fr_FR.UTF-8 is installed");
+    } else {
+        CHECK_OK(coar_report(&o));
+        setlocale(LC_ALL, "C");
+        char *comma = read_text(path);
+        CHECK_TEXT(comma, page);
+        free(comma);
+    }
+    free(page);
+}
+
 int main(void) {
     char folder[512], run[600], data_path[600], page[600];
     snprintf(folder, sizeof folder, "%s", test_temporary("run"));
@@ -378,5 +401,6 @@ int main(void) {
     check_page(run, folder);
     check_errors(run, folder);
     check_stop(run, folder);
+    check_locale(run, folder);
     return test_end();
 }
