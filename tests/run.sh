@@ -13,13 +13,19 @@ mkdir -p "$logs"
 passed=0 failed=0 skipped=0
 export TEST_DIR=tests OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-2}
 
-# Counts one TAP program. A program that dies, or prints fewer tests than its plan, fails once more.
-tap() {
-    local name=$1 log plan seen good bad skips code start=$SECONDS
+# Runs one TAP program; its output, exit code and seconds go to the logs.
+launch() { # name, command...
+    local base=$logs/${1//\//-} start=$SECONDS
     shift
-    log=$logs/${name//\//-}.log
-    "$@" >"$log" 2>"$log.err"
-    code=$?
+    "$@" >"$base.log" 2>"$base.err"
+    echo "$? $((SECONDS - start))" >"$base.code"
+}
+
+# Counts what it said. A program that dies, or prints fewer tests than its plan, fails once more.
+count() { # name
+    local name=$1 base=$logs/${1//\//-} log plan seen good bad skips code seconds
+    log=$base.log
+    read -r code seconds <"$base.code"
     bad=$(grep -c '^not ok' "$log")
     skips=$(grep -c '^ok .*# SKIP' "$log")
     good=$(($(grep -c '^ok' "$log") - skips))
@@ -28,12 +34,30 @@ tap() {
     if [ "${plan:-none}" != "$seen" ] || { [ "$code" != 0 ] && [ "$bad" = 0 ]; }; then
         bad=$((bad + 1))
         echo "not ok - $name: exit code $code, plan ${plan:-none}, $seen tests seen" | tee -a "$log"
-        tail -n 15 "$log.err"
+        tail -n 15 "$base.err"
     fi
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skips))
     [ "$bad" = 0 ] || grep -E '^(not ok|#)' "$log" | head -n 30
     grep -E '^ok .*# SKIP' "$log" | sed "s|^ok [0-9]* - |skipped: $name: |"
-    printf '%-32s %4d passed %3d failed %3d skipped  %3d s\n' "$name" "$good" "$bad" "$skips" $((SECONDS - start))
+    printf '%-32s %4d passed %3d failed %3d skipped  %3d s\n' "$name" "$good" "$bad" "$skips" "$seconds"
+}
+
+tap() { # name, command...
+    launch "$@"
+    count "$1"
+}
+
+# Programs of a folder, as many at a time as there are cores.
+programs() { # folder, prefix, [names]
+    local folder=$1 prefix=$2 names program
+    shift 2
+    names=${*:-$(cd "$folder" && find . -maxdepth 1 -type f -perm -u+x -printf '%f\n' | sort)}
+    for program in $names; do
+        while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+        launch "$prefix$program" "$folder/$program" &
+    done
+    wait
+    for program in $names; do count "$prefix$program"; done
 }
 
 build() { # configuration, targets...
@@ -45,18 +69,11 @@ build() { # configuration, targets...
     echo "not ok - build of $config"
 }
 
-units() { # folder, prefix
-    local program
-    for program in "$1"/tests/*; do
-        [ -x "$program" ] && [ ! -d "$program" ] && tap "$2$(basename "$program")" "$program"
-    done
-}
-
 # Programs that run on more than one thread or process; the thread sanitizer has nothing to say about the others.
 threaded="core cpu data fit images reference store store_journal store_parts"
 
 build release units binaries
-units build ""
+programs build/tests ""
 
 if [ "$mode" = full ]; then
     tools/setup.sh test || exit 1
@@ -70,14 +87,13 @@ if [ "$mode" = full ]; then
     build asan units fuzzers
     # HDF5 and OpenBLAS keep memory until the process ends; their one-time allocations are no leaks of ours.
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 \
-        units build/asan asan/
-    for fuzzer in build/asan/fuzz/*; do
-        [ -x "$fuzzer" ] && [ ! -d "$fuzzer" ] && tap "fuzz/$(basename "$fuzzer")" "$fuzzer"
-    done
+        programs build/asan/tests asan/
+    programs build/asan/fuzz fuzz/
     export TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1
     # shellcheck disable=SC2086
     build tsan $(printf 'build/tsan/tests/%s ' $threaded)
-    for name in $threaded; do tap "tsan/$name" "build/tsan/tests/$name"; done
+    # shellcheck disable=SC2086
+    programs build/tsan/tests tsan/ $threaded
 fi
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -7,8 +7,8 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 RANDOM=20241122
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
-job() { exec "$COAR" run --model "$DIGITS/digits-resnet.safetensors" --data "$T/d.h5" --examples 0:300 --alpha .1 --masks 600 \
-    --estimator ols,ridge --eval-masks 150 --eval-alpha .1,.05 --seed 7 --threads 2 -o "$1"; }
+job() { exec "$COAR" run --model "$DIGITS/digits-resnet.safetensors" --data "$T/d.h5" --examples 0:200 --alpha .1 --masks 300 \
+    --estimator ols,ridge --eval-masks 80 --eval-alpha .1,.05 --seed 7 --threads 2 -o "$1"; }
 
 run() { (job "$@"); }
 
