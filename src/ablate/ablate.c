@@ -363,6 +363,7 @@ static coar_status open_job(ablate_run *run) {
                                  .except = o->except,
                                  .backend = o->backend,
                                  .precision = o->precision,
+                                 .plan_given = o->plan != NULL,
                                  .plan_json = plan_json,
                                  .plan_origin = o->plan ? o->plan : o->output,
                                  .exact = o->exact,

@@ -61,11 +61,16 @@ size_t job_image_bytes(const job *j) {
     return (size_t)j->data->height * j->data->width * j->data->channels;
 }
 
-coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images) {
+static coar_status bind_rows(job *j, backend *b, uint64_t first, uint32_t count, const int32_t *labels,
+                             uint8_t *images) {
     TRY(dataset_read(j->data, j->rows + first, count, images));
     const example_batch batch = {
-        .images = images, .labels = j->labels + first, .count = count, .first = first, .mean = j->mean, .std = j->std};
+        .images = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
     return b->interface->bind(b, &batch);
+}
+
+coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images) {
+    return bind_rows(j, b, first, count, j->labels + first, images);
 }
 
 static backend_settings settings_of(const job *j) {
@@ -100,7 +105,8 @@ coar_status job_prepare(job *j, backend **out) {
     return j->interface->prepare(&settings, out);
 }
 
-/* Calls `use` with the bound backend for every block of the job's examples. */
+/* Calls `use` with the bound backend for every block of the job's examples. Labels do not count here: they may be unknown, or
+ * about to be replaced by predictions. */
 typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint32_t count);
 
 static coar_status for_each_block(job *j, backend *b, block_use use, void *context) {
@@ -110,7 +116,7 @@ static coar_status for_each_block(job *j, backend *b, block_use use, void *conte
     for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
         uint64_t left = j->count - first;
         uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
-        TRY_GOTO(job_bind(j, b, first, count, images));
+        TRY_GOTO(bind_rows(j, b, first, count, NULL, images));
         TRY_GOTO(use(context, b, first, count));
     }
 done:
@@ -187,6 +193,36 @@ static coar_status labels_of(const job *j, const uint64_t *rows, size_t count, i
     return COAR_OK;
 }
 
+/* Whether any conjunct of a SPEC asks for the model's predictions. */
+static bool spec_needs_predictions(const char *spec) {
+    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
+}
+
+/* [rows of the data file]: 1 = the unablated model is right. The job's own examples stay what they are. */
+static coar_status find_correct(job *j, uint8_t **out) {
+    coar_status status = COAR_OK;
+    example_list all = {.count = (size_t)j->data->count};
+    int32_t *predicted = NULL;
+    uint8_t *correct = NULL;
+    TRY_GOTO(memory_new(all.count, sizeof *all.rows, "rows", &all.rows));
+    TRY_GOTO(memory_new(all.count, sizeof *predicted, "predictions", &predicted));
+    TRY_GOTO(memory_new(all.count, 1, "predictions", &correct));
+    for (size_t i = 0; i < all.count; i++) all.rows[i] = i;
+    if (!j->unit_examples) unit_size(graph_flops(j->model->graph), all.count, &j->unit_masks, &j->unit_examples);
+    swap_examples(j, &all);
+    status = forward_all(j, predicted, NULL);
+    swap_examples(j, &all);
+    for (size_t i = 0; status == COAR_OK && i < all.count; i++) correct[i] = predicted[i] == j->data->labels[i];
+    if (status != COAR_OK) goto done;
+    *out = correct;
+    correct = NULL;
+done:
+    free(correct);
+    free(predicted);
+    free(all.rows);
+    return status;
+}
+
 static coar_status calibrate(job *j, const char *calibration) {
     coar_status status = COAR_OK;
     const size_t rows = j->model->graph->rows;
@@ -194,12 +230,14 @@ static coar_status calibrate(job *j, const char *calibration) {
     uint32_t *positions = NULL;
     backend *b = NULL;
     example_list other = {0};
+    uint8_t *correct = NULL;
     bool swapped = false;
     TRY_GOTO(memory_new(rows, sizeof *sums, "row sums", &sums));
     TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
     TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
     if (calibration) {
-        TRY_GOTO(dataset_select(j->data, calibration, NULL, NULL, &other.rows, &other.count));
+        if (spec_needs_predictions(calibration)) TRY_GOTO(find_correct(j, &correct));
+        TRY_GOTO(dataset_select(j->data, calibration, correct, NULL, &other.rows, &other.count));
         TRY_GOTO(labels_of(j, other.rows, other.count, &other.labels));
         swap_examples(j, &other);
         swapped = true;
@@ -212,6 +250,7 @@ static coar_status calibrate(job *j, const char *calibration) {
 done:
     if (swapped) swap_examples(j, &other);
     if (b) b->interface->destroy(b);
+    free(correct);
     free(other.labels);
     free(other.rows);
     free(positions);
@@ -226,38 +265,6 @@ coar_status job_baseline(job *j, const char *calibration) {
 }
 
 /* ------------------------------------------------------------------------------------------------- examples */
-
-/* Whether any conjunct of a SPEC asks for the model's predictions. */
-static bool spec_needs_predictions(const char *spec) {
-    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
-}
-
-/* Predictions for every row of the data file, as 1 = right. */
-static coar_status find_correct(job *j, uint8_t **out) {
-    coar_status status = COAR_OK;
-    const size_t count = (size_t)j->data->count;
-    int32_t *predicted = NULL;
-    uint8_t *correct = NULL;
-    TRY_GOTO(memory_new(count, sizeof *j->rows, "rows", &j->rows));
-    TRY_GOTO(memory_new(count, sizeof *predicted, "predictions", &predicted));
-    TRY_GOTO(memory_new(count, 1, "predictions", &correct));
-    for (size_t i = 0; i < count; i++) j->rows[i] = i;
-    j->count = count;
-    TRY_GOTO(labels_of(j, j->rows, count, &j->labels));
-    unit_size(graph_flops(j->model->graph), count, &j->unit_masks, &j->unit_examples);
-    TRY_GOTO(forward_all(j, predicted, NULL));
-    for (size_t i = 0; i < count; i++) correct[i] = predicted[i] == j->labels[i];
-    *out = correct;
-    correct = NULL;
-done:
-    free(correct);
-    free(predicted);
-    free(j->rows);
-    free(j->labels);
-    j->rows = NULL;
-    j->labels = NULL;
-    return status;
-}
 
 /* The examples of an existing run, as its tables say. */
 static coar_status take_examples(job *j, const job_options *o) {

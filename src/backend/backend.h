@@ -42,7 +42,7 @@ typedef struct backend_settings {
 /* One block of examples. All arrays are borrowed for the call only. */
 typedef struct example_batch {
     const uint8_t *images;   /* [E][H][W][C] */
-    const int32_t *labels;   /* [E] */
+    const int32_t *labels;   /* [E]; NULL for passes whose labels do not count (logits, row sums) */
     uint32_t count;          /* E */
     uint64_t first;          /* index of the first among the run's examples (a multiple of 32) */
     const float *mean, *std; /* [C]: x = (pixel/255 - mean) / std */

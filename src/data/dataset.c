@@ -168,8 +168,8 @@ static coar_status open_images(dataset *data) {
     return COAR_OK;
 }
 
-/* One number per example, all in 0..limit-1. */
-static coar_status read_column(const dataset *data, const char *name, size_t limit, int32_t **out) {
+/* One number per example, all in least..limit-1. */
+static coar_status read_column(const dataset *data, const char *name, int32_t least, size_t limit, int32_t **out) {
     coar_status status = COAR_OK;
     hid_t object = H5I_INVALID_HID;
     int32_t *column = NULL;
@@ -183,7 +183,7 @@ static coar_status read_column(const dataset *data, const char *name, size_t lim
     TRY_GOTO(memory_new((size_t)length, sizeof *column, name, &column));
     H5_TRY(H5Dread(object, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, column), data->path, name);
     for (uint64_t i = 0; i < data->count; i++)
-        if (column[i] < 0 || (size_t)column[i] >= limit) {
+        if (column[i] < least || (column[i] >= 0 && (size_t)column[i] >= limit)) {
             status = status_set(COAR_ERROR_INPUT, "%s: %s[%" PRIu64 "]: %d is not in 0..%zu", data->path, name, i,
                                 column[i], limit - 1);
             goto done;
@@ -204,10 +204,12 @@ static coar_status read_all(dataset *data) {
     TRY(read_strings(data, "class_names", &data->class_names, &data->classes));
     TRY(read_strings(data, "group_names", &data->group_names, &data->group_names_count));
     const size_t group_limit = data->group_names ? data->group_names_count : DATASET_MAX_CLASSES;
-    TRY(read_column(data, "labels", data->class_names ? data->classes : DATASET_MAX_CLASSES, &data->labels));
-    if (h5_has(data->file, "groups")) TRY(read_column(data, "groups", group_limit, &data->groups));
+    const size_t label_limit = data->class_names ? data->classes : DATASET_MAX_CLASSES;
+    TRY(read_column(data, "labels", DATASET_UNLABELLED, label_limit, &data->labels));
+    if (h5_has(data->file, "groups")) TRY(read_column(data, "groups", 0, group_limit, &data->groups));
     for (uint64_t i = 0; !data->class_names && i < data->count; i++)
-        if ((size_t)data->labels[i] >= data->classes) data->classes = (size_t)data->labels[i] + 1;
+        if (data->labels[i] >= 0 && (size_t)data->labels[i] >= data->classes)
+            data->classes = (size_t)data->labels[i] + 1;
     return COAR_OK;
 }
 

@@ -16,6 +16,7 @@
 enum { DATASET_VERSION_MAJOR = 1, DATASET_VERSION_MINOR = 0 };
 
 #define DATASET_MAX_CHANNELS 4
+#define DATASET_UNLABELLED (-1)
 #define DATASET_MAX_SIDE 65535u        /* pixels: what JPEG can hold */
 #define DATASET_MAX_CLASSES (1u << 20) /* beyond any real data set; bounds tables that have one entry per class */
 

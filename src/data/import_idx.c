@@ -73,14 +73,16 @@ coar_status import_idx_open(const char *path, const char *labels, importer **out
     self->base.load = load;
     self->base.destroy = destroy;
     TRY_GOTO(idx_open(path, 3, &self->images));
-    TRY_GOTO(idx_open(labels, 1, &label_array));
     const uint32_t count = self->images.shape[0];
-    if (label_array.shape[0] != count) {
-        status = status_set(COAR_ERROR_INPUT, "%s: %u labels for %u images", labels, label_array.shape[0], count);
-        goto done;
+    TRY_GOTO(importer_unlabelled(count, &self->base.labels));
+    if (labels) {
+        TRY_GOTO(idx_open(labels, 1, &label_array));
+        if (label_array.shape[0] != count) {
+            status = status_set(COAR_ERROR_INPUT, "%s: %u labels for %u images", labels, label_array.shape[0], count);
+            goto done;
+        }
+        for (uint32_t i = 0; i < count; i++) self->base.labels[i] = label_array.data[i];
     }
-    TRY_GOTO(memory_new(count, sizeof *self->base.labels, path, &self->base.labels));
-    for (uint32_t i = 0; i < count; i++) self->base.labels[i] = label_array.data[i];
     self->base.count = count;
     *out = &self->base;
     self = NULL;

@@ -75,7 +75,8 @@ coar_status import_npy_open(const char *path, const char *labels, importer **out
                             DATASET_MAX_CHANNELS);
         goto done;
     }
-    TRY_GOTO(read_labels(labels, a->shape[0], &self->base.labels));
+    TRY_GOTO(labels ? read_labels(labels, a->shape[0], &self->base.labels)
+                    : importer_unlabelled(a->shape[0], &self->base.labels));
     self->base.count = a->shape[0];
     *out = &self->base;
     self = NULL;

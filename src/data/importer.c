@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/memory.h"
 #include "data/dataset.h"
 #include "data/names.h"
 
@@ -20,13 +21,17 @@ static const struct {
     {"npy", 1, import_npy_open},
 };
 
+coar_status importer_unlabelled(uint64_t count, int32_t **labels) {
+    TRY(memory_new((size_t)count, sizeof **labels, "labels", labels));
+    for (uint64_t i = 0; i < count; i++) (*labels)[i] = DATASET_UNLABELLED;
+    return COAR_OK;
+}
+
 coar_status importer_open(const char *from, const char *path, const char *labels, importer **out) {
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         if (strcmp(formats[i].name, from)) continue;
         if (labels && !formats[i].wants_labels)
             return status_set(COAR_ERROR_USAGE, "--labels %s: %s has labels of its own", labels, from);
-        if (!labels && formats[i].wants_labels)
-            return status_set(COAR_ERROR_USAGE, "%s: %s has no labels of its own; give --labels FILE", path, from);
         TRY(formats[i].open(path, labels, out));
         (*out)->path = path;
         return COAR_OK;

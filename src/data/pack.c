@@ -185,7 +185,7 @@ done:
 static uint64_t count_values(const int32_t *column, uint64_t count, size_t names) {
     uint64_t values = names;
     for (uint64_t i = 0; column && !names && i < count; i++)
-        if ((uint64_t)column[i] >= values) values = (uint64_t)column[i] + 1;
+        if (column[i] >= 0 && (uint64_t)column[i] >= values) values = (uint64_t)column[i] + 1;
     return values;
 }
 

@@ -261,13 +261,12 @@ static void test_pack_refused(void) {
         CHECK_INT(count_files("refused"), 0);
     }
 
-    test_begin("pack refuses: no options, labels missing, labels where there are some, an old file, no folder");
+    test_begin("pack refuses: no options, labels where there are some, an old file, no folder");
     coar_pack_options options = {0};
     CHECK_ERROR(coar_pack(&options, NULL), COAR_ERROR_USAGE, "COAR_PACK_INIT");
     options.size = sizeof options;
     CHECK_ERROR(coar_pack(&options, NULL), COAR_ERROR_USAGE, "PATH");
     const char *output = scratch("refused.h5"), *images = scratch("images.npy");
-    CHECK_REFUSED(pack_text("npy", images, NULL, output), COAR_ERROR_USAGE, images, "give --labels");
     CHECK_REFUSED(pack_text("cifar10", images, "l.npy", output), COAR_ERROR_USAGE, "l.npy", "labels of its own");
     picture_write(output, "old", 3);
     options = npy_options(output);

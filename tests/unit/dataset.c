@@ -123,7 +123,7 @@ static void labels_rank(hid_t f) {
     put(f, "labels", 2, (hsize_t[]){COUNT, 1}, H5T_NATIVE_INT32, labels);
 }
 static void label_negative(hid_t f) {
-    put_label(f, 3, -1);
+    put_label(f, 3, -2);
 }
 static void label_unnamed(hid_t f) {
     put_label(f, 5, 3);
@@ -242,7 +242,7 @@ static void test_hostile_objects(void) {
         {"labels f32", labels_real, "'labels' has the wrong type"},
         {"too few labels", labels_few, "'labels' has 11 entries for 12 images"},
         {"labels of rank 2", labels_rank, "'labels' has the wrong type or number of dimensions"},
-        {"a negative label", label_negative, "labels[3]: -1 is not in 0..2"},
+        {"a negative label", label_negative, "labels[3]: -2 is not in 0..2"},
         {"a label without a name", label_unnamed, "labels[5]: 3 is not in 0..2"},
         {"a label of 2^30", label_vast, "labels[0]: 1073741824 is not in"},
         {"too few groups", groups_few, "'groups' has 1 entries for 12 images"},

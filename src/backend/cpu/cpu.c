@@ -103,7 +103,7 @@ static coar_status check_batch(const cpu_backend *b, const example_batch *batch)
     if (batch->count > b->settings.examples_max)
         return status_set(COAR_ERROR_INTERNAL, "cpu: %u examples, prepared for %u", batch->count,
                           b->settings.examples_max);
-    for (uint32_t e = 0; e < batch->count; e++)
+    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
         if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= b->classes)
             return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
                               (unsigned long long)(batch->first + e), batch->labels[e], b->classes);
@@ -123,7 +123,10 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     b->examples = batch->count;
     for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
     memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
-    memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
+    if (batch->labels)
+        memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
+    else
+        memset(b->labels, 0, batch->count * sizeof *b->labels);
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
         b->pixel_mul[c] = (float)(1 / (255.0 * batch->std[c]));
         b->pixel_add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);

@@ -134,13 +134,16 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
     if (batch->count > r->settings.examples_max)
         return status_set(COAR_ERROR_INTERNAL, "reference: %u examples, prepared for %u", batch->count,
                           r->settings.examples_max);
-    for (uint32_t e = 0; e < batch->count; e++)
+    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
         if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= r->classes)
             return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
                               (unsigned long long)(batch->first + e), batch->labels[e], r->classes);
     r->examples = batch->count;
     memcpy(r->images, batch->images, batch->count * input_elements(r->settings.graph));
-    memcpy(r->labels, batch->labels, batch->count * sizeof *r->labels);
+    if (batch->labels)
+        memcpy(r->labels, batch->labels, batch->count * sizeof *r->labels);
+    else
+        memset(r->labels, 0, batch->count * sizeof *r->labels);
     memcpy(r->mean, batch->mean, channels * sizeof *r->mean);
     memcpy(r->deviation, batch->std, channels * sizeof *r->deviation);
     return COAR_OK;
