@@ -116,6 +116,9 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "sampler_masks_sha256", "--sampler", true, run->masks.hash);
     add_text(list, "mask_generator", "", true, "philox4x32-10/1");
     add(list, "outputs", "--output", SETTING_TEXT, true, output_names(j));
+    /* of the whole run, not of a stage: an extension that stores otherwise must fail before it computes anything */
+    add_text(list, "store", "--store", true, o->store_f16 ? "f16" : "f32");
+    add_text(list, "store_masks", "--store-masks", true, o->store_masks ? "1" : "0");
     add_text(list, "backend", "--backend", true, j->interface->name);
     add_text(list, "precision", "--precision", true, j->plan.precision);
     add_text(list, "device_class", "COAR_ISA", true, j->plan.device_class);
@@ -285,8 +288,6 @@ static coar_status run_remaining(ablate_run *run) {
     snprintf(name, sizeof name, "ablate-%llu", (unsigned long long)first);
     const setting settings[] = {
         {"plan_hash", "--plan", run->job->plan.hash, SETTING_TEXT, true},
-        {"store", "--store", o->store_f16 ? "f16" : "f32", SETTING_TEXT, true},
-        {"store_masks", "--store-masks", o->store_masks ? "1" : "0", SETTING_TEXT, true},
     };
     stage_run work = {.name = name,
                       .settings = settings,

@@ -89,6 +89,15 @@ done
 fails 1 "--examples" "a run of other examples" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 1:41 --masks 20 -o "$T/good.h5"
 fails 1 "--model" "a run of other weights" "$COAR" ablate --model "$V" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/good.h5"
 fails 1 "--masks" "fewer masks than there are" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 0:40 --masks 10 -o "$T/good.h5"
+before=$(ls "$T/good.h5.parts")
+for store in "--store f16" "--store-masks"; do
+    # shellcheck disable=SC2086
+    fails 1 "${store%% *}" "an extension with another $store" ablate --masks 24 $store -o "$T/good.h5"
+done
+same "it left nothing behind" "$(ls "$T/good.h5.parts")" "$before"
+cp "$T/good.h5" "$T/longer.h5"; cp -r "$T/good.h5.parts" "$T/longer.h5.parts"
+succeeds "nor does it stand in the way of the right extension" ablate --masks 24 -o "$T/good.h5"
+rm -rf "$T/good.h5" "$T/good.h5.parts"; mv "$T/longer.h5" "$T/good.h5"; mv "$T/longer.h5.parts" "$T/good.h5.parts"
 printf 'precious' >"$T/precious.h5"
 fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
 same "it is still there" "$(cat "$T/precious.h5")" precious
