@@ -260,18 +260,53 @@ static coar_status settle_tables(ablate_run *run) {
     return status;
 }
 
+/* What grows with the number of masks, before anything of an older run is removed or anything is computed. The table of
+ * units comes out of the memory that the backend may plan with. */
+static coar_status reserve_masks(const ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    job *j = run->job;
+    const unit_grid grid = run_grid(j, run->finished, run->m);
+    const double masks = (double)(run->m - run->finished);
+    const double rows = o->store_masks || run->masks.given ? masks * (double)mask_bytes(run->tables.components) : 0;
+    const double table = stage_memory(unit_grid_units(&grid)) + rows;
+    const double bytes = masks * (double)j->count * (double)j->output_count * sizeof(float);
+    const double space = store_space(o->output);
+    if (table >= (double)j->memory)
+        return status_set(COAR_ERROR_MEMORY,
+                          "--masks %llu: the table of %llu work units%s takes %.0f MiB but --memory allows %.0f MiB: "
+                          "give fewer masks or more memory",
+                          (unsigned long long)run->m, (unsigned long long)unit_grid_units(&grid),
+                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)j->memory / 1048576);
+    if (bytes > 100 * space)
+        return status_set(COAR_ERROR_IO,
+                          "%s: --masks %llu: the outputs take %.0f MiB but only %.0f MiB are free: give fewer masks or "
+                          "another -o",
+                          o->output, (unsigned long long)run->m, bytes / 1048576, space / 1048576);
+    if (bytes > space)
+        log_warning(o->callbacks, "%s: the outputs take %.0f MiB before compression but only %.0f MiB are free",
+                    o->output, bytes / 1048576, space / 1048576);
+    j->memory -= (size_t)table;
+    return COAR_OK;
+}
+
 /* Opens or creates the run. A new one computes its baseline first: a job that cannot run leaves nothing behind. */
 static coar_status settle_store(ablate_run *run) {
     const coar_ablate_options *o = run->o;
+    const bool fresh = !file_exists(o->output) || o->force;
     bool created;
-    if (!file_exists(o->output) || o->force) TRY(job_baseline(run->job, o->calibration));
+    if (fresh) {
+        TRY(reserve_masks(run));
+        TRY(job_baseline(run->job, o->calibration));
+    }
     TRY(store_create(o->output, run->settings.items, run->settings.count, o->force, &created, &run->store));
     TRY(settle_tables(run));
     TRY(store_masks_finished(run->store, &run->finished));
-    if (run->finished <= run->m) return COAR_OK;
-    return status_set(COAR_ERROR_MISMATCH,
-                      "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
-                      o->output, (unsigned long long)run->finished, (unsigned long long)run->m);
+    if (run->finished > run->m)
+        return status_set(
+            COAR_ERROR_MISMATCH,
+            "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
+            o->output, (unsigned long long)run->finished, (unsigned long long)run->m);
+    return fresh ? COAR_OK : reserve_masks(run);
 }
 
 /* ---------------------------------------------------------------------------------------------------- the stage */

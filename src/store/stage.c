@@ -374,6 +374,10 @@ void stage_close(store_stage *stage) {
     free(stage);
 }
 
+double stage_memory(uint64_t units) {
+    return (double)units * (sizeof(unit_entry) + 1); /* and a flag of the part's `done` */
+}
+
 bool stage_has(const store_stage *stage, uint64_t unit) {
     return unit < stage->options.units && stage->entries[unit].journal;
 }
