@@ -123,6 +123,7 @@ fails 2 "--outputs" "masks without outputs" "$COAR" fit --masks "$DIGITS/digits-
 fails 1 "digits-labels.npy" "masks of a wrong shape" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/a.h5"
 fails "[12]" "nofit" "evaluating a fit that is not there" "$COAR" evaluate "$T/good.h5" --fit nofit
 fails 2 "1.5" "evaluating at an alpha that is none" "$COAR" evaluate "$T/good.h5" --alpha 1.5
+fails 1 "made with cpu" "evaluating with another backend" "$COAR" evaluate "$T/good.h5" --masks 4 --backend reference
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --mean .5 --std .5 -o "$T/other.h5" >/dev/null
 fails 1 "data_sha256" "evaluating on other data" "$COAR" evaluate "$T/good.h5" --data "$T/other.h5"
 fails 1 "model_sha256" "evaluating other weights" "$COAR" evaluate "$T/good.h5" --model "$V"
