@@ -141,6 +141,11 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
                                    .force_resume = run->force_resume,
                                    .callbacks = j->callbacks};
     TRY_GOTO(stage_open(store, &options, &stage));
+    /* Its journals hold units of the grid that begins there. Once the stage is open nobody else moves it. */
+    if (stage_first_mask(stage) != run->grid.first_mask)
+        TRY_GOTO(status_set(COAR_ERROR_BUSY,
+                            "%s: another process has finished masks up to %llu meanwhile: give the same command again",
+                            store_path(store), (unsigned long long)stage_first_mask(stage)));
     run->units_before = stage_done_count(stage);
     TRY_GOTO(run_units(j, run, stage));
     *out = stage;

@@ -108,13 +108,15 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
                              const char *alpha, bool force_resume) {
     coar_status status;
     store_stage *stage = NULL;
+    uint64_t finished; /* masks that an earlier evaluation with fewer has left: they are kept */
+    TRY(store_truth_finished(store, name, &finished));
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
                                 {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
                                 {"alpha", "--alpha", alpha, SETTING_REAL, true}};
     stage_run run = {.name = name,
                      .settings = settings,
                      .setting_count = sizeof settings / sizeof *settings,
-                     .grid = run_grid(j, 0, masks),
+                     .grid = run_grid(j, finished, masks),
                      .sampler = s,
                      .shards = 1,
                      .force_resume = force_resume};

@@ -119,6 +119,9 @@ double stage_memory(uint64_t units);
 /* Bytes free on the file system of the run at `path`; infinity where that cannot be told. */
 double store_space(const char *path);
 
+/* Masks that were in finished parts when the stage was opened: where the units of a grid that goes on must begin. */
+uint64_t stage_first_mask(const store_stage *stage);
+
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */

@@ -123,6 +123,11 @@ fails 2 "--outputs" "masks without outputs" "$COAR" fit --masks "$DIGITS/digits-
 fails 1 "digits-labels.npy" "masks of a wrong shape" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/a.h5"
 fails "[12]" "nofit" "evaluating a fit that is not there" "$COAR" evaluate "$T/good.h5" --fit nofit
 fails 2 "1.5" "evaluating at an alpha that is none" "$COAR" evaluate "$T/good.h5" --alpha 1.5
+cp "$T/good.h5" "$T/once.h5"; cp -r "$T/good.h5.parts" "$T/once.h5.parts"
+succeeds "a few fresh masks" "$COAR" evaluate "$T/good.h5" --masks 5
+succeeds "some more go on from there" "$COAR" evaluate "$T/good.h5" --masks 8
+succeeds "as many at once" "$COAR" evaluate "$T/once.h5" --masks 8
+if cmp -s "$T"/good.h5.parts/truth-*.h5 "$T"/once.h5.parts/truth-*.h5; then pass "both have the same truth"; else fail "both have the same truth"; fi
 fails 1 "made with cpu" "evaluating with another backend" "$COAR" evaluate "$T/good.h5" --masks 4 --backend reference
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --mean .5 --std .5 -o "$T/other.h5" >/dev/null
 fails 1 "data_sha256" "evaluating on other data" "$COAR" evaluate "$T/good.h5" --data "$T/other.h5"
