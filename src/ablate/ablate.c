@@ -331,6 +331,7 @@ static coar_status run_remaining(ablate_run *run) {
                       .sampler = s,
                       .shard = run->shard,
                       .shards = run->shards,
+                      .half = o->store_f16,
                       .time_limit = o->time_limit,
                       .force_resume = o->force_resume};
     TRY_GOTO(run_stage(run->job, run->store, &work, &stage));
@@ -354,14 +355,24 @@ done:
 
 /* ------------------------------------------------------------------------------------------------- entry points */
 
+/* Digits alone: what strtoul and sscanf take besides, signs and blanks, is no shard. */
+static bool parse_count(const char **text, uint32_t *out) {
+    const char *at = *text;
+    uint64_t value = 0;
+    while (*at >= '0' && *at <= '9' && value <= UINT32_MAX) value = value * 10 + (uint64_t)(*at++ - '0');
+    const bool valid = at != *text && value <= UINT32_MAX;
+    *text = at;
+    *out = (uint32_t)value;
+    return valid;
+}
+
 static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shards) {
     *shard = 0;
     *shards = 1;
     if (!text) return COAR_OK;
-    char end;
-    if (sscanf(text, "%u/%u%c", shard, shards, &end) != 2 || *shards == 0 || *shard >= *shards)
-        return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
-    return COAR_OK;
+    const char *at = text;
+    if (parse_count(&at, shard) && *at++ == '/' && parse_count(&at, shards) && !*at && *shard < *shards) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
 }
 
 static coar_status check_options(ablate_run *run) {

@@ -31,6 +31,7 @@ fails 2 "--only" "--only that matches nothing" ablate --only 'nothing*' -o "$T/x
 fails 2 "vgg" "an unknown architecture" ablate --arch vgg -o "$T/x.h5"
 fails 2 "colour" "an unknown key of --arch" ablate --arch resnet8,colour=3 -o "$T/x.h5"
 fails 2 "--shard" "a shard that is none" ablate --shard 2/2 -o "$T/x.h5"
+for shard in -1/2 0/-1 +0/2 ' 0/2' 0/0 0/2x 0/ /2 0/4294967297; do fails 2 "--shard" "a shard '$shard'" ablate --shard "$shard" -o "$T/x.h5"; done
 fails 2 "--time-limit" "a time that is none" ablate --time-limit soon -o "$T/x.h5"
 fails 2 "--label" "a label source that is none" ablate --label guess -o "$T/x.h5"
 fails 2 "--store" "a storage type that is none" ablate --store f8 -o "$T/x.h5"
@@ -101,6 +102,11 @@ rm -rf "$T/good.h5" "$T/good.h5.parts"; mv "$T/longer.h5" "$T/good.h5"; mv "$T/l
 fails 1 "work units" "--force with more masks than the memory holds" ablate --masks 20000000000 --memory 100M --force -o "$T/good.h5"
 fails 1 "are free" "--force with more masks than the disk holds" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 1000000000000 --memory 4000G --force -o "$T/good.h5"
 same "the old run is still whole" "$(ls "$T/good.h5.parts")" "$before"
+overflow() { ablate --ablation scale:1e5 --store f16 -o "$T/half.h5" "$@"; }
+fails 1 "--store f32 --force" "outputs above f16's range" overflow
+same "they are found at the first unit" "$(find "$T/half.h5.parts" -name '*.journal' -size +0 | wc -l)" 0
+succeeds "and what the message says helps" overflow --store f32 --force
+rm -rf "$T/half.h5" "$T/half.h5.parts"
 printf 'precious' >"$T/precious.h5"
 fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
 same "it is still there" "$(cat "$T/precious.h5")" precious
