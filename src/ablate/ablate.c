@@ -86,12 +86,33 @@ static char *examples_hash(const job *j) {
     return strdup(hex);
 }
 
+/* One text for one ablation: "scale:.5" and "scale:0.50" are the same. */
+static char *ablation_text(const job *j, const char *typed) {
+    char gain[NUMBER_SIZE];
+    if (j->ablation.kind != ABLATION_SCALE) return strdup(or_default(typed, "zero"));
+    number_format(number_parse(typed + strlen("scale:"), NULL), gain); /* as it was typed, not as the nearest float */
+    return string_format("scale:%s", gain);
+}
+
+/* Of the rows that the means are taken over, as a list in a file may change under the same name. "" without a list. */
+static coar_status calibration_hash(const job *j, const char *calibration, char hex[65]) {
+    uint64_t *rows = NULL;
+    size_t count;
+    *hex = '\0';
+    if (j->ablation.kind != ABLATION_MEAN || !calibration) return COAR_OK;
+    TRY(dataset_select(j->data, calibration, NULL, NULL, &rows, &count));
+    sha256_hex(rows, count * sizeof *rows, hex);
+    free(rows);
+    return COAR_OK;
+}
+
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
 static coar_status describe_run(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     const job *j = run->job;
     setting_texts *list = &run->settings;
-    char alpha[NUMBER_SIZE];
+    char alpha[NUMBER_SIZE], calibration[65];
+    TRY(calibration_hash(j, o->calibration, calibration));
     number_format(run->alpha, alpha);
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
@@ -105,8 +126,9 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "components", "--components", true, component_set_name(j->model->set));
     add_text(list, "only", "--only", true, or_default(o->only, ""));
     add_text(list, "except", "--except", true, or_default(o->except, ""));
-    add_text(list, "ablation", "--ablation", true, or_default(o->ablation, "zero"));
-    add_text(list, "calibration", "--calibration", true, or_default(o->calibration, ""));
+    add(list, "ablation", "--ablation", SETTING_TEXT, true, ablation_text(j, o->ablation));
+    add_text(list, "calibration", "--calibration", false, or_default(o->calibration, ""));
+    add_text(list, "calibration_sha256", "--calibration", true, calibration);
     add_text(list, "label", "--label", true, or_default(o->label, ""));
     add_text(list, "examples_spec", "--examples", false, or_default(o->examples, "all"));
     add(list, "examples_sha256", "--examples", SETTING_TEXT, true, examples_hash(j));

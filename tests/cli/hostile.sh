@@ -102,6 +102,13 @@ rm -rf "$T/good.h5" "$T/good.h5.parts"; mv "$T/longer.h5" "$T/good.h5"; mv "$T/l
 fails 1 "work units" "--force with more masks than the memory holds" ablate --masks 20000000000 --memory 100M --force -o "$T/good.h5"
 fails 1 "are free" "--force with more masks than the disk holds" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 1000000000000 --memory 4000G --force -o "$T/good.h5"
 same "the old run is still whole" "$(ls "$T/good.h5.parts")" "$before"
+fails 1 "began with none" "an option the run was begun without" ablate --arch resnet8 -o "$T/good.h5"
+succeeds "a run of some gain" ablate --ablation scale:.3 -o "$T/gain.h5"
+succeeds "the same gain in other digits" ablate --ablation scale:0.30 -o "$T/gain.h5"
+mean() { ablate --ablation mean --calibration "$1" -o "$T/mean.h5"; }
+succeeds "means over a range" mean 0:4
+succeeds "the same rows in other words" mean 0,1,2,3
+fails 1 "--calibration" "means over other rows" mean 0:5
 overflow() { ablate --ablation scale:1e5 --store f16 -o "$T/half.h5" "$@"; }
 fails 1 "--store f32 --force" "outputs above f16's range" overflow
 same "they are found at the first unit" "$(find "$T/half.h5.parts" -name '*.journal' -size +0 | wc -l)" 0
