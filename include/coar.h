@@ -236,7 +236,7 @@ typedef struct coar_evaluate_options {
     int has_seed;            /* 0: the run's seed */
     uint64_t seed;
     const char *model, *data; /* NULL = the run's paths; hashes are compared */
-    const char *backend;
+    const char *backend;     /* NULL = the run's, the only one that is taken */
     int threads;
     uint64_t memory;
     int force_resume;

@@ -86,12 +86,33 @@ static char *examples_hash(const job *j) {
     return strdup(hex);
 }
 
+/* One text for one ablation: "scale:.5" and "scale:0.50" are the same. */
+static char *ablation_text(const job *j, const char *typed) {
+    char gain[NUMBER_SIZE];
+    if (j->ablation.kind != ABLATION_SCALE) return strdup(or_default(typed, "zero"));
+    number_format(number_parse(typed + strlen("scale:"), NULL), gain); /* as it was typed, not as the nearest float */
+    return string_format("scale:%s", gain);
+}
+
+/* Of the rows that the means are taken over, as a list in a file may change under the same name. "" without a list. */
+static coar_status calibration_hash(const job *j, const char *calibration, char hex[65]) {
+    uint64_t *rows = NULL;
+    size_t count;
+    *hex = '\0';
+    if (j->ablation.kind != ABLATION_MEAN || !calibration) return COAR_OK;
+    TRY(dataset_select(j->data, calibration, NULL, NULL, &rows, &count));
+    sha256_hex(rows, count * sizeof *rows, hex);
+    free(rows);
+    return COAR_OK;
+}
+
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
 static coar_status describe_run(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     const job *j = run->job;
     setting_texts *list = &run->settings;
-    char alpha[NUMBER_SIZE];
+    char alpha[NUMBER_SIZE], calibration[65];
+    TRY(calibration_hash(j, o->calibration, calibration));
     number_format(run->alpha, alpha);
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
@@ -105,8 +126,9 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "components", "--components", true, component_set_name(j->model->set));
     add_text(list, "only", "--only", true, or_default(o->only, ""));
     add_text(list, "except", "--except", true, or_default(o->except, ""));
-    add_text(list, "ablation", "--ablation", true, or_default(o->ablation, "zero"));
-    add_text(list, "calibration", "--calibration", true, or_default(o->calibration, ""));
+    add(list, "ablation", "--ablation", SETTING_TEXT, true, ablation_text(j, o->ablation));
+    add_text(list, "calibration", "--calibration", false, or_default(o->calibration, ""));
+    add_text(list, "calibration_sha256", "--calibration", true, calibration);
     add_text(list, "label", "--label", true, or_default(o->label, ""));
     add_text(list, "examples_spec", "--examples", false, or_default(o->examples, "all"));
     add(list, "examples_sha256", "--examples", SETTING_TEXT, true, examples_hash(j));
@@ -116,6 +138,9 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "sampler_masks_sha256", "--sampler", true, run->masks.hash);
     add_text(list, "mask_generator", "", true, "philox4x32-10/1");
     add(list, "outputs", "--output", SETTING_TEXT, true, output_names(j));
+    /* of the whole run, not of a stage: an extension that stores otherwise must fail before it computes anything */
+    add_text(list, "store", "--store", true, o->store_f16 ? "f16" : "f32");
+    add_text(list, "store_masks", "--store-masks", true, o->store_masks ? "1" : "0");
     add_text(list, "backend", "--backend", true, j->interface->name);
     add_text(list, "precision", "--precision", true, j->plan.precision);
     add_text(list, "device_class", "COAR_ISA", true, j->plan.device_class);
@@ -257,18 +282,53 @@ static coar_status settle_tables(ablate_run *run) {
     return status;
 }
 
+/* What grows with the number of masks, before anything of an older run is removed or anything is computed. The table of
+ * units comes out of the memory that the backend may plan with. */
+static coar_status reserve_masks(const ablate_run *run) {
+    const coar_ablate_options *o = run->o;
+    job *j = run->job;
+    const unit_grid grid = run_grid(j, run->finished, run->m);
+    const double masks = (double)(run->m - run->finished);
+    const double rows = o->store_masks || run->masks.given ? masks * (double)mask_bytes(run->tables.components) : 0;
+    const double table = stage_memory(unit_grid_units(&grid)) + rows;
+    const double bytes = masks * (double)j->count * (double)j->output_count * sizeof(float);
+    const double space = store_space(o->output);
+    if (table >= (double)j->memory)
+        return status_set(COAR_ERROR_MEMORY,
+                          "--masks %llu: the table of %llu work units%s takes %.0f MiB but --memory allows %.0f MiB: "
+                          "give fewer masks or more memory",
+                          (unsigned long long)run->m, (unsigned long long)unit_grid_units(&grid),
+                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)j->memory / 1048576);
+    if (bytes > 100 * space)
+        return status_set(COAR_ERROR_IO,
+                          "%s: --masks %llu: the outputs take %.0f MiB but only %.0f MiB are free: give fewer masks or "
+                          "another -o",
+                          o->output, (unsigned long long)run->m, bytes / 1048576, space / 1048576);
+    if (bytes > space)
+        log_warning(o->callbacks, "%s: the outputs take %.0f MiB before compression but only %.0f MiB are free",
+                    o->output, bytes / 1048576, space / 1048576);
+    j->memory -= (size_t)table;
+    return COAR_OK;
+}
+
 /* Opens or creates the run. A new one computes its baseline first: a job that cannot run leaves nothing behind. */
 static coar_status settle_store(ablate_run *run) {
     const coar_ablate_options *o = run->o;
+    const bool fresh = !file_exists(o->output) || o->force;
     bool created;
-    if (!file_exists(o->output) || o->force) TRY(job_baseline(run->job, o->calibration));
+    if (fresh) {
+        TRY(reserve_masks(run));
+        TRY(job_baseline(run->job, o->calibration));
+    }
     TRY(store_create(o->output, run->settings.items, run->settings.count, o->force, &created, &run->store));
     TRY(settle_tables(run));
     TRY(store_masks_finished(run->store, &run->finished));
-    if (run->finished <= run->m) return COAR_OK;
-    return status_set(COAR_ERROR_MISMATCH,
-                      "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
-                      o->output, (unsigned long long)run->finished, (unsigned long long)run->m);
+    if (run->finished > run->m)
+        return status_set(
+            COAR_ERROR_MISMATCH,
+            "%s: --masks: holds %llu masks already, more than the %llu asked for; give --force to start over",
+            o->output, (unsigned long long)run->finished, (unsigned long long)run->m);
+    return fresh ? COAR_OK : reserve_masks(run);
 }
 
 /* ---------------------------------------------------------------------------------------------------- the stage */
@@ -285,8 +345,6 @@ static coar_status run_remaining(ablate_run *run) {
     snprintf(name, sizeof name, "ablate-%llu", (unsigned long long)first);
     const setting settings[] = {
         {"plan_hash", "--plan", run->job->plan.hash, SETTING_TEXT, true},
-        {"store", "--store", o->store_f16 ? "f16" : "f32", SETTING_TEXT, true},
-        {"store_masks", "--store-masks", o->store_masks ? "1" : "0", SETTING_TEXT, true},
     };
     stage_run work = {.name = name,
                       .settings = settings,
@@ -295,6 +353,7 @@ static coar_status run_remaining(ablate_run *run) {
                       .sampler = s,
                       .shard = run->shard,
                       .shards = run->shards,
+                      .half = o->store_f16,
                       .time_limit = o->time_limit,
                       .force_resume = o->force_resume};
     TRY_GOTO(run_stage(run->job, run->store, &work, &stage));
@@ -318,14 +377,24 @@ done:
 
 /* ------------------------------------------------------------------------------------------------- entry points */
 
+/* Digits alone: what strtoul and sscanf take besides, signs and blanks, is no shard. */
+static bool parse_count(const char **text, uint32_t *out) {
+    const char *at = *text;
+    uint64_t value = 0;
+    while (*at >= '0' && *at <= '9' && value <= UINT32_MAX) value = value * 10 + (uint64_t)(*at++ - '0');
+    const bool valid = at != *text && value <= UINT32_MAX;
+    *text = at;
+    *out = (uint32_t)value;
+    return valid;
+}
+
 static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shards) {
     *shard = 0;
     *shards = 1;
     if (!text) return COAR_OK;
-    char end;
-    if (sscanf(text, "%u/%u%c", shard, shards, &end) != 2 || *shards == 0 || *shard >= *shards)
-        return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
-    return COAR_OK;
+    const char *at = text;
+    if (parse_count(&at, shard) && *at++ == '/' && parse_count(&at, shards) && !*at && *shard < *shards) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
 }
 
 static coar_status check_options(ablate_run *run) {

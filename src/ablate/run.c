@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "core/half.h"
+
 /* Non-finite outputs stay as NaN; true when there was one. In the direct fp32 form of this version there is no more
  * careful form to compute them in once more. */
 static bool mark_non_finite(float *values, size_t count) {
@@ -14,6 +16,17 @@ static bool mark_non_finite(float *values, size_t count) {
             found = true;
         }
     return found;
+}
+
+/* Before the unit is saved: what a part cannot hold would be found only once everything has been computed. */
+static coar_status check_half(const float *values, size_t count) {
+    uint16_t half;
+    for (size_t i = 0; i < count; i++)
+        if (!half_from_float(values[i], &half))
+            return status_set(COAR_ERROR_INPUT,
+                              "--store f16: an output is %g, above f16's range: start over with --store f32 --force",
+                              (double)values[i]);
+    return COAR_OK;
 }
 
 typedef struct unit_place {
@@ -34,6 +47,7 @@ static coar_status run_unit(backend *b, const stage_run *run, store_stage *stage
     TRY(b->interface->run(b, &masks, outputs));
     const size_t values = (size_t)run->grid.outputs * p.mask_count * p.example_count;
     const uint8_t flag = mark_non_finite(outputs, values) ? UNIT_NON_FINITE : UNIT_DONE;
+    if (run->half) TRY(check_half(outputs, values));
     return stage_append(stage, unit, flag, outputs, values * sizeof *outputs);
 }
 
@@ -141,6 +155,11 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
                                    .force_resume = run->force_resume,
                                    .callbacks = j->callbacks};
     TRY_GOTO(stage_open(store, &options, &stage));
+    /* Its journals hold units of the grid that begins there. Once the stage is open nobody else moves it. */
+    if (stage_first_mask(stage) != run->grid.first_mask)
+        TRY_GOTO(status_set(COAR_ERROR_BUSY,
+                            "%s: another process has finished masks up to %llu meanwhile: give the same command again",
+                            store_path(store), (unsigned long long)stage_first_mask(stage)));
     run->units_before = stage_done_count(stage);
     TRY_GOTO(run_units(j, run, stage));
     *out = stage;

@@ -16,6 +16,7 @@ typedef struct stage_run {
     unit_grid grid;         /* from run_grid; must live as long as the stage stays open */
     const sampler *sampler; /* of the grid's masks */
     uint32_t shard, shards; /* 0, 1 = no shards */
+    bool half;              /* the units will be stored as f16: one above its range is an error at once */
     double time_limit;      /* seconds, 0 = none */
     bool force_resume;
     uint64_t units, units_before; /* out: of the stage, and those done when it was opened */

@@ -34,6 +34,15 @@ static coar_status check_same(run_store *store, const char *key, const char *pat
                       store_path(store), key, path, actual, stored ? stored : "nothing");
 }
 
+/* Truth is stored with the run and used again, so it comes from the run's own backend: of another one, later evaluations
+ * could not tell. */
+static coar_status check_backend(run_store *store, const char *given) {
+    const char *stored = store_setting(store, "backend");
+    if (!given || (stored && !strcmp(given, stored))) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH, "%s: --backend is %s, but the run was made with %s: leave --backend out",
+                      store_path(store), given, stored ? stored : "none");
+}
+
 /* The means of `mean` ablation are those that the run stored; the job owns them from here. */
 static coar_status take_fill(run_store *store, run_tables *tables, job *j) {
     if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
@@ -56,7 +65,7 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .components = store_setting(store, "components"),
                          .only = optional(store, "only"),
                          .except = optional(store, "except"),
-                         .backend = o->backend ? o->backend : store_setting(store, "backend"),
+                         .backend = store_setting(store, "backend"),
                          .plan_json = plan,
                          .plan_given = true,
                          .plan_origin = store_path(store),
@@ -72,15 +81,13 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
 static coar_status reopen_job(run_store *store, const coar_evaluate_options *o, run_tables *tables, job **out) {
     coar_status status;
     char *model = NULL, *data = NULL, *plan = NULL;
-    const char *backend = store_setting(store, "backend");
     job *j = NULL;
     char hash[65];
     TRY_GOTO(locate(store, o->model, "model_path", &model));
     TRY_GOTO(file_sha256(model, hash)); /* before the weights are taken for something they are not */
     TRY_GOTO(check_same(store, "model_sha256", model, hash));
     TRY_GOTO(locate(store, o->data, "data_path", &data));
-    if (!o->backend || (backend && !strcmp(o->backend, backend)))
-        TRY_GOTO(store_existing_plan(store_path(store), &plan));
+    TRY_GOTO(store_existing_plan(store_path(store), &plan));
     const job_options options = stored_options(store, o, tables, model, data, plan);
     TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
@@ -101,13 +108,15 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
                              const char *alpha, bool force_resume) {
     coar_status status;
     store_stage *stage = NULL;
+    uint64_t finished; /* masks that an earlier evaluation with fewer has left: they are kept */
+    TRY(store_truth_finished(store, name, &finished));
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
                                 {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
                                 {"alpha", "--alpha", alpha, SETTING_REAL, true}};
     stage_run run = {.name = name,
                      .settings = settings,
                      .setting_count = sizeof settings / sizeof *settings,
-                     .grid = run_grid(j, 0, masks),
+                     .grid = run_grid(j, finished, masks),
                      .sampler = s,
                      .shards = 1,
                      .force_resume = force_resume};
@@ -127,6 +136,7 @@ coar_status truth_complete(run_store *store, const coar_evaluate_options *o, dou
     sampler fresh;
     char text[NUMBER_SIZE];
     number_format(alpha, text);
+    TRY(check_backend(store, o->backend));
     snprintf(name, 64, "truth-a%s-s%llu", text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));

@@ -7,12 +7,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -213,4 +215,12 @@ done:
     free(parts);
     name_list_free(&list);
     return status;
+}
+
+double store_space(const char *path) {
+    struct statvfs fs;
+    char *folder = path_folder(path);
+    bool known = folder && !statvfs(folder, &fs);
+    free(folder);
+    return known ? (double)fs.f_bavail * (double)fs.f_frsize : INFINITY;
 }

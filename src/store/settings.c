@@ -50,6 +50,11 @@ static bool same_value(const setting *a, const setting *b) {
     return end_a != a->value && end_b != b->value && !*end_a && !*end_b && x == y;
 }
 
+/* An option that was not given is stored as "". */
+static const char *shown(const char *value) {
+    return value && *value ? value : "none";
+}
+
 coar_status settings_compare(const char *what, const setting_list *stored, const setting *given, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (!given[i].compared) continue;
@@ -58,7 +63,7 @@ coar_status settings_compare(const char *what, const setting_list *stored, const
         return status_set(
             COAR_ERROR_MISMATCH,
             "%s: %s (%s) is %s, the run began with %s: give the same, another -o, or --force to start over", what,
-            given[i].flag, given[i].key, given[i].value, old ? old->value : "none");
+            given[i].flag, given[i].key, shown(given[i].value), shown(old ? old->value : NULL));
     }
     for (size_t i = 0; i < stored->count; i++) {
         const setting *old = &stored->items[i];
@@ -66,7 +71,7 @@ coar_status settings_compare(const char *what, const setting_list *stored, const
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: %s (%s) is not given, the run began with %s: give the same, another -o, or --force to "
                           "start over",
-                          what, old->flag, old->key, old->value);
+                          what, old->flag, old->key, shown(old->value));
     }
     return COAR_OK;
 }

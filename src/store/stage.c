@@ -374,6 +374,14 @@ void stage_close(store_stage *stage) {
     free(stage);
 }
 
+double stage_memory(uint64_t units) {
+    return (double)units * (sizeof(unit_entry) + 1); /* and a flag of the part's `done` */
+}
+
+uint64_t stage_first_mask(const store_stage *stage) {
+    return stage->header.first_mask;
+}
+
 bool stage_has(const store_stage *stage, uint64_t unit) {
     return unit < stage->options.units && stage->entries[unit].journal;
 }

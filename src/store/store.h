@@ -113,6 +113,15 @@ coar_status store_existing_plan(const char *path, char **plan_json);
 /* The plan to take over for --plan: `path` is a run file or a plan's JSON itself. malloc'ed. */
 coar_status store_plan_file(const char *path, char **plan_json);
 
+/* Bytes of memory that a stage of that many units holds while it is open and while its part is written. A double, as
+ * no count can overflow it. */
+double stage_memory(uint64_t units);
+/* Bytes free on the file system of the run at `path`; infinity where that cannot be told. */
+double store_space(const char *path);
+
+/* Masks that were in finished parts when the stage was opened: where the units of a grid that goes on must begin. */
+uint64_t stage_first_mask(const store_stage *stage);
+
 bool stage_has(const store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */

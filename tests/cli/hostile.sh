@@ -31,6 +31,7 @@ fails 2 "--only" "--only that matches nothing" ablate --only 'nothing*' -o "$T/x
 fails 2 "vgg" "an unknown architecture" ablate --arch vgg -o "$T/x.h5"
 fails 2 "colour" "an unknown key of --arch" ablate --arch resnet8,colour=3 -o "$T/x.h5"
 fails 2 "--shard" "a shard that is none" ablate --shard 2/2 -o "$T/x.h5"
+for shard in -1/2 0/-1 +0/2 ' 0/2' 0/0 0/2x 0/ /2 0/4294967297; do fails 2 "--shard" "a shard '$shard'" ablate --shard "$shard" -o "$T/x.h5"; done
 fails 2 "--time-limit" "a time that is none" ablate --time-limit soon -o "$T/x.h5"
 fails 2 "--label" "a label source that is none" ablate --label guess -o "$T/x.h5"
 fails 2 "--store" "a storage type that is none" ablate --store f8 -o "$T/x.h5"
@@ -96,6 +97,30 @@ done
 fails 1 "--examples" "a run of other examples" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 1:41 --masks 20 -o "$T/good.h5"
 fails 1 "--model" "a run of other weights" "$COAR" ablate --model "$V" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/good.h5"
 fails 1 "--masks" "fewer masks than there are" "$COAR" ablate --model "$R" --data "$T/d.h5" --examples 0:40 --masks 10 -o "$T/good.h5"
+before=$(ls "$T/good.h5.parts")
+for store in "--store f16" "--store-masks"; do
+    # shellcheck disable=SC2086
+    fails 1 "${store%% *}" "an extension with another $store" ablate --masks 24 $store -o "$T/good.h5"
+done
+same "it left nothing behind" "$(ls "$T/good.h5.parts")" "$before"
+cp "$T/good.h5" "$T/longer.h5"; cp -r "$T/good.h5.parts" "$T/longer.h5.parts"
+succeeds "nor does it stand in the way of the right extension" ablate --masks 24 -o "$T/good.h5"
+rm -rf "$T/good.h5" "$T/good.h5.parts"; mv "$T/longer.h5" "$T/good.h5"; mv "$T/longer.h5.parts" "$T/good.h5.parts"
+fails 1 "work units" "--force with more masks than the memory holds" ablate --masks 20000000000 --memory 100M --force -o "$T/good.h5"
+fails 1 "are free" "--force with more masks than the disk holds" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 1000000000000 --memory 4000G --force -o "$T/good.h5"
+same "the old run is still whole" "$(ls "$T/good.h5.parts")" "$before"
+fails 1 "began with none" "an option the run was begun without" ablate --arch resnet8 -o "$T/good.h5"
+succeeds "a run of some gain" ablate --ablation scale:.3 -o "$T/gain.h5"
+succeeds "the same gain in other digits" ablate --ablation scale:0.30 -o "$T/gain.h5"
+mean() { ablate --ablation mean --calibration "$1" -o "$T/mean.h5"; }
+succeeds "means over a range" mean 0:4
+succeeds "the same rows in other words" mean 0,1,2,3
+fails 1 "--calibration" "means over other rows" mean 0:5
+overflow() { ablate --ablation scale:1e5 --store f16 -o "$T/half.h5" "$@"; }
+fails 1 "--store f32 --force" "outputs above f16's range" overflow
+same "they are found at the first unit" "$(find "$T/half.h5.parts" -name '*.journal' -size +0 | wc -l)" 0
+succeeds "and what the message says helps" overflow --store f32 --force
+rm -rf "$T/half.h5" "$T/half.h5.parts"
 printf 'precious' >"$T/precious.h5"
 fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
 same "it is still there" "$(cat "$T/precious.h5")" precious
@@ -118,6 +143,12 @@ fails 2 "--outputs" "masks without outputs" "$COAR" fit --masks "$DIGITS/digits-
 fails 1 "digits-labels.npy" "masks of a wrong shape" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/a.h5"
 fails "[12]" "nofit" "evaluating a fit that is not there" "$COAR" evaluate "$T/good.h5" --fit nofit
 fails 2 "1.5" "evaluating at an alpha that is none" "$COAR" evaluate "$T/good.h5" --alpha 1.5
+cp "$T/good.h5" "$T/once.h5"; cp -r "$T/good.h5.parts" "$T/once.h5.parts"
+succeeds "a few fresh masks" "$COAR" evaluate "$T/good.h5" --masks 5
+succeeds "some more go on from there" "$COAR" evaluate "$T/good.h5" --masks 8
+succeeds "as many at once" "$COAR" evaluate "$T/once.h5" --masks 8
+if cmp -s "$T"/good.h5.parts/truth-*.h5 "$T"/once.h5.parts/truth-*.h5; then pass "both have the same truth"; else fail "both have the same truth"; fi
+fails 1 "made with cpu" "evaluating with another backend" "$COAR" evaluate "$T/good.h5" --masks 4 --backend reference
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --mean .5 --std .5 -o "$T/other.h5" >/dev/null
 fails 1 "data_sha256" "evaluating on other data" "$COAR" evaluate "$T/good.h5" --data "$T/other.h5"
 fails 1 "model_sha256" "evaluating other weights" "$COAR" evaluate "$T/good.h5" --model "$V"
