@@ -47,6 +47,16 @@ bool file_exists(const char *path) {
     return lstat(path, &information) == 0;
 }
 
+bool file_same(const char *a, const char *b) {
+    struct stat first, second;
+    return !stat(a, &first) && !stat(b, &second) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+coar_status file_check_distinct(const char *output, const char *input) {
+    if (!input || !file_same(output, input)) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "-o %s: is the input %s: give another -o", output, input);
+}
+
 coar_status file_check_output(const char *path, int force) {
     struct stat information;
     if (stat(path, &information) == 0) {

@@ -21,6 +21,12 @@ void file_map_close(file_map *map);
 
 bool file_exists(const char *path);
 
+/* Whether both paths lead to one existing file, by whatever names and links. */
+bool file_same(const char *a, const char *b);
+
+/* An error when `output` is the file `input` that it is to be made from, which --force must not replace. `input` may be NULL. */
+coar_status file_check_distinct(const char *output, const char *input);
+
 /* An error naming --force when `path` exists and force is 0; also when its folder does not exist or is not writable,
  * so that a long job fails at its start. */
 coar_status file_check_output(const char *path, int force);

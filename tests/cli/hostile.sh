@@ -93,6 +93,22 @@ printf 'precious' >"$T/precious.h5"
 fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
 same "it is still there" "$(cat "$T/precious.h5")" precious
 
+# --- --force spares inputs and foreign files
+forced() { "$COAR" ablate --model "$T/w.safetensors" --data "$T/i.h5" --examples 0:40 --masks 20 --force "$@"; }
+cp "$R" "$T/w.safetensors"; cp "$T/d.h5" "$T/i.h5"; ln "$T/i.h5" "$T/link.h5"
+head -c 180 /dev/zero >"$T/rows"
+fails 2 "i.h5" "the data set as -o" forced -o "$T/i.h5"
+fails 2 "link.h5" "another name of it as -o" forced -o "$T/link.h5"
+fails 2 "w.safetensors" "the weights as -o" forced -o "$T/w.safetensors"
+fails 2 "rows" "the masks as -o" forced --sampler "file:$T/rows" -o "$T/rows"
+fails 2 "good.h5" "the plan as -o" forced --plan "$T/good.h5" -o "$T/good.h5"
+succeeds "all of them are as they were" cmp "$T/i.h5" "$T/d.h5"
+succeeds "so are the weights" cmp "$T/w.safetensors" "$R"
+mkdir "$T/f.h5.parts"; echo precious >"$T/f.h5.parts/thesis.txt"
+fails 1 "thesis.txt" "a foreign folder of the parts' name" forced -o "$T/f.h5"
+same "it is still there, too" "$(cat "$T/f.h5.parts/thesis.txt")" precious
+rm -r "$T/f.h5.parts"
+
 # --- fit and evaluate
 fails 1 "ridge" "a fit that exists" "$COAR" fit "$T/good.h5"
 fails 2 "magic" "an unknown estimator" "$COAR" fit "$T/good.h5" --estimator magic
