@@ -10,7 +10,9 @@ static coar_status write_report(const coar_report_options *o) {
     report_data data = {0};
     html page = {0};
     TRY_GOTO(file_check_output(o->output, o->force));
+    TRY_GOTO(file_check_distinct(o->output, o->run));
     TRY_GOTO(report_source_open(o->run, o->data, o->fit, &source));
+    TRY_GOTO(file_check_distinct(o->output, source.data->path));
     TRY_GOTO(report_gather(&source, o->callbacks, &data));
     TRY_GOTO(report_render(&data, &page));
     TRY_GOTO(file_write(o->output, page.text, page.used));

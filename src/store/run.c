@@ -215,7 +215,7 @@ coar_status store_create(const char *path, const setting *settings, size_t count
         status = COAR_ERROR_MEMORY;
         goto done;
     }
-    TRY_GOTO(file_check_output(path, true));
+    TRY_GOTO(file_check_place(path));
     if (force) TRY_GOTO(remove_run(store));
     TRY_GOTO(check_path(store, file_exists(manifest)));
     TRY_GOTO(create_manifest(store, manifest, settings, count, &written));

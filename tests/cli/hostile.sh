@@ -109,6 +109,20 @@ fails 1 "thesis.txt" "a foreign folder of the parts' name" forced -o "$T/f.h5"
 same "it is still there, too" "$(cat "$T/f.h5.parts/thesis.txt")" precious
 rm -r "$T/f.h5.parts"
 
+cp "$DIGITS/digits-labels.npy" "$T/l.npy"
+fails 1 "good.h5.parts" "a run as pack's -o" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$T/l.npy" -o "$T/good.h5" --force
+fails 1 "good.h5.parts" "a run as its report's -o" "$COAR" report "$T/good.h5" -o "$T/good.h5" --force
+fails 1 "good.h5.parts" "a run as the -o of its masks" "$COAR" masks "$T/good.h5" -o "$T/good.h5" --force
+ln -s good.h5 "$T/good2.h5"
+fails 2 "good2.h5" "another name of it as the -o of its masks" "$COAR" masks "$T/good.h5" -o "$T/good2.h5" --force
+fails 2 "good2.h5" "another name of it as its report's -o" "$COAR" report "$T/good.h5" -o "$T/good2.h5" --force
+fails 2 "d.h5" "the data set as a report's -o" "$COAR" report "$T/good.h5" -o "$T/d.h5" --force
+fails 2 "l.npy" "labels as pack's -o" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$T/l.npy" -o "$T/l.npy" --force
+fails 2 "l.npy" "masks as the -o of their fit" "$COAR" fit --masks "$T/l.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/l.npy" --force
+fails 2 "l.npy" "outputs as the -o of their fit" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$T/l.npy" -o "$T/l.npy" --force
+succeeds "the labels are as they were" cmp "$T/l.npy" "$DIGITS/digits-labels.npy"
+rm "$T/good2.h5" "$T/l.npy"
+
 # --- fit and evaluate
 fails 1 "ridge" "a fit that exists" "$COAR" fit "$T/good.h5"
 fails 2 "magic" "an unknown estimator" "$COAR" fit "$T/good.h5" --estimator magic
