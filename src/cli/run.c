@@ -92,8 +92,8 @@ static int run(int count, char **arguments) {
         {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
-        {"--eval-masks", OPTION_U64, &o.evaluate.masks, "K", "fresh masks (100)"},
-        {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
+        {"--eval-masks", OPTION_COUNT, &o.evaluate.masks, "K", "fresh masks (100)"},
+        {"--eval-seed", OPTION_SEED, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
         {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
         {NULL},
     };

@@ -11,7 +11,14 @@ succeeds "a good fit" "$COAR" fit "$T/good.h5"
 fails 2 "is no command" "unknown command" "$COAR" frobnicate
 fails 2 "--frob" "unknown option" ablate --frob -o "$T/x.h5"
 fails 2 "--masks" "option without a value" "$COAR" ablate --masks
-for alpha in 0.0001x -0.1 1 2 nan inf; do fails 2 "--alpha" "alpha $alpha" ablate --alpha $alpha -o "$T/x.h5"; done
+for alpha in 0 0.0001x -0.1 1 2 nan inf; do fails 2 "--alpha" "alpha $alpha" ablate --alpha $alpha -o "$T/x.h5"; done
+fails 2 "above 0 and below 1" "its range is told" ablate --alpha 0 -o "$T/x.h5"
+fails 2 "--masks '0': give a whole number from 1 up" "no masks" ablate --masks 0 -o "$T/x.h5"
+fails 2 "--threads" "no threads" ablate --threads 0 -o "$T/x.h5"
+fails 2 "--batch" "no images" "$COAR" bench --model resnet8 --batch 0
+fails 2 "--alpha" "bench: no ablation without --dense" "$COAR" bench --model resnet8 --alpha 0
+fails 2 "--crop" "a crop to nothing" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --size 4 --crop 0 -o "$T/x.h5"
+fails 2 "--masks" "evaluate: no masks" "$COAR" evaluate "$T/good.h5" --masks 0
 fails 2 "-o" "no output named" ablate
 fails 2 "--model" "no model named" "$COAR" ablate --data "$T/d.h5" -o "$T/x.h5"
 fails 2 "--data" "no data named" "$COAR" ablate --model "$R" -o "$T/x.h5"
