@@ -50,6 +50,12 @@ fails 2 "lasso" "an unknown estimator behind a long list" later --estimator "$(p
 fails 2 "1.5" "an evaluation alpha that is none" later --eval-alpha .1,1.5
 fails 2 "--eval-masks" "evaluation masks without a correlation" later --eval-masks 1
 fails 2 "--eval-seed" "an evaluation seed that is none" later --eval-seed x
+printf 'my notes' >"$T/y.html"
+fails 1 "y.html" "run: a page that is not coar's" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
+absent "no run was begun for it" "$T/y.h5" "$T/y.h5.parts"
+same "the page is as it was" "$(cat "$T/y.html")" "my notes"
+succeeds "run: --force replaces it" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 --force -o "$T/y.h5"
+succeeds "run: its own page is replaced without" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
 absent "no run was begun for them" "$T/x.h5" "$T/x.h5.parts" "$T/x.html"
 
 # --- examples
