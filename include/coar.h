@@ -268,6 +268,8 @@ typedef struct coar_report_options {
     const char *fit;      /* NULL = the first */
     const char *output;   /* report.html */
     int force;
+    int replace_own;      /* without force: replace a page that coar wrote, but no other file */
+    int check_only;       /* check `output` alone; the run need not exist */
     const coar_callbacks *callbacks;
 } coar_report_options;
 #define COAR_REPORT_INIT { .size = sizeof(coar_report_options) }

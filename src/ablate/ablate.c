@@ -397,9 +397,20 @@ static coar_status parse_shard(const char *text, uint32_t *shard, uint32_t *shar
     return status_set(COAR_ERROR_USAGE, "--shard '%s': give K/S with K from 0 to S - 1", text);
 }
 
+/* With --force what stands at the output is removed: none of the files that the run is to be made from. */
+static coar_status check_inputs(const coar_ablate_options *o) {
+    sampler_kind kind;
+    const char *masks = NULL;
+    TRY(sampler_parse(o->sampler, &kind, &masks));
+    const char *inputs[] = {o->model, o->data, o->plan, masks};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) TRY(file_check_distinct(o->output, inputs[i]));
+    return COAR_OK;
+}
+
 static coar_status check_options(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
+    TRY(check_inputs(o));
     run->alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(run->alpha > 0 && run->alpha < 1))
         return status_set(COAR_ERROR_USAGE, "--alpha %g: give the fraction to ablate, above 0 and below 1", run->alpha);

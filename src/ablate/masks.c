@@ -62,6 +62,7 @@ coar_status coar_masks(const char *run, const char *output, int force) {
     uint64_t m, examples;
     if (!run || !output) TRY_GOTO(status_set(COAR_ERROR_USAGE, "masks: give a run file and -o"));
     TRY_GOTO(file_check_output(output, force));
+    TRY_GOTO(file_check_distinct(output, run));
     TRY_GOTO(store_open(run, &store));
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(store_output_shape(store, &m, &examples));

@@ -15,10 +15,10 @@ typedef struct ablate_texts {
         {"-o", OPTION_TEXT, &(o).output, "FILE", "the run file (run.h5)"},                                              \
         {"--arch", OPTION_TEXT, &(o).arch, "NAME,K=V", "architecture, and keys the weights do not tell"},               \
         {"--examples", OPTION_TEXT, &(o).examples, "SPEC", "0:200, 3,17, class:truck, wrong, @rows.npy ... (all)"},     \
-        {"--masks", OPTION_U64, &(o).masks, "M", "ablated networks (2 n); a larger number extends a run"},              \
+        {"--masks", OPTION_COUNT, &(o).masks, "M", "ablated networks (2 n); a larger number extends a run"},              \
         {"--sampler", OPTION_TEXT, &(o).sampler, "KIND", "bernoulli, fixed, stratified, loo, file:PATH"},               \
-        {"--alpha", OPTION_REAL, &(o).alpha, "A", "expected fraction ablated (0.05)"},                                  \
-        {"--seed", OPTION_U64, &(o).seed, "S", "of the masks (0)"},                                                     \
+        {"--alpha", OPTION_FRACTION, &(o).alpha, "A", "expected fraction ablated (0.05)"},                                  \
+        {"--seed", OPTION_SEED, &(o).seed, "S", "of the masks (0)"},                                                     \
         {"--output", OPTION_TEXT, &(o).outputs, "LIST", "margin, logit, logit:K, logit:K-J, loss"},                     \
         {"--label", OPTION_TEXT, &(o).label, "WHICH", "predicted: the unablated network's own labels"},                 \
         {"--ablation", OPTION_TEXT, &(o).ablation, "KIND", "zero (default), mean, scale:G"},                            \

@@ -33,7 +33,7 @@ static int run(int count, char **arguments) {
         {"--model", OPTION_TEXT, &o.model, "W|ARCH", "weights, or an architecture's name (random weights)"},
         {"--arch", OPTION_TEXT, &o.arch, "NAME,K=V", "as in coar ablate"},
         {"--components", OPTION_TEXT, &o.components, "SET", "filters, neurons, heads, blocks (the model's first)"},
-        {"--alpha", OPTION_REAL, &o.alpha, "A", "expected fraction ablated (0.05)"},
+        {"--alpha", OPTION_FRACTION, &o.alpha, "A", "expected fraction ablated (0.05)"},
         {"--dense", OPTION_FLAG, &o.dense, NULL, "no ablation"},
         {"--batch", OPTION_U32, &o.batch, "N", "images per mask (200 at 32x32, 64 at 224x224)"},
         {"--precision", OPTION_TEXT, &o.precision, "P", "auto (default) or fp32"},

@@ -13,14 +13,16 @@
 
 /* One option of a subcommand. `value` points at the variable that takes it. */
 typedef enum option_type {
-    OPTION_FLAG,    /* int: set to 1 */
-    OPTION_TEXT,    /* const char * */
-    OPTION_INT,     /* int */
-    OPTION_U32,     /* uint32_t */
-    OPTION_U64,     /* uint64_t */
-    OPTION_REAL,    /* double */
-    OPTION_SIZE,    /* uint64_t, "8G" */
-    OPTION_SECONDS, /* double, "90", "90s", "30m", "2h" */
+    OPTION_FLAG,     /* int: set to 1 */
+    OPTION_TEXT,     /* const char * */
+    OPTION_INT,      /* int, from 1: 0 is the library's "default", which an option given by hand never means */
+    OPTION_U32,      /* uint32_t, from 1 */
+    OPTION_COUNT,    /* uint64_t, from 1 */
+    OPTION_SEED,     /* uint64_t */
+    OPTION_FRACTION, /* double, above 0 and below 1 */
+    OPTION_SHARE,    /* double, above 0 and up to 1 */
+    OPTION_SIZE,     /* uint64_t, "8G" */
+    OPTION_SECONDS,  /* double, "90", "90s", "30m", "2h" */
 } option_type;
 
 typedef struct cli_option {

@@ -11,8 +11,8 @@ static int run(int count, char **arguments) {
     const cli_option options[] = {
         {"--fit", OPTION_TEXT, &o.fits, "LIST", "fits to evaluate (all)"},
         {"--alpha", OPTION_TEXT, &o.alphas, "LIST", "ablated fractions, e.g. .1,.05 (the training one)"},
-        {"--masks", OPTION_U64, &o.masks, "K", "fresh masks (100)"},
-        {"--seed", OPTION_U64, &o.seed, "S", "of the fresh masks (the run's)", &o.has_seed},
+        {"--masks", OPTION_COUNT, &o.masks, "K", "fresh masks (100)"},
+        {"--seed", OPTION_SEED, &o.seed, "S", "of the fresh masks (the run's)", &o.has_seed},
         {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
         {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},

@@ -28,12 +28,12 @@ static void print_help(const cli_command *command, const cli_option *options) {
     printf("  %-26s %s\n", "--help", "this text");
 }
 
-static bool parse_unsigned(const char *text, uint64_t most, uint64_t *out) {
+static bool parse_unsigned(const char *text, uint64_t least, uint64_t most, uint64_t *out) {
     if (*text < '0' || *text > '9') return false; /* strtoull would take "-1" */
     char *end;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (errno || *end || value > most) return false;
+    if (errno || *end || value < least || value > most) return false;
     *out = value;
     return true;
 }
@@ -74,6 +74,7 @@ static bool parse_seconds(const char *text, double *out) {
 /* False when `text` is no value of this option's type. */
 static bool set_value(const cli_option *o, const char *text) {
     uint64_t number;
+    double real;
     switch (o->type) {
     case OPTION_FLAG:
         *(int *)o->value = 1;
@@ -82,23 +83,55 @@ static bool set_value(const cli_option *o, const char *text) {
         *(const char **)o->value = text;
         return true;
     case OPTION_INT:
-        if (!parse_unsigned(text, 1 << 20, &number)) return false;
+        if (!parse_unsigned(text, 1, 1 << 20, &number)) return false;
         *(int *)o->value = (int)number;
         return true;
     case OPTION_U32:
-        if (!parse_unsigned(text, UINT32_MAX, &number)) return false;
+        if (!parse_unsigned(text, 1, UINT32_MAX, &number)) return false;
         *(uint32_t *)o->value = (uint32_t)number;
         return true;
-    case OPTION_U64:
-        return parse_unsigned(text, UINT64_MAX, o->value);
-    case OPTION_REAL:
-        return parse_real(text, o->value);
+    case OPTION_COUNT:
+        return parse_unsigned(text, 1, UINT64_MAX, o->value);
+    case OPTION_SEED:
+        return parse_unsigned(text, 0, UINT64_MAX, o->value);
+    case OPTION_FRACTION:
+        if (!parse_real(text, &real) || !(real > 0 && real < 1)) return false;
+        *(double *)o->value = real;
+        return true;
+    case OPTION_SHARE:
+        if (!parse_real(text, &real) || !(real > 0 && real <= 1)) return false;
+        *(double *)o->value = real;
+        return true;
     case OPTION_SIZE:
         return coar_parse_size(text, o->value) == COAR_OK;
     case OPTION_SECONDS:
         return parse_seconds(text, o->value);
     }
     return false;
+}
+
+/* What a type takes, for messages. */
+static const char *expected(option_type type) {
+    switch (type) {
+    case OPTION_INT:
+    case OPTION_U32:
+    case OPTION_COUNT:
+        return "a whole number from 1 up";
+    case OPTION_SEED:
+        return "a whole number";
+    case OPTION_FRACTION:
+        return "a number above 0 and below 1";
+    case OPTION_SHARE:
+        return "a number above 0, at most 1";
+    case OPTION_SIZE:
+        return "a size, as in 512M or 8G";
+    case OPTION_SECONDS:
+        return "a time, as in 90s, 30m or 2h";
+    case OPTION_FLAG:
+    case OPTION_TEXT:
+        break; /* every text is one */
+    }
+    return "a value";
 }
 
 static const cli_option *find(const cli_option *options, const char *word, size_t length) {
@@ -148,7 +181,7 @@ bool cli_parse(const cli_command *command, int count, char **arguments, const cl
             text = arguments[++i];
         }
         if (!set_value(o, text)) {
-            cli_usage_error(command, "%s: '%s' is no %s", o->name, text, o->argument);
+            cli_usage_error(command, "%s '%s': give %s", o->name, text, expected(o->type));
             return false;
         }
         if (o->given) *o->given = 1;

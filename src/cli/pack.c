@@ -13,7 +13,7 @@ static int run(int count, char **arguments) {
         {"--labels", OPTION_TEXT, &o.labels, "FILE", "labels of idx and npy images"},
         {"--groups", OPTION_TEXT, &o.groups, "FILE", "CSV of subpopulation labels (docs/formats.md)"},
         {"--size", OPTION_U32, &o.image_size, "S", "side in pixels; without it images must be equal"},
-        {"--crop", OPTION_REAL, &o.crop, "R", "shorter side to round(S/R), centre crop S (.875 from 224 up, else 1)"},
+        {"--crop", OPTION_SHARE, &o.crop, "R", "shorter side to round(S/R), centre crop S (.875 from 224 up, else 1)"},
         {"--resize", OPTION_TEXT, &o.resize, "HOW", "area, bilinear (default) or bicubic, all anti-aliased"},
         {"--mean", OPTION_TEXT, &o.mean, "A,B,C", "mean of pixels/255 that the network expects, per channel"},
         {"--std", OPTION_TEXT, &o.std, "A,B,C", "standard deviation of the same"},

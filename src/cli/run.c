@@ -38,10 +38,11 @@ static coar_status fit_all(run_options *o, const char *estimators) {
 
 /* A wrong option of a later stage must not come out after hours of the first. */
 static coar_status check_later_stages(run_options *o, const char *estimators) {
-    o->fit.check_only = o->evaluate.check_only = 1;
+    o->fit.check_only = o->evaluate.check_only = o->report.check_only = 1;
     coar_status status = fit_all(o, estimators);
     if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
-    o->fit.check_only = o->evaluate.check_only = 0;
+    if (status == COAR_OK) status = coar_report(&o->report);
+    o->fit.check_only = o->evaluate.check_only = o->report.check_only = 0;
     return status;
 }
 
@@ -71,13 +72,8 @@ static coar_status run_stages(run_options *o, const char *estimators) {
     coar_free(list);
     if (status != COAR_OK) return status;
 
-    char *report = report_name(o->ablate.output);
-    if (!report) return COAR_ERROR_MEMORY;
-    o->report.output = report;
-    o->report.force = 1; /* made from this run alone */
     status = coar_report(&o->report);
-    if (status == COAR_OK && !o->json) printf("report: %s\n", report);
-    free(report);
+    if (status == COAR_OK && !o->json) printf("report: %s\n", o->report.output);
     return status;
 }
 
@@ -92,8 +88,8 @@ static int run(int count, char **arguments) {
         {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
-        {"--eval-masks", OPTION_U64, &o.evaluate.masks, "K", "fresh masks (100)"},
-        {"--eval-seed", OPTION_U64, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
+        {"--eval-masks", OPTION_COUNT, &o.evaluate.masks, "K", "fresh masks (100)"},
+        {"--eval-seed", OPTION_SEED, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
         {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
         {NULL},
     };
@@ -110,7 +106,13 @@ static int run(int count, char **arguments) {
     o.evaluate.force_resume = o.ablate.force_resume;
     o.fit.command = o.evaluate.command = o.ablate.command;
     o.fit.callbacks = o.evaluate.callbacks = o.report.callbacks = o.ablate.callbacks;
-    return cli_finish(run_stages(&o, estimators));
+    char *page = report_name(run_file);
+    o.report.output = page;
+    o.report.force = o.ablate.force;
+    o.report.replace_own = 1;
+    coar_status status = page ? run_stages(&o, estimators) : COAR_ERROR_MEMORY;
+    free(page);
+    return cli_finish(status);
 }
 
 const cli_command command_run = {"run", "--model W.safetensors --data data.h5 -o run.h5 [options]",

@@ -47,18 +47,39 @@ bool file_exists(const char *path) {
     return lstat(path, &information) == 0;
 }
 
-coar_status file_check_output(const char *path, int force) {
+bool file_same(const char *a, const char *b) {
+    struct stat first, second;
+    return !stat(a, &first) && !stat(b, &second) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+coar_status file_check_distinct(const char *output, const char *input) {
+    if (!input || !file_same(output, input)) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "-o %s: is the input %s: give another -o", output, input);
+}
+
+coar_status file_check_place(const char *path) {
     struct stat information;
-    if (stat(path, &information) == 0) {
-        if (S_ISDIR(information.st_mode)) return status_set(COAR_ERROR_USAGE, "%s: is a folder; name a file", path);
-        if (!force) return status_set(COAR_ERROR_EXISTS, "%s: exists already; give --force to replace it", path);
-    }
+    if (!stat(path, &information) && S_ISDIR(information.st_mode))
+        return status_set(COAR_ERROR_USAGE, "%s: is a folder; name a file", path);
     char *folder = path_folder(path);
     if (!folder) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
     coar_status status = COAR_OK;
     if (access(folder, W_OK | X_OK))
         status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot write into folder %s", path, folder);
     free(folder);
+    return status;
+}
+
+coar_status file_check_output(const char *path, int force) {
+    coar_status status = COAR_OK;
+    char *parts = string_format("%s.parts", path);
+    if (!parts) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
+    if (file_exists(parts))
+        status = status_set(COAR_ERROR_EXISTS, "%s: belongs to the run in %s: give another -o", path, parts);
+    free(parts);
+    if (status == COAR_OK) status = file_check_place(path);
+    if (status == COAR_OK && !force && file_exists(path))
+        status = status_set(COAR_ERROR_EXISTS, "%s: exists already; give --force to replace it", path);
     return status;
 }
 

@@ -21,8 +21,17 @@ void file_map_close(file_map *map);
 
 bool file_exists(const char *path);
 
-/* An error naming --force when `path` exists and force is 0; also when its folder does not exist or is not writable,
- * so that a long job fails at its start. */
+/* Whether both paths lead to one existing file, by whatever names and links. */
+bool file_same(const char *a, const char *b);
+
+/* An error when `output` is the file `input` that it is to be made from, which --force must not replace. `input` may be NULL. */
+coar_status file_check_distinct(const char *output, const char *input);
+
+/* An error when `path` is a folder, or its folder does not exist or is not writable, so that a long job fails at its start. */
+coar_status file_check_place(const char *path);
+
+/* The same for a file that is written whole; an error naming --force when `path` exists and force is 0. What has a folder
+ * PATH.parts beside it is a run's and never replaced. */
 coar_status file_check_output(const char *path, int force);
 
 /* Temporary name beside `path` ("PATH.tmp.PID", malloc'ed), for writing first and file_commit later. */

@@ -86,7 +86,10 @@ static coar_status parse_options(packing *p) {
         return status_set(COAR_ERROR_USAGE, "--crop %g: the shorter side would exceed %u pixels", o->crop,
                           DATASET_MAX_SIDE);
     p->shorter = (uint32_t)lround(o->image_size / crop);
-    return file_check_output(o->output, o->force);
+    TRY(file_check_output(o->output, o->force));
+    TRY(file_check_distinct(o->output, o->path));
+    TRY(file_check_distinct(o->output, o->labels));
+    return file_check_distinct(o->output, o->groups);
 }
 
 /* ------------------------------------------------------------------------------------------------- the work */

@@ -152,6 +152,8 @@ static coar_status pack_masks(fit_source *s, const char *path) {
 
 static coar_status open_arrays(fit_source *s, const coar_fit_options *o) {
     TRY(file_check_output(o->output_file, o->force));
+    TRY(file_check_distinct(o->output_file, o->masks));
+    TRY(file_check_distinct(o->output_file, o->outputs));
     TRY(npy_open(o->masks, &s->masks_npy));
     TRY(npy_open(o->outputs, &s->outputs_npy));
     TRY(check_arrays(s, o));

@@ -164,8 +164,7 @@ static void footer(html *h) {
 coar_status report_render(const report_data *data, html *page) {
     html_print(page,
                "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-               "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><meta name=\"generator\" "
-               "content=\"coar\">"
+               "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">" PAGE_GENERATOR
                "<title>%s: component attributions</title><style>",
                data->title);
     html_raw(page, page_style, strlen(page_style));

@@ -7,6 +7,9 @@
 
 #include "report/report_data.h"
 
+/* Begins every page, and tells it from other files. */
+#define PAGE_GENERATOR "<meta name=\"generator\" content=\"coar\">"
+
 /* The style sheet: no address in it, no script. */
 extern const char page_style[];
 

@@ -326,17 +326,10 @@ coar_status coar_merge(const char *run, const char *output, int force, const coa
     run_store *store = NULL;
     status_clear();
     if (!run || !output) return status_set(COAR_ERROR_USAGE, "merge: give a run file and -o");
-    char *parts = string_format("%s.parts", output);
-    if (!parts) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", output);
-    if (file_exists(parts)) { /* --force would replace the index of a run, perhaps of this one */
-        status = status_set(COAR_ERROR_EXISTS, "%s: belongs to the run in %s: give another -o", output, parts);
-        goto done;
-    }
     TRY_GOTO(file_check_output(output, force));
     TRY_GOTO(store_open(run, &store));
     TRY_GOTO(merge(store, output, callbacks));
 done:
     store_close(store);
-    free(parts);
     return status;
 }

@@ -78,6 +78,38 @@ coar_status store_setting_integer(const run_store *store, const char *key, uint6
 
 /* ----------------------------------------------------------------------------------------- starting over */
 
+/* Names that this library gives files of the folder, and their temporary files. */
+static bool is_own_name(const char *name) {
+    static const char *const whole[] = {MANIFEST, "lock", TABLES_FILE};
+    static const char *const begins[] = {ABLATE_STAGE, "truth-", "outputs-", "fit-", "predicted-"};
+    static const char *const ends[] = {".h5", ".json", ".journal", ".alive"};
+    const char *temporary = strstr(name, ".tmp.");
+    const size_t length = temporary ? (size_t)(temporary - name) : strlen(name);
+    bool begin = false, end = false;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (strlen(whole[i]) == length && !strncmp(name, whole[i], length)) return true;
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) begin |= !strncmp(name, begins[i], strlen(begins[i]));
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const size_t tail = strlen(ends[i]);
+        end |= length > tail && !strncmp(name + length - tail, ends[i], tail);
+    }
+    return begin && end;
+}
+
+/* --force starts a run over; it does not clear somebody's folder that happens to have the name. */
+static coar_status check_own_files(const run_store *store) {
+    coar_status status = COAR_OK;
+    name_list list;
+    TRY(folder_list(store, "", "", &list));
+    for (size_t i = 0; i < list.count && status == COAR_OK; i++)
+        if (!is_own_name(list.names[i]))
+            status = status_set(COAR_ERROR_EXISTS,
+                                "%s: holds %s, which is no file of a run: move it away, or give another -o",
+                                store->folder, list.names[i]);
+    name_list_free(&list);
+    return status;
+}
+
 /* Removes the folder's files, the manifest last: interrupted, what remains is still a run that resumes or is forced again. */
 static coar_status remove_folder(run_store *store) {
     coar_status status = COAR_OK;
@@ -110,6 +142,7 @@ static coar_status remove_run(run_store *store) {
     coar_status status = COAR_OK;
     if (is_folder(store->path)) return status_set(COAR_ERROR_USAGE, "%s: is a folder; name a file", store->path);
     if (is_folder(store->folder)) {
+        TRY(check_own_files(store));
         TRY(folder_lock(store)); /* a finishing process is waited for; a working one is refused below */
         status = liveness_check(store, NULL, 0, 1);
         if (status == COAR_OK && unlink(store->path) && errno != ENOENT)
@@ -182,7 +215,7 @@ coar_status store_create(const char *path, const setting *settings, size_t count
         status = COAR_ERROR_MEMORY;
         goto done;
     }
-    TRY_GOTO(file_check_output(path, true));
+    TRY_GOTO(file_check_place(path));
     if (force) TRY_GOTO(remove_run(store));
     TRY_GOTO(check_path(store, file_exists(manifest)));
     TRY_GOTO(create_manifest(store, manifest, settings, count, &written));

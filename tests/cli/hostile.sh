@@ -11,7 +11,14 @@ succeeds "a good fit" "$COAR" fit "$T/good.h5"
 fails 2 "is no command" "unknown command" "$COAR" frobnicate
 fails 2 "--frob" "unknown option" ablate --frob -o "$T/x.h5"
 fails 2 "--masks" "option without a value" "$COAR" ablate --masks
-for alpha in 0.0001x -0.1 1 2 nan inf; do fails 2 "--alpha" "alpha $alpha" ablate --alpha $alpha -o "$T/x.h5"; done
+for alpha in 0 0.0001x -0.1 1 2 nan inf; do fails 2 "--alpha" "alpha $alpha" ablate --alpha $alpha -o "$T/x.h5"; done
+fails 2 "above 0 and below 1" "its range is told" ablate --alpha 0 -o "$T/x.h5"
+fails 2 "--masks '0': give a whole number from 1 up" "no masks" ablate --masks 0 -o "$T/x.h5"
+fails 2 "--threads" "no threads" ablate --threads 0 -o "$T/x.h5"
+fails 2 "--batch" "no images" "$COAR" bench --model resnet8 --batch 0
+fails 2 "--alpha" "bench: no ablation without --dense" "$COAR" bench --model resnet8 --alpha 0
+fails 2 "--crop" "a crop to nothing" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" --size 4 --crop 0 -o "$T/x.h5"
+fails 2 "--masks" "evaluate: no masks" "$COAR" evaluate "$T/good.h5" --masks 0
 fails 2 "-o" "no output named" ablate
 fails 2 "--model" "no model named" "$COAR" ablate --data "$T/d.h5" -o "$T/x.h5"
 fails 2 "--data" "no data named" "$COAR" ablate --model "$R" -o "$T/x.h5"
@@ -44,6 +51,12 @@ fails 2 "lasso" "an unknown estimator behind a long list" later --estimator "$(p
 fails 2 "1.5" "an evaluation alpha that is none" later --eval-alpha .1,1.5
 fails 2 "--eval-masks" "evaluation masks without a correlation" later --eval-masks 1
 fails 2 "--eval-seed" "an evaluation seed that is none" later --eval-seed x
+printf 'my notes' >"$T/y.html"
+fails 1 "y.html" "run: a page that is not coar's" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
+absent "no run was begun for it" "$T/y.h5" "$T/y.h5.parts"
+same "the page is as it was" "$(cat "$T/y.html")" "my notes"
+succeeds "run: --force replaces it" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 --force -o "$T/y.h5"
+succeeds "run: its own page is replaced without" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
 absent "no run was begun for them" "$T/x.h5" "$T/x.h5.parts" "$T/x.html"
 
 # --- examples
@@ -124,6 +137,36 @@ rm -rf "$T/half.h5" "$T/half.h5.parts"
 printf 'precious' >"$T/precious.h5"
 fails 1 "precious.h5" "a file that is no run is not overwritten" ablate -o "$T/precious.h5"
 same "it is still there" "$(cat "$T/precious.h5")" precious
+
+# --- --force spares inputs and foreign files
+forced() { "$COAR" ablate --model "$T/w.safetensors" --data "$T/i.h5" --examples 0:40 --masks 20 --force "$@"; }
+cp "$R" "$T/w.safetensors"; cp "$T/d.h5" "$T/i.h5"; ln "$T/i.h5" "$T/link.h5"
+head -c 180 /dev/zero >"$T/rows"
+fails 2 "i.h5" "the data set as -o" forced -o "$T/i.h5"
+fails 2 "link.h5" "another name of it as -o" forced -o "$T/link.h5"
+fails 2 "w.safetensors" "the weights as -o" forced -o "$T/w.safetensors"
+fails 2 "rows" "the masks as -o" forced --sampler "file:$T/rows" -o "$T/rows"
+fails 2 "good.h5" "the plan as -o" forced --plan "$T/good.h5" -o "$T/good.h5"
+succeeds "all of them are as they were" cmp "$T/i.h5" "$T/d.h5"
+succeeds "so are the weights" cmp "$T/w.safetensors" "$R"
+mkdir "$T/f.h5.parts"; echo precious >"$T/f.h5.parts/thesis.txt"
+fails 1 "thesis.txt" "a foreign folder of the parts' name" forced -o "$T/f.h5"
+same "it is still there, too" "$(cat "$T/f.h5.parts/thesis.txt")" precious
+rm -r "$T/f.h5.parts"
+
+cp "$DIGITS/digits-labels.npy" "$T/l.npy"
+fails 1 "good.h5.parts" "a run as pack's -o" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$T/l.npy" -o "$T/good.h5" --force
+fails 1 "good.h5.parts" "a run as its report's -o" "$COAR" report "$T/good.h5" -o "$T/good.h5" --force
+fails 1 "good.h5.parts" "a run as the -o of its masks" "$COAR" masks "$T/good.h5" -o "$T/good.h5" --force
+ln -s good.h5 "$T/good2.h5"
+fails 2 "good2.h5" "another name of it as the -o of its masks" "$COAR" masks "$T/good.h5" -o "$T/good2.h5" --force
+fails 2 "good2.h5" "another name of it as its report's -o" "$COAR" report "$T/good.h5" -o "$T/good2.h5" --force
+fails 2 "d.h5" "the data set as a report's -o" "$COAR" report "$T/good.h5" -o "$T/d.h5" --force
+fails 2 "l.npy" "labels as pack's -o" "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$T/l.npy" -o "$T/l.npy" --force
+fails 2 "l.npy" "masks as the -o of their fit" "$COAR" fit --masks "$T/l.npy" --outputs "$DIGITS/digits-labels.npy" -o "$T/l.npy" --force
+fails 2 "l.npy" "outputs as the -o of their fit" "$COAR" fit --masks "$DIGITS/digits-labels.npy" --outputs "$T/l.npy" -o "$T/l.npy" --force
+succeeds "the labels are as they were" cmp "$T/l.npy" "$DIGITS/digits-labels.npy"
+rm "$T/good2.h5" "$T/l.npy"
 
 # --- fit and evaluate
 fails 1 "ridge" "a fit that exists" "$COAR" fit "$T/good.h5"
