@@ -94,25 +94,14 @@ static char *ablation_text(const job *j, const char *typed) {
     return string_format("scale:%s", gain);
 }
 
-/* Of the rows that the means are taken over, as a list in a file may change under the same name. "" without a list. */
-static coar_status calibration_hash(const job *j, const char *calibration, char hex[65]) {
-    uint64_t *rows = NULL;
-    size_t count;
-    *hex = '\0';
-    if (j->ablation.kind != ABLATION_MEAN || !calibration) return COAR_OK;
-    TRY(dataset_select(j->data, calibration, NULL, NULL, &rows, &count));
-    sha256_hex(rows, count * sizeof *rows, hex);
-    free(rows);
-    return COAR_OK;
-}
-
 /* What all stages of a run share: the manifest, and the attributes of run.h5. */
 static coar_status describe_run(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     const job *j = run->job;
     setting_texts *list = &run->settings;
-    char alpha[NUMBER_SIZE], calibration[65];
-    TRY(calibration_hash(j, o->calibration, calibration));
+    char alpha[NUMBER_SIZE], calibration[65] = "";
+    if (j->calibration_rows)
+        sha256_hex(j->calibration_rows, j->calibration_count * sizeof *j->calibration_rows, calibration);
     number_format(run->alpha, alpha);
     add(list, "created", "", SETTING_TEXT, false, time_now());
     add_text(list, "command", "", false, or_default(o->command, ""));
@@ -270,7 +259,7 @@ static coar_status settle_tables(ablate_run *run) {
         run_tables_free(&stored);
         return COAR_OK;
     }
-    if (!j->baseline) TRY(job_baseline(j, run->o->calibration));
+    if (!j->baseline) TRY(job_baseline(j));
     fresh->baseline = j->baseline;
     fresh->fill = j->fill;
     fresh->fill_count = j->fill ? j->model->graph->rows : 0;
@@ -318,7 +307,7 @@ static coar_status settle_store(ablate_run *run) {
     bool created;
     if (fresh) {
         TRY(reserve_masks(run));
-        TRY(job_baseline(run->job, o->calibration));
+        TRY(job_baseline(run->job));
     }
     TRY(store_create(o->output, run->settings.items, run->settings.count, o->force, &created, &run->store));
     TRY(settle_tables(run));

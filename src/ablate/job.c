@@ -223,43 +223,35 @@ done:
     return status;
 }
 
-static coar_status calibrate(job *j, const char *calibration) {
+static coar_status calibrate(job *j) {
     coar_status status = COAR_OK;
     const size_t rows = j->model->graph->rows;
     double *sums = NULL;
     uint32_t *positions = NULL;
     backend *b = NULL;
-    example_list other = {0};
-    uint8_t *correct = NULL;
-    bool swapped = false;
+    example_list other = {.rows = j->calibration_rows, .count = j->calibration_count};
+    const bool others = j->calibration_rows != NULL;
     TRY_GOTO(memory_new(rows, sizeof *sums, "row sums", &sums));
     TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
     TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
-    if (calibration) {
-        if (spec_needs_predictions(calibration)) TRY_GOTO(find_correct(j, &correct));
-        TRY_GOTO(dataset_select(j->data, calibration, correct, NULL, &other.rows, &other.count));
-        TRY_GOTO(labels_of(j, other.rows, other.count, &other.labels));
-        swap_examples(j, &other);
-        swapped = true;
-    }
     TRY_GOTO(job_prepare(j, &b));
-    TRY_GOTO(for_each_block(j, b, use_sums, sums));
+    if (others) swap_examples(j, &other);
+    status = for_each_block(j, b, use_sums, sums);
+    const size_t count = j->count;
+    if (others) swap_examples(j, &other);
+    if (status != COAR_OK) goto done;
     backend_row_positions(j->model->graph, positions);
-    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(sums[r] / ((double)j->count * positions[r]));
+    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(sums[r] / ((double)count * positions[r]));
     j->ablation.fill = j->fill;
 done:
-    if (swapped) swap_examples(j, &other);
     if (b) b->interface->destroy(b);
-    free(correct);
-    free(other.labels);
-    free(other.rows);
     free(positions);
     free(sums);
     return status;
 }
 
-coar_status job_baseline(job *j, const char *calibration) {
-    if (j->ablation.kind == ABLATION_MEAN) TRY(calibrate(j, calibration));
+coar_status job_baseline(job *j) {
+    if (j->ablation.kind == ABLATION_MEAN) TRY(calibrate(j));
     TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
     return forward_all(j, NULL, j->baseline);
 }
@@ -294,6 +286,17 @@ static coar_status choose_examples(job *j, const job_options *o) {
     } else if (o->label) {
         status = status_set(COAR_ERROR_USAGE, "--label '%s': the only choice is predicted", o->label);
     }
+done:
+    free(correct);
+    return status;
+}
+
+static coar_status choose_calibration(job *j, const char *spec) {
+    coar_status status = COAR_OK;
+    uint8_t *correct = NULL;
+    if (j->ablation.kind != ABLATION_MEAN || !spec) return COAR_OK;
+    if (spec_needs_predictions(spec)) TRY_GOTO(find_correct(j, &correct));
+    TRY_GOTO(dataset_select(j->data, spec, correct, NULL, &j->calibration_rows, &j->calibration_count));
 done:
     free(correct);
     return status;
@@ -345,6 +348,7 @@ coar_status job_open(const job_options *options, job **out) {
     coar_status status;
     TRY_GOTO(open_parts(j, options));
     TRY_GOTO(choose_examples(j, options));
+    TRY_GOTO(choose_calibration(j, options->calibration));
     TRY_GOTO(check_labels(j));
     TRY_GOTO(dataset_hash(j->data));
     *out = j;
@@ -362,6 +366,7 @@ void job_close(job *j) {
     dataset_close(j->data);
     free(j->rows);
     free(j->labels);
+    free(j->calibration_rows);
     free(j->fill);
     free(j->baseline);
     free(j);

@@ -36,6 +36,9 @@ typedef struct job {
     output_spec outputs[OUTPUTS_MAX];
     size_t output_count;
     ablation ablation;
+    uint64_t
+        *calibration_rows; /* [calibration_count] rows of the data file for the means of `mean`; NULL = the examples */
+    size_t calibration_count;
     float *fill;     /* [graph rows] for `mean`, else NULL */
     float *baseline; /* [output_count][N], from job_baseline */
     numerics_plan plan;
@@ -64,7 +67,7 @@ coar_status job_prepare(job *j, backend **out);
 coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images);
 size_t job_image_bytes(const job *j);
 
-/* Fills j->baseline and, for `mean` ablation, j->fill (from the rows of `calibration`, NULL = the job's examples). */
-coar_status job_baseline(job *j, const char *calibration);
+/* Fills j->baseline and, for `mean` ablation, j->fill (over the calibration rows). */
+coar_status job_baseline(job *j);
 
 #endif

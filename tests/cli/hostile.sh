@@ -84,7 +84,7 @@ fails 1 "none" "a source that is not there" "$COAR" pack --from npy "$T/none.npy
 succeeds "npy without labels is unlabelled" "$COAR" pack --from npy "$DIGITS/digits-images.npy" -o "$T/bare.h5"
 fails 1 "--label predicted" "unlabelled data without --label" "$COAR" ablate --model "$R" --data "$T/bare.h5" --examples 0:40 --masks 4 -o "$T/x.h5"
 succeeds "unlabelled data with --label predicted" "$COAR" ablate --model "$R" --data "$T/bare.h5" --examples 0:40 --masks 4 --label predicted -o "$T/bare-run.h5"
-succeeds "means over what the network gets right" ablate --ablation mean --calibration '0:100&correct' -o "$T/mean.h5"
+succeeds "means over what the network gets right" ablate --ablation mean --calibration '0:100&correct' -o "$T/right.h5"
 printf '{"half' >"$T/plan.json"
 fails 1 "plan.json" "a plan that is none" ablate --plan "$T/plan.json" -o "$T/x.h5"
 "$COAR" ablate --model "$V" --data "$T/d.h5" --examples 0:4 --masks 4 -o "$T/vit.h5" >/dev/null 2>&1
