@@ -239,6 +239,7 @@ typedef struct coar_evaluate_options {
     const char *backend;     /* NULL = the run's, the only one that is taken */
     int threads;
     uint64_t memory;
+    double time_limit;        /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
     int force_resume;
     int check_only;           /* as in coar_fit_options; `evaluations` and `count` may be NULL */
     const char *command;

@@ -105,7 +105,7 @@ done:
 /* ----------------------------------------------------------------------------------------------------- the stage */
 
 static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_t masks, const char *name,
-                             const char *alpha, bool force_resume) {
+                             const char *alpha, const coar_evaluate_options *o) {
     coar_status status;
     store_stage *stage = NULL;
     uint64_t finished; /* masks that an earlier evaluation with fewer has left: they are kept */
@@ -119,7 +119,8 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
                      .grid = run_grid(j, finished, masks),
                      .sampler = s,
                      .shards = 1,
-                     .force_resume = force_resume};
+                     .time_limit = o->time_limit,
+                     .force_resume = o->force_resume};
     TRY_GOTO(run_stage(j, store, &run, &stage));
     TRY_GOTO(store_finish_truth(store, stage, &run.grid));
 done:
@@ -142,7 +143,7 @@ coar_status truth_complete(run_store *store, const coar_evaluate_options *o, dou
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(run_masks_fresh(store, &tables, alpha, seed, &group_first, &fresh));
     TRY_GOTO(reopen_job(store, o, &tables, &j));
-    TRY_GOTO(run_truth(store, j, &fresh, masks, name, text, o->force_resume));
+    TRY_GOTO(run_truth(store, j, &fresh, masks, name, text, o));
 done:
     job_close(j);
     free(group_first);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/ablate_options.h"
 #include "cli/cli.h"
@@ -57,6 +58,7 @@ static char *report_name(const char *run) {
 
 static coar_status run_stages(run_options *o, const char *estimators) {
     coar_ablate_result ablated = {0};
+    const time_t start = time(NULL);
     coar_status status = check_later_stages(o, estimators);
     if (status != COAR_OK) return status;
     status = coar_ablate(&o->ablate, &ablated);
@@ -67,6 +69,10 @@ static coar_status run_stages(run_options *o, const char *estimators) {
 
     coar_evaluation *list = NULL;
     size_t count = 0;
+    if (o->ablate.time_limit > 0) { /* what is left of it; at least one unit is done in every call */
+        const double left = o->ablate.time_limit - difftime(time(NULL), start);
+        o->evaluate.time_limit = left > 0 ? left : 1e-3;
+    }
     status = coar_evaluate(&o->evaluate, &list, &count);
     if (status == COAR_OK) evaluations_print(list, count, o->json);
     coar_free(list);
@@ -85,6 +91,7 @@ static int run(int count, char **arguments) {
     const cli_option options[] = {
         ABLATE_OPTIONS(o.ablate, texts),
         {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge; ols for loo)"},
+        {"--name", OPTION_TEXT, &o.fit.name, "NAME", "of the fit (the estimator's); with one estimator only"},
         {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
          "ablated fractions to evaluate at (the training one)"},
@@ -96,6 +103,8 @@ static int run(int count, char **arguments) {
     if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
     if (!ablate_options_finish(&command_run, &o.ablate, &texts)) return 2;
     if (!o.ablate.output) return cli_usage_error(&command_run, "-o: name the run file to write");
+    if (o.fit.name && estimators && strchr(estimators, ','))
+        return cli_usage_error(&command_run, "--name: one name for several estimators");
     const char *run_file = o.ablate.output;
     o.fit.keep = 1;
     o.fit.run = o.evaluate.run = o.report.run = run_file;

@@ -158,6 +158,11 @@ coar_status file_sha256(const char *path, char hex[65]) {
     enum { BLOCK = 1 << 20 };
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot open", path);
+    struct stat information;
+    if (fstat(file, &information) || !S_ISREG(information.st_mode)) { /* a device has no end */
+        close(file);
+        return status_set(COAR_ERROR_INPUT, "%s: not a regular file", path);
+    }
     TRY_GOTO(memory_new(BLOCK, 1, "hash buffer", &buffer));
     context = EVP_MD_CTX_new();
     if (!context || !EVP_DigestInit_ex(context, EVP_sha256(), NULL)) {

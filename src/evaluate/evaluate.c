@@ -1,6 +1,7 @@
 /* evaluate.c - coar_evaluate: every chosen fit of a run against fresh masks, at every alpha asked for. */
 #include "evaluate/evaluate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@
 
 /* What is to be evaluated. */
 typedef struct evaluate_plan {
+    double start; /* clock_seconds */
     run_store *store;
     run_tables tables;
     uint64_t seed, masks;
@@ -128,7 +130,9 @@ static coar_status evaluate_alpha(const evaluate_plan *p, const coar_evaluate_op
     uint32_t *group_first = NULL;
     sampler sampler;
     coar_status status;
-    TRY_GOTO(truth_complete(p->store, o, alpha, p->seed, p->masks, stage));
+    coar_evaluate_options left = *o;
+    if (o->time_limit > 0) left.time_limit = fmax(o->time_limit - (clock_seconds() - p->start), 1e-3);
+    TRY_GOTO(truth_complete(p->store, &left, alpha, p->seed, p->masks, stage));
     TRY_GOTO(run_masks_fresh(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
     const evaluate_truth truth = {
         .store = p->store,
@@ -158,7 +162,7 @@ coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation 
     coar_evaluate_options taken;
     TRY(options_take(&taken, sizeof taken, options, "COAR_EVALUATE_INIT"));
     const coar_evaluate_options *o = &taken;
-    evaluate_plan plan = {0};
+    evaluate_plan plan = {.start = clock_seconds()};
     thread_pool *pool = NULL;
     coar_evaluation *list = NULL;
     coar_status status;

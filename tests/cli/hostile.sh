@@ -59,6 +59,11 @@ succeeds "run: --force replaces it" "$COAR" run --model "$R" --data "$T/d.h5" --
 succeeds "run: its own page is replaced without" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
 absent "no run was begun for them" "$T/x.h5" "$T/x.h5.parts" "$T/x.html"
 
+fails 2 "--name" "one name for two fits" "$COAR" run --model "$R" --data "$T/d.h5" --estimator ols,ridge --name a -o "$T/x.h5"
+fails 1 "regular file" "a device as weights" timeout -s KILL 20 "$COAR" evaluate "$T/good.h5" --model /dev/zero
+"$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 64 --eval-masks 1000000 --time-limit 1s -o "$T/limited.h5" >"$T/.out" 2>"$T/.err"
+same "--time-limit of run holds for the evaluation too" $? 3
+
 # --- examples
 for spec in 5:5 0:99999 99999 1,1 x class:dog group:1 @/none.npy ''; do
     fails "[12]" "" "examples '$spec'" "$COAR" ablate --model "$R" --data "$T/d.h5" --masks 4 --examples "$spec" -o "$T/x.h5"

@@ -88,7 +88,8 @@ static void test_foreign(void) {
     snprintf(parts, sizeof parts, "%s.parts/sub", path);
     mkdir(run_file(path, ""), 0777);
     mkdir(parts, 0777);
-    CHECK_ERROR(run_create(path, "0.1", true, &created, &store), COAR_ERROR_IO, parts); /* folders are never ours */
+    CHECK_ERROR(run_create(path, "0.1", true, &created, &store), COAR_ERROR_EXISTS, "holds sub"); /* not ours */
+    CHECK(strstr(coar_last_error(), path) != NULL);
     status_clear();
 }
 
