@@ -1,0 +1,211 @@
+/*
+ * kernels.h - the CUDA kernels, as launchers that C can call. Every launcher only enqueues on `stream`, allocates
+ * nothing, keeps no state, and returns the launch's error (cudaErrorInvalidValue for arguments outside its contract).
+ *
+ * A batch is `pairs` (slot, example) pairs; a slot is one mask. Values are NHWC with channels padded to
+ * gpu_stride(channels): [pairs][h][w][stride]. The channels behind the last one are zero in every value, and whoever
+ * writes a value keeps it so: vectors of 8 or 16 bytes can then be read and multiplied without asking where a row ends.
+ * An output element is the same bits whatever `pairs` is and whichever pairs are beside it.
+ * Pointers are device memory, aligned to 256 bytes, unless they say otherwise; none may overlap but where they say so.
+ *
+ * Must not know: graphs, models, masks' generators other than Philox, files.
+ */
+#ifndef COAR_KERNELS_CUDA_KERNELS_H
+#define COAR_KERNELS_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a value is stored, and what multiplies it. Sums are fp32 in every case. */
+typedef enum gpu_type {
+    GPU_F32,  /* fp32, fused multiply-adds: the reference grade */
+    GPU_TF32, /* fp32 in memory, rounded to tf32 (to nearest, ties away) as an operand of mma */
+    GPU_BF16,
+    GPU_F16,
+} gpu_type;
+
+static inline size_t gpu_type_size(gpu_type type) {
+    return type == GPU_BF16 || type == GPU_F16 ? 2 : 4;
+}
+
+/* Channels stored per position. 3 colours become 4, so that a pixel is one 8-byte (16-bit types) or 16-byte vector. */
+static inline uint32_t gpu_stride(uint32_t channels) {
+    return channels <= 4 ? 4 : (channels + 7) / 8 * 8;
+}
+
+typedef enum gpu_activation { GPU_NONE, GPU_RELU, GPU_GELU_ERF, GPU_GELU_TANH, GPU_QUICKGELU } gpu_activation;
+typedef enum gpu_place { GPU_PLACE_NONE, GPU_PLACE_PRE, GPU_PLACE_POST, GPU_PLACE_OUT } gpu_place;
+
+/* Where and how a mask acts: an ablated x becomes k x + (1 - k) fill, k = keep[slot[pair] * rows + channel]. */
+typedef struct gpu_mask {
+    gpu_place place;      /* GPU_PLACE_NONE: the other members are not read */
+    const float *keep;    /* [slots][rows], already moved to this site's first row */
+    const float *fill;    /* [channels of the value]; NULL = zeros */
+    const uint32_t *slot; /* [pairs] */
+    uint32_t rows;        /* from one slot to the next */
+} gpu_mask;
+
+/* ------------------------------------------------------------------------------- convolutions, linear layers (conv*.cu)
+ * y = out(act(post(scale * pre(W x) + shift) + residual)); a linear layer is a 1x1 convolution; a patch embedding one
+ * with stride = kernel. x may be read through `example`, so that the images of a block are stored once. */
+typedef struct gpu_conv {
+    gpu_type type;
+    uint32_t pairs, in_h, in_w, in_channels, out_h, out_w, out_channels;
+    uint32_t kernel_h, kernel_w, stride, pad;
+    const void *x;            /* [pairs or examples][in_h][in_w][gpu_stride(in_channels)] */
+    const uint32_t *example;  /* [pairs] which image of x; NULL = one for each pair */
+    const void *weight;       /* [gpu_stride(out_channels)][kernel_h][kernel_w][gpu_stride(in_channels)], zeros behind */
+    const float *scale;       /* [out_channels]; NULL = 1 */
+    const float *shift;       /* [out_channels]; NULL = 0 */
+    const void *residual;     /* like y, of the type's storage; may be y itself (unless `wide`); NULL = none */
+    void *y;                  /* [pairs][out_h][out_w][gpu_stride(out_channels)] */
+    bool wide;                /* y is fp32 whatever the type: logits, and values that are observed */
+    gpu_activation activation;
+    gpu_mask mask;            /* PRE, POST or OUT */
+    uint32_t splits;          /* partial sums over the inputs that are added in order (0 or 1: none) */
+    float *workspace;         /* gpu_conv_workspace(c) bytes; may be NULL when that is 0 */
+} gpu_conv;
+
+/* Forms of a convolution kernel: block tiles. All give every element the same sum in the same order for the same
+ * `splits`. gpu_conv_form(type, i) names form i ("128x128x32 s4 w8"), NULL behind the last; form 0 always exists. */
+const char *gpu_conv_form(gpu_type type, int form);
+/* Whether form `form` can compute c (shared memory of the current device, vector widths). */
+bool gpu_conv_can(const gpu_conv *c, int form);
+size_t gpu_conv_workspace(const gpu_conv *c);
+cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream);
+
+/* The epilogue alone, behind a library's matrix product: sums[pairs * out_h * out_w][gpu_stride(out_channels)] fp32 takes the place
+ * of W x; members x, weight and workspace are not read. sums may be y when `wide`. */
+cudaError_t gpu_epilogue_launch(const gpu_conv *c, const float *sums, cudaStream_t stream);
+
+/* ------------------------------------------------------------------------------------------- attention (attention*.cu)
+ * softmax(q k' / sqrt(width)) v for each head, then the mask (OUT) on the result. */
+typedef struct gpu_attention {
+    gpu_type type;
+    uint32_t pairs, tokens, heads, width; /* width of one head; values are [pairs][tokens][gpu_stride(heads * width)] */
+    const void *q, *k, *v;
+    void *y;
+    gpu_mask mask;
+} gpu_attention;
+
+cudaError_t gpu_attention_launch(const gpu_attention *a, cudaStream_t stream);
+
+/* -------------------------------------------------------------------------------------------- other ops (one .cu each) */
+
+typedef struct gpu_layernorm {
+    gpu_type type;
+    uint32_t pairs, positions, channels;
+    const float *gamma, *beta; /* [channels]; NULL = 1, 0 */
+    float eps;
+    const void *x;
+    void *y;       /* may be x */
+    gpu_mask mask; /* OUT */
+} gpu_layernorm;
+
+cudaError_t gpu_layernorm_launch(const gpu_layernorm *l, cudaStream_t stream);
+
+typedef struct gpu_pool {
+    gpu_type type;
+    bool maximum; /* else the mean over the whole kernel (pad = 0) */
+    uint32_t pairs, in_h, in_w, out_h, out_w, channels, kernel_h, kernel_w, stride, pad;
+    const void *x;
+    void *y;
+} gpu_pool;
+
+cudaError_t gpu_pool_launch(const gpu_pool *p, cudaStream_t stream);
+
+/* Every stride-th pixel, `before` zero channels in front of x's and zeros behind (option-A shortcut). */
+typedef struct gpu_subsample {
+    gpu_type type;
+    uint32_t pairs, in_h, in_w, out_h, out_w, in_channels, out_channels, stride, before;
+    const void *x;
+    void *y;
+} gpu_subsample;
+
+cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t stream);
+
+/* y[0] = table[0], y[t] = x[t - 1] + table[t]; table fp32 [tokens][channels]. */
+typedef struct gpu_embed {
+    gpu_type type;
+    uint32_t pairs, tokens, channels; /* of y; x has one token less */
+    const float *table;
+    const void *x;
+    void *y;
+} gpu_embed;
+
+cudaError_t gpu_embed_launch(const gpu_embed *e, cudaStream_t stream);
+
+/* y[pairs][stride] = position 0 of x[pairs][positions][stride]. */
+cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels, const void *x,
+                              void *y, cudaStream_t stream);
+
+/* y[images][positions][gpu_stride(channels)] = pixels[images][positions][channels] * mul[c] + add[c]; mul, add fp32. */
+cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positions, uint32_t channels,
+                                 const uint8_t *pixels, const float *mul, const float *add, void *y,
+                                 cudaStream_t stream);
+
+/* ----------------------------------------------------------------------------------------------- masks (masks.cu)
+ * All write keep[slots][rows], row r of a slot being the keep of component `component[r]`. */
+
+/* From packed bits [slots][bytes] (little bit order, 1 = kept): 1, or gain where the bit is 0. */
+cudaError_t gpu_keep_from_bits_launch(const uint8_t *bits, uint32_t bytes, float gain, const uint32_t *component,
+                                      uint32_t rows, uint32_t slots, float *keep, cudaStream_t stream);
+
+/* Bernoulli masks `*first + slot` made on the device: component j is ablated when word j of Philox4x32-10 with counter (block,
+ * mask low, mask high, philox_stream), key = seed, is below threshold (64 bits: ceil(alpha 2^32) may be 2^32).
+ * `first` is device memory, so that a captured graph can be replayed for other masks. */
+cudaError_t gpu_keep_from_philox_launch(uint64_t seed, uint32_t philox_stream, const uint64_t *first, uint64_t threshold,
+                                        float gain, const uint32_t *component, uint32_t rows, uint32_t slots,
+                                        float *keep, cudaStream_t stream);
+
+/* From real-valued keeps [slots][components]. */
+cudaError_t gpu_keep_from_values_launch(const float *values, uint32_t components, const uint32_t *component,
+                                        uint32_t rows, uint32_t slots, float *keep, cudaStream_t stream);
+
+/* The keeps of one site for each pair, for libraries that take one per image: out[pairs][gpu_stride(channels)] =
+ * keep[slot[pair] * rows + channel] (zeros behind), fp32. */
+cudaError_t gpu_keep_gather_launch(const gpu_mask *mask, uint32_t pairs, uint32_t channels, float *out,
+                                   cudaStream_t stream);
+
+/* --------------------------------------------------------------------------------------------- outputs (head.cu) */
+
+typedef enum gpu_output_kind {
+    GPU_OUTPUT_MARGIN,     /* logits[label] minus the largest other */
+    GPU_OUTPUT_LOGIT,      /* logits[label] */
+    GPU_OUTPUT_CLASS,      /* logits[a] */
+    GPU_OUTPUT_DIFFERENCE, /* logits[a] - logits[b] */
+    GPU_OUTPUT_LOSS,       /* -log softmax(logits)[label] */
+} gpu_output_kind;
+
+/* out[pair] = the output of fp32 logits[pair][gpu_stride(classes)]; label[example[pair]]. NaN logits give NaN. The arithmetic is
+ * output_value's of graph.h: differences and sums of exponentials in double. */
+cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
+                              const float *logits, const int32_t *label, const uint32_t *example, float *out,
+                              cudaStream_t stream);
+
+/* sums[c] += sum over pairs and positions, in that order, of x[pair][position][c], in double. x fp32 when `wide`. */
+cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, uint32_t positions, uint32_t channels,
+                                    const void *x, double *sums, cudaStream_t stream);
+
+/* --------------------------------------------------------------------------------------------- the fit (gram.cu)
+ * Bit vectors: [count][words] 32-bit words, bits behind the last mask zero. */
+
+/* gram[j][k] = number of common bits of vectors j and k; symmetric, [count][count] int32 (length < 2^31). */
+cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uint32_t words, int32_t *gram, cudaStream_t stream);
+
+/* cross[j][z] = sum over the bits i of vector j of fixed[i][z], int64 (exact in any order): fixed [32 * words][examples],
+ * rows behind the last mask are not read where bits are zero. */
+cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, uint32_t words, const int64_t *fixed,
+                             uint32_t examples, int64_t *cross, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
