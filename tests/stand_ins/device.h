@@ -14,13 +14,18 @@
 
 enum { MAX_DEVICES = 8, HOST = MAX_DEVICES }; /* HOST: the "device" of pinned memory */
 
-/* ------------------------------------------------------------------------------------ calls (cudart_device.c) */
+/* ------------------------------------------------------------------------------------ calls (machine.c) */
 
 /* Takes the lock, counts the call and gives the error that it has to return before it does anything: no driver, no
  * device, a failed device, an injected failure. Pass __func__. */
 cudaError_t enter(const char *call);
 /* Makes `error` this thread's last error and releases the lock. Returns it. */
 cudaError_t leave(cudaError_t error);
+
+/* Whether there is a driver that is new enough, and a device. */
+cudaError_t usable(void);
+/* This thread's last error, or the sticky one of its device. */
+cudaError_t take_last_error(bool clear);
 
 /* The same for libraries, whose errors are numbers of their own: enter_library gives an injected failure or 0. */
 int enter_library(const char *call);
