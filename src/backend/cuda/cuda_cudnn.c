@@ -17,10 +17,10 @@ size_t cuda_cudnn_keep_bytes(const gpu_conv *c) {
 
 #if COAR_HAVE_CUDNN
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cuda/error.h"
 #include "core/memory.h"
 
 struct cuda_cudnn {
@@ -30,24 +30,14 @@ struct cuda_cudnn {
     cudnnBackendDescriptor_t device;
 };
 
-static void version_read(char *text, size_t size) {
+void cuda_cudnn_version(char text[CUDA_VERSION_SIZE]) {
     const cudnn_functions *f;
-    if (cuda_library_cudnn(&f) != COAR_OK) {
+    if (cuda_library_cudnn(&f) == COAR_OK) {
+        cuda_form_version(f->cudnnGetVersion(), text);
+    } else {
         status_clear();
-        snprintf(text, size, "none");
-        return;
+        snprintf(text, CUDA_VERSION_SIZE, "none");
     }
-    const size_t v = f->cudnnGetVersion(); /* 91900 */
-    snprintf(text, size, "%zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
-}
-
-const char *cuda_cudnn_version(void) {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    static char text[32];
-    pthread_mutex_lock(&mutex);
-    if (!text[0]) version_read(text, sizeof text);
-    pthread_mutex_unlock(&mutex);
-    return text;
 }
 
 /* json NULL: the current device. */
@@ -112,38 +102,22 @@ static bool choice_format(const engine_choice *e, char form[CUDA_FORM_SIZE]) {
     return used < CUDA_FORM_SIZE;
 }
 
-/* Moves *text behind `word` if it begins with it. */
-static bool skip(const char **text, const char *word) {
-    const size_t length = strlen(word);
-    if (strncmp(*text, word, length)) return false;
-    *text += length;
-    return true;
-}
-
-static bool read_integer(const char **text, int64_t *out) {
-    char *end;
-    *out = strtoll(*text, &end, 10);
-    if (end == *text) return false;
-    *text = end;
-    return true;
-}
-
 static bool choice_parse(const char *text, engine_choice *e) {
     *e = (engine_choice){.kind = CUDA_CUDNN_CONV};
-    if (!skip(&text, "cudnn:")) return false;
-    if (skip(&text, kind_names[CUDA_CUDNN_MATMUL]))
+    if (!cuda_form_skip(&text, "cudnn:")) return false;
+    if (cuda_form_skip(&text, kind_names[CUDA_CUDNN_MATMUL]))
         e->kind = CUDA_CUDNN_MATMUL;
-    else if (!skip(&text, kind_names[CUDA_CUDNN_CONV]))
+    else if (!cuda_form_skip(&text, kind_names[CUDA_CUDNN_CONV]))
         return false;
-    if (!skip(&text, ",engine=") || !read_integer(&text, &e->engine)) return false;
+    if (!cuda_form_skip(&text, ",engine=") || !cuda_form_integer(&text, &e->engine)) return false;
     if (!*text) return true;
-    if (!skip(&text, ",knobs=")) return false;
+    if (!cuda_form_skip(&text, ",knobs=")) return false;
     do {
-        if (e->knobs == KNOBS_MAX || !read_integer(&text, &e->type[e->knobs]) || !skip(&text, ":") ||
-            !read_integer(&text, &e->value[e->knobs]))
+        if (e->knobs == KNOBS_MAX || !cuda_form_integer(&text, &e->type[e->knobs]) || !cuda_form_skip(&text, ":") ||
+            !cuda_form_integer(&text, &e->value[e->knobs]))
             return false;
         e->knobs++;
-    } while (skip(&text, "/"));
+    } while (cuda_form_skip(&text, "/"));
     return !*text;
 }
 
@@ -352,11 +326,8 @@ coar_status cuda_cudnn_launch(cuda_cudnn *d, const cuda_cudnn_plan *plan, const 
     float *keep = workspace;
     if (!d->handle || c->pairs != plan->pairs)
         return status_set(COAR_ERROR_INTERNAL, "cuDNN: a plan for %u pairs was given %u", plan->pairs, c->pairs);
-    if (plan->keep_bytes) {
-        const cudaError_t error = gpu_keep_gather_launch(&c->mask, c->pairs, c->out_channels, keep, stream);
-        if (error != cudaSuccess)
-            return status_set(COAR_ERROR_UNSUPPORTED, "keeps of a cuDNN layer: %s", cudaGetErrorString(error));
-    }
+    if (plan->keep_bytes)
+        TRY_CUDA(gpu_keep_gather_launch(&c->mask, c->pairs, c->out_channels, keep, stream), "keeps for cuDNN");
     cudnn_list l = {.f = d->f};
     cudnn_list_check(&l, d->f->cudnnSetStream(d->handle, stream), "cudnnSetStream");
     TRY(l.status);
@@ -414,8 +385,8 @@ void cuda_cudnn_close(cuda_cudnn *d) {
     (void)d;
 }
 
-const char *cuda_cudnn_version(void) {
-    return "none";
+void cuda_cudnn_version(char text[CUDA_VERSION_SIZE]) {
+    snprintf(text, CUDA_VERSION_SIZE, "none");
 }
 
 coar_status cuda_cudnn_propose(const cuda_cudnn *d, const gpu_conv *c, cuda_cudnn_kind kind, size_t max,

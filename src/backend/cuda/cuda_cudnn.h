@@ -12,11 +12,9 @@
 #ifndef COAR_BACKEND_CUDA_CUDNN_H
 #define COAR_BACKEND_CUDA_CUDNN_H
 
+#include "backend/cuda/cuda_form.h"
 #include "core/status.h"
 #include "kernels/cuda/kernels.h"
-
-/* Text of a form, of whichever kind, with its final zero (cuda_form.h). */
-#define CUDA_FORM_SIZE 256
 
 typedef enum cuda_cudnn_kind {
     CUDA_CUDNN_CONV,
@@ -38,8 +36,8 @@ coar_status cuda_cudnn_open(cuda_cudnn **out);
 coar_status cuda_cudnn_open_described(const char *json, cuda_cudnn **out);
 void cuda_cudnn_close(cuda_cudnn *d);
 
-/* "9.19.0"; "none" without cuDNN. Static storage, filled at the first call. */
-const char *cuda_cudnn_version(void);
+/* "9.19.0"; "none" without cuDNN. */
+void cuda_cudnn_version(char text[CUDA_VERSION_SIZE]);
 
 /* The forms that cuDNN's heuristics propose for the layer, best guess first, at most `max`; *count may be 0. *offered:
  * engine configurations before the numerical notes were read. cuDNN reports success and no configuration where

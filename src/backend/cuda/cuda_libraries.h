@@ -61,16 +61,24 @@
     X(cublasLtMatmulAlgoConfigSetAttribute) \
     X(cublasLtMatmul)
 
-#define CUBLAS_FUNCTIONS(X)   \
-    X(cublasCreate_v2)        \
-    X(cublasDestroy_v2)       \
-    X(cublasSetStream_v2)     \
-    X(cublasSetMathMode)
+#define CUBLAS_FUNCTIONS(X)      \
+    X(cublasCreate_v2)           \
+    X(cublasDestroy_v2)          \
+    X(cublasSetStream_v2)        \
+    X(cublasDtrsm_v2)            \
+    X(cublasDgemm_v2)            \
+    X(cublasDgemmStridedBatched) \
+    X(cublasIdamax_v2)           \
+    X(cublasDaxpy_v2)
 
-#define CUSOLVER_FUNCTIONS(X) \
-    X(cusolverDnCreate)       \
-    X(cusolverDnDestroy)      \
-    X(cusolverDnSetStream)
+#define CUSOLVER_FUNCTIONS(X)      \
+    X(cusolverDnCreate)            \
+    X(cusolverDnDestroy)           \
+    X(cusolverDnSetStream)         \
+    X(cusolverDnDpotrf_bufferSize) \
+    X(cusolverDnDpotrf)            \
+    X(cusolverDnDsyevd_bufferSize) \
+    X(cusolverDnDsyevd)
 
 #define X(name) __typeof__(name) *name;
 #if COAR_HAVE_CUDNN
