@@ -34,7 +34,8 @@ typedef struct backend_settings {
     const output_spec *outputs;
     size_t output_count;
     thread_pool *pool;       /* borrowed */
-    size_t memory;           /* bytes the backend may take in all */
+    int device;              /* which of the backend's devices, from 0 */
+    size_t memory;           /* bytes the backend may take in all. With `devices`: of that device's memory, 0 = what is free */
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
 } backend_settings;
@@ -52,6 +53,10 @@ typedef struct backend backend;
 
 typedef struct backend_interface {
     const char *name;
+
+    /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
+     * COAR_ERROR_UNSUPPORTED in one line. NULL: one, the machine itself. */
+    coar_status (*devices)(int *count);
 
     /* Bytes that prepare would take at least and at best for these settings. */
     coar_status (*memory)(const backend_settings *s, size_t *least, size_t *best);
@@ -82,7 +87,8 @@ typedef struct backend_interface {
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 } backend_interface;
 
-/* First member of every backend's own struct. */
+/* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not always
+ * the same one; backends of different devices run at once, each with a pool of its own. */
 struct backend {
     const backend_interface *interface;
 };
