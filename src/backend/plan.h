@@ -12,7 +12,7 @@
 
 enum {
     PLAN_CLASS_SIZE = 128,
-    PLAN_FORM_SIZE = 64,
+    PLAN_FORM_SIZE = 256,
     PLAN_SPLITS_MAX = 64, /* partial sums of one convolution */
 };
 
