@@ -116,8 +116,7 @@ void fiber_begin(fiber *f, void (*entry)()) {
      * few sets of the cache. 17 is odd, so that 64 neighbours use 64 different lines of a page. */
     size_t shift = ((uintptr_t)f->stack / (STACK + PAGE)) * 17 % 64 * 64;
     void **top = (void **)((char *)f->stack + f->size - shift);
-    *--top = nullptr; /* a return address for whoever walks the stack; also aligns the frame */
-    *--top = nullptr;
+    *--top = nullptr; /* a return address, for whoever walks the stack; a function begins 8 below a multiple of 16 */
     *--top = (void *)simt_fiber_start;
     for (int i = 0; i < 6; i++) *--top = nullptr; /* the registers that the first swap takes */
     f->stack_pointer = top;
