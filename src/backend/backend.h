@@ -10,6 +10,7 @@
 #ifndef COAR_BACKEND_BACKEND_H
 #define COAR_BACKEND_BACKEND_H
 
+#include "backend/fit_device.h"
 #include "backend/plan.h"
 #include "core/sampler.h"
 #include "core/threads.h"
@@ -85,6 +86,9 @@ typedef struct backend_interface {
     /* Measures the flops per second that the device can do at most under this plan, on all threads of the pool:
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+    /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */
+    coar_status (*fit_device)(int device, size_t memory, fit_device **out);
 } backend_interface;
 
 /* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not always
