@@ -99,8 +99,10 @@ struct backend {
 
 extern const backend_interface backend_reference;
 extern const backend_interface backend_cpu;
+extern const backend_interface backend_cuda; /* in builds with CUDA */
 
-/* "cpu" (or NULL, the fastest present), "reference". */
+/* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a device is an error
+ * when it is named, and passed over when it is not. */
 coar_status backend_find(const char *name, const backend_interface **out);
 
 /* positions over which row r's x is averaged: [graph->rows]. */
