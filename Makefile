@@ -129,7 +129,7 @@ SIMT_SAMPLES := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard tests/simt/good/*.cu tes
 CUDA_KERNELS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
 # What kernel tests may compare with: the meaning of the ops, and what that needs.
-REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c)))
+REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c) src/fit/gram.c src/fit/cross.c))
 
 $(O)/obj/%.o: %.cu
 	@mkdir -p $(@D)

@@ -29,9 +29,9 @@ typedef struct fit_settings {
     fit_estimator estimator;
     bool standard_errors;
     thread_pool *pool;
-    fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
-    size_t memory;      /* of the host */
+    size_t memory; /* of the host */
     const coar_callbacks *callbacks;
+    fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
 } fit_settings;
 
 /* One block of solved examples; arrays live until the sink returns. */
