@@ -148,7 +148,7 @@ $(O)/obj/tests/stand_ins/%.o: CFLAGS += -Wno-deprecated-declarations
 
 $(O)/tests/%: tests/cuda/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(COMPILE) -Itests -Itests/stand_ins $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 .SECONDARY: # objects that only a chain of rules names are kept
 $(O)/libkernels.a: $(CUDA_KERNELS)
