@@ -6,6 +6,7 @@
 #   make test-quick  units and goldens
 #   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
+#   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
 
 ifeq ($(origin CC),default) # make's own is cc, so that ?= would never act
 CC       := gcc
@@ -13,8 +14,6 @@ endif
 CFLAGS   ?= -O3 -g
 PREFIX   ?= /usr/local
 CONFIG   ?= release
-CUDA     ?= 0
-CUDA_HOME ?= /usr/local/cuda
 V        ?= 0
 COAR_SHARED ?= ../shared
 PYTHON   ?= $(shell tools/find-python.sh)
@@ -25,6 +24,9 @@ export COAR_SHARED
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
 O        := build$(if $(filter simt,$(CUDA)),/simt$(if $(SIMT_HEADERS),-$(SIMT_HEADERS)))$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
 ARCH     := $(shell uname -m)
+.DEFAULT_GOAL := all
+say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
+include tools/cuda.mk
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
@@ -39,10 +41,9 @@ SANITIZE := $(SANITIZE_$(CONFIG))
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
-say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
-COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
+COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(CUDA_CFLAGS) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
-LIBS      = $(DEPS_LIBS) -lm
+LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time.
 ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
@@ -51,14 +52,14 @@ ISA_FLAGS_portable := -ffp-contract=off
 ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/% $(if $(filter 0,$(CUDA)),src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o))
+OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o)) \
+            $(CUDA_OBJECTS)
 CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
 UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
 
 .PHONY: all demo test test-quick bench install clean setup binaries units fuzzers format
-.DEFAULT_GOAL := all
 
 all: setup
 	@$(MAKE) --no-print-directory binaries
@@ -76,12 +77,12 @@ $(O)/libcoar.a: $(OBJECTS)
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(O)/libcoar.so: $(OBJECTS)
-	$(call say,LINK,$@)$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -shared -Wl,--exclude-libs,ALL -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(O)/obj/%.o: %.c
+$(O)/obj/%.o: %.c $(O)/obj/cuda
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
@@ -128,7 +129,7 @@ SIMT_SAMPLES := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard tests/simt/good/*.cu tes
 CUDA_KERNELS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
 # What kernel tests may compare with: the meaning of the ops, and what that needs.
-REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c)))
+REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c) src/fit/gram.c src/fit/cross.c))
 
 $(O)/obj/%.o: %.cu
 	@mkdir -p $(@D)
@@ -141,6 +142,13 @@ $(O)/obj/tests/simt/%.o: tests/simt/%.cc
 $(O)/obj/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(CUDA_HEADERS) -c $< -o $@
+
+# The host path: the engine with the CUDA backend in, over kernels on the CPU and stand-ins for CUDA's libraries.
+$(O)/obj/tests/stand_ins/%.o: CFLAGS += -Wno-deprecated-declarations
+
+$(O)/tests/%: tests/cuda/%.c $(wildcard tests/*.c) $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 .SECONDARY: # objects that only a chain of rules names are kept
 $(O)/libkernels.a: $(CUDA_KERNELS)
@@ -187,11 +195,12 @@ install: all
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(firstword $(subst ., ,$(VERSION)))
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
 	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' tools/coar.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
+	    -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' tools/coar.pc.in \
 	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/coar.pc
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 
 clean:
 	rm -rf build

@@ -335,30 +335,30 @@ static coar_status run_remaining(ablate_run *run) {
     const setting settings[] = {
         {"plan_hash", "--plan", run->job->plan.hash, SETTING_TEXT, true},
     };
-    stage_run work = {.name = name,
-                      .settings = settings,
-                      .setting_count = sizeof settings / sizeof *settings,
-                      .grid = run_grid(run->job, first, run->m),
-                      .sampler = s,
-                      .shard = run->shard,
-                      .shards = run->shards,
-                      .half = o->store_f16,
-                      .time_limit = o->time_limit,
-                      .force_resume = o->force_resume};
-    TRY_GOTO(run_stage(run->job, run->store, &work, &stage));
+    stage_run stage_work = {.name = name,
+                            .settings = settings,
+                            .setting_count = sizeof settings / sizeof *settings,
+                            .work = {.grid = run_grid(run->job, first, run->m),
+                                     .sampler = s,
+                                     .shard = run->shard,
+                                     .shards = run->shards,
+                                     .half = o->store_f16,
+                                     .time_limit = o->time_limit},
+                            .force_resume = o->force_resume};
+    TRY_GOTO(run_stage(run->job, run->store, &stage_work, &stage));
     if (o->store_masks || s->kind == SAMPLER_FILE)
         TRY_GOTO(run_masks_pack(s, first, run->m - first, run->job->pool, "masks", &rows));
     /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
-    TRY_GOTO(store_finish_outputs(run->store, stage, &work.grid, o->store_f16, rows));
+    TRY_GOTO(store_finish_outputs(run->store, stage, &stage_work.work.grid, o->store_f16, rows));
     TRY_GOTO(store_masks_finished(run->store, &run->finished));
     if (run->finished < run->m)
         log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)work.units);
+                 (unsigned long long)stage_done_count(stage), (unsigned long long)stage_work.units);
 done:
-    run->result.units_total = work.units;
-    run->result.units_before = work.units_before;
-    run->result.images = work.images;
-    run->result.seconds = work.seconds;
+    run->result.units_total = stage_work.units;
+    run->result.units_before = stage_work.units_before;
+    run->result.images = stage_work.work.images;
+    run->result.seconds = stage_work.work.seconds;
     stage_close(stage);
     free(rows);
     return status;
@@ -431,6 +431,7 @@ static coar_status open_job(ablate_run *run) {
                                  .only = o->only,
                                  .except = o->except,
                                  .backend = o->backend,
+                                 .devices = o->devices,
                                  .precision = o->precision,
                                  .plan_given = o->plan != NULL,
                                  .plan_json = plan_json,
