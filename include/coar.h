@@ -169,6 +169,7 @@ typedef struct coar_ablate_options {
     double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
+    const char *devices;     /* "0,2": which of the backend's devices; NULL or "all" = all. No result depends on it */
 } coar_ablate_options;
 #define COAR_ABLATE_INIT { .size = sizeof(coar_ablate_options) }
 
@@ -244,6 +245,7 @@ typedef struct coar_evaluate_options {
     int check_only;           /* as in coar_fit_options; `evaluations` and `count` may be NULL */
     const char *command;
     const coar_callbacks *callbacks;
+    const char *devices;      /* as in coar_ablate_options */
 } coar_evaluate_options;
 #define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
 
