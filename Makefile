@@ -22,7 +22,7 @@ PYTHON   ?= $(shell tools/find-python.sh)
 export COAR_SHARED
 
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
-O        := build$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
+O        := build$(if $(filter simt,$(CUDA)),/simt$(if $(SIMT_HEADERS),-$(SIMT_HEADERS)))$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
 ARCH     := $(shell uname -m)
 .DEFAULT_GOAL := all
 say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
@@ -30,13 +30,16 @@ include tools/cuda.mk
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
-ifeq ($(filter $(CONFIG),release asan tsan),)
-$(error CONFIG=$(CONFIG): must be release, asan or tsan)
+ifeq ($(filter $(CONFIG),release asan tsan $(if $(filter simt,$(CUDA)),check)),)
+$(error CONFIG=$(CONFIG): must be release, asan or tsan; with CUDA=simt also check)
 endif
 SANITIZE_release :=
 SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SANITIZE_tsan    := -fsanitize=thread -O1
 SANITIZE := $(SANITIZE_$(CONFIG))
+ifeq ($(CUDA),simt)
+include tests/simt/simt.mk
+endif
 # pkg-config runs only once the packages are there (see tools/setup.sh); -isystem keeps -Werror to our own code.
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
@@ -51,7 +54,7 @@ ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
 ISA_FLAGS_portable := -ffp-contract=off
 ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
-SOURCES  := $(filter-out src/cli/% $(if $(filter 0,$(CUDA)),src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
+SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o)) \
             $(CUDA_OBJECTS)
 CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
