@@ -38,7 +38,7 @@ static uint32_t blocks_for(uint32_t count, uint32_t each) {
 
 constexpr int GRAM_THREADS = 256, GRAM_TILE = 64, GRAM_WORDS = 32, GRAM_PITCH = GRAM_WORDS + 4;
 
-struct gram_stage {
+struct alignas(16) gram_stage {
     uint32_t row[GRAM_TILE][GRAM_PITCH], column[GRAM_TILE][GRAM_PITCH];
 };
 

@@ -105,15 +105,17 @@ extern "C" cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint3
 
 constexpr int SUM_THREADS = 128, SUM_ROWS = 64, SUM_LANES = 32, SUM_STAGES = 3;
 
+template <class T> struct alignas(16) sum_row { T at[SUM_LANES]; };
+
 /* Starts copying the rows first .. first + SUM_ROWS - 1 of channels c0 .. c0 + SUM_LANES - 1, as far as both exist. */
 template <class V>
-static GPU_INLINE void load_rows(typename V::element (*tile)[SUM_LANES], const void *x, size_t first, size_t rows,
+static GPU_INLINE void load_rows(sum_row<typename V::element> *tile, const void *x, size_t first, size_t rows,
                                  uint32_t c0, uint32_t stride) {
     constexpr int VECTORS = SUM_LANES / V::width;
     const uint32_t column = threadIdx.x % VECTORS * V::width;
     if (c0 + column < stride)
         for (int r = threadIdx.x / VECTORS; r < SUM_ROWS && first + r < rows; r += SUM_THREADS / VECTORS)
-            cp_async<sizeof(V)>(&tile[r][column],
+            cp_async<sizeof(V)>(&tile[r].at[column],
                                 static_cast<const V *>(x) + ((first + r) * stride + c0 + column) / V::width, sizeof(V));
     cp_async_commit();
 }
@@ -121,7 +123,7 @@ static GPU_INLINE void load_rows(typename V::element (*tile)[SUM_LANES], const v
 template <class V>
 static __global__ void __launch_bounds__(SUM_THREADS)
     channel_sums_kernel(const void *x, size_t rows, uint32_t channels, uint32_t stride, double *sums) {
-    GPU_SHARED(typename V::element, tile, [SUM_STAGES][SUM_ROWS][SUM_LANES]);
+    GPU_SHARED(sum_row<typename V::element>, tile, [SUM_STAGES][SUM_ROWS]);
     const uint32_t c0 = blockIdx.x * SUM_LANES, c = c0 + threadIdx.x;
     const bool adds = threadIdx.x < SUM_LANES && c < channels;
     double sum = adds ? sums[c] : 0;
@@ -133,7 +135,7 @@ static __global__ void __launch_bounds__(SUM_THREADS)
         __syncthreads();
         load_rows<V>(tile[free], x, first + (SUM_STAGES - 1) * SUM_ROWS, rows, c0, stride);
         const int count = rows - first < SUM_ROWS ? (int)(rows - first) : SUM_ROWS;
-        for (int r = 0; adds && r < count; r++) sum += to_float(tile[stage][r][threadIdx.x]);
+        for (int r = 0; adds && r < count; r++) sum += to_float(tile[stage][r].at[threadIdx.x]);
         stage = (stage + 1) % SUM_STAGES;
     }
     if (adds) sums[c] = sum;

@@ -10,6 +10,7 @@
 #ifndef COAR_BACKEND_BACKEND_H
 #define COAR_BACKEND_BACKEND_H
 
+#include "backend/fit_device.h"
 #include "backend/plan.h"
 #include "core/sampler.h"
 #include "core/threads.h"
@@ -85,6 +86,9 @@ typedef struct backend_interface {
     /* Measures the flops per second that the device can do at most under this plan, on all threads of the pool:
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+    /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */
+    coar_status (*fit_device)(int device, size_t memory, fit_device **out);
 } backend_interface;
 
 /* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not always
@@ -95,8 +99,10 @@ struct backend {
 
 extern const backend_interface backend_reference;
 extern const backend_interface backend_cpu;
+extern const backend_interface backend_cuda; /* in builds with CUDA */
 
-/* "cpu" (or NULL, the fastest present), "reference". */
+/* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a device is an error
+ * when it is named, and passed over when it is not. */
 coar_status backend_find(const char *name, const backend_interface **out);
 
 /* positions over which row r's x is averaged: [graph->rows]. */

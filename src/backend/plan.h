@@ -12,7 +12,7 @@
 
 enum {
     PLAN_CLASS_SIZE = 128,
-    PLAN_FORM_SIZE = 64,
+    PLAN_FORM_SIZE = 256,
     PLAN_SPLITS_MAX = 64, /* partial sums of one convolution */
 };
 
@@ -50,6 +50,8 @@ typedef struct plan_device {
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
  * examples chooses (ablate/precision.h). exact: no transformed kernels. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
+/* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
+coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);
 
 /* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */

@@ -26,6 +26,10 @@ bool precision_parse(const char *name, precision *out) {
     return false;
 }
 
+bool precision_is_narrow(precision p) {
+    return p == PRECISION_BF16 || p == PRECISION_FP16;
+}
+
 static uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

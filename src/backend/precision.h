@@ -25,6 +25,9 @@ const char *precision_name(precision p);
 /* False for a name that is none ("auto" among them). */
 bool precision_parse(const char *name, precision *out);
 
+/* Whether values are stored in 16 bits. */
+bool precision_is_narrow(precision p);
+
 /* A value as it is stored; an operand of a product as it is multiplied. */
 float precision_stored(precision p, float value);
 float precision_operand(precision p, float value);

@@ -23,7 +23,7 @@ SIMT_SAMPLES := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard tests/simt/good/*.cu tes
 SIMT_KERNELS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
 # What kernel tests may compare with: the meaning of the ops, and what that needs.
-REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c)))
+REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c src/backend/precision.c) src/fit/gram.c src/fit/cross.c))
 
 $(O)/obj/%.o: %.cu
 	@mkdir -p $(@D)
@@ -64,6 +64,8 @@ CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))
+
+$(STAND_INS): CFLAGS += -Wno-deprecated-declarations # the real headers deprecate what the real libraries still have
 
 $(O)/tests/%: tests/cuda/%.c $(wildcard tests/*.c) $(O)/libcoar.a
 	@mkdir -p $(@D)

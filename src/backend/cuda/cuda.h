@@ -70,6 +70,8 @@ coar_status cuda_layers_describe(struct cuda_backend *b);
 void cuda_layers_place(struct cuda_backend *b, arena *arena);
 /* Packs and uploads them. */
 coar_status cuda_layers_upload(struct cuda_backend *b);
+/* Before the first launch on batches of `pairs`: engines make what they need. */
+coar_status cuda_layers_prepare(struct cuda_backend *b, uint32_t pairs);
 void cuda_layers_release(struct cuda_backend *b);
 
 /* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x, residual, y,
@@ -141,12 +143,13 @@ enum { CUDA_LANES = 2 };
 
 /* Everything whose size depends on the number of pairs: one device and one pinned allocation. */
 typedef struct cuda_batch {
-    uint32_t pairs, slots, value_slots; /* room for */
+    uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
+    cuda_shape known; /* has been launched op by op already: graphs of it may be captured */
     void *memory, *pinned;
     void **buffer;   /* host array [buffers.buffers]: device address of each */
     float *logits;   /* [pairs][gpu_stride(classes)] */
     float *keep;     /* [slots][rows] */
-    float *observed; /* x of one PRE or POST site of one pair, fp32 */
+    float *observed; /* x of one PRE or POST site of observed_pairs pairs, fp32 */
     void *workspace; /* of one convolution */
     size_t input_header, input_bytes; /* of a lane's block: without the masks, and in all */
     cuda_lane lane[CUDA_LANES];
@@ -234,14 +237,19 @@ coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaEr
 
 /* -------------------------------------------------------------------------------------------- batch.c */
 
+/* outputs [output_count][S][E]. After a failure nothing is under way any more. */
 coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs);
 /* The unablated model: logits [E][classes]. */
 coar_status cuda_batches_logits(cuda_backend *b, float *logits);
+/* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs (by lane
+ * 0, on the compute stream, not waited for) and fills *pass for cuda_forward. */
+coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass);
 void cuda_batches_free_graphs(cuda_backend *b);
 
 /* -------------------------------------------------------------------------------------------- means.c */
 
-coar_status cuda_row_sums(backend *b, double *sums);
+/* Adds the bound examples' sums to sums[rows]. */
+coar_status cuda_means_add(cuda_backend *b, double *sums);
 
 /* -------------------------------------------------------------------------------------------- retry.c */
 
@@ -254,6 +262,8 @@ coar_status cuda_retry_plan(cuda_backend *b);
 /* ------------------------------------------------------------------------------------------- choose.c */
 
 extern const plan_device cuda_plan_device;
+
+gpu_type cuda_type(const numerics_plan *plan);
 
 /* Own kernels in fp32, form 0, one partial sum: the most careful form there is. */
 coar_status cuda_plan_direct(const graph *g, const char *device_class, numerics_plan *out);

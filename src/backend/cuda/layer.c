@@ -63,6 +63,16 @@ gpu_conv cuda_layer_conv(const cuda_backend *b, const cuda_layer *layer, uint32_
     };
 }
 
+coar_status cuda_layers_prepare(cuda_backend *b, uint32_t pairs) {
+    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+        cuda_layer *layer = &b->layers[i];
+        if (!layer->engine || !layer->engine->prepare) continue;
+        const gpu_conv c = cuda_layer_conv(b, layer, pairs);
+        TRY(layer->engine->prepare(b, layer, &c));
+    }
+    return COAR_OK;
+}
+
 void cuda_layers_release(cuda_backend *b) {
     if (!b->layers) return;
     for (size_t i = 0; i < b->settings.graph->op_count; i++) {

@@ -13,6 +13,9 @@
 /* Real-valued keeps are 32 times as large as bits: a batch holds no more masks of them than this. */
 #define VALUE_SLOTS_MAX 8
 
+/* Examples whose sums for `mean` ablation are computed at a time: once a run, so their fp32 values get little memory. */
+#define OBSERVED_PAIRS_MAX 16
+
 /* Pairs beyond this are not worth their memory, whatever the layers are: one launch takes milliseconds by then. */
 #define PAIRS_MAX 512
 
@@ -105,7 +108,7 @@ static void place_device(const cuda_backend *b, cuda_batch *batch, arena *arena)
         arena_place(arena, batch->pairs, b->buffer_bytes[k], &batch->buffer[k]);
     arena_place(arena, batch->pairs, gpu_stride(b->classes) * sizeof *batch->logits, &batch->logits);
     arena_place(arena, batch->slots, g->rows * sizeof *batch->keep, &batch->keep);
-    arena_place(arena, 1, observed_bytes(b), &batch->observed);
+    arena_place(arena, batch->observed_pairs, observed_bytes(b), &batch->observed);
     arena_place(arena, 1, workspace_bytes(b, batch->pairs), &batch->workspace);
     for (int i = 0; i < CUDA_LANES; i++) {
         cuda_lane *lane = &batch->lane[i];
@@ -126,6 +129,7 @@ static void size_batch(const cuda_backend *b, uint32_t pairs, cuda_batch *batch)
     const size_t most = b->settings.masks_max ? b->settings.masks_max : 1;
     batch->pairs = pairs;
     batch->slots = pairs < most ? pairs : (uint32_t)most;
+    batch->observed_pairs = pairs < OBSERVED_PAIRS_MAX ? pairs : OBSERVED_PAIRS_MAX;
     batch->value_slots = batch->slots < VALUE_SLOTS_MAX ? batch->slots : VALUE_SLOTS_MAX;
 }
 
