@@ -21,8 +21,8 @@ CUresult cuDriverGetVersion(int *version) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jit, void **jit_values, unsigned jit_count,
-                           CUlibraryOption *options, void **values, unsigned count) {
+CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jit, void **jit_values,
+                           unsigned jit_count, CUlibraryOption *options, void **values, unsigned count) {
     (void)code, (void)jit, (void)jit_values, (void)jit_count, (void)options, (void)values, (void)count;
     *library = (CUlibrary)(void *)&something;
     return CUDA_SUCCESS;
@@ -85,12 +85,16 @@ CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute,
 
 /* ------------------------------------------------------------------------------------------------- all the rest */
 
-static CUresult no_device(void) { return CUDA_ERROR_NO_DEVICE; }
+static CUresult no_device(void) {
+    return CUDA_ERROR_NO_DEVICE;
+}
 
 /* Names that are looked up in the library itself. The header renames some of them, hence the labels. */
-#define NO_DEVICE(name)                                \
-    CUresult without_device_##name(void) __asm__(#name); \
-    CUresult without_device_##name(void) { return CUDA_ERROR_NO_DEVICE; }
+#define NO_DEVICE(name)                                                                                                \
+    CUresult without_device_##name(void) __asm__(#name);                                                               \
+    CUresult without_device_##name(void) {                                                                             \
+        return CUDA_ERROR_NO_DEVICE;                                                                                   \
+    }
 
 NO_DEVICE(cuInit)
 NO_DEVICE(cuGetErrorName)
