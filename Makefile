@@ -6,6 +6,7 @@
 #   make test-quick  units and goldens
 #   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
+#   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
 
 ifeq ($(origin CC),default) # make's own is cc, so that ?= would never act
 CC       := gcc
@@ -21,26 +22,31 @@ PYTHON   ?= $(shell tools/find-python.sh)
 export COAR_SHARED
 
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
-O        := build$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
+O        := build$(if $(filter simt,$(CUDA)),/simt$(if $(SIMT_HEADERS),-$(SIMT_HEADERS)))$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
 ARCH     := $(shell uname -m)
+.DEFAULT_GOAL := all
+say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
+include tools/cuda.mk
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
-ifeq ($(filter $(CONFIG),release asan tsan),)
-$(error CONFIG=$(CONFIG): must be release, asan or tsan)
+ifeq ($(filter $(CONFIG),release asan tsan $(if $(filter simt,$(CUDA)),check)),)
+$(error CONFIG=$(CONFIG): must be release, asan or tsan; with CUDA=simt also check)
 endif
 SANITIZE_release :=
 SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SANITIZE_tsan    := -fsanitize=thread -O1
 SANITIZE := $(SANITIZE_$(CONFIG))
+ifeq ($(CUDA),simt)
+include tests/simt/simt.mk
+endif
 # pkg-config runs only once the packages are there (see tools/setup.sh); -isystem keeps -Werror to our own code.
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
-say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
-COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
+COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(CUDA_CFLAGS) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
-LIBS      = $(DEPS_LIBS) -lm
+LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time.
 ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
@@ -48,15 +54,15 @@ ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
 ISA_FLAGS_portable := -ffp-contract=off
 ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
-SOURCES  := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o))
+SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
+OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o)) \
+            $(CUDA_OBJECTS)
 CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
 UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
 
 .PHONY: all demo test test-quick bench install clean setup binaries units fuzzers format
-.DEFAULT_GOAL := all
 
 all: setup
 	@$(MAKE) --no-print-directory binaries
@@ -74,12 +80,12 @@ $(O)/libcoar.a: $(OBJECTS)
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(O)/libcoar.so: $(OBJECTS)
-	$(call say,LINK,$@)$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -shared -Wl,--exclude-libs,ALL -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(O)/obj/%.o: %.c
+$(O)/obj/%.o: %.c $(O)/obj/cuda
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
@@ -122,11 +128,12 @@ install: all
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(firstword $(subst ., ,$(VERSION)))
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
 	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' tools/coar.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
+	    -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' tools/coar.pc.in \
 	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/coar.pc
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 
 clean:
 	rm -rf build
