@@ -47,8 +47,9 @@ ifneq ($(filter-out $(ARCHS_KNOWN),$(ARCHS)),)
 $(error GPU_ARCHS: $(NVCC) does not know $(filter-out $(ARCHS_KNOWN),$(ARCHS)); it knows $(ARCHS_KNOWN))
 endif
 
-# Spilled registers are warnings of ptxas, and these errors, as all others.
-NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -warn-spills,-Werror
+# Spilled registers are warnings of ptxas, and these errors, as all others. What ptxas says of each kernel is kept beside the
+# object (tools/ptxas_table.sh).
+NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v,-warn-spills,-Werror
 NVCC_BASE     := -std=c++17 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden $(NVCC_WARNINGS) -I.
 NVCC_CODE     := $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                  -gencode arch=compute_$(lastword $(ARCHS)),code=compute_$(lastword $(ARCHS))
@@ -63,7 +64,8 @@ CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(O)/obj/%.o)
 
 $(O)/obj/kernels/cuda/%.o: kernels/cuda/%.cu $(O)/obj/gpu-archs
 	@mkdir -p $(@D)
-	$(call say,NVCC,$@)$(NVCC) $(NVCC_BASE) $(NVCCFLAGS) $(NVCC_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(call say,NVCC,$@)$(NVCC) $(NVCC_BASE) $(NVCCFLAGS) $(NVCC_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # Its time changes when its contents do.
 $(O)/obj/gpu-archs: always
