@@ -32,7 +32,7 @@ alignas(256) unsigned char arena[ARENA_SIZE];
 namespace {
 
 const unsigned char REDZONE_BYTE = 0xa5, POISON_BYTE = 0xff;
-const size_t STATIC_MAX = 48 << 10; /* what nvcc accepts */
+const size_t STATIC_MAX = 48 << 10;   /* what nvcc accepts */
 const size_t DYNAMIC_ALIGNMENT = 128; /* gpu.h's GPU_DYNAMIC_SHARED */
 
 struct variable {
@@ -106,15 +106,18 @@ void *shared_static(shared_slot *slot, size_t size, size_t alignment, const char
             report(SIMT_SHARED_SIZE, SIMT_CALLER, "static shared memory is %zu bytes with %s, of which %zu are allowed",
                    static_size, name, STATIC_MAX);
         if (static_size + dynamic_size > simt_shared_limit())
-            report(SIMT_SHARED_SIZE, SIMT_CALLER, "%zu bytes of static and %zu of dynamic shared memory; a block may have %zu",
-                   static_size, dynamic_size, simt_shared_limit());
+            report(SIMT_SHARED_SIZE, SIMT_CALLER,
+                   "%zu bytes of static and %zu of dynamic shared memory; a block may have %zu", static_size,
+                   dynamic_size, simt_shared_limit());
         slot->offset = place(size, alignment, name);
         slot->launch = block.launch;
     }
     return arena + slot->offset;
 }
 
-void *shared_dynamic() { return arena + dynamic_offset; }
+void *shared_dynamic() {
+    return arena + dynamic_offset;
+}
 
 /* ---- cp.async */
 
@@ -131,7 +134,9 @@ void async_copy(void *shared, const void *global, int bytes, int present) {
     current->copies.push_back({shared, global, bytes, present, current->groups, pc});
 }
 
-void async_commit() { current->groups++; }
+void async_commit() {
+    current->groups++;
+}
 
 void async_wait(int groups) {
     thread *self = current;
@@ -159,6 +164,10 @@ void async_end_thread(thread *t) {
 
 using namespace simt;
 
-void simt_set_shared_limit(size_t bytes) { limit = bytes; }
+void simt_set_shared_limit(size_t bytes) {
+    limit = bytes;
+}
 
-size_t simt_shared_limit(void) { return limit ? limit : 99 << 10; }
+size_t simt_shared_limit(void) {
+    return limit ? limit : 99 << 10;
+}

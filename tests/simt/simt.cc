@@ -51,8 +51,10 @@ unsigned next_bit(unsigned bits, unsigned from) {
 unsigned pick_warp() {
     unsigned now = (unsigned)(current ? current->warp - warps : 0);
     switch (order) {
-    case INTERLEAVED: return next_bit(block.ready_warps, (now + 1) % WARPS_MAX);
-    case RANDOM: return next_bit(block.ready_warps, random_below(WARPS_MAX));
+    case INTERLEAVED:
+        return next_bit(block.ready_warps, (now + 1) % WARPS_MAX);
+    case RANDOM:
+        return next_bit(block.ready_warps, random_below(WARPS_MAX));
     case REVERSE:
         if (current && block.ready_warps >> now & 1) return now;
         return 31 - (unsigned)__builtin_clz(block.ready_warps);
@@ -65,10 +67,14 @@ unsigned pick_warp() {
 
 unsigned pick_lane(const warp *w) {
     switch (order) {
-    case INTERLEAVED: return next_bit(w->ready, (w->last_lane + 1) % LANES);
-    case RANDOM: return next_bit(w->ready, random_below(LANES));
-    case REVERSE: return 31 - (unsigned)__builtin_clz(w->ready);
-    default: return (unsigned)__builtin_ctz(w->ready);
+    case INTERLEAVED:
+        return next_bit(w->ready, (w->last_lane + 1) % LANES);
+    case RANDOM:
+        return next_bit(w->ready, random_below(LANES));
+    case REVERSE:
+        return 31 - (unsigned)__builtin_clz(w->ready);
+    default:
+        return (unsigned)__builtin_ctz(w->ready);
     }
 }
 
@@ -95,9 +101,9 @@ thread *pick_thread() {
     char other[300];
     current = at_warp;
     if (at_barrier)
-        report(SIMT_DIVERGENT_BARRIER, at_warp->at.pc, "%s waits for lanes %08x while thread %u waits at a barrier (%s)",
-               at_warp->at.name, at_warp->at.mask, at_barrier->number,
-               source_line(at_barrier->at.pc, other, sizeof other));
+        report(SIMT_DIVERGENT_BARRIER, at_warp->at.pc,
+               "%s waits for lanes %08x while thread %u waits at a barrier (%s)", at_warp->at.name, at_warp->at.mask,
+               at_barrier->number, source_line(at_barrier->at.pc, other, sizeof other));
     report(SIMT_WARP_DIVERGENCE, at_warp->at.pc, "%s waits for lanes %08x, some of which wait elsewhere",
            at_warp->at.name, at_warp->at.mask);
 }
@@ -188,16 +194,25 @@ bool geometry_fits(dim3 grid, dim3 shape) {
 
 } // namespace
 
-uint3 thread_index() { return current->index; }
-uint3 block_index() { return block.index; }
-dim3 block_shape() { return block.shape; }
-dim3 grid_shape() { return block.grid; }
+uint3 thread_index() {
+    return current->index;
+}
+uint3 block_index() {
+    return block.index;
+}
+dim3 block_shape() {
+    return block.shape;
+}
+dim3 grid_shape() {
+    return block.grid;
+}
 
 const char *kernel_name(const char *text) {
     static std::mutex lock;
     static std::set<std::string> names;
     const char *end = text;
-    for (int depth = 0; *end && (depth || *end != ','); end++) depth += strchr("<(", *end) ? 1 : strchr(">)", *end) ? -1 : 0;
+    for (int depth = 0; *end && (depth || *end != ','); end++)
+        depth += strchr("<(", *end) ? 1 : strchr(">)", *end) ? -1 : 0;
     std::lock_guard<std::mutex> hold(lock);
     return names.insert(std::string(text, end)).first->c_str();
 }
@@ -245,7 +260,9 @@ static void arrive_at_barrier(int line, const void *pc) {
     shadow_barrier();
 }
 
-void barrier(int line) { arrive_at_barrier(line, SIMT_CALLER); }
+void barrier(int line) {
+    arrive_at_barrier(line, SIMT_CALLER);
+}
 
 int barrier_count(int predicate, int line) {
     block.barrier_count += predicate != 0;

@@ -15,11 +15,17 @@ namespace simt {
 
 namespace {
 
-enum { MEET_SHUFFLE, MEET_VOTE = MEET_SHUFFLE + 4, MEET_SYNC = MEET_VOTE + 3, MEET_MATRICES, MEET_MMA = MEET_MATRICES + 2 };
+enum {
+    MEET_SHUFFLE,
+    MEET_VOTE = MEET_SHUFFLE + 4,
+    MEET_SYNC = MEET_VOTE + 3,
+    MEET_MATRICES,
+    MEET_MMA = MEET_MATRICES + 2
+};
 
-const char *const NAMES[] = {"__shfl_sync",  "__shfl_xor_sync", "__shfl_up_sync", "__shfl_down_sync", "__ballot_sync",
-                             "__any_sync",   "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
-                             "mma of bf16",  "mma of fp16",     "mma of tf32"};
+const char *const NAMES[] = {"__shfl_sync", "__shfl_xor_sync", "__shfl_up_sync", "__shfl_down_sync", "__ballot_sync",
+                             "__any_sync",  "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
+                             "mma of bf16", "mma of fp16",     "mma of tf32"};
 
 /* The meeting that the current lane belongs to, or NULL when it is the first. */
 meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line, const void *pc) {
@@ -62,9 +68,13 @@ bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     return false;
 }
 
-void leave(unsigned mask) { make_ready(current->warp, mask & ~(1u << current->lane)); }
+void leave(unsigned mask) {
+    make_ready(current->warp, mask & ~(1u << current->lane));
+}
 
-thread *lane_of(const warp *w, unsigned lane) { return &threads[(unsigned)(w - warps) * LANES + lane]; }
+thread *lane_of(const warp *w, unsigned lane) {
+    return &threads[(unsigned)(w - warps) * LANES + lane];
+}
 
 /* gpu.h: these are executed by all 32 lanes. */
 const unsigned ALL = ~0u;
@@ -80,10 +90,14 @@ unsigned shuffle_source(shuffle_kind kind, unsigned lane, int operand, unsigned 
     unsigned first = lane & ~(width - 1), inside = lane & (width - 1);
     unsigned amount = (unsigned)operand;
     switch (kind) {
-    case SHUFFLE_INDEX: return first | (amount & (width - 1));
-    case SHUFFLE_XOR: return (lane ^ amount) < first + width ? lane ^ amount : lane;
-    case SHUFFLE_UP: return amount <= inside ? lane - amount : lane;
-    default: return inside + amount < width ? lane + amount : lane;
+    case SHUFFLE_INDEX:
+        return first | (amount & (width - 1));
+    case SHUFFLE_XOR:
+        return (lane ^ amount) < first + width ? lane ^ amount : lane;
+    case SHUFFLE_UP:
+        return amount <= inside ? lane - amount : lane;
+    default:
+        return inside + amount < width ? lane + amount : lane;
     }
 }
 
@@ -100,7 +114,8 @@ struct mma_operand {
 void check_row(const thread *t, const void *row, const void *pc) {
     thread *self = current;
     current = const_cast<thread *>(t);
-    if ((uintptr_t)row % 16) report(SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
+    if ((uintptr_t)row % 16)
+        report(SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
     if (!in_arena(row)) report(SIMT_BOUNDS, pc, "ldmatrix reads a row at %p, which is not shared memory", row);
     shadow_check_shared(row, 16, pc);
     current = self;
