@@ -133,7 +133,6 @@ bool reads_are_before(const cell *c, const access &a) {
     uint32_t then = with_write                             ? c->write_epoch
                     : is_unordered(a, c->other_read_epoch) ? c->other_read_epoch
                                                            : c->read_epoch;
-    current = a.t;
     char who[60] = "another thread";
     if (of_other_block(a, then))
         snprintf(who, sizeof who, "another block");
@@ -141,7 +140,7 @@ bool reads_are_before(const cell *c, const access &a) {
         snprintf(who, sizeof who, "thread %u", c->writer);
     else if (c->read_warp != MANY_WARPS && !(c->read_lanes & (c->read_lanes - 1)))
         snprintf(who, sizeof who, "thread %u", c->read_warp * LANES + (unsigned)__builtin_ctz(c->read_lanes));
-    report(a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
+    report(a.t, a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
            VERBS[a.kind], a.size, who, with_write ? "writes" : "reads",
            source_line(long_pc(with_write ? c->write_pc : c->read_pc), line, sizeof line));
 }
@@ -188,19 +187,13 @@ void touch(cell *c, const access &a) {
 void touch_shared(const access &a) {
     size_t offset = a.address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + a.size; i++) {
-        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE)) {
-            current = a.t;
-            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable",
-                   VERBS[a.kind], a.size, i - offset);
-        }
-        if (state[i] & UNDER_WAY) {
-            current = a.t;
-            report(SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
-        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block) {
-            current = a.t;
-            report(SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
+        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable", VERBS[a.kind],
+                   a.size, i - offset);
+        if (state[i] & UNDER_WAY) report(a.t, SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
+        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block)
+            report(a.t, SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
         touch(&shared_cells[i], a);
     }
 }
@@ -209,11 +202,10 @@ void touch_global(const access &a) {
     if (a.kind == ATOMIC) block_atomic.back() = true;
     for (size_t i = 0; i < a.size; i++) {
         cell *c = global_cell(a.address + i);
-        if (c->guarded) {
-            current = a.t;
-            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer",
-                   VERBS[a.kind], a.size, i);
-        }
+        if (c->guarded)
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer", VERBS[a.kind],
+                   a.size, i);
         touch(c, a);
     }
 }
@@ -281,11 +273,11 @@ void shadow_read(thread *t, const void *address, size_t size, const void *pc) {
     touch_any({t, READ, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
-void shadow_check_shared(const void *address, size_t size, const void *pc) {
+void shadow_check_shared(const thread *t, const void *address, size_t size, const void *pc) {
     size_t offset = (uintptr_t)address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + size; i++)
         if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
-            report(SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
+            report(t, SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
                    i - offset);
 }
 
@@ -385,7 +377,7 @@ struct simt_type_mismatch {
 };
 void __ubsan_handle_type_mismatch_v1(simt_type_mismatch *what, uintptr_t address) {
     if (!current) abort();
-    report(SIMT_ALIGNMENT, SIMT_CALLER, "%#lx is not a multiple of %u", (unsigned long)address,
+    report(current, SIMT_ALIGNMENT, SIMT_CALLER, "%#lx is not a multiple of %u", (unsigned long)address,
            1u << what->log_alignment);
 }
 

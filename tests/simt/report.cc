@@ -75,9 +75,8 @@ const char *source_line(const void *pc, char *text, size_t size) {
     return text;
 }
 
-void report(simt_bug bug, const void *pc, const char *format, ...) {
+void report(const thread *t, simt_bug bug, const void *pc, const char *format, ...) {
     char line[300], where[500];
-    thread *t = current;
     if (pc)
         snprintf(where, sizeof where, ", thread (%u,%u,%u), %s", t->index.x, t->index.y, t->index.z,
                  source_line(pc, line, sizeof line));

@@ -99,12 +99,11 @@ thread *pick_thread() {
             at_barrier = at_barrier ? at_barrier : t;
     }
     char other[300];
-    current = at_warp;
     if (at_barrier)
-        report(SIMT_DIVERGENT_BARRIER, at_warp->at.pc,
+        report(at_warp, SIMT_DIVERGENT_BARRIER, at_warp->at.pc,
                "%s waits for lanes %08x while thread %u waits at a barrier (%s)", at_warp->at.name, at_warp->at.mask,
                at_barrier->number, source_line(at_barrier->at.pc, other, sizeof other));
-    report(SIMT_WARP_DIVERGENCE, at_warp->at.pc, "%s waits for lanes %08x, some of which wait elsewhere",
+    report(at_warp, SIMT_WARP_DIVERGENCE, at_warp->at.pc, "%s waits for lanes %08x, some of which wait elsewhere",
            at_warp->at.name, at_warp->at.mask);
 }
 
@@ -117,10 +116,12 @@ void run_thread() {
     w->exited |= 1u << self->lane;
     block.exited++;
     if (block.arrived)
-        report(SIMT_EXIT_BEFORE_BARRIER, block.barrier_pc, "it ends while %u threads wait at a barrier", block.arrived);
+        report(current, SIMT_EXIT_BEFORE_BARRIER, block.barrier_pc, "it ends while %u threads wait at a barrier",
+               block.arrived);
     for (unsigned i = 0; i < w->meeting_count; i++)
         if (w->meetings[i].mask >> self->lane & 1)
-            report(SIMT_WARP_MASK, w->meetings[i].pc, "it ends while lanes %08x wait for it", w->meetings[i].arrived);
+            report(current, SIMT_WARP_MASK, w->meetings[i].pc, "it ends while lanes %08x wait for it",
+                   w->meetings[i].arrived);
     if (--block.alive == 0) {
         current = nullptr;
         fiber_switch(&self->stack, &host, true);
@@ -241,9 +242,10 @@ void abandon_launch() {
 static void arrive_at_barrier(int line, const void *pc) {
     thread *self = current;
     if (block.exited)
-        report(SIMT_EXIT_BEFORE_BARRIER, pc, "it is at a barrier; %u threads of its block have ended", block.exited);
+        report(current, SIMT_EXIT_BEFORE_BARRIER, pc, "it is at a barrier; %u threads of its block have ended",
+               block.exited);
     if (block.arrived && block.barrier_line != line)
-        report(SIMT_DIVERGENT_BARRIER, pc, "%u threads wait at another barrier, in line %d", block.arrived,
+        report(current, SIMT_DIVERGENT_BARRIER, pc, "%u threads wait at another barrier, in line %d", block.arrived,
                block.barrier_line);
     block.barrier_line = line;
     block.barrier_pc = pc;
@@ -307,6 +309,7 @@ cudaError_t simt_execute(const char *name, void (*run)(void *), const void *argu
     run_kernel = run;
     kernel_arguments = const_cast<void *>(arguments);
     abandoned = false;
+    host.size = 0;
     create_threads(block.threads);
     shared_begin_launch(shared);
     shadow_begin_launch();

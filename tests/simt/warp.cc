@@ -36,8 +36,9 @@ meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line,
         if (m->mask == mask && m->kind == kind && m->line == line)
             found = m;
         else if (m->arrived & mask) /* they wait for this lane, and it would wait for them */
-            report(SIMT_WARP_DIVERGENCE, pc, "%s of lanes %08x, while lanes %08x wait at %s of lanes %08x in line %d",
-                   NAMES[kind], mask, m->arrived, NAMES[m->kind], m->mask, m->line);
+            report(current, SIMT_WARP_DIVERGENCE, pc,
+                   "%s of lanes %08x, while lanes %08x wait at %s of lanes %08x in line %d", NAMES[kind], mask,
+                   m->arrived, NAMES[m->kind], m->mask, m->line);
     }
     return found;
 }
@@ -47,11 +48,13 @@ bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     thread *self = current;
     warp *w = self->warp;
     if (!(mask >> self->lane & 1))
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which it is none", NAMES[kind], mask);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which it is none", NAMES[kind], mask);
     if (mask & ~w->present)
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which the block has only %08x", NAMES[kind], mask, w->present);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which the block has only %08x", NAMES[kind], mask,
+               w->present);
     if (mask & w->exited)
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which %08x have ended", NAMES[kind], mask, mask & w->exited);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which %08x have ended", NAMES[kind], mask,
+               mask & w->exited);
     self->operand = operand;
     meeting *m = find_meeting(w, self->lane, kind, mask, line, pc);
     if (!m) {
@@ -112,13 +115,10 @@ struct mma_operand {
 };
 
 void check_row(const thread *t, const void *row, const void *pc) {
-    thread *self = current;
-    current = const_cast<thread *>(t);
     if ((uintptr_t)row % 16)
-        report(SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
-    if (!in_arena(row)) report(SIMT_BOUNDS, pc, "ldmatrix reads a row at %p, which is not shared memory", row);
-    shadow_check_shared(row, 16, pc);
-    current = self;
+        report(t, SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
+    if (!in_arena(row)) report(t, SIMT_BOUNDS, pc, "ldmatrix reads a row at %p, which is not shared memory", row);
+    shadow_check_shared(t, row, 16, pc);
 }
 
 /* Lane 8 i + j has named row j of matrix i; lane l gets 32 bits of each matrix. */
@@ -154,10 +154,10 @@ void sync_warp(unsigned mask, int line) {
 uint64_t shuffle_bits(shuffle_kind kind, unsigned mask, uint64_t bits, int operand, int width, int line) {
     thread *self = current;
     if (width < 1 || width > 32 || width & (width - 1))
-        report(SIMT_ARGUMENT, SIMT_CALLER, "a shuffle's width is %d, not a power of two up to 32", width);
+        report(current, SIMT_ARGUMENT, SIMT_CALLER, "a shuffle's width is %d, not a power of two up to 32", width);
     shuffle_operand mine = {bits, shuffle_source(kind, self->lane, operand, (unsigned)width), 0};
     if (!(mask >> mine.source & 1))
-        report(SIMT_WARP_MASK, SIMT_CALLER, "a shuffle of lanes %08x reads lane %u", mask, mine.source);
+        report(current, SIMT_WARP_MASK, SIMT_CALLER, "a shuffle of lanes %08x reads lane %u", mask, mine.source);
     if (meet(MEET_SHUFFLE + kind, mask, line, &mine, SIMT_CALLER)) {
         for (unsigned left = mask; left; left &= left - 1) {
             auto *reader = static_cast<shuffle_operand *>(lane_of(self->warp, (unsigned)__builtin_ctz(left))->operand);
