@@ -15,7 +15,7 @@ CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
 SIMT_KERNEL_asan  := $(SANITIZE_asan)
 SIMT_KERNEL_tsan  := $(WATCHED)
-SIMT_KERNEL_check := $(WATCHED)
+SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
 SIMT_SHIM_asan    := $(SANITIZE_asan)
 SIMT_SHIM_check   := -DSIMT_CHECK
 # Of the shim's own tests: kernels that are right, and one for each class of bug.
