@@ -61,18 +61,18 @@ struct CUevent_st *event_find(const char *call, cudaEvent_t event) {
 
 /* ---------------------------------------------------------------------------------------------- operations */
 
-operation *operation_create(const char *name, operation_run *run, const void *arguments, size_t size) {
-    operation *o = calloc(1, sizeof *o + size);
+operation *operation_create(const char *name, operation_run *run, const void *arguments, size_t size, size_t more) {
+    operation *o = calloc(1, sizeof *o + size + more);
     if (!o) misuse(name, "out of host memory");
     snprintf(o->name, sizeof o->name, "%s", name);
     o->run = run;
-    o->size = size;
+    o->size = size + more;
     if (size) memcpy(o->arguments, arguments, size);
     return o;
 }
 
 operation *operation_clone(const operation *o) {
-    operation *copy = operation_create(o->name, o->run, o->arguments, o->size);
+    operation *copy = operation_create(o->name, o->run, o->arguments, o->size, 0);
     copy->host = o->host;
     copy->launch = o->launch;
     return copy;
@@ -117,7 +117,7 @@ static bool is_shared(const host_range *h) {
 }
 
 static void guard(host_range *h) {
-    if (!h->start || is_shared(h)) return;
+    if (!h->start || h->sparse || is_shared(h)) return;
     if (h->written) memset(h->start, 0xff, h->size);
     h->sum = sum_of(h);
     h->guarded = true;
@@ -250,7 +250,7 @@ cudaError_t enqueue_operation(struct CUstream_st *s, operation *o) {
 }
 
 cudaError_t enqueue(const char *name, struct CUstream_st *s, operation_run *run, const void *arguments, size_t size) {
-    return enqueue_operation(s, operation_create(name, run, arguments, size));
+    return enqueue_operation(s, operation_create(name, run, arguments, size, 0));
 }
 
 /* ------------------------------------------------------------------------------------- the runtime: streams */
@@ -319,7 +319,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     }
     if (error != cudaSuccess) return leave(error);
     if (s->capture || e->capture) return leave(capture_wait(s, e));
-    operation *o = operation_create(__func__, NULL, NULL, 0);
+    operation *o = operation_create(__func__, NULL, NULL, 0, 0);
     operation_depend(o, e->recorded);
     return leave(enqueue_operation(s, o));
 }

@@ -53,13 +53,10 @@ cudaError_t simt_launch(const char *name, void (*run)(void *), const void *argum
     }
     if (error == cudaSuccess) error = check_geometry(name, grid, block, shared);
     if (error != cudaSuccess) return leave(error);
-    launch *l = calloc(1, sizeof *l + size);
-    if (!l) misuse(name, "out of host memory");
-    *l = (launch){.name = name, .run = run, .grid = grid, .block = block, .shared = shared};
-    memcpy(l->arguments, arguments, size);
-    operation *o = operation_create(name, run_launch, l, sizeof *l + size);
+    const launch l = {.name = name, .run = run, .grid = grid, .block = block, .shared = shared};
+    operation *o = operation_create(name, run_launch, &l, sizeof l, size);
+    memcpy(((launch *)o->arguments)->arguments, arguments, size);
     o->launch = true;
-    free(l);
     return leave(enqueue_operation(s, o));
 }
 
@@ -67,15 +64,20 @@ cudaError_t simt_launch(const char *name, void (*run)(void *), const void *argum
 
 typedef enum place { PLACE_PAGEABLE, PLACE_PINNED, PLACE_DEVICE } place;
 
+/* `height` rows of `width` bytes. */
 typedef struct copy {
     char call[24];
     unsigned char *to;
     const unsigned char *from; /* NULL: `staged` */
-    size_t size;
+    size_t width, height, to_pitch, from_pitch;
     int device;
     bool to_device, from_device;
     unsigned char staged[];
 } copy;
+
+static size_t extent(size_t width, size_t height, size_t pitch) {
+    return (height - 1) * pitch + width;
+}
 
 /* Where [p, p + size) lies. Memory that was allocated must hold all of it; other memory is taken to be pageable. */
 static place find_place(const char *call, const char *what, const void *p, size_t size, int device) {
@@ -95,9 +97,12 @@ static place find_place(const char *call, const char *what, const void *p, size_
 
 static cudaError_t run_copy(const void *arguments) {
     const copy *c = arguments;
-    if (c->to_device) memory_check(c->call, "the destination", c->to, c->size, c->device);
-    if (c->from_device) memory_check(c->call, "the source", c->from, c->size, c->device);
-    memmove(c->to, c->from ? c->from : c->staged, c->size);
+    const unsigned char *from = c->from ? c->from : c->staged;
+    if (c->to_device)
+        memory_check(c->call, "the destination", c->to, extent(c->width, c->height, c->to_pitch), c->device);
+    if (c->from_device)
+        memory_check(c->call, "the source", from, extent(c->width, c->height, c->from_pitch), c->device);
+    for (size_t y = 0; y < c->height; y++) memmove(c->to + y * c->to_pitch, from + y * c->from_pitch, c->width);
     return cudaSuccess;
 }
 
@@ -109,54 +114,66 @@ static void check_direction(const char *call, enum cudaMemcpyKind kind, bool to_
         misuse(call, "the direction is %d, but this is a copy from %s", (int)kind, names[from_device][to_device]);
 }
 
-/* Enqueues the copy. Gives whether the call has to wait for it. */
-static cudaError_t enqueue_copy(const char *call, struct CUstream_st *s, void *to, const void *from, size_t size,
-                                enum cudaMemcpyKind kind, bool *wait) {
-    place target = find_place(call, "the destination", to, size, s->device);
-    place source = find_place(call, "the source", from, size, s->device);
-    bool to_device = target == PLACE_DEVICE, from_device = source == PLACE_DEVICE;
-    bool staged = to_device && source == PLACE_PAGEABLE;
-    check_direction(call, kind, to_device, from_device);
+/* Enqueues the copy (call, addresses, sizes are set). Gives whether the call has to wait for it. */
+static cudaError_t enqueue_copy(copy c, struct CUstream_st *s, enum cudaMemcpyKind kind, bool *wait) {
+    const char *call = c.call;
+    const size_t to_size = extent(c.width, c.height, c.to_pitch), from_size = extent(c.width, c.height, c.from_pitch);
+    const place target = find_place(call, "the destination", c.to, to_size, s->device);
+    const place source = find_place(call, "the source", c.from, from_size, s->device);
+    const void *from = c.from;
+    c.device = s->device;
+    c.to_device = target == PLACE_DEVICE;
+    c.from_device = source == PLACE_DEVICE;
+    check_direction(call, kind, c.to_device, c.from_device);
     if (s->capture && (source == PLACE_PAGEABLE || target == PLACE_PAGEABLE)) {
         refuse(call, "a copy of pageable memory in a capture");
         return cudaErrorStreamCaptureUnsupported;
     }
-    size_t bytes = sizeof(copy) + (staged ? size : 0);
-    copy *c = calloc(1, bytes);
-    if (!c) misuse(call, "out of host memory");
-    *c = (copy){.to = to, .from = staged ? NULL : from, .size = size, .device = s->device};
-    snprintf(c->call, sizeof c->call, "%s", call);
-    c->to_device = to_device;
-    c->from_device = from_device;
-    if (staged) memcpy(c->staged, from, size);
-    operation *o = operation_create(call, run_copy, c, bytes);
-    free(c);
-    if (!to_device)
-        o->host = (host_range){.start = to, .size = size, .written = true};
+    const size_t staged = c.to_device && source == PLACE_PAGEABLE ? from_size : 0;
+    if (staged) c.from = NULL;
+    operation *o = operation_create(call, run_copy, &c, sizeof c, staged);
+    if (staged) memcpy(((copy *)o->arguments)->staged, from, staged);
+    if (!c.to_device)
+        o->host = (host_range){
+            .start = c.to, .size = to_size, .written = true, .sparse = c.to_pitch != c.width && c.height > 1};
     else if (source == PLACE_PINNED)
-        o->host = (host_range){.start = (unsigned char *)(uintptr_t)from, .size = size};
-    *wait = !to_device && target == PLACE_PAGEABLE;
+        o->host = (host_range){.start = (unsigned char *)(uintptr_t)from, .size = from_size};
+    *wait = !c.to_device && target == PLACE_PAGEABLE;
     return enqueue_operation(s, o);
 }
 
-static cudaError_t do_copy(const char *call, cudaStream_t stream, void *to, const void *from, size_t size,
-                           enum cudaMemcpyKind kind, bool blocking) {
+static cudaError_t do_copy(const char *call, cudaStream_t stream, copy c, enum cudaMemcpyKind kind, bool blocking) {
     bool wait = false;
     cudaError_t error = enter(call);
     if (error == cudaSuccess && blocking) error = capture_forbids(call);
-    if (error != cudaSuccess || !size) return error;
+    if (error == cudaSuccess && (c.to_pitch < c.width || c.from_pitch < c.width)) {
+        refuse(call, "rows of %zu bytes with pitches of %zu and %zu", c.width, c.to_pitch, c.from_pitch);
+        error = cudaErrorInvalidPitchValue;
+    }
+    if (error != cudaSuccess || !c.width || !c.height) return error;
     struct CUstream_st *s = stream_find(call, stream);
-    error = enqueue_copy(call, s, to, from, size, kind, &wait);
+    snprintf(c.call, sizeof c.call, "%s", call);
+    error = enqueue_copy(c, s, kind, &wait);
     if (error == cudaSuccess && (blocking || wait)) error = run_until(stream_end(s));
     return error;
 }
 
+static copy flat_copy(void *to, const void *from, size_t size) {
+    return (copy){.to = to, .from = from, .width = size, .height = 1, .to_pitch = size, .from_pitch = size};
+}
+
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    return leave(do_copy(__func__, stream, to, from, size, kind, false));
+    return leave(do_copy(__func__, stream, flat_copy(to, from, size), kind, false));
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
-    return leave(do_copy(__func__, NULL, to, from, size, kind, true));
+    return leave(do_copy(__func__, NULL, flat_copy(to, from, size), kind, true));
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    copy c = {.to = to, .from = from, .width = width, .height = height, .to_pitch = to_pitch, .from_pitch = from_pitch};
+    return leave(do_copy(__func__, stream, c, kind, false));
 }
 
 /* ---------------------------------------------------------------------------------------------------- fills */

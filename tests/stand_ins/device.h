@@ -55,11 +55,15 @@ typedef struct machine {
     int kill_device; /* fails with kill_error after kill_launches kernels; -1 = none */
     unsigned long kill_launches;
     cudaError_t kill_error;
+    char wrong[64];
     device device[MAX_DEVICES];
 } machine;
 
 extern machine the_machine;
 extern _Thread_local int current_device;
+
+/* What the results of a library's algorithm are multiplied by: 1, or 1.01 when it is the wrong one (COAR_STANDIN_WRONG). */
+double error_factor(const char *library, int algorithm);
 
 /* A number below `limit`, from the seed of ORDER_RANDOM. */
 unsigned random_below(unsigned limit);
@@ -111,6 +115,7 @@ typedef struct host_range {
     unsigned char *start; /* NULL = none */
     size_t size;
     bool written; /* by the operation */
+    bool sparse;  /* there are bytes in between that do not belong to it: never guarded */
     bool guarded; /* sum is of the bytes at the time of the call */
     uint64_t sum;
 } host_range;
@@ -168,7 +173,8 @@ struct CUevent_st *event_find(const char *call, cudaEvent_t event);
 cudaError_t enqueue(const char *name, struct CUstream_st *stream, operation_run *run, const void *arguments,
                     size_t size);
 cudaError_t enqueue_operation(struct CUstream_st *stream, operation *o); /* takes o over */
-operation *operation_create(const char *name, operation_run *run, const void *arguments, size_t size);
+/* The arguments, and room for `more` bytes behind them. */
+operation *operation_create(const char *name, operation_run *run, const void *arguments, size_t size, size_t more);
 operation *operation_clone(const operation *o);
 void operation_destroy(operation *o);
 void operation_depend(operation *o, position after);

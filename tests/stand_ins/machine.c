@@ -137,6 +137,7 @@ static void read_settings(void) {
     if (*kill && sscanf(kill, "%d:%lu:%d", &m->kill_device, &m->kill_launches, &error) != 3)
         misuse("COAR_STANDIN_KILL", "\"%s\" is not DEVICE:LAUNCHES:ERROR", kill);
     m->kill_error = (cudaError_t)error;
+    snprintf(m->wrong, sizeof m->wrong, "%s", setting("COAR_STANDIN_WRONG", ""));
     read_failures(setting("COAR_STANDIN_FAIL", ""));
 }
 
@@ -203,6 +204,12 @@ size_t stand_in_refusals(void) {
     size_t count = refusals;
     pthread_mutex_unlock(&lock);
     return count;
+}
+
+double error_factor(const char *library, int algorithm) {
+    char name[sizeof the_machine.wrong];
+    snprintf(name, sizeof name, "%s:%d", library, algorithm);
+    return strcmp(name, the_machine.wrong) ? 1 : 1.01;
 }
 
 unsigned random_below(unsigned limit) { /* splitmix64 */
