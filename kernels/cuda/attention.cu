@@ -100,7 +100,8 @@ static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &
     }
 }
 
-template <class T> static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attention_job job, uint32_t pitch) {
+template <class T>
+static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attention_job job, uint32_t pitch) {
     GPU_DYNAMIC_SHARED(float, k);
     const gpu_attention &a = job.a;
     const attention_head h = head_of_block(job);

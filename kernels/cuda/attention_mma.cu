@@ -127,7 +127,8 @@ static GPU_INLINE void score_tile(const uint32_t (*q)[4], const unsigned char *k
             if (group * 16 >= (int)keys) continue;
             uint32_t b[4];
             ldmatrix_x4(b, k + matrices_offset<shape::VECTORS>(group, step, lane));
-            const uint32_t even[2] = {operand<T>(b[0]), operand<T>(b[2])}, odd[2] = {operand<T>(b[1]), operand<T>(b[3])};
+            const uint32_t even[2] = {operand<T>(b[0]), operand<T>(b[2])},
+                           odd[2] = {operand<T>(b[1]), operand<T>(b[3])};
             mma(s[group * 2], q[step], even, T{});
             mma(s[group * 2 + 1], q[step], odd, T{});
         }
@@ -135,8 +136,8 @@ static GPU_INLINE void score_tile(const uint32_t (*q)[4], const unsigned char *k
 
 /* o += P V for 16 keys of 16-bit types, in one step. P = s rounded: accumulators of two n-tiles are the operand's quarters. */
 template <class T, int WIDTH>
-static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane, float (*o)[4],
-                                 float sum[2], T) {
+static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane,
+                                 float (*o)[4], float sum[2], T) {
     using shape = tiling<T, WIDTH>;
     uint32_t p[4];
 #pragma unroll
@@ -156,8 +157,8 @@ static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, ui
 /* The same for tf32, 8 keys a step. A lane's accumulators are keys 2 t and 2 t + 1, its operand is columns t and t + 4: the
  * sum over keys may run in any order, so columns t and t + 4 are said to be keys 2 t and 2 t + 1, in P and V alike. */
 template <class, int WIDTH>
-static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane, float (*o)[4],
-                                 float sum[2], tf32) {
+static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane,
+                                 float (*o)[4], float sum[2], tf32) {
     using shape = tiling<tf32, WIDTH>;
 #pragma unroll
     for (int half_group = 0; half_group < 2; half_group++) {
@@ -243,7 +244,8 @@ static GPU_INLINE void attend_tile(const uint32_t (*q)[4], const unsigned char *
 /* Writes channels c, c + 1 of n-tiles n and n + 1 (x[tile][2]) in one row. Lanes swap words in pairs, so that a lane has 8
  * contiguous bytes and four lanes a 32-byte sector. All lanes of a warp must come here. */
 template <class T>
-static GPU_INLINE void store_tiles(T *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside, uint32_t width) {
+static GPU_INLINE void store_tiles(T *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside,
+                                   uint32_t width) {
     struct alignas(8) words {
         uint32_t at[2];
     };
@@ -294,7 +296,8 @@ static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &
 
 /* Two blocks of 8 warps on a multiprocessor leave 128 registers a thread: enough up to width 80. */
 template <class T, int WIDTH>
-static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T, WIDTH>::BLOCKS) attention_mma_kernel(attention_job job) {
+static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T, WIDTH>::BLOCKS)
+    attention_mma_kernel(attention_job job) {
     using shape = tiling<T, WIDTH>;
     GPU_DYNAMIC_SHARED(unsigned char, stages);
     const gpu_attention &a = job.a;

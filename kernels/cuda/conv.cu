@@ -37,11 +37,15 @@ static uint64_t product(uint64_t a, uint64_t b) {
     return a && b > (SIZE_LIMIT - 1) / a ? SIZE_LIMIT : a * b;
 }
 
-static uint64_t rows_of(const gpu_conv *c) { return product(product(c->out_h, c->out_w), c->pairs); }
+static uint64_t rows_of(const gpu_conv *c) {
+    return product(product(c->out_h, c->out_w), c->pairs);
+}
 static uint64_t depth_of(const gpu_conv *c) {
     return product(product(c->kernel_h, c->kernel_w), gpu_stride(c->in_channels));
 }
-static uint32_t splits_of(const gpu_conv *c) { return c->splits ? c->splits : 1; }
+static uint32_t splits_of(const gpu_conv *c) {
+    return c->splits ? c->splits : 1;
+}
 
 static bool output_fits(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t stride, uint32_t out) {
     const uint64_t padded = (uint64_t)in + 2 * (uint64_t)pad;
@@ -54,8 +58,9 @@ static bool result_in_range(const gpu_conv *c) {
 }
 
 static bool shape_in_range(const gpu_conv *c) {
-    const uint64_t image = product(product((uint64_t)c->in_h + 2 * (uint64_t)c->pad, (uint64_t)c->in_w + 2 * (uint64_t)c->pad),
-                                   c->in_channels < SIZE_LIMIT / 2 ? gpu_stride(c->in_channels) : SIZE_LIMIT);
+    const uint64_t image =
+        product(product((uint64_t)c->in_h + 2 * (uint64_t)c->pad, (uint64_t)c->in_w + 2 * (uint64_t)c->pad),
+                c->in_channels < SIZE_LIMIT / 2 ? gpu_stride(c->in_channels) : SIZE_LIMIT);
     return result_in_range(c) && c->in_channels && image < SIZE_LIMIT / 2 &&
            output_fits(c->in_h, c->pad, c->kernel_h, c->stride, c->out_h) &&
            output_fits(c->in_w, c->pad, c->kernel_w, c->stride, c->out_w) &&
@@ -67,14 +72,13 @@ static bool shape_in_range(const gpu_conv *c) {
 /* The longest runs that x has under the kernel (conv.cuh), and the vectors that fit them. */
 static conv_gather find_gather(const gpu_conv *c, conv_params *p) {
     const uint32_t pixel = gpu_stride(c->in_channels), line = pixel * c->in_w;
-    uint32_t run = pixel, across = c->kernel_w, down = c->kernel_h;
-    if (c->pad == 0 || across == 1) {
+    uint32_t run = pixel, across = c->kernel_w;
+    bool whole = false; /* K is one run */
+    if (c->pad == 0) {
         run *= across;
         across = 1;
-    }
-    if (c->pad == 0 && (down == 1 || run == line)) {
-        run *= down;
-        down = 1;
+        whole = c->kernel_h == 1 || run == line; /* as wide as the image: kernel rows follow one another */
+        if (whole) run *= c->kernel_h;
     }
     p->pixel = pixel;
     p->line = line;
@@ -85,7 +89,7 @@ static conv_gather find_gather(const gpu_conv *c, conv_params *p) {
     const uint32_t vector = 16 / (uint32_t)gpu_type_size(c->type);
     const bool aligned = pixel % vector == 0 || (c->pad == 0 && pixel * c->stride % vector == 0 && line % vector == 0);
     if (!aligned || run % vector) return CONV_NARROW;
-    return across == 1 && down == 1 ? CONV_RUN : CONV_TAPS;
+    return whole ? CONV_RUN : CONV_TAPS;
 }
 
 static epilogue describe_epilogue(const gpu_conv *c) {

@@ -31,10 +31,10 @@ enum conv_gather {
 /* A gpu_conv as its kernels see it: sizes in elements, divisors ready. By value in the kernels' arguments. */
 struct conv_params {
     const void *x, *weight;
-    const uint32_t *example; /* NULL: pair p reads image p */
-    float *partial;          /* [splits][rows][columns] fp32 sums without an epilogue; NULL: finish y */
+    const uint32_t *example;       /* NULL: pair p reads image p */
+    float *partial;                /* [splits][rows][columns] fp32 sums without an epilogue; NULL: finish y */
     uint32_t rows, columns, depth; /* M, N, K */
-    uint32_t splits;               /* >= 1; split s takes units [s U / splits, (s + 1) U / splits) of conv_unit elements of K */
+    uint32_t splits; /* >= 1; split s takes units [s U / splits, (s + 1) U / splits) of conv_unit elements of K */
     uint32_t column_tiles;
     bool dense; /* CONV_RUN: row m begins at m K, whatever pair it belongs to */
 
@@ -105,12 +105,12 @@ template <class Tile, conv_gather G> struct conv_loader {
     static_assert(A * STEP == Tile::BM && B * STEP == Tile::BN, "whole rows for every thread");
     static_assert(STEP % 8 == 0, "a thread's rows are swizzled alike");
 
-    uint32_t to;                 /* of the first row's vector in a stage */
-    uint32_t k;                  /* in the next tile to copy */
-    uint32_t tap_y, tap_x, at;   /* the same k: row and column of the run under the kernel, element of the run */
-    int64_t row[A];              /* element of x where the row's k = 0 lies, even if that is padding; CONV_RUN: -1 = no row */
-    int32_t y[A], x[A];          /* its pixel */
-    uint32_t weight[B];          /* element of the weight's row; NOWHERE: no such row */
+    uint32_t to;               /* of the first row's vector in a stage */
+    uint32_t k;                /* in the next tile to copy */
+    uint32_t tap_y, tap_x, at; /* the same k: row and column of the run under the kernel, element of the run */
+    int64_t row[A];     /* element of x where the row's k = 0 lies, even if that is padding; CONV_RUN: -1 = no row */
+    int32_t y[A], x[A]; /* its pixel */
+    uint32_t weight[B]; /* element of the weight's row; NOWHERE: no such row */
 
     GPU_INLINE conv_loader(const conv_params &p, const conv_block<Tile> &block) {
         const uint32_t first = threadIdx.x / ACROSS, vector = threadIdx.x % ACROSS;
@@ -212,22 +212,20 @@ GPU_INLINE void conv_store(const conv_params &p, epilogue_channels &c, uint32_t 
 /* A block tile of one type, compiled for the ways to gather. */
 struct conv_form {
     const char *name; /* "128x64x32 s4 w4": rows x columns x depth, stages, warps. NULL ends a list */
-    cudaError_t (*launch[CONV_GATHERS])(const conv_params &p, cudaStream_t stream); /* NULL: not compiled */
+    cudaError_t (*launch[CONV_GATHERS])(conv_params p, cudaStream_t stream); /* NULL: not compiled */
 };
 
 /* The lists. The first form of each can gather in every way that its type needs. */
 const conv_form *conv_forms_f32(), *conv_forms_tf32(), *conv_forms_bf16(), *conv_forms_f16();
 
-/* Launches a kernel over all tiles of the result. */
-template <class Tile> cudaError_t conv_launch(void (*kernel)(conv_params), const conv_params &params, cudaStream_t stream) {
-    conv_params p = params;
-    const uint32_t runs = Tile::DEPTH / p.run.value;
-    p.step_run = Tile::DEPTH % p.run.value;
-    p.step_y = runs / p.across.value;
-    p.step_x = runs % p.across.value;
-    p.column_tiles = (p.columns + Tile::BN - 1) / Tile::BN;
-    const uint32_t row_tiles = (p.rows + Tile::BM - 1) / Tile::BM;
-    return gpu_launch(kernel, dim3(row_tiles * p.column_tiles, p.splits), dim3(Tile::THREADS), Tile::SHARED, stream, p);
+/* Settles what of p depends on the tile; returns the grid (tiles of the result, splits). */
+template <class Tile> dim3 conv_set_tile(conv_params *p) {
+    const uint32_t runs = Tile::DEPTH / p->run.value;
+    p->step_run = Tile::DEPTH % p->run.value;
+    p->step_y = runs / p->across.value;
+    p->step_x = runs % p->across.value;
+    p->column_tiles = (p->columns + Tile::BN - 1) / Tile::BN;
+    return dim3((p->rows + Tile::BM - 1) / Tile::BM * p->column_tiles, p->splits);
 }
 
 /* conv_epilogue.cu: adds the splits' partial sums in order and finishes y. sums [splits][rows][stride]. */

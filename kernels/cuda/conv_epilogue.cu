@@ -14,7 +14,8 @@ static const uint32_t THREADS = 256, ROWS = 4; /* ROWS: of a thread at once */
 
 /* lanes: threads side by side, a power of two; grid (row parts, column parts). */
 template <class T>
-__global__ void __launch_bounds__(THREADS) finish_kernel(epilogue e, const float *sums, uint32_t splits, uint32_t lanes) {
+__global__ void __launch_bounds__(THREADS)
+    finish_kernel(epilogue e, const float *sums, uint32_t splits, uint32_t lanes) {
     const uint32_t column = (blockIdx.y * lanes + threadIdx.x % lanes) * 4, step = THREADS / lanes;
     const uint32_t first = blockIdx.x * (step * ROWS) + threadIdx.x / lanes;
     if (column >= e.stride) return;
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(THREADS) finish_kernel(epilogue e, const float
     epilogue_rows<T>(e, c, first, step, v);
 }
 
-template <class T> static cudaError_t launch(const epilogue &e, const float *sums, uint32_t splits, cudaStream_t stream) {
+template <class T>
+static cudaError_t launch(const epilogue &e, const float *sums, uint32_t splits, cudaStream_t stream) {
     uint32_t lanes = 1;
     while (lanes < 32 && lanes * 4 < e.stride) lanes *= 2;
     const uint32_t rows = THREADS / lanes * ROWS, columns = lanes * 4; /* of a block */

@@ -108,8 +108,9 @@ template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THR
     conv_f32_store<Tile>(p, block, sums, thread);
 }
 
-template <class Tile, conv_gather G> static cudaError_t launch(const conv_params &p, cudaStream_t stream) {
-    return conv_launch<Tile>(conv_f32_kernel<Tile, G>, p, stream);
+template <class Tile, conv_gather G> static cudaError_t launch(conv_params p, cudaStream_t stream) {
+    const dim3 grid = conv_set_tile<Tile>(&p);
+    return gpu_launch(conv_f32_kernel<Tile, G>, grid, dim3(Tile::THREADS), Tile::SHARED, stream, p);
 }
 
 template <class Tile> constexpr conv_form form(const char *name) {
@@ -123,4 +124,6 @@ static const conv_form forms[] = {
     {},
 };
 
-const conv_form *conv_forms_f32() { return forms; }
+const conv_form *conv_forms_f32() {
+    return forms;
+}

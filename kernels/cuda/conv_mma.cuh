@@ -90,8 +90,7 @@ GPU_INLINE void conv_multiply(float (&sums)[Tile::MT][Tile::NT][4], const conv_f
 #pragma unroll
     for (int i = 0; i < Tile::MT; i++)
 #pragma unroll
-        for (int j = 0; j < Tile::NT; j++)
-            mma(sums[i][j], f.a[i], &f.b[j / 2][j % 2 * 2], typename Tile::type());
+        for (int j = 0; j < Tile::NT; j++) mma(sums[i][j], f.a[i], &f.b[j / 2][j % 2 * 2], typename Tile::type());
 }
 
 /* The quads of four rows of a warp's corner, `step` rows apart. */
@@ -138,7 +137,8 @@ GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &blo
     }
 }
 
-template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params p) {
+template <class Tile, conv_gather G>
+__global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params p) {
     GPU_DYNAMIC_SHARED(unsigned char, shared);
     const conv_block<Tile> block(p);
     const conv_lane<Tile> lane;
@@ -181,8 +181,9 @@ template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THR
 
 /* ------------------------------------------------------------------------------------------------ forms */
 
-template <class Tile, conv_gather G> cudaError_t conv_mma_launch(const conv_params &p, cudaStream_t stream) {
-    return conv_launch<Tile>(conv_mma_kernel<Tile, G>, p, stream);
+template <class Tile, conv_gather G> cudaError_t conv_mma_launch(conv_params p, cudaStream_t stream) {
+    const dim3 grid = conv_set_tile<Tile>(&p);
+    return gpu_launch(conv_mma_kernel<Tile, G>, grid, dim3(Tile::THREADS), Tile::SHARED, stream, p);
 }
 
 template <class Tile> constexpr conv_form conv_mma_form(const char *name) {
@@ -190,10 +191,12 @@ template <class Tile> constexpr conv_form conv_mma_form(const char *name) {
 }
 /* Stems have few columns: the large tiles are not compiled for them. */
 template <class Tile> constexpr conv_form conv_mma_form_narrow(const char *name) {
-    return {name, {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, conv_mma_launch<Tile, CONV_NARROW>}};
+    return {name,
+            {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, conv_mma_launch<Tile, CONV_NARROW>}};
 }
 
-template <class T> const conv_form conv_forms_16bit[] = {
+template <class T>
+const conv_form conv_forms_16bit[] = {
     conv_mma_form_narrow<conv_mma_tile<T, 64, 64, 64, 4, 2, 2>>("64x64x32 s4 w4"),
     conv_mma_form_narrow<conv_mma_tile<T, 128, 32, 64, 4, 4, 1>>("128x32x32 s4 w4"),
     conv_mma_form_narrow<conv_mma_tile<T, 128, 64, 64, 4, 2, 2>>("128x64x32 s4 w4"),

@@ -10,4 +10,6 @@ static const conv_form forms[] = {
     {},
 };
 
-const conv_form *conv_forms_tf32() { return forms; }
+const conv_form *conv_forms_tf32() {
+    return forms;
+}

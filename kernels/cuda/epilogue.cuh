@@ -38,9 +38,7 @@ GPU_INLINE uint32_t epilogue_divide(uint32_t n, const epilogue_divisor &d) {
 
 /* -------------------------------------------------------------------------------------------- quads */
 
-template <class T> struct alignas(4 * sizeof(T)) epilogue_quad {
-    T value[4];
-};
+template <class T> struct alignas(4 * sizeof(T)) epilogue_quad { T value[4]; };
 
 template <class T> GPU_INLINE void epilogue_load(const void *from, size_t at, float (&v)[4]) {
     const epilogue_quad<T> q = *(const epilogue_quad<T> *)((const T *)from + at);
@@ -79,7 +77,8 @@ struct epilogue_channels {
 #define EPILOGUE_NO_SLOT 0xffffffffu
 
 /* Four entries of values[channels]; `otherwise` behind the last and for NULL. The array may lie at any float. */
-GPU_INLINE void epilogue_gather(const epilogue &e, const float *values, uint32_t first, float otherwise, float (&v)[4]) {
+GPU_INLINE void epilogue_gather(const epilogue &e, const float *values, uint32_t first, float otherwise,
+                                float (&v)[4]) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) v[i] = values && first + i < e.channels ? values[first + i] : otherwise;
 }
@@ -120,7 +119,8 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
 }
 
 /* sums -> y of one row; residual is read if there is one. c holds the row's keeps. */
-GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, const float (&residual)[4], float (&v)[4]) {
+GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, const float (&residual)[4],
+                               float (&v)[4]) {
     if (e.mask.place == GPU_PLACE_PRE) epilogue_ablate(c, v);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = fmaf(c.scale[i], v[i], c.shift[i]);
@@ -138,7 +138,8 @@ GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, co
 /* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so that the
  * residuals of R rows are under way at once. */
 template <class T, int R>
-GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step, float (&v)[R][4]) {
+GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step,
+                              float (&v)[R][4]) {
     uint32_t slot[R];
     float residual[R][4] = {};
 #pragma unroll

@@ -132,7 +132,7 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "store_masks", "--store-masks", true, o->store_masks ? "1" : "0");
     add_text(list, "backend", "--backend", true, j->interface->name);
     add_text(list, "precision", "--precision", true, j->plan.precision);
-    add_text(list, "device_class", "COAR_ISA", true, j->plan.device_class);
+    add_text(list, "device_class", j->interface->devices ? "the device" : "COAR_ISA", true, j->plan.device_class);
     add_text(list, "plan_hash", "--plan", true, j->plan.hash);
     add(list, "unit_masks", "", SETTING_INTEGER, true, string_format("%u", j->unit_masks));
     add(list, "unit_examples", "", SETTING_INTEGER, true, string_format("%u", j->unit_examples));
@@ -282,12 +282,14 @@ static coar_status reserve_masks(const ablate_run *run) {
     const double table = stage_memory(unit_grid_units(&grid)) + rows;
     const double bytes = masks * (double)j->count * (double)j->output_count * sizeof(float);
     const double space = store_space(o->output);
-    if (table >= (double)j->memory)
+    /* --memory is the device's where the backend has one: the host's own share is the usual one then */
+    const size_t host = j->interface->devices ? memory_default() : j->memory;
+    if (table >= (double)host)
         return status_set(COAR_ERROR_MEMORY,
                           "--masks %llu: the table of %llu work units%s takes %.0f MiB but --memory allows %.0f MiB: "
                           "give fewer masks or more memory",
                           (unsigned long long)run->m, (unsigned long long)unit_grid_units(&grid),
-                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)j->memory / 1048576);
+                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)host / 1048576);
     if (bytes > 100 * space)
         return status_set(COAR_ERROR_IO,
                           "%s: --masks %llu: the outputs take %.0f MiB but only %.0f MiB are free: give fewer masks or "
@@ -296,7 +298,7 @@ static coar_status reserve_masks(const ablate_run *run) {
     if (bytes > space)
         log_warning(o->callbacks, "%s: the outputs take %.0f MiB before compression but only %.0f MiB are free",
                     o->output, bytes / 1048576, space / 1048576);
-    j->memory -= (size_t)table;
+    if (!j->interface->devices) j->memory -= (size_t)table;
     return COAR_OK;
 }
 
