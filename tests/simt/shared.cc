@@ -65,8 +65,8 @@ size_t place(size_t size, size_t alignment, const char *name) {
 
 void shared_begin_launch(size_t dynamic) {
     variables.clear();
+    shadow_forget_variables();
     static_size = 0;
-    used = 0;
     dynamic_size = dynamic;
     ASAN_UNPOISON_MEMORY_REGION(arena, sizeof arena);
     memset(arena, REDZONE_BYTE, REDZONE);
@@ -151,7 +151,7 @@ void async_wait(int groups) {
 void async_end_thread(thread *t) {
     if (t->copies.empty()) return;
     const async_request *c = &t->copies[0];
-    report(SIMT_PENDING_COPY, c->pc, "ends with %zu copies under way, the first of which was %s", t->copies.size(),
+    report(SIMT_PENDING_COPY, c->pc, "it ends with %zu copies under way, the first of which was %s", t->copies.size(),
            c->group < t->groups ? "committed but not waited for" : "never committed");
 }
 
