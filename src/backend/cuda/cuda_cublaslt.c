@@ -60,7 +60,7 @@ void cuda_cublaslt_close(cuda_cublaslt *l) {
 void cuda_cublaslt_version(char text[CUDA_VERSION_SIZE]) {
     const cublaslt_functions *f;
     if (cuda_library_cublaslt(&f) == COAR_OK) {
-        cuda_form_version(f->cublasLtGetVersion(), text);
+        cuda_text_version(f->cublasLtGetVersion(), text);
     } else {
         status_clear();
         snprintf(text, CUDA_VERSION_SIZE, "none");
@@ -177,12 +177,12 @@ static coar_status algorithm_format(const cublaslt_functions *f, const cublasLtM
 }
 
 static bool algorithm_parse(const char *text, uint32_t values[ATTRIBUTES]) {
-    if (!cuda_form_skip(&text, "cublaslt:")) return false;
+    if (!cuda_text_skip(&text, "cublaslt:")) return false;
     for (size_t i = 0; i < ATTRIBUTES; i++) {
         const int64_t most = attributes[i].size == 2 ? UINT16_MAX : INT32_MAX;
         int64_t value;
-        if ((i && !cuda_form_skip(&text, ",")) || !cuda_form_skip(&text, attributes[i].name) ||
-            !cuda_form_skip(&text, "=") || !cuda_form_integer(&text, &value) || value < 0 || value > most)
+        if ((i && !cuda_text_skip(&text, ",")) || !cuda_text_skip(&text, attributes[i].name) ||
+            !cuda_text_skip(&text, "=") || !cuda_text_integer(&text, &value) || value < 0 || value > most)
             return false;
         values[i] = (uint32_t)value;
     }

@@ -13,7 +13,7 @@
 #ifndef COAR_BACKEND_CUDA_CUBLASLT_H
 #define COAR_BACKEND_CUDA_CUBLASLT_H
 
-#include "backend/cuda/cuda_form.h"
+#include "backend/cuda/cuda_text.h"
 #include "core/status.h"
 #include "kernels/cuda/kernels.h"
 

@@ -33,7 +33,7 @@ struct cuda_cudnn {
 void cuda_cudnn_version(char text[CUDA_VERSION_SIZE]) {
     const cudnn_functions *f;
     if (cuda_library_cudnn(&f) == COAR_OK) {
-        cuda_form_version(f->cudnnGetVersion(), text);
+        cuda_text_version(f->cudnnGetVersion(), text);
     } else {
         status_clear();
         snprintf(text, CUDA_VERSION_SIZE, "none");
@@ -104,20 +104,20 @@ static bool choice_format(const engine_choice *e, char form[CUDA_FORM_SIZE]) {
 
 static bool choice_parse(const char *text, engine_choice *e) {
     *e = (engine_choice){.kind = CUDA_CUDNN_CONV};
-    if (!cuda_form_skip(&text, "cudnn:")) return false;
-    if (cuda_form_skip(&text, kind_names[CUDA_CUDNN_MATMUL]))
+    if (!cuda_text_skip(&text, "cudnn:")) return false;
+    if (cuda_text_skip(&text, kind_names[CUDA_CUDNN_MATMUL]))
         e->kind = CUDA_CUDNN_MATMUL;
-    else if (!cuda_form_skip(&text, kind_names[CUDA_CUDNN_CONV]))
+    else if (!cuda_text_skip(&text, kind_names[CUDA_CUDNN_CONV]))
         return false;
-    if (!cuda_form_skip(&text, ",engine=") || !cuda_form_integer(&text, &e->engine)) return false;
+    if (!cuda_text_skip(&text, ",engine=") || !cuda_text_integer(&text, &e->engine)) return false;
     if (!*text) return true;
-    if (!cuda_form_skip(&text, ",knobs=")) return false;
+    if (!cuda_text_skip(&text, ",knobs=")) return false;
     do {
-        if (e->knobs == KNOBS_MAX || !cuda_form_integer(&text, &e->type[e->knobs]) || !cuda_form_skip(&text, ":") ||
-            !cuda_form_integer(&text, &e->value[e->knobs]))
+        if (e->knobs == KNOBS_MAX || !cuda_text_integer(&text, &e->type[e->knobs]) || !cuda_text_skip(&text, ":") ||
+            !cuda_text_integer(&text, &e->value[e->knobs]))
             return false;
         e->knobs++;
-    } while (cuda_form_skip(&text, "/"));
+    } while (cuda_text_skip(&text, "/"));
     return !*text;
 }
 

@@ -12,7 +12,7 @@
 #ifndef COAR_BACKEND_CUDA_CUDNN_H
 #define COAR_BACKEND_CUDA_CUDNN_H
 
-#include "backend/cuda/cuda_form.h"
+#include "backend/cuda/cuda_text.h"
 #include "core/status.h"
 #include "kernels/cuda/kernels.h"
 
