@@ -25,14 +25,6 @@ ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1: there is no nvcc on PATH or in CUDA_HOME ($(CUDA_HOME)): install the CUDA toolkit, $(CUDA_OLDEST) or later, or build with CUDA=0)
 endif
 
-ifeq ($(CUDA),simt) # rules: Makefile, "CUDA"
-CUDA_CFLAGS  := -DCOAR_CUDA -isystem $(CUDA_HOME)/include
-CUDA_OBJECTS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
-                $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc)) \
-                $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_LIBS    := -ldl -lstdc++
-endif
-
 ifeq ($(CUDA),1)
 CUDA_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
 ifneq ($(shell printf '%s\n' $(CUDA_OLDEST) $(CUDA_VERSION) | sort -V | head -n 1),$(CUDA_OLDEST))
