@@ -65,8 +65,8 @@ size_t place(size_t size, size_t alignment, const char *name) {
 
 void shared_begin_launch(size_t dynamic) {
     variables.clear();
+    shadow_forget_variables();
     static_size = 0;
-    used = 0;
     dynamic_size = dynamic;
     ASAN_UNPOISON_MEMORY_REGION(arena, sizeof arena);
     memset(arena, REDZONE_BYTE, REDZONE);
