@@ -62,6 +62,16 @@ static void device_free(void *memory) { free(memory); }
 static cudaError_t device_finish(void) { return cudaSuccess; }
 #endif
 
+/* Tells the memory checker, where it is built in, that kernels must not touch what is around b. */
+static void guard(const block *b, bool guarded) {
+#ifndef COAR_REAL_CUDA
+    simt_guard(b->base, FRONT, guarded);
+    simt_guard(b->base + FRONT + b->bytes, BEHIND, guarded);
+#else
+    (void)b, (void)guarded;
+#endif
+}
+
 /* The data begin at 256 in a block aligned to 512: an odd multiple of 256, so that a kernel which counts on more than it was
  * promised is found out. */
 void *kernel_buffer(size_t bytes) {
@@ -69,7 +79,9 @@ void *kernel_buffer(size_t bytes) {
     memset(base, GUARD_BYTE, FRONT);
     memset(base + FRONT, 0xff, bytes);
     memset(base + FRONT + bytes, GUARD_BYTE, BEHIND);
-    return remember(base + FRONT, base, bytes)->data;
+    block *b = remember(base + FRONT, base, bytes);
+    guard(b, true);
+    return b->data;
 }
 
 /* The first byte of a guard that was written to; its size when none was. */
@@ -94,6 +106,7 @@ static void release_all(void) {
         blocks = b->next;
         if (b->base) {
             check_guards(b);
+            guard(b, false);
             device_free(b->base);
         } else {
             free(b->data);

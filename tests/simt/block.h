@@ -50,6 +50,7 @@ struct thread {
 struct meeting {
     unsigned mask, arrived;
     int kind, line;
+    const void *pc; /* where the first of them is */
 };
 
 struct warp {
@@ -68,6 +69,7 @@ struct block_state {
     unsigned threads, alive, exited;
     unsigned arrived; /* at the barrier */
     int barrier_line;
+    const void *barrier_pc;
     unsigned barrier_count, barrier_result;
     unsigned ready_warps;
     uint64_t launch; /* number of the launch, from 1 */

@@ -18,6 +18,7 @@
 #include "shadow.h"
 
 #include <algorithm>
+#include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,10 @@ struct cell {
     uint32_t read_lanes;             /* of read_warp, in read_epoch */
     uint32_t other_read_epoch;       /* the last read by another block than read_epoch's */
     int32_t write_pc, read_pc;       /* relative to this file's code */
-    uint16_t writer;                 /* thread number in its block */
-    uint16_t read_warp : 15, atomic : 1;
+    uint16_t writer : 15;            /* thread number in its block */
+    uint16_t guarded : 1;            /* nobody may touch it (simt_guard) */
+    uint16_t read_warp : 15;
+    uint16_t atomic : 1; /* the last write was */
 };
 
 const uint16_t MANY_WARPS = 0x7fff;
@@ -56,6 +59,7 @@ cell shared_cells[ARENA_SIZE];
 /* Cells of global memory, by page. What earlier launches left means nothing and goes when it has become too much. */
 const size_t PAGE = 4096, PAGES_MAX = 2048;
 std::unordered_map<uintptr_t, cell *> pages;
+std::map<uintptr_t, size_t> guards;
 uintptr_t last_page;
 cell *last_cells;
 
@@ -138,7 +142,7 @@ void note_write(cell *c, const access &a) {
     c->write_epoch = epoch;
     c->write_clock = a.t->warp->clock[a.t->lane][a.t->lane];
     c->write_pc = short_pc(a.pc);
-    c->writer = (uint16_t)a.t->number;
+    c->writer = a.t->number & 0x7fff;
     c->atomic = a.kind == ATOMIC;
 }
 
@@ -149,7 +153,7 @@ void note_read(cell *c, const access &a) {
     if (c->read_epoch != epoch) {
         if (c->read_epoch < first_of_block) c->other_read_epoch = c->read_epoch;
         c->read_epoch = epoch;
-        c->read_warp = (uint16_t)(t->number / LANES) & MANY_WARPS;
+        c->read_warp = (t->number / LANES) & MANY_WARPS;
         c->read_lanes = 1u << t->lane;
         c->read_clock = now;
     } else if (c->read_warp != t->number / LANES) {
@@ -195,7 +199,15 @@ void touch_shared(const access &a) {
 
 void touch_global(const access &a) {
     if (a.kind == ATOMIC) block_atomic.back() = true;
-    for (size_t i = 0; i < a.size; i++) touch(global_cell(a.address + i), a);
+    for (size_t i = 0; i < a.size; i++) {
+        cell *c = global_cell(a.address + i);
+        if (c->guarded) {
+            current = a.t;
+            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer",
+                   VERBS[a.kind], a.size, i);
+        }
+        touch(c, a);
+    }
 }
 
 void touch_any(const access &a) {
@@ -203,6 +215,18 @@ void touch_any(const access &a) {
         touch_shared(a);
     else if (a.address - (uintptr_t)a.t->stack.stack >= a.t->stack.size) /* a thread's own variables are its own */
         touch_global(a);
+}
+
+void set_guard(uintptr_t address, size_t size, bool guarded) {
+    for (size_t i = 0; i < size; i++) global_cell(address + i)->guarded = guarded;
+}
+
+/* Frees the cells of global memory, when nothing runs. */
+void forget_pages() {
+    for (auto &page : pages) free(page.second);
+    pages.clear();
+    last_cells = nullptr;
+    for (auto &guard : guards) set_guard(guard.first, guard.second, true);
 }
 
 void reset_clocks() {
@@ -218,10 +242,7 @@ void shadow_begin_launch() {
     first_of_launch = epoch + 1;
     block_starts.clear();
     block_atomic.clear();
-    if (pages.size() <= PAGES_MAX) return;
-    for (auto &page : pages) free(page.second);
-    pages.clear();
-    last_cells = nullptr;
+    if (pages.size() > PAGES_MAX) forget_pages();
 }
 
 void shadow_begin_block() {
@@ -293,6 +314,17 @@ void compiled_access(access_kind kind, const void *address, size_t size, bool al
 } // namespace simt
 
 using namespace simt;
+
+bool simt_checks_memory(void) { return true; }
+
+void simt_guard(const void *address, size_t size, bool guarded) {
+    uintptr_t begin = (uintptr_t)address;
+    set_guard(begin, size, guarded);
+    if (guarded)
+        guards[begin] = size;
+    else
+        guards.erase(begin);
+}
 
 /* ------------------------------------------------------------------- what the compiler calls: the sanitizer's interface */
 

@@ -55,6 +55,10 @@ bool simt_set_order(const char *order);
 void simt_set_shared_limit(size_t bytes);
 size_t simt_shared_limit(void);
 
+/* From now on kernels that touch these bytes of global memory (guarded), or may again (not), are out of bounds. Without effect
+ * where simt_checks_memory is false. */
+void simt_guard(const void *address, size_t size, bool guarded);
+
 /* Whether this build sees every access of kernels (CONFIG=check). */
 bool simt_checks_memory(void);
 

@@ -151,7 +151,7 @@ void async_wait(int groups) {
 void async_end_thread(thread *t) {
     if (t->copies.empty()) return;
     const async_request *c = &t->copies[0];
-    report(SIMT_PENDING_COPY, c->pc, "ends with %zu copies under way, the first of which was %s", t->copies.size(),
+    report(SIMT_PENDING_COPY, c->pc, "it ends with %zu copies under way, the first of which was %s", t->copies.size(),
            c->group < t->groups ? "committed but not waited for" : "never committed");
 }
 

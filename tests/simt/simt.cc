@@ -111,12 +111,10 @@ void run_thread() {
     w->exited |= 1u << self->lane;
     block.exited++;
     if (block.arrived)
-        report(SIMT_EXIT_BEFORE_BARRIER, nullptr, "ends while %u threads wait at the barrier in line %d", block.arrived,
-               block.barrier_line);
+        report(SIMT_EXIT_BEFORE_BARRIER, block.barrier_pc, "it ends while %u threads wait at a barrier", block.arrived);
     for (unsigned i = 0; i < w->meeting_count; i++)
         if (w->meetings[i].mask >> self->lane & 1)
-            report(SIMT_WARP_MASK, nullptr, "ends while lanes %08x wait for it in line %d", w->meetings[i].arrived,
-                   w->meetings[i].line);
+            report(SIMT_WARP_MASK, w->meetings[i].pc, "it ends while lanes %08x wait for it", w->meetings[i].arrived);
     if (--block.alive == 0) {
         current = nullptr;
         fiber_switch(&self->stack, &host, true);
@@ -228,11 +226,12 @@ void abandon_launch() {
 static void arrive_at_barrier(int line, const void *pc) {
     thread *self = current;
     if (block.exited)
-        report(SIMT_EXIT_BEFORE_BARRIER, pc, "is at a barrier that %u threads of its block ended before", block.exited);
+        report(SIMT_EXIT_BEFORE_BARRIER, pc, "it is at a barrier; %u threads of its block have ended", block.exited);
     if (block.arrived && block.barrier_line != line)
         report(SIMT_DIVERGENT_BARRIER, pc, "%u threads wait at another barrier, in line %d", block.arrived,
                block.barrier_line);
     block.barrier_line = line;
+    block.barrier_pc = pc;
     if (++block.arrived < block.threads) {
         self->at = {"__syncthreads", 0, line, pc};
         wait_for_others();

@@ -50,7 +50,7 @@ bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     meeting *m = find_meeting(w, self->lane, kind, mask, line, pc);
     if (!m) {
         m = &w->meetings[w->meeting_count++];
-        *m = {mask, 0, kind, line};
+        *m = {mask, 0, kind, line, pc};
     }
     m->arrived |= 1u << self->lane;
     if (m->arrived == mask) {
