@@ -211,11 +211,12 @@ static void problem_free(problem *p) {
     free(p->masks), free(p->y);
 }
 
-/* Within `tolerance` of the largest |expected|. */
+/* Within `tolerance` of the largest |expected|; undefined where that is. */
 static void check_floats(const char *what, const float *actual, const float *expected, size_t count, double tolerance) {
     double largest = 0, worst = 0;
     size_t at = 0;
     for (size_t x = 0; x < count; x++) {
+        if (isnan(actual[x]) && isnan(expected[x])) continue;
         double difference = fabs((double)actual[x] - expected[x]);
         largest = fmax(largest, fabs((double)expected[x]));
         if (!(difference <= worst)) worst = difference, at = x;
@@ -332,7 +333,7 @@ static void test_little_memory(void) {
     CHECK_OK(cuda_fit_create(0, 20000, &device));
     CHECK_ERROR(solve(&p, device, &s), COAR_ERROR_MEMORY, "device memory");
     device->interface->destroy(device);
-    CHECK_OK(cuda_fit_create(0, 600, &device));
+    CHECK_OK(cuda_fit_create(0, 300, &device));
     CHECK_ERROR(solve(&p, device, &s), COAR_ERROR_MEMORY, "Gram matrix");
     device->interface->destroy(device);
     solution_free(&s), problem_free(&p);
@@ -390,7 +391,7 @@ static void test_coar_fit(void) {
     CHECK_OK(coar_fit(&o, &cuda));
     CHECK(stand_in_count("cusolverDnDsyevd") > 0);
     CHECK_NEAR(cuda.heldout_mean, cpu.heldout_mean, 1e-9);
-    o.output_file = test_temporary("none.h5");
+    o.force = 1;
     o.memory = 4096;
     CHECK_ERROR(coar_fit(&o, NULL), COAR_ERROR_MEMORY, "device memory");
     o.backend = "abacus";
