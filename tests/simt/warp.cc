@@ -27,13 +27,14 @@ const char *const NAMES[] = {"__shfl_sync", "__shfl_xor_sync", "__shfl_up_sync",
                              "__any_sync",  "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
                              "mma of bf16", "mma of fp16",     "mma of tf32"};
 
-/* The meeting that the current lane belongs to, or NULL when it is the first. */
+/* The meeting that the current lane belongs to, or NULL when it is the first. Lanes may come to one __syncwarp from different
+ * lines; of all else hardware wants the same instruction. */
 meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line, const void *pc) {
     meeting *found = nullptr;
     for (unsigned i = 0; i < w->meeting_count; i++) {
         meeting *m = &w->meetings[i];
         if (!(m->mask >> lane & 1)) continue;
-        if (m->mask == mask && m->kind == kind && m->line == line)
+        if (m->mask == mask && m->kind == kind && (m->line == line || kind == MEET_SYNC))
             found = m;
         else if (m->arrived & mask) /* they wait for this lane, and it would wait for them */
             report(current, SIMT_WARP_DIVERGENCE, pc,
