@@ -165,11 +165,11 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     return COAR_OK;
 }
 
-static coar_status choose_forms(const graph *g, numerics_plan *plan) {
+static coar_status choose_forms(const graph *g, const plan_timing *timing, numerics_plan *plan) {
     coar_status status = COAR_OK;
     uint32_t *reads = NULL;
     const plan_device *device = device_of(plan->device_class);
-    if (device) return device->choose(g, plan);
+    if (device) return device->choose(g, timing, plan);
     if (!is_cpu(plan)) return COAR_OK;
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
@@ -183,14 +183,19 @@ done:
 }
 
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
+    return plan_create_timed(g, backend, precision, exact, NULL, out);
+}
+
+/* On CPUs every form so far is direct: `exact` forbids nothing there. */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+                              const plan_timing *timing, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
-    (void)exact; /* forbids transformed kernels: every form so far is direct */
     *out = plan;
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, plan.device_class));
-    TRY_GOTO(choose_forms(g, &plan));
+    TRY_GOTO(choose_forms(g, exact ? NULL : timing, &plan));
     TRY_GOTO(plan_hash(&plan));
     *out = plan;
     plan = (numerics_plan){0};
