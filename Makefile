@@ -6,6 +6,7 @@
 #   make test-quick  units and goldens
 #   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
+#   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
 
 ifeq ($(origin CC),default) # make's own is cc, so that ?= would never act
 CC       := gcc
@@ -13,8 +14,6 @@ endif
 CFLAGS   ?= -O3 -g
 PREFIX   ?= /usr/local
 CONFIG   ?= release
-CUDA     ?= 0
-CUDA_HOME ?= /usr/local/cuda
 V        ?= 0
 COAR_SHARED ?= ../shared
 PYTHON   ?= $(shell tools/find-python.sh)
@@ -25,6 +24,9 @@ export COAR_SHARED
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
 O        := build$(if $(filter simt,$(CUDA)),/simt$(if $(SIMT_HEADERS),-$(SIMT_HEADERS)))$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
 ARCH     := $(shell uname -m)
+.DEFAULT_GOAL := all
+say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
+include tools/cuda.mk
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
@@ -35,14 +37,16 @@ SANITIZE_release :=
 SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SANITIZE_tsan    := -fsanitize=thread -O1
 SANITIZE := $(SANITIZE_$(CONFIG))
+ifeq ($(CUDA),simt)
+include tests/simt/simt.mk
+endif
 # pkg-config runs only once the packages are there (see tools/setup.sh); -isystem keeps -Werror to our own code.
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
-say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
-COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
+COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(CUDA_CFLAGS) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
-LIBS      = $(DEPS_LIBS) -lm
+LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time.
 ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
@@ -50,15 +54,15 @@ ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
 ISA_FLAGS_portable := -ffp-contract=off
 ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
-SOURCES  := $(filter-out src/cli/% $(if $(filter 0,$(CUDA)),src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o))
+SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
+OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o)) \
+            $(CUDA_OBJECTS)
 CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
 UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
 
 .PHONY: all demo test test-quick bench install clean setup binaries units fuzzers format
-.DEFAULT_GOAL := all
 
 all: setup
 	@$(MAKE) --no-print-directory binaries
@@ -76,12 +80,12 @@ $(O)/libcoar.a: $(OBJECTS)
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(O)/libcoar.so: $(OBJECTS)
-	$(call say,LINK,$@)$(LINK) -shared -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -shared -Wl,--exclude-libs,ALL -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(O)/obj/%.o: %.c
+$(O)/obj/%.o: %.c $(O)/obj/cuda
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
@@ -104,69 +108,6 @@ $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-# ---------------------------------------------------------------------------------------------------------- CUDA
-# CUDA=0     without (the default)
-# CUDA=simt  kernels compiled as C++ against tests/simt, which executes them where there is no GPU. CONFIG=check: every access
-#            of a kernel to memory is checked. SIMT_HEADERS=own: with the shim's own CUDA headers even where a toolkit is.
-ifeq ($(CUDA),simt)
-CXX_WARNINGS := -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers
-# Sibling calls would hide the line that a report names.
-SIMT_BASE    := -std=c++17 -fPIC -fvisibility=hidden -pthread -MMD -MP $(CXX_WARNINGS) -ffp-contract=off \
-                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g
-TOOLKIT      := $(if $(filter own,$(SIMT_HEADERS)),,$(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h))
-CUDA_HEADERS := $(if $(TOOLKIT),-isystem $(CUDA_HOME)/include,-isystem tests/simt/include)
-# The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call
-# stack. `check` links no sanitizer: tests/simt/check.cc answers the calls.
-WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
-SIMT_KERNEL_asan  := $(SANITIZE_asan)
-SIMT_KERNEL_tsan  := $(WATCHED)
-SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
-SIMT_SHIM_asan    := $(SANITIZE_asan)
-SIMT_SHIM_check   := -DSIMT_CHECK
-# Of the shim's own tests: kernels that are right, and one for each class of bug.
-SIMT_SAMPLES := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard tests/simt/good/*.cu tests/simt/broken/*.cu))
-CUDA_KERNELS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu))
-SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
-# What kernel tests may compare with: the meaning of the ops, and what that needs.
-REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c)))
-
-$(O)/obj/%.o: %.cu
-	@mkdir -p $(@D)
-	$(call say,CXX,$@)$(CXX) $(SIMT_BASE) $(SIMT_KERNEL_$(CONFIG)) $(CUDA_HEADERS) -x c++ -c $< -o $@
-
-$(O)/obj/tests/simt/%.o: tests/simt/%.cc
-	@mkdir -p $(@D)
-	$(call say,CXX,$@)$(CXX) $(SIMT_BASE) $(SIMT_SHIM_$(CONFIG)) $(CUDA_HEADERS) -c $< -o $@
-
-$(O)/obj/tests/%.o: tests/%.c
-	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(CUDA_HEADERS) -c $< -o $@
-
-.SECONDARY: # objects that only a chain of rules names are kept
-$(O)/libkernels.a: $(CUDA_KERNELS)
-$(O)/libsimt.a: $(SIMT_OBJECTS)
-$(O)/libreference.a: $(REFERENCE)
-$(O)/libkernels.a $(O)/libsimt.a $(O)/libreference.a:
-	@mkdir -p $(@D)
-	@rm -f $@
-	$(call say,AR,$@)$(AR) rcs $@ $^
-
-$(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/test.o \
-                      $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
-
-$(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/test.o \
-                   $(O)/libreference.a $(O)/libsimt.a
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
-
-KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c,$(wildcard tests/kernels/*.c)))
-SIMT_TESTS   := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/simt/*.c))
-.PHONY: kernel-tests
-kernel-tests: $(KERNEL_TESTS) $(SIMT_TESTS)
-endif
-
 demo: all
 	@tools/demo.sh $(O)
 
@@ -187,11 +128,12 @@ install: all
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so.$(firstword $(subst ., ,$(VERSION)))
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
 	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' tools/coar.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
+	    -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' tools/coar.pc.in \
 	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/coar.pc
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 
 clean:
 	rm -rf build

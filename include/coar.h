@@ -169,6 +169,7 @@ typedef struct coar_ablate_options {
     double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
+    const char *devices;     /* "0,2": which of the backend's devices; NULL or "all" = all. No result depends on it */
 } coar_ablate_options;
 #define COAR_ABLATE_INIT { .size = sizeof(coar_ablate_options) }
 
@@ -244,6 +245,7 @@ typedef struct coar_evaluate_options {
     int check_only;           /* as in coar_fit_options; `evaluations` and `count` may be NULL */
     const char *command;
     const coar_callbacks *callbacks;
+    const char *devices;      /* as in coar_ablate_options */
 } coar_evaluate_options;
 #define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
 
@@ -315,6 +317,52 @@ typedef struct coar_bench_result {
 /* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes
  * nothing. A stop asked for by the progress callback is COAR_STOPPED and gives no result. */
 COAR_API coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result);
+
+/* ----------------------------------------------------------------------------------------------- selftest */
+
+/* One comparison of the backend with the reference. Valid during the call of `report` alone. */
+typedef struct coar_selftest_case {
+    const char *name;       /* "conv 3x3/2 11x9x16 to 24, gelu, residual, post", "resnet20, filters" */
+    const char *precision;
+    uint32_t slots, examples; /* masks and images of one call */
+    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks */
+    uint64_t wrong;         /* those further off than `largest_limit`, and those not finite on one side alone */
+    double largest;         /* error: of the largest reference value (fp32), or of the reference's rms */
+    double largest_limit;
+    double rms;             /* of the errors, over the rms of the reference */
+    double rms_limit;
+    double seconds;         /* one call of the backend under masks, after a first one */
+    coar_status status;     /* COAR_OK when it was computed; else `message` says why not */
+    const char *message;
+    int passed;
+} coar_selftest_case;
+
+typedef struct coar_selftest_options {
+    size_t size;
+    const char *backend;     /* NULL = the fastest present */
+    const char *precision;   /* "bf16,fp32"; NULL = all that the backend has */
+    const char *only;        /* glob over names of cases; NULL = all */
+    int quick;               /* small shapes and networks alone */
+    int device;              /* of the backend, from 0 */
+    int threads;
+    uint64_t memory;         /* 0 = what is free on the device; of the machine for cpu */
+    void (*report)(void *user, const coar_selftest_case *result); /* called for every case, on the calling thread; may be NULL */
+    void *user;
+    const coar_callbacks *callbacks;
+} coar_selftest_options;
+#define COAR_SELFTEST_INIT { .size = sizeof(coar_selftest_options) }
+
+typedef struct coar_selftest_result {
+    char backend[16], device_class[128];
+    uint64_t cases, failed;
+    double seconds;
+} coar_selftest_result;
+
+/* Compares a backend with the reference: every op at a table of shapes, then whole networks with random weights, with masks
+ * of every form. COAR_OK also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest value; bf16, fp16
+ * and tf32, with the reference rounding weights and stored values in the same way, within 1 % rms for an op, 3 % for a
+ * network. */
+COAR_API coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result);
 
 /* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */
 COAR_API coar_status coar_parse_size(const char *text, uint64_t *bytes);

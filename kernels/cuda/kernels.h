@@ -200,7 +200,7 @@ cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, ui
 cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uint32_t words, int32_t *gram, cudaStream_t stream);
 
 /* cross[j][z] = sum over the bits i of vector j of fixed[i][z], int64 (exact in any order): fixed [32 * words][examples],
- * rows behind the last mask are not read where bits are zero. */
+ * rows behind the last mask may hold anything: they are read, and count nothing. */
 cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, uint32_t words, const int64_t *fixed,
                              uint32_t examples, int64_t *cross, cudaStream_t stream);
 

@@ -132,7 +132,7 @@ static coar_status describe_run(ablate_run *run) {
     add_text(list, "store_masks", "--store-masks", true, o->store_masks ? "1" : "0");
     add_text(list, "backend", "--backend", true, j->interface->name);
     add_text(list, "precision", "--precision", true, j->plan.precision);
-    add_text(list, "device_class", "COAR_ISA", true, j->plan.device_class);
+    add_text(list, "device_class", j->interface->devices ? "the device" : "COAR_ISA", true, j->plan.device_class);
     add_text(list, "plan_hash", "--plan", true, j->plan.hash);
     add(list, "unit_masks", "", SETTING_INTEGER, true, string_format("%u", j->unit_masks));
     add(list, "unit_examples", "", SETTING_INTEGER, true, string_format("%u", j->unit_examples));
@@ -282,12 +282,14 @@ static coar_status reserve_masks(const ablate_run *run) {
     const double table = stage_memory(unit_grid_units(&grid)) + rows;
     const double bytes = masks * (double)j->count * (double)j->output_count * sizeof(float);
     const double space = store_space(o->output);
-    if (table >= (double)j->memory)
+    /* --memory is the device's where the backend has one: the host's own share is the usual one then */
+    const size_t host = j->interface->devices ? memory_default() : j->memory;
+    if (table >= (double)host)
         return status_set(COAR_ERROR_MEMORY,
                           "--masks %llu: the table of %llu work units%s takes %.0f MiB but --memory allows %.0f MiB: "
                           "give fewer masks or more memory",
                           (unsigned long long)run->m, (unsigned long long)unit_grid_units(&grid),
-                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)j->memory / 1048576);
+                          rows > 0 ? " and the stored masks" : "", table / 1048576, (double)host / 1048576);
     if (bytes > 100 * space)
         return status_set(COAR_ERROR_IO,
                           "%s: --masks %llu: the outputs take %.0f MiB but only %.0f MiB are free: give fewer masks or "
@@ -296,7 +298,7 @@ static coar_status reserve_masks(const ablate_run *run) {
     if (bytes > space)
         log_warning(o->callbacks, "%s: the outputs take %.0f MiB before compression but only %.0f MiB are free",
                     o->output, bytes / 1048576, space / 1048576);
-    j->memory -= (size_t)table;
+    if (!j->interface->devices) j->memory -= (size_t)table;
     return COAR_OK;
 }
 
@@ -335,30 +337,30 @@ static coar_status run_remaining(ablate_run *run) {
     const setting settings[] = {
         {"plan_hash", "--plan", run->job->plan.hash, SETTING_TEXT, true},
     };
-    stage_run work = {.name = name,
-                      .settings = settings,
-                      .setting_count = sizeof settings / sizeof *settings,
-                      .grid = run_grid(run->job, first, run->m),
-                      .sampler = s,
-                      .shard = run->shard,
-                      .shards = run->shards,
-                      .half = o->store_f16,
-                      .time_limit = o->time_limit,
-                      .force_resume = o->force_resume};
-    TRY_GOTO(run_stage(run->job, run->store, &work, &stage));
+    stage_run stage_work = {.name = name,
+                            .settings = settings,
+                            .setting_count = sizeof settings / sizeof *settings,
+                            .work = {.grid = run_grid(run->job, first, run->m),
+                                     .sampler = s,
+                                     .shard = run->shard,
+                                     .shards = run->shards,
+                                     .half = o->store_f16,
+                                     .time_limit = o->time_limit},
+                            .force_resume = o->force_resume};
+    TRY_GOTO(run_stage(run->job, run->store, &stage_work, &stage));
     if (o->store_masks || s->kind == SAMPLER_FILE)
         TRY_GOTO(run_masks_pack(s, first, run->m - first, run->job->pool, "masks", &rows));
     /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
-    TRY_GOTO(store_finish_outputs(run->store, stage, &work.grid, o->store_f16, rows));
+    TRY_GOTO(store_finish_outputs(run->store, stage, &stage_work.work.grid, o->store_f16, rows));
     TRY_GOTO(store_masks_finished(run->store, &run->finished));
     if (run->finished < run->m)
         log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)work.units);
+                 (unsigned long long)stage_done_count(stage), (unsigned long long)stage_work.units);
 done:
-    run->result.units_total = work.units;
-    run->result.units_before = work.units_before;
-    run->result.images = work.images;
-    run->result.seconds = work.seconds;
+    run->result.units_total = stage_work.units;
+    run->result.units_before = stage_work.units_before;
+    run->result.images = stage_work.work.images;
+    run->result.seconds = stage_work.work.seconds;
     stage_close(stage);
     free(rows);
     return status;
@@ -431,6 +433,7 @@ static coar_status open_job(ablate_run *run) {
                                  .only = o->only,
                                  .except = o->except,
                                  .backend = o->backend,
+                                 .devices = o->devices,
                                  .precision = o->precision,
                                  .plan_given = o->plan != NULL,
                                  .plan_json = plan_json,

@@ -61,48 +61,79 @@ size_t job_image_bytes(const job *j) {
     return (size_t)j->data->height * j->data->width * j->data->channels;
 }
 
-static coar_status bind_rows(job *j, backend *b, uint64_t first, uint32_t count, const int32_t *labels,
-                             uint8_t *images) {
-    TRY(dataset_read(j->data, j->rows + first, count, images));
+coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images) {
+    return dataset_read(j->data, j->rows + first, count, images);
+}
+
+static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images,
+                             const int32_t *labels) {
     const example_batch batch = {
         .images = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
     return b->interface->bind(b, &batch);
 }
 
-coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images) {
-    return bind_rows(j, b, first, count, j->labels + first, images);
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images) {
+    return bind_with(j, b, first, count, images, j->labels + first);
 }
 
-static backend_settings settings_of(const job *j) {
+static backend_settings settings_of(const job *j, int device, thread_pool *pool) {
     return (backend_settings){.graph = j->model->graph,
                               .plan = &j->plan,
                               .ablation = j->ablation,
                               .outputs = j->outputs,
                               .output_count = j->output_count,
-                              .pool = j->pool,
+                              .pool = pool,
+                              .device = device,
                               .memory = j->memory,
                               .examples_max = j->unit_examples,
                               .masks_max = j->unit_masks};
 }
 
-coar_status job_prepare(job *j, backend **out) {
-    backend_settings settings = settings_of(j);
-    size_t least, best;
-    /* what this process holds besides: one block of images and one unit's outputs */
-    size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + j->output_count * j->unit_masks * sizeof(float));
-    TRY(j->interface->memory(&settings, &least, &best));
-    if (own >= j->memory || least > j->memory - own)
+/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included (one block
+ * of images, outputs of one unit in hand and one on its way to the journal). A device's memory is the backend's business:
+ * it alone knows what is free there. */
+static coar_status share_memory(const job *j, backend_settings *s, size_t *least, size_t *planned) {
+    size_t best;
+    size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float));
+    TRY(j->interface->memory(s, least, &best));
+    *planned = best;
+    if (j->interface->devices) return COAR_OK;
+    if (own >= j->memory || *least > j->memory - own)
         return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MiB but may take %.0f MiB",
-                          (double)(least + own) / 1048576, (double)j->memory / 1048576);
-    settings.memory = j->memory - own;
-    size_t used = best < settings.memory ? best : settings.memory;
-    /* once a job: the same figures hold for the baseline, the calibration and the units */
-    if (!j->memory_told)
-        log_info(j->callbacks, "memory: %.0f MiB planned (%.0f MiB at least, %.0f MiB allowed), %s on %d threads",
-                 (double)(used + own) / 1048576, (double)(least + own) / 1048576, (double)j->memory / 1048576,
-                 j->plan.device_class, thread_pool_size(j->pool));
+                          (double)(*least + own) / 1048576, (double)j->memory / 1048576);
+    s->memory = j->memory - own;
+    *least += own;
+    *planned = (best < s->memory ? best : s->memory) + own;
+    return COAR_OK;
+}
+
+coar_status job_tell_memory(job *j) {
+    backend_settings s = settings_of(j, j->devices[0], j->pool);
+    size_t least, planned;
+    TRY(share_memory(j, &s, &least, &planned));
+    if (j->memory_told) return COAR_OK; /* the same figures hold for the baseline, the calibration and the units */
     j->memory_told = true;
-    return j->interface->prepare(&settings, out);
+    if (j->interface->devices)
+        log_info(j->callbacks, "memory: %.0f MiB planned on each of %zu devices (%.0f MiB at least), %s",
+                 (double)planned / 1048576, j->device_count, (double)least / 1048576, j->plan.device_class);
+    else
+        log_info(j->callbacks, "memory: %.0f MiB planned (%.0f MiB at least, %.0f MiB allowed), %s on %d threads",
+                 (double)planned / 1048576, (double)least / 1048576, (double)j->memory / 1048576, j->plan.device_class,
+                 thread_pool_size(j->pool));
+    return COAR_OK;
+}
+
+coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **out) {
+    backend_settings s = settings_of(j, device, pool);
+    size_t least, planned;
+    TRY(share_memory(j, &s, &least, &planned));
+    return j->interface->prepare(&s, out);
+}
+
+/* For passes that one device is enough for. */
+static coar_status prepare_first(job *j, backend **out) {
+    TRY(job_tell_memory(j));
+    return job_prepare(j, j->devices[0], j->pool, out);
 }
 
 /* Calls `use` with the bound backend for every block of the job's examples. Labels do not count here: they may be unknown, or
@@ -116,7 +147,8 @@ static coar_status for_each_block(job *j, backend *b, block_use use, void *conte
     for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
         uint64_t left = j->count - first;
         uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
-        TRY_GOTO(bind_rows(j, b, first, count, NULL, images));
+        TRY_GOTO(job_read(j, first, count, images));
+        TRY_GOTO(bind_with(j, b, first, count, images, NULL));
         TRY_GOTO(use(context, b, first, count));
     }
 done:
@@ -159,7 +191,7 @@ static coar_status forward_all(job *j, int32_t *predicted, float *baseline) {
     backend *b = NULL;
     logits_use use = {.job = j, .predicted = predicted, .baseline = baseline};
     TRY_GOTO(memory_new((size_t)j->unit_examples * j->model->classes, sizeof(float), "logits", &use.logits));
-    TRY_GOTO(job_prepare(j, &b));
+    TRY_GOTO(prepare_first(j, &b));
     TRY_GOTO(for_each_block(j, b, use_logits, &use));
 done:
     if (b) b->interface->destroy(b);
@@ -234,7 +266,7 @@ static coar_status calibrate(job *j) {
     TRY_GOTO(memory_new(rows, sizeof *sums, "row sums", &sums));
     TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
     TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
-    TRY_GOTO(job_prepare(j, &b));
+    TRY_GOTO(prepare_first(j, &b));
     if (others) swap_examples(j, &other);
     status = for_each_block(j, b, use_sums, sums);
     const size_t count = j->count;
@@ -320,13 +352,47 @@ static coar_status settle_plan(job *j, const job_options *o) {
     return plan_create(g, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
 }
 
+/* "0,2": ascending numbers below `count`, which are few. */
+static coar_status parse_devices(const char *text, int count, job *j) {
+    for (const char *at = text;; at++) {
+        char *end;
+        const long device = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : -1;
+        if (device < 0 || (*end && *end != ','))
+            return status_set(COAR_ERROR_USAGE, "--devices '%s': give numbers, as in 0,1, or all", text);
+        if (device >= count)
+            return status_set(COAR_ERROR_USAGE, "--devices '%s': %s has devices 0 to %d here", text, j->interface->name,
+                              count - 1);
+        if (j->device_count && device <= j->devices[j->device_count - 1])
+            return status_set(COAR_ERROR_USAGE, "--devices '%s': give each device once, in ascending order", text);
+        j->devices[j->device_count++] = (int)device;
+        at = end;
+        if (!*at) return COAR_OK;
+    }
+}
+
+static coar_status choose_devices(job *j, const char *text) {
+    int count = 1;
+    const bool all = !text || !strcmp(text, "all");
+    if (j->interface->devices)
+        TRY(j->interface->devices(&count));
+    else if (!all)
+        return status_set(COAR_ERROR_USAGE, "--devices: backend %s runs on the machine itself: leave --devices out",
+                          j->interface->name);
+    TRY(memory_new((size_t)count, sizeof *j->devices, "devices", &j->devices));
+    if (!all) return parse_devices(text, count, j);
+    j->device_count = (size_t)count;
+    for (int d = 0; d < count; d++) j->devices[d] = d;
+    return COAR_OK;
+}
+
 static coar_status open_parts(job *j, const job_options *o) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
-    j->memory = o->memory ? (size_t)o->memory : memory_default();
     TRY(ablation_parse(o->ablation, &j->ablation));
     TRY(backend_find(o->backend, &j->interface));
+    TRY(choose_devices(j, o->devices));
+    j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
     TRY(dataset_open(o->data, &j->data));
     model_options options = {.arch = o->arch,
                              .only = o->only,
@@ -364,6 +430,7 @@ void job_close(job *j) {
     plan_free(&j->plan);
     model_destroy(j->model);
     dataset_close(j->data);
+    free(j->devices);
     free(j->rows);
     free(j->labels);
     free(j->calibration_rows);

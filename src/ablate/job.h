@@ -17,7 +17,7 @@ typedef struct job_options {
     const uint64_t *rows; /* with row_labels and row_count: exactly these examples, instead of `examples` and `label` */
     const int32_t *row_labels;
     size_t row_count;
-    const char *backend, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
+    const char *backend, *devices, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                     /* where plan_json came from, for messages */
     bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
@@ -44,7 +44,9 @@ typedef struct job {
     numerics_plan plan;
     thread_pool *pool;
     const backend_interface *interface;
-    size_t memory; /* bytes the whole job may take */
+    int *devices; /* [device_count] of the backend, ascending; {0} where it has no choice */
+    size_t device_count;
+    size_t memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
     bool memory_told;
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
@@ -59,12 +61,17 @@ void job_close(job *j);
  * until B E flops <= 1e13. */
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples);
 
-/* The job's backend, ready for blocks of `unit_examples` examples and `unit_masks` masks. Logs what it takes. */
-coar_status job_prepare(job *j, backend **out);
+/* Logs, once a job, what its backends take; an error when that is more than they may. */
+coar_status job_tell_memory(job *j);
 
-/* Binds examples first .. first + count - 1 of the job (first a multiple of 32). `images` is scratch of
- * count * H * W * C bytes. */
-coar_status job_bind(job *j, backend *b, uint64_t first, uint32_t count, uint8_t *images);
+/* The job's backend on one of its devices, ready for blocks of `unit_examples` examples and `unit_masks` masks. From any thread;
+ * `pool` is the backend's alone. */
+coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **out);
+
+/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and binds them
+ * with their labels. From any thread. */
+coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images);
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
 size_t job_image_bytes(const job *j);
 
 /* Fills j->baseline and, for `mean` ablation, j->fill (over the calibration rows). */

@@ -66,6 +66,7 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .only = optional(store, "only"),
                          .except = optional(store, "except"),
                          .backend = store_setting(store, "backend"),
+                         .devices = o->devices,
                          .plan_json = plan,
                          .plan_given = true,
                          .plan_origin = store_path(store),
@@ -113,16 +114,14 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
                                 {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
                                 {"alpha", "--alpha", alpha, SETTING_REAL, true}};
-    stage_run run = {.name = name,
-                     .settings = settings,
-                     .setting_count = sizeof settings / sizeof *settings,
-                     .grid = run_grid(j, finished, masks),
-                     .sampler = s,
-                     .shards = 1,
-                     .time_limit = o->time_limit,
-                     .force_resume = o->force_resume};
+    stage_run run = {
+        .name = name,
+        .settings = settings,
+        .setting_count = sizeof settings / sizeof *settings,
+        .work = {.grid = run_grid(j, finished, masks), .sampler = s, .shards = 1, .time_limit = o->time_limit},
+        .force_resume = o->force_resume};
     TRY_GOTO(run_stage(j, store, &run, &stage));
-    TRY_GOTO(store_finish_truth(store, stage, &run.grid));
+    TRY_GOTO(store_finish_truth(store, stage, &run.work.grid));
 done:
     stage_close(stage);
     return status;

@@ -8,21 +8,48 @@
 #include <string.h>
 
 #include "core/number.h"
+
 /* The fastest first: it is the default. */
 static const backend_interface *const backends[] = {
+#ifdef COAR_CUDA
+    &backend_cuda,
+#endif
     &backend_cpu,
     &backend_reference,
 };
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+static coar_status check_devices(const backend_interface *b) {
+    int count;
+    return b->devices ? b->devices(&count) : COAR_OK;
+}
+
+/* The last ones need no device. */
+static const backend_interface *fastest(void) {
+    size_t i = 0;
+    while (i + 1 < BACKENDS && check_devices(backends[i]) != COAR_OK) {
+        status_clear();
+        i++;
+    }
+    return backends[i];
+}
 
 coar_status backend_find(const char *name, const backend_interface **out) {
     *out = NULL;
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        if (!name || !strcmp(name, backends[i]->name)) {
-            *out = backends[i];
-            return COAR_OK;
-        }
+    if (!name) {
+        *out = fastest();
+        return COAR_OK;
     }
-    return status_set(COAR_ERROR_USAGE, "--backend '%s' is not part of this build: give cpu or reference", name);
+    for (size_t i = 0; i < BACKENDS; i++) {
+        if (strcmp(name, backends[i]->name)) continue;
+        TRY(check_devices(backends[i]));
+        *out = backends[i];
+        return COAR_OK;
+    }
+    if (!strcmp(name, "cuda"))
+        return status_set(COAR_ERROR_UNSUPPORTED, "--backend cuda: this build has no CUDA: install the CUDA toolkit and build "
+                                                  "with make CUDA=1, or give --backend cpu");
+    return status_set(COAR_ERROR_USAGE, "--backend '%s' is unknown: give cpu, cuda or reference", name);
 }
 
 coar_status ablation_parse(const char *text, ablation *out) {

@@ -10,6 +10,7 @@
 #ifndef COAR_BACKEND_BACKEND_H
 #define COAR_BACKEND_BACKEND_H
 
+#include "backend/fit_device.h"
 #include "backend/plan.h"
 #include "core/sampler.h"
 #include "core/threads.h"
@@ -34,7 +35,8 @@ typedef struct backend_settings {
     const output_spec *outputs;
     size_t output_count;
     thread_pool *pool;       /* borrowed */
-    size_t memory;           /* bytes the backend may take in all */
+    int device;              /* which of the backend's devices, from 0 */
+    size_t memory;           /* bytes the backend may take in all. With `devices`: of that device's memory, 0 = what is free */
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
 } backend_settings;
@@ -52,6 +54,10 @@ typedef struct backend backend;
 
 typedef struct backend_interface {
     const char *name;
+
+    /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
+     * COAR_ERROR_UNSUPPORTED in one line. NULL: one, the machine itself. */
+    coar_status (*devices)(int *count);
 
     /* Bytes that prepare would take at least and at best for these settings. */
     coar_status (*memory)(const backend_settings *s, size_t *least, size_t *best);
@@ -80,17 +86,23 @@ typedef struct backend_interface {
     /* Measures the flops per second that the device can do at most under this plan, on all threads of the pool:
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+    /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */
+    coar_status (*fit_device)(int device, size_t memory, fit_device **out);
 } backend_interface;
 
-/* First member of every backend's own struct. */
+/* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not always
+ * the same one; backends of different devices run at once, each with a pool of its own. */
 struct backend {
     const backend_interface *interface;
 };
 
 extern const backend_interface backend_reference;
 extern const backend_interface backend_cpu;
+extern const backend_interface backend_cuda; /* in builds with CUDA */
 
-/* "cpu" (or NULL, the fastest present), "reference". */
+/* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a device is an error
+ * when it is named, and passed over when it is not. */
 coar_status backend_find(const char *name, const backend_interface **out);
 
 /* positions over which row r's x is averaged: [graph->rows]. */

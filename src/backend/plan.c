@@ -1,5 +1,5 @@
 /*
- * plan.c - the committed CPU rule, and the plan as canonical JSON.
+ * plan.c - the committed CPU rule, and the plan as canonical JSON. Rules of devices are in their folders (plan_device).
  *
  * Nothing here may depend on timing, memory, threads or the number of masks: the plan decides bits.
  */
@@ -19,7 +19,37 @@ static const char *const form_names[] = {
     [FORM_DIRECT] = "direct",
     [FORM_COMPACTED] = "compacted",
 };
-enum { FORMS = sizeof form_names / sizeof *form_names };
+enum { FORMS = sizeof form_names / sizeof *form_names }; /* FORM_NAMED has as many names as there are kernels */
+
+#ifdef COAR_CUDA
+extern const plan_device cuda_plan_device;
+#endif
+
+/* The device folder of a class, NULL when this build has none of it. */
+static const plan_device *device_of(const char *device_class) {
+#ifdef COAR_CUDA
+    if (!strncmp(device_class, cuda_plan_device.prefix, strlen(cuda_plan_device.prefix))) return &cuda_plan_device;
+#endif
+    (void)device_class;
+    return NULL;
+}
+
+static bool is_cpu(const numerics_plan *plan) {
+    return !strncmp(plan->device_class, "cpu/", 4);
+}
+
+/* Classes of devices: their convolutions name a kernel. */
+static bool is_device(const numerics_plan *plan) {
+    return strcmp(plan->device_class, "reference") && !is_cpu(plan);
+}
+
+const char *plan_backend(const char *device_class) {
+    static const char *const names[] = {"reference", "cpu", "cuda"};
+    const size_t length = strcspn(device_class, "/");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strlen(names[i]) == length && !strncmp(device_class, names[i], length)) return names[i];
+    return NULL;
+}
 
 /* ---------------------------------------------------------------------------------- device classes */
 
@@ -45,22 +75,27 @@ static coar_status forced_isa(const char **out) {
     return status_set(COAR_ERROR_USAGE, "COAR_ISA='%s' is unknown: give portable or avx2, or unset it", isa);
 }
 
-static coar_status device_class(const char *backend, char out[64]) {
+static coar_status device_class(const char *backend, char out[PLAN_CLASS_SIZE]) {
     if (!strcmp(backend, "reference")) {
-        snprintf(out, 64, "reference");
+        snprintf(out, PLAN_CLASS_SIZE, "reference");
         return COAR_OK;
     }
+#ifdef COAR_CUDA
+    if (!strcmp(backend, "cuda")) return cuda_plan_device.device_class(out);
+#endif
     if (strcmp(backend, "cpu")) return status_set(COAR_ERROR_USAGE, "no numerics plan for backend '%s'", backend);
     const char *isa;
     TRY(forced_isa(&isa));
     if (!isa) isa = machine_has_avx2() ? "avx2" : "portable";
-    snprintf(out, 64, "cpu/%s", isa);
+    snprintf(out, PLAN_CLASS_SIZE, "cpu/%s", isa);
     return COAR_OK;
 }
 
 coar_status plan_check_executable(const numerics_plan *plan) {
     const char *class = plan->device_class, *layer = plan->layers ? plan->name[0] : "", *isa;
+    const plan_device *device = device_of(class);
     if (!strcmp(class, "reference")) return COAR_OK;
+    if (device) return device->check(plan);
     if (strcmp(class, "cpu/portable") && strcmp(class, "cpu/avx2"))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, which this build lacks",
                           layer, class);
@@ -90,11 +125,13 @@ static bool can_compact(const graph *g, const uint32_t *reads, const op *o) {
     return o->kind == OP_CONV && o->mask.place == PLACE_PRE && o->residual < 0 && read_by_one_conv(g, reads, o->output);
 }
 
-static coar_status plan_new(const graph *g, numerics_plan *plan) {
+coar_status plan_blank(const graph *g, numerics_plan *plan) {
     *plan = (numerics_plan){.layers = g->op_count};
     snprintf(plan->precision, sizeof plan->precision, "fp32");
     snprintf(plan->remainder, sizeof plan->remainder, "mixed");
     TRY(memory_new(plan->layers, sizeof *plan->form, "numerics plan", &plan->form));
+    TRY(memory_new(plan->layers, sizeof *plan->kernel, "numerics plan", &plan->kernel));
+    TRY(memory_new(plan->layers, sizeof *plan->splits, "numerics plan", &plan->splits));
     TRY(memory_new(plan->layers, sizeof *plan->name, "numerics plan", &plan->name));
     for (size_t i = 0; i < plan->layers; i++) snprintf(plan->name[i], sizeof plan->name[i], "%s", g->ops[i].name);
     return COAR_OK;
@@ -102,6 +139,8 @@ static coar_status plan_new(const graph *g, numerics_plan *plan) {
 
 void plan_free(numerics_plan *plan) {
     free(plan->form);
+    free(plan->kernel);
+    free(plan->splits);
     free(plan->name);
     *plan = (numerics_plan){0};
 }
@@ -114,42 +153,60 @@ static coar_status plan_hash(numerics_plan *plan) {
     return COAR_OK;
 }
 
-static coar_status check_precision(const char *precision) {
-    static const char *const later[] = {"bf16", "fp16", "tf32"};
-    if (!precision || !strcmp(precision, "auto") || !strcmp(precision, "fp32")) return COAR_OK;
-    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-        if (!strcmp(precision, later[i]))
-            return status_set(COAR_ERROR_UNSUPPORTED, "precision '%s' is not part of this build: give auto or fp32",
-                              precision);
-    return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto or fp32", precision);
+/* "auto" is for whoever has examples to try; without them it is fp32. */
+static coar_status settle_precision(const char *backend, const char *text, numerics_plan *plan) {
+    precision p = PRECISION_FP32;
+    if (text && strcmp(text, "auto") && !precision_parse(text, &p))
+        return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto, fp32, bf16, fp16 or tf32", text);
+    if (p != PRECISION_FP32 && !strcmp(backend, "cpu"))
+        return status_set(COAR_ERROR_UNSUPPORTED,
+                          "precision '%s' is not part of this build's cpu backend: give auto or fp32", text);
+    snprintf(plan->precision, sizeof plan->precision, "%s", precision_name(p));
+    return COAR_OK;
+}
+
+static coar_status choose_forms(const graph *g, numerics_plan *plan) {
+    coar_status status = COAR_OK;
+    uint32_t *reads = NULL;
+    const plan_device *device = device_of(plan->device_class);
+    if (device) return device->choose(g, plan);
+    if (!is_cpu(plan)) return COAR_OK;
+    TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
+    graph_count_reads(g, reads);
+    for (size_t i = 0; i < plan->layers; i++) {
+        const op *o = &g->ops[i];
+        plan->form[i] = can_compact(g, reads, o) ? FORM_COMPACTED : o->kind == OP_CONV ? FORM_DIRECT : FORM_PLAIN;
+    }
+done:
+    free(reads);
+    return status;
 }
 
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
-    uint32_t *reads = NULL;
     (void)exact; /* forbids transformed kernels: every form so far is direct */
     *out = plan;
-    TRY(check_precision(precision));
-    TRY_GOTO(plan_new(g, &plan));
+    TRY_GOTO(plan_blank(g, &plan));
+    TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, plan.device_class));
-    TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
-    graph_count_reads(g, reads);
-    if (strcmp(plan.device_class, "reference"))
-        for (size_t i = 0; i < plan.layers; i++) {
-            const op *o = &g->ops[i];
-            plan.form[i] = can_compact(g, reads, o) ? FORM_COMPACTED : o->kind == OP_CONV ? FORM_DIRECT : FORM_PLAIN;
-        }
+    TRY_GOTO(choose_forms(g, &plan));
     TRY_GOTO(plan_hash(&plan));
     *out = plan;
     plan = (numerics_plan){0};
 done:
-    free(reads);
     plan_free(&plan);
     return status;
 }
 
 /* ------------------------------------------------------------------------------------------- JSON */
+
+static bool add_layer(const numerics_plan *plan, size_t i, cJSON *layer) {
+    const bool named = plan->form[i] == FORM_NAMED;
+    return cJSON_AddStringToObject(layer, "name", plan->name[i]) &&
+           cJSON_AddStringToObject(layer, "form", named ? plan->kernel[i] : form_names[plan->form[i]]) &&
+           (!named || cJSON_AddNumberToObject(layer, "splits", plan->splits[i]));
+}
 
 char *plan_to_json(const numerics_plan *plan) {
     char *text = NULL;
@@ -161,8 +218,7 @@ char *plan_to_json(const numerics_plan *plan) {
                     (layers = cJSON_AddArrayToObject(root, "layers"));
     for (size_t i = 0; complete && i < plan->layers; i++) {
         cJSON *layer = cJSON_CreateObject();
-        complete = cJSON_AddStringToObject(layer, "name", plan->name[i]) &&
-                   cJSON_AddStringToObject(layer, "form", form_names[plan->form[i]]);
+        complete = add_layer(plan, i, layer);
         if (complete)
             cJSON_AddItemToArray(layers, layer);
         else
@@ -186,21 +242,38 @@ static coar_status read_text(const cJSON *root, const char *key, const char *ori
     return COAR_OK;
 }
 
+/* A convolution of a device: whether there is such a kernel is for the machine that is to execute it. */
+static coar_status read_named(const cJSON *layer, size_t i, const char *origin, numerics_plan *plan) {
+    const char *form = member_text(layer, "form");
+    const cJSON *splits = cJSON_GetObjectItemCaseSensitive(layer, "splits");
+    const double count = cJSON_IsNumber(splits) ? splits->valuedouble : 0;
+    if (cJSON_GetArraySize(layer) != 3 || !*form || strlen(form) >= PLAN_FORM_SIZE || !(count >= 1) ||
+        count > PLAN_SPLITS_MAX || count != (uint32_t)count)
+        return status_set(COAR_ERROR_INPUT, "%s: layer '%s' of the plan must have a kernel's name and splits from 1 to %d",
+                          origin, plan->name[i], PLAN_SPLITS_MAX);
+    snprintf(plan->kernel[i], PLAN_FORM_SIZE, "%s", form);
+    plan->splits[i] = (uint32_t)count;
+    plan->form[i] = FORM_NAMED;
+    return COAR_OK;
+}
+
 static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON *layer, size_t i, const char *origin,
                               numerics_plan *plan) {
     const op *o = &g->ops[i];
     const char *name = member_text(layer, "name"), *form = member_text(layer, "form");
-    if (!name || !form || cJSON_GetArraySize(layer) != 2)
+    const bool named = is_device(plan) && o->kind == OP_CONV;
+    if (!name || !form || (!named && cJSON_GetArraySize(layer) != 2))
         return status_set(COAR_ERROR_INPUT, "%s: layer %zu of the plan must have a name and a form", origin, i);
     if (strcmp(name, plan->name[i]))
         return status_set(COAR_ERROR_MISMATCH, "%s: the plan has layer '%s' where the model has '%s'", origin, name,
                           plan->name[i]);
+    if (named) return read_named(layer, i, origin, plan);
     int f = 0;
     while (f < FORMS && strcmp(form, form_names[f])) f++;
-    bool reference = !strcmp(plan->device_class, "reference");
+    bool reference = !strcmp(plan->device_class, "reference"), cpu = is_cpu(plan);
     bool allowed = f == FORM_PLAIN       ? reference || o->kind != OP_CONV
-                   : f == FORM_DIRECT    ? !reference && o->kind == OP_CONV
-                   : f == FORM_COMPACTED ? !reference && can_compact(g, reads, o)
+                   : f == FORM_DIRECT    ? cpu && o->kind == OP_CONV
+                   : f == FORM_COMPACTED ? cpu && can_compact(g, reads, o)
                                          : false;
     if (!allowed)
         return status_set(COAR_ERROR_MISMATCH, "%s: layer '%s' cannot be computed in the plan's form '%s'", origin,
@@ -219,7 +292,9 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
     TRY(read_text(root, "device_class", origin, plan->device_class, sizeof plan->device_class));
     TRY(read_text(root, "precision", origin, plan->precision, sizeof plan->precision));
     TRY(read_text(root, "remainder", origin, plan->remainder, sizeof plan->remainder));
-    if (strcmp(plan->precision, "fp32") || strcmp(plan->remainder, "mixed"))
+    precision p;
+    const bool known = precision_parse(plan->precision, &p) && (p == PRECISION_FP32 || !is_cpu(plan));
+    if (!known || strcmp(plan->remainder, "mixed"))
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,
                           plan->precision, plan->remainder);
@@ -243,7 +318,7 @@ coar_status plan_from_json(const graph *g, const char *json, const char *origin,
         status = status_set(COAR_ERROR_INPUT, "%s: the plan is not JSON", origin);
         goto done;
     }
-    TRY_GOTO(plan_new(g, &plan));
+    TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
     TRY_GOTO(read_plan(g, reads, root, origin, &plan));

@@ -2,34 +2,60 @@
  * plan.h - the numerics plan: everything that decides bits, fixed when a stage of a run is created.
  *
  * CPU plans come from a committed rule (never from timing), a function of the graph, N, the device class and the
- * precision; never of m, memory or threads (docs/design.md, section 3).
+ * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by plan_device.
  */
 #ifndef COAR_BACKEND_PLAN_H
 #define COAR_BACKEND_PLAN_H
 
+#include "backend/precision.h"
 #include "graph/graph.h"
+
+enum {
+    PLAN_CLASS_SIZE = 128,
+    PLAN_FORM_SIZE = 256,
+    PLAN_SPLITS_MAX = 64, /* partial sums of one convolution */
+};
 
 /* How an op is computed. */
 typedef enum plan_form {
-    FORM_PLAIN,      /* the backend's only form of this op */
-    FORM_DIRECT,     /* direct convolution; ablated rows skipped, their columns stay */
-    FORM_COMPACTED,  /* direct; ablated rows skipped, and left out of the one op that reads them (border constants) */
+    FORM_PLAIN,     /* the backend's only form of this op */
+    FORM_DIRECT,    /* direct convolution; ablated rows skipped, their columns stay */
+    FORM_COMPACTED, /* direct; ablated rows skipped, and left out of the one op that reads them (border constants) */
+    FORM_NAMED,     /* a device's kernel, named by `kernel`, with `splits` partial sums */
 } plan_form;
 
 typedef struct numerics_plan {
-    char device_class[64];  /* "reference", "cpu/portable", "cpu/avx2", ... */
-    char precision[8];      /* fp32 */
-    char remainder[8];      /* the last N mod 32 examples: "mixed" */
-    size_t layers;          /* graph->op_count */
-    uint8_t *form;          /* [layers] plan_form */
-    char (*name)[96];       /* [layers] op names, for messages */
-    char hash[65];          /* SHA-256 of the JSON below */
+    char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */
+    char precision[8];                  /* fp32, bf16, fp16, tf32 */
+    char remainder[8];                  /* the last N mod 32 examples: "mixed" */
+    size_t layers;                      /* graph->op_count */
+    uint8_t *form;                      /* [layers] plan_form */
+    char (*kernel)[PLAN_FORM_SIZE];     /* [layers] FORM_NAMED: "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
+    uint32_t *splits;                   /* [layers] FORM_NAMED: 1 to PLAN_SPLITS_MAX */
+    char (*name)[96];                   /* [layers] op names, for messages */
+    char hash[65];                      /* SHA-256 of the JSON below */
 } numerics_plan;
 
-/* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one) or
- * "reference". precision: "auto" or "fp32" (the only one so far: auto resolves to it). exact: no transformed kernels. */
+/* What a device folder adds: plans whose class begins with `prefix` are its own. */
+typedef struct plan_device {
+    const char *prefix; /* "cuda/" */
+    coar_status (*device_class)(char out[PLAN_CLASS_SIZE]);
+    /* Chooses kernel and splits of every OP_CONV; plan->precision is known. */
+    coar_status (*choose)(const graph *g, numerics_plan *plan);
+    /* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute the plan. */
+    coar_status (*check)(const numerics_plan *plan);
+} plan_device;
+
+/* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
+ * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
+ * examples chooses (ablate/precision.h). exact: no transformed kernels. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
+/* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
+coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);
+
+/* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */
+const char *plan_backend(const char *device_class);
 
 /* Canonical JSON (no spaces, layers in order), malloc'ed; and back, checked against the graph layer by layer. */
 char *plan_to_json(const numerics_plan *plan);

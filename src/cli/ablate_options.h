@@ -27,6 +27,7 @@ typedef struct ablate_texts {
         {"--only", OPTION_TEXT, &(o).only, "GLOB", "component groups to take"},                                         \
         {"--except", OPTION_TEXT, &(o).except, "GLOB", "component groups to leave out"},                                \
         {"--backend", OPTION_TEXT, &(o).backend, "NAME", "cpu (default) or reference"},                                 \
+        {"--devices", OPTION_TEXT, &(o).devices, "LIST", "GPUs to use, as in 0,1 (all)"},                               \
         {"--precision", OPTION_TEXT, &(o).precision, "P", "auto (default) or fp32"},                                    \
         {"--exact", OPTION_FLAG, &(o).exact, NULL, "direct kernels only"},                                              \
         {"--plan", OPTION_TEXT, &(o).plan, "FILE", "take over a numerics plan (run.h5 or its JSON)"},                   \

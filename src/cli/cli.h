@@ -15,6 +15,7 @@
 typedef enum option_type {
     OPTION_FLAG,     /* int: set to 1 */
     OPTION_TEXT,     /* const char * */
+    OPTION_NUMBER,   /* int, from 0 */
     OPTION_INT,      /* int, from 1: 0 is the library's "default", which an option given by hand never means */
     OPTION_U32,      /* uint32_t, from 1 */
     OPTION_COUNT,    /* uint64_t, from 1 */
@@ -42,7 +43,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command command_pack, command_info, command_ablate, command_masks, command_fit, command_evaluate,
-    command_run, command_report, command_merge, command_bench;
+    command_run, command_report, command_merge, command_bench, command_selftest;
 
 /* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,
  * --name=value or --name value, -- ends options. --help prints the help to stdout and exits 0. False: an error was printed

@@ -82,6 +82,10 @@ static bool set_value(const cli_option *o, const char *text) {
     case OPTION_TEXT:
         *(const char **)o->value = text;
         return true;
+    case OPTION_NUMBER:
+        if (!parse_unsigned(text, 0, 1 << 20, &number)) return false;
+        *(int *)o->value = (int)number;
+        return true;
     case OPTION_INT:
         if (!parse_unsigned(text, 1, 1 << 20, &number)) return false;
         *(int *)o->value = (int)number;
@@ -117,6 +121,7 @@ static const char *expected(option_type type) {
     case OPTION_U32:
     case OPTION_COUNT:
         return "a whole number from 1 up";
+    case OPTION_NUMBER:
     case OPTION_SEED:
         return "a whole number";
     case OPTION_FRACTION:

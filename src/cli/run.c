@@ -110,6 +110,7 @@ static int run(int count, char **arguments) {
     o.fit.run = o.evaluate.run = o.report.run = run_file;
     o.fit.threads = o.evaluate.threads = o.ablate.threads;
     o.fit.memory = o.evaluate.memory = o.ablate.memory;
+    o.evaluate.devices = o.ablate.devices;
     o.evaluate.model = o.ablate.model;
     o.evaluate.data = o.report.data = o.ablate.data;
     o.evaluate.force_resume = o.ablate.force_resume;

@@ -47,9 +47,12 @@ static void set_all(uint8_t *bits, uint32_t n) {
     if (n & 7) bits[n >> 3] = (uint8_t)((1u << (n & 7)) - 1);
 }
 
-/* Component j is ablated when its word is below ceil(alpha 2^32); 64 bits, because alpha near 1 gives 2^32. */
+uint64_t sampler_threshold(double alpha) {
+    return (uint64_t)ceil(alpha * 4294967296.0);
+}
+
 static void bernoulli_mask(const sampler *s, uint64_t i, uint8_t *bits) {
-    const uint64_t threshold = (uint64_t)ceil(s->alpha * 4294967296.0);
+    const uint64_t threshold = sampler_threshold(s->alpha);
     set_all(bits, s->n);
     for (uint32_t j = 0; j < s->n; j += 4) {
         uint32_t words[4];

@@ -50,6 +50,9 @@ coar_status sampler_from_name(const char *name, sampler_kind *kind);
 void sampler_mask(const sampler *s, uint64_t i, uint8_t *bits, void *scratch);
 size_t sampler_scratch(const sampler *s);
 
+/* Bernoulli: a component is ablated when its word is below this, ceil(alpha 2^32); 64 bits, because alpha near 1 gives 2^32. */
+uint64_t sampler_threshold(double alpha);
+
 /* A run of masks, in any of the three forms a backend must take. */
 typedef struct mask_range {
     size_t count;           /* S */

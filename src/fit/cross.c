@@ -5,6 +5,8 @@
  * then adds one table entry per 8 masks, found by 8 bits of its column, instead of up to 8 outputs. Integers, so this
  * regrouping changes nothing. Work: (n + 256)/8 additions per (mask, example) instead of n.
  *
+ * A device gets the fixed-point outputs themselves and does the same in its own way (kernels/cuda/gram.cu).
+ *
  * Task = COMPONENTS components x LANES examples: accumulators 64 KiB and four tables 64 KiB per worker.
  */
 #include <math.h>
@@ -35,7 +37,8 @@ typedef struct cross_job {
     size_t N, groups;
     int64_t *cross, *total;
     int *shift;
-    workspace *workspaces; /* [workers] */
+    workspace *workspaces; /* [workers]; of sums on the CPU */
+    int64_t *fixed;        /* [m][N] q; of sums on a device */
 } cross_job;
 
 static size_t smaller(size_t a, size_t b) {
@@ -108,8 +111,38 @@ static coar_status cross_tile(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
-                           int64_t *total, int *shift) {
+/* q and its sum over all masks, for one group of examples. */
+static coar_status make_fixed(void *context, size_t task, int worker) {
+    (void)worker;
+    const cross_job *job = context;
+    size_t z0 = task * LANES, lanes = smaller(LANES, job->N - z0);
+    for (size_t z = z0; z < z0 + lanes; z++) {
+        const double scale = ldexp(1, job->shift[z]);
+        job->total[z] = 0;
+        for (size_t i = 0; i < job->columns->length; i++) {
+            job->fixed[i * job->N + z] = llrint(job->y[i * job->N + z] * scale);
+            job->total[z] += job->fixed[i * job->N + z];
+        }
+    }
+    return COAR_OK;
+}
+
+static coar_status sums_on_cpu(cross_job *job, thread_pool *pool) {
+    size_t tiles = (job->columns->count + COMPONENTS - 1) / COMPONENTS;
+    TRY(memory_new((size_t)thread_pool_size(pool), sizeof *job->workspaces, "cross products", &job->workspaces));
+    return thread_pool_run(pool, tiles * job->groups, cross_tile, job);
+}
+
+static coar_status sums_on_device(cross_job *job, thread_pool *pool, fit_device *device) {
+    const bit_columns *columns = job->columns;
+    TRY(memory_new(columns->length, job->N * sizeof *job->fixed, "fixed-point outputs", &job->fixed));
+    TRY(thread_pool_run(pool, job->groups, make_fixed, job));
+    return device->interface->cross(device, columns->words, columns->count, columns->stride, job->fixed,
+                                    columns->length, job->N, job->cross);
+}
+
+coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
+                           int64_t *cross, int64_t *total, int *shift) {
     cross_job job = {
         .columns = columns,
         .y = y,
@@ -119,12 +152,11 @@ coar_status cross_products(const bit_columns *columns, const float *y, size_t N,
         .total = total,
         .shift = shift,
     };
-    size_t tiles = (columns->count + COMPONENTS - 1) / COMPONENTS;
     coar_status status;
-    TRY_GOTO(memory_new((size_t)thread_pool_size(pool), sizeof *job.workspaces, "cross products", &job.workspaces));
     TRY_GOTO(thread_pool_run(pool, job.groups, choose_shifts, &job));
-    TRY_GOTO(thread_pool_run(pool, tiles * job.groups, cross_tile, &job));
+    TRY_GOTO(device ? sums_on_device(&job, pool, device) : sums_on_cpu(&job, pool));
 done:
+    free(job.fixed);
     free(job.workspaces);
     return status;
 }

@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "backend/fit_device.h"
 #include "core/threads.h"
 
 /* `count` bit vectors of `length` bits, each in `stride` 64-bit words; bits beyond `length` are 0. Of masks by
@@ -31,8 +32,8 @@ coar_status gram_count(const bit_columns *columns, thread_pool *pool, int64_t *g
 /* Cross products of masks by component with y[m][N] (finite), in fixed point: with q[i][z] = round(y[i][z] 2^shift[z]),
  * cross[j][z] = sum of q[i][z] over the masks i that keep component j, and total[z] = sum over all masks.
  * shift[z] comes from max|y[.][z]| and m such that no sum exceeds 2^62: int64 sums are exact in any order.
- * cross [n][N], total [N], shift [N]. */
-coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
-                           int64_t *total, int *shift);
+ * cross [n][N], total [N], shift [N]. A device (NULL = none) adds in the CPU's place, from q made here. */
+coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
+                           int64_t *cross, int64_t *total, int *shift);
 
 #endif

@@ -38,7 +38,9 @@ static void memory_needs(const fit_problem *problem, const fit_settings *setting
     double matrices = settings->estimator == FIT_OLS && m > n + 1 ? 1 : 3; /* eigenvectors: two more as workspace */
     *fixed =
         3 * m * n / 8 + 8 * (matrices * p * p + tables * (m + errors * n) + DENSE_ROWS * (longer + p) + tables * p);
-    *per_example = 4 * m + 8 * (2 * n + 3 * p + tables + DENSE_ROWS + FIT_MOMENTS) + 4 * n * (1 + errors) + 64;
+    double fixed_point = settings->device ? 8 * m : 0;
+    *per_example =
+        fixed_point + 4 * m + 8 * (2 * n + 3 * p + tables + DENSE_ROWS + FIT_MOMENTS) + 4 * n * (1 + errors) + 64;
 }
 
 static coar_status plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {

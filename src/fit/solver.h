@@ -29,6 +29,7 @@ typedef struct fit_system {
     size_t block;             /* largest E */
     bool standard_errors;
     thread_pool *pool;
+    fit_device *device; /* NULL = the CPU */
     const coar_callbacks *callbacks;
 } fit_system;
 

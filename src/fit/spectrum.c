@@ -10,12 +10,11 @@
  * c_i and sum_k u_ik^2 / d_k. Their ratio is the exact leave-one-out residual of the minimum-norm solution.
  */
 #include <cblas.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "core/memory.h"
-#include "fit/solver.h"
+#include "fit/algebra.h"
 
 typedef struct spectrum {
     fit_solver head;
@@ -169,23 +168,11 @@ done:
 /* ------------------------------------------------------------------------------------------------ create */
 
 static coar_status decompose(spectrum *s) {
-    int p = (int)s->p;
     double *all = NULL;
     coar_status status;
     TRY_GOTO(fit_system_gram(s->system, s->dual, &s->vectors));
     TRY_GOTO(memory_new(s->p, sizeof *all, "eigenvalues", &all));
-    /* column-major eigenvectors are row-major rows */
-    int info = LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', p, s->vectors, p, all);
-    if (info == LAPACK_WORK_MEMORY_ERROR) {
-        status =
-            status_set(COAR_ERROR_MEMORY, "the fit: not enough memory for the eigenvectors of a %d x %d matrix", p, p);
-        goto done;
-    }
-    if (info != 0) {
-        status = status_set(COAR_ERROR_INTERNAL, "the fit: the eigenvectors of a %d x %d matrix did not converge (%d)",
-                            p, p, info);
-        goto done;
-    }
+    TRY_GOTO(algebra_eigenvectors(s->system->device, s->vectors, s->p, all));
     double largest = all[s->p - 1];
     while (s->r < s->p && largest > 0 && all[s->p - 1 - s->r] > RANK_TOLERANCE * largest) s->r++;
     s->basis = s->vectors + (s->p - s->r) * s->p;

@@ -31,6 +31,7 @@ typedef struct vit_spec {
 } vit_spec;
 
 static const resnet_spec resnets[] = {
+    {"resnet8", 3, {1, 1, 1}, 16, 1, true, true, 10},
     {"resnet20", 3, {3, 3, 3}, 16, 1, true, true, 10},
     {"resnet32", 3, {5, 5, 5}, 16, 1, true, true, 10},
     {"resnet44", 3, {7, 7, 7}, 16, 1, true, true, 10},
@@ -42,19 +43,18 @@ static const resnet_spec resnets[] = {
     {"resnet50", 4, {3, 4, 6, 3}, 64, 4, false, false, 1000},
     {"resnet101", 4, {3, 4, 23, 3}, 64, 4, false, false, 1000},
     {"resnet152", 4, {3, 8, 36, 3}, 64, 4, false, false, 1000},
+    {"resnet8_bottleneck", 2, {1, 1}, 16, 4, false, false, 10}, /* src/selftest: none that anybody has published */
 };
 
 static const vit_spec vits[] = {
-    {"vit_b_16", 768, 12, 3072, 16, 224, 1000},
-    {"vit_b_32", 768, 12, 3072, 32, 224, 1000},
-    {"vit_l_16", 1024, 24, 4096, 16, 224, 1000},
-    {"vit_h_14", 1280, 32, 5120, 14, 224, 1000},
+    {"vit_b_16", 768, 12, 3072, 16, 224, 1000},  {"vit_b_32", 768, 12, 3072, 32, 224, 1000},
+    {"vit_l_16", 1024, 24, 4096, 16, 224, 1000}, {"vit_h_14", 1280, 32, 5120, 14, 224, 1000},
+    {"vit_mini", 128, 2, 256, 16, 48, 10}, /* src/selftest */
 };
 
 const char *model_random_names(void) {
-    return "resnet20, resnet32, resnet44, resnet56, resnet110, resnet18_cifar, resnet18, resnet34, resnet50, "
-           "resnet101, "
-           "resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14";
+    return "resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18_cifar, resnet18, "
+           "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14";
 }
 
 /* ----------------------------------------------------------------------------------------- one tensor */

@@ -14,7 +14,7 @@ succeeds "link against the shared library" cc -std=c17 -Wall -Werror "$T/p.c" -o
 same "run it" "$(LD_LIBRARY_PATH=$T/usr/lib "$T/p")" "$("$COAR" --version | cut -d' ' -f2)"
 # libcoar.a over the shared libraries of its dependencies, which the .pc file names
 needs=$(pkg-config --print-requires-private coar)
-succeeds "link statically" cc -std=c17 "$T/p.c" -o "$T/ps" -I"$T/usr/include" "$T/usr/lib/libcoar.a" $(pkg-config --libs $needs) -lm -pthread
+succeeds "link statically" cc -std=c17 "$T/p.c" -o "$T/ps" -I"$T/usr/include" "$T/usr/lib/libcoar.a" $(pkg-config --libs $needs) $(pkg-config --variable=private_libs coar)
 if command -v c++ >/dev/null; then
     succeeds "the header in C++" c++ -x c++ -std=c++17 -Wall -Werror -fsyntax-only -I"$T/usr/include" "$T/p.c"
 else

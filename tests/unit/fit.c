@@ -211,8 +211,8 @@ static void test_cross(void) {
         int64_t *a = fresh(n * N + 1, sizeof *a), *b = fresh(n * N, sizeof *b), *total = fresh(N, sizeof *total);
         int *shift = fresh(N, sizeof *shift);
         a[n * N] = SENTINEL;
-        CHECK_OK(cross_products(&columns, y, N, one, a, total, shift));
-        CHECK_OK(cross_products(&columns, y, N, three, b, total, shift));
+        CHECK_OK(cross_products(&columns, y, N, one, NULL, a, total, shift));
+        CHECK_OK(cross_products(&columns, y, N, three, NULL, b, total, shift));
         CHECK(a[n * N] == SENTINEL);
         CHECK(!memcmp(a, b, n * N * sizeof *a));
         for (size_t z = 0; z < N; z++) {

@@ -1,6 +1,9 @@
 /*
  * reference.c - the reference backend: one example under one mask at a time, every value in double.
  *
+ * A plan of a lower precision rounds weights, values and operands as backend/precision.h says, so that a device can be
+ * compared with the same rounding of the same numbers.
+ *
  * It exists to be right and readable, not fast. What the ops mean is in reference_ops.c; this file binds examples, turns
  * masks into keeps and shares (mask, example) pairs out to threads. A pair's outputs depend on nothing but the pair.
  * Must not know: models, files, runs.
@@ -25,8 +28,10 @@ typedef struct reference_backend {
     backend base;
     backend_settings settings;
     output_spec outputs[OUTPUTS_MAX];
+    precision precision;
     buffer_plan buffers;
     size_t *buffer_start; /* [buffers.buffers]: where each begins in workspace.values */
+    op *ops;              /* [op_count] the graph's; with weights of its own where they are rounded */
     uint32_t classes;
     void *memory;            /* one allocation for all that follows */
     workspace *workspaces;   /* [threads] */
@@ -47,12 +52,29 @@ static size_t input_elements(const graph *g) {
 
 /* ------------------------------------------------------------------------------------ preparation */
 
+/* The graph's ops. Weights that are factors of products are rounded copies; what an epilogue adds stays fp32. */
+static void place_ops(reference_backend *r, arena *arena) {
+    const graph *g = r->settings.graph;
+    arena_place(arena, g->op_count, sizeof *r->ops, &r->ops);
+    if (r->ops) memcpy(r->ops, g->ops, g->op_count * sizeof *r->ops);
+    for (size_t i = 0; r->precision != PRECISION_FP32 && i < g->op_count; i++) {
+        float *rounded;
+        const size_t count = graph_weight_count(g, &g->ops[i]);
+        if (g->ops[i].kind != OP_CONV) continue;
+        arena_place(arena, count, sizeof *rounded, &rounded);
+        if (!r->ops) continue;
+        for (size_t k = 0; k < count; k++) rounded[k] = precision_operand(r->precision, g->ops[i].weight[k]);
+        r->ops[i].weight = rounded;
+    }
+}
+
 /* Sizes everything (arena without a base) or places it. */
 static void lay_out(reference_backend *r, arena *arena) {
     const backend_settings *s = &r->settings;
     const graph *g = s->graph;
     const size_t threads = (size_t)thread_pool_size(s->pool);
     arena_place(arena, r->buffers.buffers, sizeof *r->buffer_start, &r->buffer_start);
+    place_ops(r, arena);
     arena_place(arena, threads, sizeof *r->workspaces, &r->workspaces);
     for (size_t t = 0; t < threads; t++) {
         workspace unplaced, *w = r->workspaces ? &r->workspaces[t] : &unplaced;
@@ -74,6 +96,8 @@ static coar_status plan_memory(const backend_settings *s, reference_backend *r, 
     arena measure = {0};
     *r = (reference_backend){.base.interface = &backend_reference, .settings = *s};
     r->classes = s->graph->values[s->graph->logits].c;
+    if (!precision_parse(s->plan->precision, &r->precision))
+        return status_set(COAR_ERROR_MISMATCH, "reference: no precision '%s'", s->plan->precision);
     if (s->output_count > OUTPUTS_MAX)
         return status_set(COAR_ERROR_INTERNAL, "reference: more than %d outputs", OUTPUTS_MAX);
     memcpy(r->outputs, s->outputs, s->output_count * sizeof *s->outputs);
@@ -155,8 +179,10 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
 static void load_example(const reference_backend *r, uint32_t example, double *x) {
     const size_t elements = input_elements(r->settings.graph), channels = r->settings.graph->values[0].c;
     const uint8_t *pixels = r->images + example * elements;
-    for (size_t i = 0; i < elements; i++)
+    for (size_t i = 0; i < elements; i++) {
         x[i] = (pixels[i] / 255.0 - r->mean[i % channels]) / r->deviation[i % channels];
+        if (precision_is_narrow(r->precision)) x[i] = precision_stored(r->precision, (float)x[i]);
+    }
 }
 
 /* Where a value lives; NULL for "none" (-1). */
@@ -170,13 +196,15 @@ static void forward(const reference_backend *r, workspace *w, uint32_t example, 
     const float *fill = r->settings.ablation.fill;
     load_example(r, example, value_at(r, w, 0));
     for (size_t i = 0; i < g->op_count; i++) {
-        const op *o = &g->ops[i];
+        const op *o = &r->ops[i];
         const mask_site *m = &o->mask;
         reference_operands v = {
             .in = g->values[o->input[0]],
             .out = g->values[o->output],
             .x = {value_at(r, w, o->input[0]), value_at(r, w, o->input[1]), value_at(r, w, o->input[2])},
             .residual = value_at(r, w, o->residual),
+            .precision = r->precision,
+            .wide = o->output == g->logits,
             .scratch = w->scratch,
             .y = value_at(r, w, o->output),
         };

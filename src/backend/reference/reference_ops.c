@@ -39,16 +39,22 @@ double reference_activation(activation act, double x) {
     return NAN;
 }
 
+/* As a factor of a product. What is stored in 16 bits is rounded already. */
+static double operand(const reference_operands *v, double x) {
+    return v->precision == PRECISION_TF32 ? precision_operand(v->precision, (float)x) : x;
+}
+
 /* The pixels under the kernel at output pixel (oy, ox), zeros outside the image: patch[I][kernel_h][kernel_w], the order
  * of a weight row. (im2col of one pixel.) */
-static void gather_patch(const op *o, shape in, const double *x, uint32_t oy, uint32_t ox, double *patch) {
+static void gather_patch(const op *o, const reference_operands *v, uint32_t oy, uint32_t ox, double *patch) {
+    const shape in = v->in;
     for (uint32_t i = 0; i < in.c; i++) {
         for (uint32_t ky = 0; ky < o->kernel_h; ky++) {
             for (uint32_t kx = 0; kx < o->kernel_w; kx++) {
                 int64_t iy = (int64_t)oy * o->stride + ky - o->pad;
                 int64_t ix = (int64_t)ox * o->stride + kx - o->pad;
                 bool inside = iy >= 0 && iy < in.h && ix >= 0 && ix < in.w;
-                *patch++ = inside ? x[((size_t)iy * in.w + (size_t)ix) * in.c + i] : 0;
+                *patch++ = inside ? operand(v, v->x[0][((size_t)iy * in.w + (size_t)ix) * in.c + i]) : 0;
             }
         }
     }
@@ -71,7 +77,7 @@ void reference_conv(const op *o, const reference_operands *v) {
     for (uint32_t oy = 0; oy < v->out.h; oy++) {
         for (uint32_t ox = 0; ox < v->out.w; ox++) {
             const size_t pixel = ((size_t)oy * v->out.w + ox) * v->out.c;
-            gather_patch(o, v->in, v->x[0], oy, ox, patch);
+            gather_patch(o, v, oy, ox, patch);
             for (uint32_t c = 0; c < v->out.c; c++) {
                 double value = masked(&v->site, PLACE_PRE, c, dot(o->weight + c * row, patch, row));
                 if (o->scale) value *= o->scale[c];
@@ -188,13 +194,13 @@ void reference_attention(const op *o, const reference_operands *v) {
             for (size_t s = 0; s < tokens; s++) {
                 scores[s] = 0;
                 for (size_t c = head * d; c < (head + 1) * d; c++)
-                    scores[s] += v->x[0][t * width + c] * v->x[1][s * width + c];
+                    scores[s] += operand(v, v->x[0][t * width + c]) * operand(v, v->x[1][s * width + c]);
                 scores[s] *= scale;
             }
             softmax(scores, tokens);
             for (size_t c = head * d; c < (head + 1) * d; c++) {
                 double value = 0;
-                for (size_t s = 0; s < tokens; s++) value += scores[s] * v->x[2][s * width + c];
+                for (size_t s = 0; s < tokens; s++) value += scores[s] * operand(v, v->x[2][s * width + c]);
                 v->y[t * width + c] = masked(&v->site, PLACE_OUT, (uint32_t)c, value);
             }
         }
@@ -215,6 +221,9 @@ void reference_op(const op *o, const reference_operands *v) {
         [OP_ATTENTION] = reference_attention, [OP_SELECT] = reference_select,
     };
     functions[o->kind](o, v);
+    if (v->wide || !precision_is_narrow(v->precision)) return;
+    for (size_t i = 0; i < shape_positions(v->out) * v->out.c; i++)
+        v->y[i] = precision_stored(v->precision, (float)v->y[i]);
 }
 
 size_t reference_scratch(const graph *g) {

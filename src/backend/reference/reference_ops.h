@@ -2,12 +2,14 @@
  * reference_ops.h - what every op means, in plain loops over one example under one mask.
  *
  * Values are double [positions][channels]; an image is [h][w][c]. One function per op, without state: what a reverse
- * pass needs is the op, its inputs and its result.
+ * pass needs is the op, its inputs and its result. In a precision below fp32 results are rounded as a device stores them,
+ * and operands of products as it multiplies them; sums stay double. Weights come rounded already.
  * Must not know: batches, threads, where masks come from.
  */
 #ifndef COAR_BACKEND_REFERENCE_OPS_H
 #define COAR_BACKEND_REFERENCE_OPS_H
 
+#include "backend/precision.h"
 #include "graph/graph.h"
 
 /* The mask at one op: x of channel c becomes k x + (1 - k) fill[c], k = keep[c / width]. */
@@ -25,6 +27,8 @@ typedef struct reference_operands {
     const double *x[3];     /* inputs; [1] and [2] for attention only */
     const double *residual; /* shape out; may be y itself; NULL = none */
     reference_site site;
+    precision precision;
+    bool wide;       /* the result stays as it is (logits) */
     double *scratch; /* reference_scratch(graph) elements */
     double *y;       /* shape out */
 } reference_operands;
@@ -38,7 +42,7 @@ void reference_layernorm(const op *o, const reference_operands *v);
 void reference_attention(const op *o, const reference_operands *v);
 void reference_select(const op *o, const reference_operands *v);
 
-/* The one of the above that o->kind names. */
+/* The one of the above that o->kind names, its result rounded to v->precision. */
 void reference_op(const op *o, const reference_operands *v);
 
 /* Doubles of scratch that the hungriest op of the graph needs. */

@@ -1,0 +1,78 @@
+/*
+ * attention.cuh - what the attention kernels share: where a block works, the mask of a head, who calls whom.
+ *
+ * A block computes some query rows of one head of one pair, whatever kernel it runs. Blocks are numbered rows first, then
+ * heads, then pairs, so that those which read the same keys and values run side by side and find them in L2.
+ * Must not know: graphs, models, other ops.
+ */
+#ifndef COAR_KERNELS_CUDA_ATTENTION_CUH
+#define COAR_KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/kernels.h"
+
+/* Widest head of the tensor-core kernels, and of any. */
+constexpr uint32_t ATTENTION_MMA_WIDTH = 128, ATTENTION_WIDTH = 256;
+
+/* One launch: the arguments and what follows from them. */
+struct attention_job {
+    gpu_attention a;
+    uint32_t row_blocks; /* blocks of one head */
+    uint32_t block_rows; /* query rows of one block */
+    uint32_t stride;     /* elements from one token to the next */
+    float scale;         /* log2(e) / sqrt(width): exponentials are taken to the base 2 */
+};
+
+/* The head that a block works on, and its first query. A pair's value has less than 2^31 elements. */
+struct attention_head {
+    uint32_t head, pair, row;
+    uint32_t stride; /* elements from one token to the next */
+    size_t first;    /* element of token 0, channel 0 of the head: the same in q, k, v and y */
+};
+
+static GPU_INLINE attention_head head_of_block(const attention_job &job) {
+    const gpu_attention &a = job.a;
+    const uint32_t row_block = blockIdx.x % job.row_blocks, item = blockIdx.x / job.row_blocks;
+    const uint32_t head = item % a.heads, pair = item / a.heads;
+    return {head, pair, row_block * job.block_rows, job.stride,
+            (size_t)pair * (a.tokens * job.stride) + head * a.width};
+}
+
+/* The mask of a head. Looked up where results are written: kept through the loop over keys, it would cost registers. */
+struct attention_mask {
+    const float *keep, *fill; /* of channel 0 of the head; keep NULL: no mask; fill NULL: zeros */
+};
+
+static GPU_INLINE attention_mask mask_of_head(const gpu_attention &a, const attention_head &h) {
+    const gpu_mask &m = a.mask;
+    const uint32_t channel = h.head * a.width;
+    if (m.place == GPU_PLACE_NONE) return {nullptr, nullptr};
+    return {m.keep + (size_t)m.slot[h.pair] * m.rows + channel, m.fill ? m.fill + channel : nullptr};
+}
+
+/* x of the head's channel c after the mask. */
+static GPU_INLINE float masked(const attention_mask &m, uint32_t c, float x) {
+    if (!m.keep) return x;
+    const float k = m.keep[c];
+    return fmaf(k, x, m.fill ? (1 - k) * m.fill[c] : 0.0f);
+}
+
+static inline uint32_t divide_up(uint32_t a, uint32_t b) {
+    return (a + b - 1) / b;
+}
+
+/* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too large. */
+static inline bool attention_job_of(const gpu_attention *a, uint32_t block_rows, attention_job *job, dim3 *grid) {
+    const uint32_t row_blocks = divide_up(a->tokens, block_rows);
+    const uint32_t stride = gpu_stride(a->heads * a->width);
+    if ((uint64_t)a->pairs * a->heads > INT32_MAX / row_blocks || a->tokens > INT32_MAX / stride) return false;
+    *job = {*a, row_blocks, block_rows, stride, 1.44269504088896341f / sqrtf((float)a->width)};
+    *grid = dim3(a->pairs * a->heads * row_blocks);
+    return true;
+}
+
+/* attention_mma.cu: whether the tensor-core kernels can compute a, and their launch. */
+bool attention_mma_can(const gpu_attention *a);
+cudaError_t attention_mma_launch(const gpu_attention *a, cudaStream_t stream);
+
+#endif

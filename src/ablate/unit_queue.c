@@ -1,0 +1,86 @@
+/* unit_queue.c - see unit_queue.h. */
+#include "ablate/unit_queue.h"
+
+#include <stdlib.h>
+
+#include "core/memory.h"
+
+unit_place unit_queue_place(const unit_queue *q, uint64_t unit) {
+    unit_place p = {.block = unit % q->blocks};
+    unit_grid_unit(q->grid, unit, &p.mask_first, &p.mask_count, &p.example_first, &p.example_count);
+    return p;
+}
+
+static bool to_do(const unit_queue *q, uint64_t unit) {
+    return unit % q->shards == q->shard && !stage_has(q->stage, unit);
+}
+
+static void count_units(unit_queue *q) {
+    for (uint64_t unit = 0; unit < q->units; unit++) {
+        if (unit % q->shards != q->shard) continue;
+        const unit_place p = unit_queue_place(q, unit);
+        const uint64_t images = (uint64_t)p.mask_count * p.example_count;
+        q->images += images;
+        if (to_do(q, unit))
+            q->left[p.block]++;
+        else
+            q->images_done += images;
+    }
+}
+
+coar_status unit_queue_create(const unit_grid *grid, const store_stage *stage, uint32_t shard, uint32_t shards,
+                              size_t devices, unit_queue *out) {
+    coar_status status;
+    unit_queue q = {.grid = grid,
+                    .stage = stage,
+                    .shard = shard,
+                    .shards = shards,
+                    .units = unit_grid_units(grid),
+                    .blocks = (grid->examples + grid->unit_examples - 1) / grid->unit_examples,
+                    .returned_capacity = devices};
+    TRY_GOTO(memory_new(q.blocks, sizeof *q.next, "work units", &q.next));
+    TRY_GOTO(memory_new(q.blocks, sizeof *q.left, "work units", &q.left));
+    TRY_GOTO(memory_new(devices, sizeof *q.returned, "work units", &q.returned));
+    for (uint64_t block = 0; block < q.blocks; block++) q.next[block] = block;
+    count_units(&q);
+    *out = q;
+    q = (unit_queue){0};
+done:
+    unit_queue_free(&q);
+    return status;
+}
+
+void unit_queue_free(unit_queue *q) {
+    free(q->next);
+    free(q->left);
+    free(q->returned);
+    *q = (unit_queue){0};
+}
+
+/* The block with most units left: devices spread over blocks, and one device alone goes through them in order. */
+static uint64_t fullest_block(const unit_queue *q) {
+    uint64_t best = 0;
+    for (uint64_t block = 1; block < q->blocks; block++)
+        if (q->left[block] > q->left[best]) best = block;
+    return best;
+}
+
+bool unit_queue_take(unit_queue *q, uint64_t block, uint64_t *unit) {
+    if (q->returned_count) {
+        *unit = q->returned[--q->returned_count];
+        return true;
+    }
+    if (block >= q->blocks || !q->left[block]) block = fullest_block(q);
+    if (!q->blocks || !q->left[block]) return false;
+    uint64_t *next =
+        &q->next[block]; /* what the stage gains meanwhile are units taken here: `left` still counts the rest */
+    while (!to_do(q, *next)) *next += q->blocks;
+    *unit = *next;
+    *next += q->blocks;
+    q->left[block]--;
+    return true;
+}
+
+void unit_queue_return(unit_queue *q, uint64_t unit) {
+    q->returned[q->returned_count++] = unit;
+}

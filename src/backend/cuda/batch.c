@@ -1,0 +1,315 @@
+/*
+ * batch.c - the (mask, example) pairs of a run as batches.
+ *
+ * Three streams: masks go up on `upload`, everything from mask bits to outputs runs on `compute`, outputs come down on `download`.
+ * Two lanes of staging take turns; of one lane's batch
+ *   uploaded    is waited for by compute: the masks are there
+ *   computed    by download: the outputs are there
+ *   downloaded  by the host before it touches the lane again. By then compute has read the lane's inputs, and upload has read
+ *               its pinned twin, so nothing else needs to be waited for.
+ *
+ * The first batch of a shape is launched op by op, each waited for: a failure is then known by its op, and kernels are loaded
+ * outside of any capture. From the second on it is a graph.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda.h"
+
+/* ------------------------------------------------------------------------------------------ shapes */
+
+static bool same_shape(const cuda_shape *a, const cuda_shape *b) {
+    return a->pairs == b->pairs && a->slots == b->slots && a->source == b->source && a->seed == b->seed &&
+           a->threshold == b->threshold && a->stream == b->stream;
+}
+
+/* Batches of equal size, so that one graph serves them and hardly a pair is computed twice. */
+static uint32_t pairs_per_batch(size_t total, uint32_t most) {
+    const size_t batches = (total + most - 1) / most;
+    return (uint32_t)((total + batches - 1) / batches);
+}
+
+static cuda_shape shape_of(const cuda_backend *b, const mask_range *masks) {
+    const sampler *s = masks->sampler;
+    cuda_shape shape = {.pairs = pairs_per_batch(masks->count * b->examples, b->batch.pairs)};
+    shape.source = masks->keeps ? SOURCE_VALUES : s && s->kind == SAMPLER_BERNOULLI ? SOURCE_PHILOX : SOURCE_BITS;
+    if (shape.source == SOURCE_PHILOX) {
+        shape.seed = s->seed;
+        shape.stream = s->stream;
+        shape.threshold = sampler_threshold(s->alpha);
+    }
+    const uint32_t room = shape.source == SOURCE_VALUES ? b->batch.value_slots : b->batch.slots;
+    const size_t touched = shape.pairs < 2 ? 1 : (shape.pairs - 2) / b->examples + 2; /* wherever a batch begins */
+    const size_t slots = touched < masks->count ? touched : masks->count;
+    shape.slots = slots < room ? (uint32_t)slots : room;
+    return shape;
+}
+
+/* -------------------------------------------------------------------------------------------- lanes */
+
+static void free_graph(cuda_lane *lane) {
+    if (lane->graph) (void)cudaGraphExecDestroy(lane->graph);
+    lane->graph = NULL;
+}
+
+void cuda_batches_free_graphs(cuda_backend *b) {
+    for (int i = 0; i < CUDA_LANES; i++) free_graph(&b->batch.lane[i]);
+}
+
+/* One call of run. */
+typedef struct run_call {
+    cuda_backend *b;
+    const mask_range *masks;
+    cuda_shape shape;
+    size_t total;   /* pairs */
+    float *outputs; /* [output_count][total] */
+    void *scratch;  /* of the sampler */
+} run_call;
+
+static void copy_masks(const run_call *call, cuda_lane *lane, size_t first_mask, size_t count) {
+    const mask_range *m = call->masks;
+    const size_t bytes = mask_bytes(m->n);
+    switch (call->shape.source) {
+    case SOURCE_PHILOX:
+        *lane->host.first = m->first + first_mask;
+        break;
+    case SOURCE_BITS:
+        for (size_t s = 0; m->sampler && s < count; s++)
+            sampler_mask(m->sampler, m->first + first_mask + s, (uint8_t *)lane->host.masks + s * bytes, call->scratch);
+        if (!m->sampler) memcpy(lane->host.masks, m->bits + first_mask * bytes, count * bytes);
+        break;
+    case SOURCE_VALUES:
+        memcpy(lane->host.masks, m->keeps + first_mask * m->n, count * m->n * sizeof *m->keeps);
+        break;
+    case SOURCE_NONE:
+        break;
+    }
+}
+
+static size_t mask_block_bytes(const run_call *call, size_t masks) {
+    const uint32_t n = call->masks->n;
+    const cuda_source source = call->shape.source;
+    return source == SOURCE_BITS ? masks * mask_bytes(n) : source == SOURCE_VALUES ? masks * n * sizeof(float) : 0;
+}
+
+/* Pairs from `first` on into the lane's pinned block; what it takes up in bytes. */
+static size_t fill_lane(const run_call *call, cuda_lane *lane, size_t first) {
+    const size_t examples = call->b->examples, first_mask = first / examples;
+    const size_t end = (first_mask + call->shape.slots) * examples; /* no room for further masks */
+    const size_t limit = end < call->total ? end : call->total;
+    lane->first = first;
+    lane->count = limit - first < call->shape.pairs ? (uint32_t)(limit - first) : call->shape.pairs;
+    for (uint32_t p = 0; p < call->shape.pairs; p++) {
+        const size_t pair = first + (p < lane->count ? p : lane->count - 1);
+        lane->host.slot[p] = (uint32_t)(pair / examples - first_mask);
+        lane->host.example[p] = (uint32_t)(pair % examples);
+    }
+    const size_t masks = (first + lane->count - 1) / examples - first_mask + 1;
+    copy_masks(call, lane, first_mask, masks);
+    return call->b->batch.input_header + mask_block_bytes(call, masks);
+}
+
+/* ------------------------------------------------------------------------------------------ compute */
+
+static coar_status expand_keeps(const cuda_backend *b, const cuda_lane *lane, const cuda_shape *shape) {
+    const graph *g = b->settings.graph;
+    const float gain = b->settings.ablation.gain;
+    cudaError_t error = cudaSuccess;
+    if (!g->rows) return COAR_OK;
+    if (shape->source == SOURCE_PHILOX)
+        error = gpu_keep_from_philox_launch(shape->seed, shape->stream, lane->device.first, shape->threshold, gain,
+                                            b->component, g->rows, shape->slots, b->batch.keep, b->compute);
+    else if (shape->source == SOURCE_VALUES)
+        error = gpu_keep_from_values_launch(lane->device.masks, g->components, b->component, g->rows, shape->slots,
+                                            b->batch.keep, b->compute);
+    else
+        error = gpu_keep_from_bits_launch(lane->device.masks, (uint32_t)mask_bytes(g->components), gain, b->component,
+                                          g->rows, shape->slots, b->batch.keep, b->compute);
+    return cuda_error(error, "keeps of %u masks of %u components (compute stream)", shape->slots, g->components);
+}
+
+static gpu_output_kind output_kind_of(output_kind kind) {
+    static const gpu_output_kind kinds[] = {
+        [OUTPUT_MARGIN] = GPU_OUTPUT_MARGIN,
+        [OUTPUT_LOGIT] = GPU_OUTPUT_LOGIT,
+        [OUTPUT_LOGIT_CLASS] = GPU_OUTPUT_CLASS,
+        [OUTPUT_LOGIT_DIFFERENCE] = GPU_OUTPUT_DIFFERENCE,
+        [OUTPUT_LOSS] = GPU_OUTPUT_LOSS,
+    };
+    return kinds[kind];
+}
+
+/* From mask bits to outputs, enqueued on `compute`. */
+static coar_status enqueue(cuda_backend *b, const cuda_lane *lane, const cuda_shape *shape, bool checked) {
+    const cuda_pass pass = {.b = b,
+                            .pairs = shape->pairs,
+                            .slot = lane->device.slot,
+                            .example = lane->device.example,
+                            .stream = b->compute,
+                            .checked = checked};
+    TRY(expand_keeps(b, lane, shape));
+    TRY(cuda_forward(&pass));
+    for (size_t k = 0; k < b->settings.output_count; k++) {
+        const output_spec *o = &b->outputs[k];
+        TRY_CUDA(gpu_output_launch(output_kind_of(o->kind), o->a, o->b, shape->pairs, b->classes, b->batch.logits,
+                                   b->labels, lane->device.example, lane->outputs + k * shape->pairs, b->compute),
+                 "output '%s' of a batch of %u (compute stream)", o->name, shape->pairs);
+    }
+    return COAR_OK;
+}
+
+/* Where an op other than a convolution reads the input, it is there once for each pair. The list of examples is the host's, so
+ * this stays outside of graphs; no published architecture needs it. */
+static coar_status gather_input(const cuda_backend *b, const cuda_lane *lane, uint32_t pairs) {
+    const shape s = b->settings.graph->values[0];
+    const size_t bytes = shape_positions(s) * gpu_stride(s.c) * gpu_type_size(b->type);
+    if (!b->gathers) return COAR_OK;
+    for (uint32_t p = 0; p < pairs; p++)
+        TRY_CUDA(cudaMemcpyAsync((char *)b->batch.buffer[0] + p * bytes,
+                                 (const char *)b->input + lane->host.example[p] * bytes, bytes,
+                                 cudaMemcpyDeviceToDevice, b->compute),
+                 "input of pair %u of a batch of %u (compute stream)", p, pairs);
+    return COAR_OK;
+}
+
+static coar_status capture(cuda_backend *b, cuda_lane *lane, const cuda_shape *shape) {
+    coar_status status;
+    cudaGraph_t graph = NULL;
+    TRY_CUDA(cudaStreamBeginCapture(b->compute, cudaStreamCaptureModeThreadLocal), "capturing a batch of %u",
+             shape->pairs);
+    status = enqueue(b, lane, shape, false);
+    const cudaError_t ended = cudaStreamEndCapture(b->compute, &graph); /* also after a failure: or the stream stays captured */
+    if (status != COAR_OK) goto done;
+    TRY_CUDA_GOTO(ended, "capturing a batch of %u", shape->pairs);
+    TRY_CUDA_GOTO(cudaGraphInstantiate(&lane->graph, graph, 0), "the graph of a batch of %u", shape->pairs);
+done:
+    if (graph) (void)cudaGraphDestroy(graph);
+    return status;
+}
+
+static coar_status compute(cuda_backend *b, cuda_lane *lane, const cuda_shape *shape) {
+    TRY(gather_input(b, lane, shape->pairs));
+    if (!same_shape(&lane->shape, shape)) free_graph(lane);
+    lane->shape = *shape;
+    if (!same_shape(&b->batch.known, shape)) {
+        TRY(cuda_layers_prepare(b, shape->pairs));
+        TRY(enqueue(b, lane, shape, true));
+        b->batch.known = *shape;
+        return COAR_OK;
+    }
+    if (!lane->graph) TRY(capture(b, lane, shape));
+    TRY_CUDA(cudaGraphLaunch(lane->graph, b->compute), "the graph of a batch of %u (compute stream)", shape->pairs);
+    return COAR_OK;
+}
+
+/* ----------------------------------------------------------------------------------------- pipeline */
+
+static coar_status start(const run_call *call, cuda_lane *lane, size_t first) {
+    cuda_backend *b = call->b;
+    const size_t bytes = fill_lane(call, lane, first);
+    TRY_CUDA(cudaMemcpyAsync(lane->device_block, lane->host_block, bytes, cudaMemcpyHostToDevice, b->upload),
+             "masks of a batch of %u (upload stream)", call->shape.pairs);
+    TRY_CUDA(cudaEventRecord(lane->uploaded, b->upload), "upload stream");
+    TRY_CUDA(cudaStreamWaitEvent(b->compute, lane->uploaded, 0), "compute stream");
+    TRY(compute(b, lane, &call->shape));
+    TRY_CUDA(cudaEventRecord(lane->computed, b->compute), "compute stream");
+    TRY_CUDA(cudaStreamWaitEvent(b->download, lane->computed, 0), "download stream");
+    TRY_CUDA(cudaMemcpyAsync(lane->host_outputs, lane->outputs,
+                             b->settings.output_count * call->shape.pairs * sizeof *lane->outputs,
+                             cudaMemcpyDeviceToHost, b->download),
+             "outputs of a batch of %u (download stream)", call->shape.pairs);
+    TRY_CUDA(cudaEventRecord(lane->downloaded, b->download), "download stream");
+    return COAR_OK;
+}
+
+/* Waits for the lane's batch, if there is one, and takes its outputs. */
+static coar_status finish(const run_call *call, cuda_lane *lane) {
+    const cuda_backend *b = call->b;
+    if (!lane->count) return COAR_OK;
+    const uint32_t count = lane->count;
+    lane->count = 0;
+    TRY_CUDA(cudaEventSynchronize(lane->downloaded), "a batch of %u pairs from mask %zu of the unit on (%s, streams "
+             "compute and download; CUDA_LAUNCH_BLOCKING=1 names the kernel)", call->shape.pairs,
+             lane->first / b->examples, b->settings.plan->precision);
+    for (size_t k = 0; k < b->settings.output_count; k++)
+        memcpy(call->outputs + k * call->total + lane->first, lane->host_outputs + k * call->shape.pairs,
+               count * sizeof *call->outputs);
+    return COAR_OK;
+}
+
+/* After a failure: nothing is under way any more, so that memory may be freed and the run begun again. */
+static void abandon(cuda_backend *b) {
+    (void)cudaStreamSynchronize(b->upload);
+    (void)cudaStreamSynchronize(b->compute);
+    (void)cudaStreamSynchronize(b->download);
+    for (int i = 0; i < CUDA_LANES; i++) b->batch.lane[i].count = 0;
+}
+
+coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs) {
+    coar_status status;
+    run_call call = {.b = b, .masks = masks, .total = masks->count * b->examples, .outputs = outputs};
+    size_t batch = 0;
+    call.shape = shape_of(b, masks);
+    TRY(memory_new(masks->sampler ? sampler_scratch(masks->sampler) : 0, 1, "masks", &call.scratch));
+    for (size_t first = 0; first < call.total; batch++) {
+        cuda_lane *lane = &b->batch.lane[batch % CUDA_LANES];
+        TRY_GOTO(finish(&call, lane));
+        TRY_GOTO(start(&call, lane, first));
+        first += lane->count;
+    }
+    for (int i = 0; i < CUDA_LANES; i++) TRY_GOTO(finish(&call, &b->batch.lane[(batch + (size_t)i) % CUDA_LANES]));
+done:
+    if (status != COAR_OK) abandon(b);
+    free(call.scratch);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------- without masks */
+
+coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass) {
+    cuda_lane *lane = &b->batch.lane[0];
+    const uint32_t n = b->settings.graph->components;
+    const cuda_shape shape = {.pairs = count, .slots = 1, .source = SOURCE_BITS};
+    for (uint32_t p = 0; p < count; p++) {
+        lane->host.slot[p] = 0;
+        lane->host.example[p] = first + p;
+    }
+    memset(lane->host.masks, 0xff, mask_bytes(n));
+    *pass = (cuda_pass){
+        .b = b, .pairs = count, .slot = lane->device.slot, .example = lane->device.example, .stream = b->compute};
+    TRY_CUDA(cudaMemcpyAsync(lane->device_block, lane->host_block, b->batch.input_header + mask_bytes(n),
+                             cudaMemcpyHostToDevice, b->compute),
+             "a batch of %u without masks (compute stream)", count);
+    TRY(gather_input(b, lane, count));
+    TRY(cuda_layers_prepare(b, count));
+    return expand_keeps(b, lane, &shape);
+}
+
+static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, float *padded, float *logits) {
+    const size_t stride = gpu_stride(b->classes);
+    cuda_pass pass;
+    TRY(cuda_batches_unablated(b, first, count, &pass));
+    TRY(cuda_forward(&pass));
+    TRY_CUDA(cudaMemcpyAsync(padded, b->batch.logits, count * stride * sizeof *padded, cudaMemcpyDeviceToHost,
+                             b->compute),
+             "logits of %u examples (compute stream)", count);
+    TRY_CUDA(cudaStreamSynchronize(b->compute), "logits of %u examples (compute stream)", count);
+    for (uint32_t p = 0; p < count; p++)
+        memcpy(logits + (size_t)(first + p) * b->classes, padded + p * stride, b->classes * sizeof *logits);
+    return COAR_OK;
+}
+
+coar_status cuda_batches_logits(cuda_backend *b, float *logits) {
+    coar_status status = COAR_OK;
+    const uint32_t pairs = pairs_per_batch(b->examples, b->batch.pairs);
+    float *padded = NULL;
+    TRY(memory_new((size_t)pairs * gpu_stride(b->classes), sizeof *padded, "logits", &padded));
+    for (uint32_t first = 0; first < b->examples; first += pairs) {
+        const uint32_t left = b->examples - first;
+        TRY_GOTO(logits_of(b, first, left < pairs ? left : pairs, padded, logits));
+    }
+done:
+    if (status != COAR_OK) abandon(b);
+    free(padded);
+    return status;
+}

@@ -1,0 +1,271 @@
+/*
+ * cuda.h - the inside of the CUDA backend (docs/design.md, section 3, "CUDA").
+ *
+ * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order of masks,
+ * into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs a batch is one CUDA graph,
+ * captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is computed, the other's
+ * masks go up and its outputs come down.
+ *
+ *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
+ *   device.c    which device, what it can do, its class
+ *   error.c     CUDA's errors as coar_status
+ *   memory.c    all device memory, planned before it is taken; how many pairs fit
+ *   layer.c     what never changes about an op: packed weights, the convolution's arguments
+ *   engine.c    who computes a convolution: the project's kernels, or a library (one table)
+ *   forward.c   the op list over one batch: op -> launcher
+ *   batch.c     the pairs of a run as batches: staging, streams, graphs
+ *   means.c     sums of x per masked channel, for `mean` ablation
+ *   retry.c     non-finite outputs once more in fp32
+ *   choose.c    the numerics plan of this device
+ *
+ * State is per backend, so that two of them on two devices can run in two threads. Must not know: models, files, runs.
+ */
+#ifndef COAR_BACKEND_CUDA_CUDA_H
+#define COAR_BACKEND_CUDA_CUDA_H
+
+#include "backend/backend.h"
+#include "backend/cuda/error.h"
+#include "kernels/cuda/kernels.h"
+
+/* ------------------------------------------------------------------------------------------ device.c */
+
+typedef struct cuda_device {
+    int index;
+    char name[96];
+    int major, minor; /* compute capability */
+    int multiprocessors;
+    char device_class[PLAN_CLASS_SIZE]; /* cuda/GPU/driver/cuDNN/cuBLAS */
+} cuda_device;
+
+/* Makes device `index` the calling thread's; fills *out (which may be NULL). One clear line when there is no driver, an old
+ * one, no such device, or an older architecture than this build's kernels. */
+coar_status cuda_device_open(int index, cuda_device *out);
+
+/* Bytes of device memory that a backend may plan with when it is not told: what is free now, less some for CUDA itself. */
+coar_status cuda_device_memory(int index, size_t *bytes);
+
+coar_status cuda_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+/* ------------------------------------------------------------------------------------------- layer.c */
+
+struct cuda_engine;
+struct cuda_backend;
+
+/* What never changes about an op. Pointers are device memory. */
+typedef struct cuda_layer {
+    const op *op;
+    shape in, out;
+    const struct cuda_engine *engine; /* OP_CONV: who computes it */
+    int form;                         /* own kernels: gpu_conv_form's number */
+    uint32_t splits;
+    void *state;        /* the engine's, host memory; engine->release frees it */
+    void *weight;       /* OP_CONV: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma, OP_EMBED table; NULL = none */
+    float *scale;       /* OP_CONV [O]; NULL = 1 */
+    float *shift;       /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
+} cuda_layer;
+
+/* Shapes, engines and forms of all layers, from the plan. */
+coar_status cuda_layers_describe(struct cuda_backend *b);
+/* Sizes (arena without a base) or places the weights of all layers. */
+void cuda_layers_place(struct cuda_backend *b, arena *arena);
+/* Packs and uploads them. */
+coar_status cuda_layers_upload(struct cuda_backend *b);
+/* Before the first launch on batches of `pairs`: engines make what they need. */
+coar_status cuda_layers_prepare(struct cuda_backend *b, uint32_t pairs);
+void cuda_layers_release(struct cuda_backend *b);
+
+/* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x, residual, y,
+ * mask pointers or workspace. What an engine needs to prepare itself, to choose and to be measured. */
+gpu_conv cuda_layer_conv(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
+
+/* ------------------------------------------------------------------------------------------ engine.c */
+
+/* Who computes a convolution. The plan's kernel text names it by its prefix. */
+typedef struct cuda_engine {
+    const char *prefix; /* "cudnn:", "cublaslt:"; "" = the project's own kernels */
+
+    /* Whether there is a kernel of that name (prefix left out); *form as the engine likes to number it. */
+    bool (*find)(gpu_type type, const char *kernel, int *form);
+
+    /* Bytes of workspace for the convolution c at most. Cheap: asked for many batch sizes while memory is planned. */
+    size_t (*workspace)(const struct cuda_backend *b, const cuda_layer *layer, const gpu_conv *c);
+
+    /* Makes what launches of this shape need; keeps what earlier calls for other numbers of pairs made. NULL = nothing. Never
+     * called while a graph is captured. */
+    coar_status (*prepare)(struct cuda_backend *b, cuda_layer *layer, const gpu_conv *c);
+
+    /* Enqueues it on the stream; allocates nothing and waits for nothing (it may be captured). */
+    coar_status (*launch)(const struct cuda_backend *b, const cuda_layer *layer, const gpu_conv *c, cudaStream_t stream);
+
+    void (*release)(cuda_layer *layer); /* frees layer->state. NULL = nothing */
+} cuda_engine;
+
+/* The engine of a plan's kernel, and its number there; NULL when this build has none. */
+const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form);
+extern const cuda_engine cuda_engine_own;
+
+/* "cuDNN/cuBLAS" of the device class: versions of the libraries that this build calls, "none" for one that it does not. */
+void cuda_library_versions(char *text, size_t size);
+
+/* ------------------------------------------------------------------------------------------ memory.c */
+
+typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
+
+/* What a graph was captured for: another one needs another graph. */
+typedef struct cuda_shape {
+    uint32_t pairs, slots;
+    cuda_source source;
+    uint64_t seed, threshold; /* SOURCE_PHILOX */
+    uint32_t stream;          /* SOURCE_PHILOX: Philox's, not CUDA's */
+} cuda_shape;
+
+/* What goes up for one batch: one block, the same layout in pinned and in device memory. */
+typedef struct cuda_input {
+    uint64_t *first;   /* [1] SOURCE_PHILOX: index of slot 0's mask */
+    uint32_t *slot;    /* [pairs] */
+    uint32_t *example; /* [pairs] */
+    void *masks;       /* SOURCE_BITS [slots][mask_bytes(n)]; SOURCE_VALUES fp32 [value_slots][n] */
+} cuda_input;
+
+/* Staging of one batch in flight. */
+typedef struct cuda_lane {
+    char *host_block, *device_block; /* of the inputs, and how much of it a batch without masks takes */
+    cuda_input host, device;
+    float *host_outputs, *outputs; /* [output_count][pairs] */
+    cudaEvent_t uploaded, computed, downloaded;
+    cudaGraphExec_t graph; /* of `shape`; NULL = none yet */
+    cuda_shape shape;
+    size_t first;   /* pair of the run that the batch begins with */
+    uint32_t count; /* pairs of the run in it; 0 = no batch in flight. The last one is repeated up to shape.pairs */
+} cuda_lane;
+
+enum { CUDA_LANES = 2 };
+
+/* Everything whose size depends on the number of pairs: one device and one pinned allocation. */
+typedef struct cuda_batch {
+    uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
+    cuda_shape known; /* has been launched op by op already: graphs of it may be captured */
+    void *memory, *pinned;
+    void **buffer;   /* host array [buffers.buffers]: device address of each */
+    float *logits;   /* [pairs][gpu_stride(classes)] */
+    float *keep;     /* [slots][rows] */
+    float *observed; /* x of one PRE or POST site of observed_pairs pairs, fp32 */
+    void *workspace; /* of one convolution */
+    size_t input_header, input_bytes; /* of a lane's block: without the masks, and in all */
+    cuda_lane lane[CUDA_LANES];
+} cuda_batch;
+
+/* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
+size_t cuda_memory_bytes(struct cuda_backend *b, uint32_t pairs);
+/* More pairs than this gain nothing: every layer fills the device several times, or there are no more. */
+uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b);
+/* Takes the memory for as many pairs as are useful and allowed; fewer when the device refuses. */
+coar_status cuda_memory_allocate(struct cuda_backend *b);
+/* Gives up half of the batch; COAR_ERROR_MEMORY when it was one pair. */
+coar_status cuda_memory_shrink(struct cuda_backend *b);
+void cuda_memory_free(struct cuda_backend *b);
+
+/* --------------------------------------------------------------------------------------------- cuda.c */
+
+typedef struct cuda_backend {
+    backend base;
+    backend_settings settings;
+    output_spec outputs[OUTPUTS_MAX];
+    cuda_device device;
+    precision precision;
+    gpu_type type;
+    buffer_plan buffers;
+    size_t *buffer_bytes; /* [buffers.buffers] for one pair */
+    uint32_t classes;
+    size_t elements;   /* of one image */
+    bool gathers;      /* an op other than a convolution reads the input: it is copied for each pair */
+    cuda_layer *layers; /* [op_count] */
+    cudaStream_t compute, upload, download;
+    void *memory;        /* one device allocation for all that follows */
+    uint8_t *pixels;     /* [examples_max][elements] */
+    void *input;         /* [examples_max][positions][stride] normalised, in the type */
+    float *pixel_mul, *pixel_add; /* [input channels] */
+    int32_t *labels;     /* [examples_max] */
+    uint32_t *component; /* [rows] */
+    float *fill;         /* [rows]; NULL = zeros */
+    double *sums;        /* [rows] */
+    cuda_batch batch;
+    uint32_t examples;   /* bound now */
+    float *mul, *add;    /* host twins of pixel_mul, pixel_add: a side context is bound from them */
+    int32_t *host_labels;
+    numerics_plan fp32_plan;   /* of `fp32` */
+    struct cuda_backend *fp32; /* computes non-finite outputs once more; NULL until there are some */
+    size_t retry_bytes;        /* of device memory, left to it */
+    double passes;             /* done by run */
+} cuda_backend;
+
+static inline cuda_backend *cuda_self(backend *b) {
+    return (cuda_backend *)b;
+}
+
+/* Everything but device memory and streams: enough for cuda_memory_bytes. */
+coar_status cuda_describe(const backend_settings *s, cuda_backend **out);
+/* Ready for bind and run; `s` as in backend.h. */
+coar_status cuda_create(const backend_settings *s, cuda_backend **out);
+void cuda_destroy(backend *b);
+/* The bound examples' pixels are on the device, labels and pixel_mul, pixel_add on the host: uploads the latter, and fills
+ * b->input. */
+coar_status cuda_normalise(cuda_backend *b);
+
+/* ------------------------------------------------------------------------------------------ forward.c */
+
+/* One pass over the op list. */
+typedef struct cuda_pass {
+    cuda_backend *b;
+    uint32_t pairs;
+    const uint32_t *slot, *example; /* device */
+    cudaStream_t stream;
+    bool checked; /* waits after each op, so that a failure is that op's; not while a graph is captured */
+    /* Sees each op after it was enqueued; NULL = nobody. */
+    coar_status (*see)(void *context, const struct cuda_pass *pass, const cuda_layer *layer);
+    void *context;
+} cuda_pass;
+
+/* From b->batch.keep to b->batch.logits. */
+coar_status cuda_forward(const cuda_pass *pass);
+/* Where a value lives; NULL for -1. */
+void *cuda_value(const cuda_pass *pass, int value);
+/* The arguments of a convolution in this pass. */
+gpu_conv cuda_conv_args(const cuda_pass *pass, const cuda_layer *layer);
+/* A launcher's result as a status that names op, shape and stream; waits for it when the pass is checked. */
+coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaError_t error);
+
+/* -------------------------------------------------------------------------------------------- batch.c */
+
+/* outputs [output_count][S][E]. After a failure nothing is under way any more. */
+coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs);
+/* The unablated model: logits [E][classes]. */
+coar_status cuda_batches_logits(cuda_backend *b, float *logits);
+/* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs (by lane
+ * 0, on the compute stream, not waited for) and fills *pass for cuda_forward. */
+coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass);
+void cuda_batches_free_graphs(cuda_backend *b);
+
+/* -------------------------------------------------------------------------------------------- means.c */
+
+/* Adds the bound examples' sums to sums[rows]. */
+coar_status cuda_means_add(cuda_backend *b, double *sums);
+
+/* -------------------------------------------------------------------------------------------- retry.c */
+
+/* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results in their
+ * place. */
+coar_status cuda_retry_non_finite(cuda_backend *b, const mask_range *masks, float *outputs);
+/* Makes b->fp32_plan, and finds b->retry_bytes. */
+coar_status cuda_retry_plan(cuda_backend *b);
+
+/* ------------------------------------------------------------------------------------------- choose.c */
+
+extern const plan_device cuda_plan_device;
+
+gpu_type cuda_type(const numerics_plan *plan);
+
+/* Own kernels in fp32, form 0, one partial sum: the most careful form there is. */
+coar_status cuda_plan_direct(const graph *g, const char *device_class, numerics_plan *out);
+
+#endif

@@ -1,0 +1,65 @@
+/*
+ * engine.c - who computes a convolution: one table, asked by the prefix of the plan's kernel name; and the project's own
+ * kernels as the last of its entries.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/cuda.h"
+
+static const cuda_engine *const engines[] = {
+    &cuda_engine_own,
+};
+
+const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form) {
+    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
+        const size_t length = strlen(engines[i]->prefix);
+        if (!strncmp(kernel, engines[i]->prefix, length) && engines[i]->find(type, kernel + length, form))
+            return engines[i];
+    }
+    return NULL;
+}
+
+void cuda_library_versions(char *text, size_t size) {
+    snprintf(text, size, "none/none");
+}
+
+/* ------------------------------------------------------------------------------------- our kernels */
+
+static bool own_find(gpu_type type, const char *kernel, int *form) {
+    const char *name;
+    for (int i = 0; (name = gpu_conv_form(type, i)); i++)
+        if (!strcmp(name, kernel)) {
+            *form = i;
+            return true;
+        }
+    return false;
+}
+
+static size_t own_workspace(const cuda_backend *b, const cuda_layer *layer, const gpu_conv *c) {
+    (void)b, (void)layer;
+    return gpu_conv_workspace(c);
+}
+
+static coar_status own_prepare(cuda_backend *b, cuda_layer *layer, const gpu_conv *c) {
+    (void)b;
+    if (gpu_conv_can(c, layer->form)) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH, "layer '%s': kernel '%s' of its plan does not run on this device",
+                      layer->op->name, gpu_conv_form(c->type, layer->form));
+}
+
+static coar_status own_launch(const cuda_backend *b, const cuda_layer *layer, const gpu_conv *c, cudaStream_t stream) {
+    (void)b;
+    const cudaError_t error = gpu_conv_launch(c, layer->form, stream);
+    if (error == cudaSuccess) return COAR_OK;
+    return cuda_error(error, "layer '%s': kernel '%s' on a batch of %u", layer->op->name,
+                      gpu_conv_form(c->type, layer->form), c->pairs);
+}
+
+const cuda_engine cuda_engine_own = {
+    .prefix = "",
+    .find = own_find,
+    .workspace = own_workspace,
+    .prepare = own_prepare,
+    .launch = own_launch,
+};

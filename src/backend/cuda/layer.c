@@ -1,0 +1,159 @@
+/*
+ * layer.c - what never changes about an op: who computes it, and its weights in the compute precision, packed as
+ * kernels.h wants them.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda.h"
+
+/* ------------------------------------------------------------------------------------- description */
+
+static coar_status describe_conv(const cuda_backend *b, size_t i, cuda_layer *layer) {
+    const numerics_plan *plan = b->settings.plan;
+    layer->splits = plan->splits[i];
+    layer->engine = cuda_engine_find(b->type, plan->kernel[i], &layer->form);
+    if (layer->engine) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan", plan->name[i],
+                      plan->kernel[i]);
+}
+
+coar_status cuda_layers_describe(cuda_backend *b) {
+    const graph *g = b->settings.graph;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        cuda_layer *layer = &b->layers[i];
+        *layer = (cuda_layer){.op = o, .in = g->values[o->input[0]], .out = g->values[o->output]};
+        if (o->kind == OP_CONV) {
+            TRY(describe_conv(b, i, layer));
+        } else {
+            const bool reads_input = o->input[0] == 0 || o->input[1] == 0 || o->input[2] == 0;
+            b->gathers |= reads_input;
+        }
+        b->gathers |= o->residual == 0;
+    }
+    return COAR_OK;
+}
+
+gpu_conv cuda_layer_conv(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs) {
+    static const gpu_activation activations[] = {
+        [ACT_NONE] = GPU_NONE,           [ACT_RELU] = GPU_RELU,           [ACT_GELU_ERF] = GPU_GELU_ERF,
+        [ACT_GELU_TANH] = GPU_GELU_TANH, [ACT_QUICKGELU] = GPU_QUICKGELU,
+    };
+    const op *o = layer->op;
+    return (gpu_conv){
+        .type = b->type,
+        .pairs = pairs,
+        .in_h = layer->in.h,
+        .in_w = layer->in.w,
+        .in_channels = layer->in.c,
+        .out_h = layer->out.h,
+        .out_w = layer->out.w,
+        .out_channels = layer->out.c,
+        .kernel_h = o->kernel_h,
+        .kernel_w = o->kernel_w,
+        .stride = o->stride,
+        .pad = o->pad,
+        .weight = layer->weight,
+        .scale = layer->scale,
+        .shift = layer->shift,
+        .wide = o->output == b->settings.graph->logits,
+        .activation = activations[o->act],
+        .splits = layer->splits,
+    };
+}
+
+coar_status cuda_layers_prepare(cuda_backend *b, uint32_t pairs) {
+    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+        cuda_layer *layer = &b->layers[i];
+        if (!layer->engine || !layer->engine->prepare) continue;
+        const gpu_conv c = cuda_layer_conv(b, layer, pairs);
+        TRY(layer->engine->prepare(b, layer, &c));
+    }
+    return COAR_OK;
+}
+
+void cuda_layers_release(cuda_backend *b) {
+    if (!b->layers) return;
+    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+        cuda_layer *layer = &b->layers[i];
+        if (layer->engine && layer->engine->release) layer->engine->release(layer);
+    }
+}
+
+/* ----------------------------------------------------------------------------------------- weights */
+
+/* Elements of a convolution's packed weights: [stride(O)][kernel_h][kernel_w][stride(I)]. */
+static size_t packed_count(const cuda_layer *layer) {
+    return (size_t)gpu_stride(layer->out.c) * layer->op->kernel_h * layer->op->kernel_w * gpu_stride(layer->in.c);
+}
+
+void cuda_layers_place(cuda_backend *b, arena *arena) {
+    const graph *g = b->settings.graph;
+    for (size_t i = 0; i < g->op_count; i++) {
+        cuda_layer *layer = &b->layers[i];
+        const op *o = layer->op;
+        layer->weight = NULL;
+        layer->scale = layer->shift = NULL;
+        if (o->weight && o->kind == OP_CONV)
+            arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->weight);
+        else if (o->weight)
+            arena_place(arena, graph_weight_count(g, o), sizeof(float), &layer->weight);
+        if (o->scale) arena_place(arena, layer->out.c, sizeof(float), &layer->scale);
+        if (o->shift) arena_place(arena, layer->out.c, sizeof(float), &layer->shift);
+    }
+}
+
+/* [O][I][kernel_h][kernel_w] fp32 into packed[...] in the backend's type; the rest of it is zeros already. */
+static void pack(const cuda_backend *b, const cuda_layer *layer, void *packed) {
+    const op *o = layer->op;
+    const size_t taps = (size_t)o->kernel_h * o->kernel_w, inputs = layer->in.c, stride = gpu_stride(layer->in.c);
+    const bool narrow = gpu_type_size(b->type) == 2;
+    uint16_t *narrow_weights = packed;
+    float *wide_weights = packed;
+    for (size_t c = 0; c < layer->out.c; c++)
+        for (size_t i = 0; i < inputs; i++)
+            for (size_t t = 0; t < taps; t++) {
+                const float w = o->weight[(c * inputs + i) * taps + t];
+                const size_t at = (c * taps + t) * stride + i;
+                if (narrow)
+                    narrow_weights[at] = precision_bits(b->precision, w);
+                else
+                    wide_weights[at] = w;
+            }
+}
+
+static coar_status upload_floats(const cuda_layer *layer, const float *values, size_t count, void *device) {
+    if (!values || !count) return COAR_OK;
+    TRY_CUDA(cudaMemcpy(device, values, count * sizeof *values, cudaMemcpyHostToDevice), "layer '%s': weights",
+             layer->op->name);
+    return COAR_OK;
+}
+
+static coar_status upload_packed(const cuda_backend *b, const cuda_layer *layer) {
+    coar_status status = COAR_OK;
+    const size_t bytes = packed_count(layer) * gpu_type_size(b->type);
+    void *packed = NULL;
+    TRY(memory_new(bytes, 1, "packed weights", &packed));
+    pack(b, layer, packed);
+    TRY_CUDA_GOTO(cudaMemcpy(layer->weight, packed, bytes, cudaMemcpyHostToDevice), "layer '%s': weights",
+                  layer->op->name);
+done:
+    free(packed);
+    return status;
+}
+
+coar_status cuda_layers_upload(cuda_backend *b) {
+    const graph *g = b->settings.graph;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const cuda_layer *layer = &b->layers[i];
+        const op *o = layer->op;
+        if (o->kind == OP_CONV)
+            TRY(upload_packed(b, layer));
+        else
+            TRY(upload_floats(layer, o->weight, graph_weight_count(g, o), layer->weight));
+        TRY(upload_floats(layer, o->scale, layer->out.c, layer->scale));
+        TRY(upload_floats(layer, o->shift, layer->out.c, layer->shift));
+    }
+    return COAR_OK;
+}

@@ -1,0 +1,38 @@
+/*
+ * precision.h - what a numerics plan's precision rounds, and how: one definition for the reference backend, for the
+ * weights that a device gets, and for tests.
+ *
+ *   fp32  nothing
+ *   tf32  operands of products, to 10 bits of fraction (to nearest, ties away from zero); values are stored as fp32
+ *   bf16  every stored value and every weight of a product, to 7 bits of fraction (to nearest, ties to even)
+ *   fp16  the same to IEEE binary16; what lies above its range becomes infinite
+ *
+ * Sums are fp32 (or better) in each of them, logits and what an epilogue adds (scale, shift, layer norms, positions) stay fp32.
+ * Must not know: graphs, devices.
+ */
+#ifndef COAR_BACKEND_PRECISION_H
+#define COAR_BACKEND_PRECISION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+typedef enum precision { PRECISION_FP32, PRECISION_TF32, PRECISION_BF16, PRECISION_FP16 } precision;
+
+const char *precision_name(precision p);
+
+/* False for a name that is none ("auto" among them). */
+bool precision_parse(const char *name, precision *out);
+
+/* Whether values are stored in 16 bits. */
+bool precision_is_narrow(precision p);
+
+/* A value as it is stored; an operand of a product as it is multiplied. */
+float precision_stored(precision p, float value);
+float precision_operand(precision p, float value);
+
+/* The 16 bits of a value in bf16 or fp16. */
+uint16_t precision_bits(precision p, float value);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * algebra.h - the dense algebra of one symmetric matrix [n][n], on the CPU (LAPACK) or on a fit's device (NULL = none).
+ * All matrices are row-major double. Must not know: masks, estimators.
+ */
+#ifndef COAR_FIT_ALGEBRA_H
+#define COAR_FIT_ALGEBRA_H
+
+#include "fit/solver.h"
+
+/* matrix = L L': L in the lower triangle, the rest is undefined. *reciprocal = its reciprocal condition number in the 1-norm, 0
+ * when it is not positive definite. A device keeps what it needs for the two functions below until the next factor. */
+coar_status algebra_factor(fit_device *device, double *matrix, size_t n, double *reciprocal);
+
+/* right[n][E] becomes (L L')^-1 right. */
+coar_status algebra_solve(fit_device *device, const double *factor, size_t n, double *right, size_t E);
+
+/* squares[i] = |L^-1 rows[i]|^2 = rows[i]' (L L')^-1 rows[i]; rows [count][n] are overwritten. */
+coar_status algebra_norms(fit_device *device, const double *factor, size_t n, double *rows, size_t count,
+                          double *squares);
+
+/* The matrix becomes its eigenvectors, one a row; value[n] ascending. */
+coar_status algebra_eigenvectors(fit_device *device, double *matrix, size_t n, double *value);
+
+#endif

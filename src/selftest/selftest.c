@@ -1,0 +1,324 @@
+/*
+ * selftest.c - coar_selftest: a backend against the reference, case by case. See selftest.h for what the cases are.
+ *
+ * Both sides get the same examples and the same masks: from the generator, as packed bits or as real numbers, in turn.
+ */
+#include "selftest/selftest.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "core/options.h"
+#include "core/philox.h"
+
+enum { PRECISIONS = 4, CHANNELS_SHOWN = 3 };
+static const char *const precisions[PRECISIONS] = {"fp32", "tf32", "bf16", "fp16"};
+
+#define ALPHA 0.3 /* more than usual, so that few components lose some */
+
+typedef struct selftest {
+    const coar_selftest_options *o;
+    const backend_interface *tested;
+    thread_pool *pool;
+    progress progress;
+    uint64_t done; /* cases */
+    coar_selftest_result result;
+} selftest;
+
+/* What both sides get, and what they make of it. */
+typedef struct trial {
+    const selftest *test;
+    const selftest_item *item;
+    const char *precision;
+    output_spec outputs[OUTPUTS_MAX];
+    size_t output_count;
+    size_t logit_count, value_count; /* examples * classes; outputs * slots * examples */
+    ablation ablation;
+    float *fill;
+    uint8_t *images;
+    int32_t *labels;
+    float *mean, *deviation;
+    sampler sampler;
+    uint8_t *bits;
+    float *keeps;
+    mask_range masks;
+    float *expected, *actual; /* [logit_count + value_count] */
+    double seconds;
+    char device_class[PLAN_CLASS_SIZE];
+} trial;
+
+/* -------------------------------------------------------------------------------------------------- inputs */
+
+static void fill_words(void *bytes, size_t size, uint64_t row) {
+    for (size_t i = 0; i < size; i += 16) {
+        uint32_t words[4];
+        philox_words(2, PHILOX_STREAM_CALIBRATION, row, (uint32_t)(i / 16), words);
+        memcpy((char *)bytes + i, words, size - i < 16 ? size - i : 16);
+    }
+}
+
+static coar_status make_examples(trial *t) {
+    const selftest_item *item = t->item;
+    const shape in = item->graph->values[0];
+    const uint32_t classes = item->graph->values[item->graph->logits].c;
+    const size_t bytes = item->examples * shape_positions(in) * in.c;
+    TRY(memory_new(bytes, 1, "selftest images", &t->images));
+    TRY(memory_new(item->examples, sizeof *t->labels, "selftest labels", &t->labels));
+    TRY(memory_new(in.c, sizeof *t->mean, "selftest images", &t->mean));
+    TRY(memory_new(in.c, sizeof *t->deviation, "selftest images", &t->deviation));
+    fill_words(t->images, bytes, 0);
+    for (uint32_t e = 0; e < item->examples; e++) t->labels[e] = (int32_t)(e * 5 % classes);
+    for (uint32_t c = 0; c < in.c; c++) {
+        t->mean[c] = 0.5f + 0.02f * (float)(c % CHANNELS_SHOWN);
+        t->deviation[c] = 0.25f + 0.02f * (float)(c % CHANNELS_SHOWN);
+    }
+    return COAR_OK;
+}
+
+static coar_status make_ablation(trial *t) {
+    const uint32_t rows = t->item->graph->rows;
+    t->ablation = (ablation){.kind = t->item->kind, .gain = t->item->kind == ABLATION_SCALE ? 0.5f : 0};
+    if (t->item->kind != ABLATION_MEAN) return COAR_OK;
+    TRY(memory_new(rows, sizeof *t->fill, "selftest means", &t->fill));
+    for (uint32_t r = 0; r < rows; r++) t->fill[r] = 0.1f * (float)(r % 7) - 0.3f;
+    t->ablation.fill = t->fill;
+    return COAR_OK;
+}
+
+/* The three forms of a mask_range take turns. The first mask is not mask 0 of its stream. */
+static coar_status make_masks(trial *t) {
+    const uint32_t n = t->item->graph->components, slots = t->item->slots;
+    const size_t row = mask_bytes(n);
+    t->sampler = (sampler){.kind = SAMPLER_BERNOULLI, .alpha = ALPHA, .seed = 11, .n = n};
+    t->masks = (mask_range){.count = slots, .n = n};
+    switch (t->test->done % 3) {
+    case 0:
+        t->masks.sampler = &t->sampler;
+        t->masks.first = 5;
+        return COAR_OK;
+    case 1:
+        TRY(memory_new(slots, row, "selftest masks", &t->bits));
+        for (uint32_t s = 0; s < slots; s++) sampler_mask(&t->sampler, s, t->bits + s * row, NULL);
+        t->masks.bits = t->bits;
+        return COAR_OK;
+    default:
+        TRY(memory_new((size_t)slots * n, sizeof *t->keeps, "selftest masks", &t->keeps));
+        for (size_t i = 0; i < (size_t)slots * n; i++) t->keeps[i] = 0.25f * (float)(i * 7 % 5);
+        t->masks.keeps = t->keeps;
+        return COAR_OK;
+    }
+}
+
+static void free_trial(trial *t) {
+    free(t->fill);
+    free(t->images);
+    free(t->labels);
+    free(t->mean);
+    free(t->deviation);
+    free(t->bits);
+    free(t->keeps);
+    free(t->expected);
+    free(t->actual);
+}
+
+/* ------------------------------------------------------------------------------------------------ both sides */
+
+/* Logits of the unablated network, then outputs under the masks, into results. */
+static coar_status compute(trial *t, const backend_interface *interface, float *results, double *seconds) {
+    coar_status status;
+    const selftest_item *item = t->item;
+    const coar_selftest_options *o = t->test->o;
+    const bool tested = interface == t->test->tested;
+    numerics_plan plan = {0};
+    backend *b = NULL;
+    /* ops are to be computed by the project's own kernels, networks by whatever a run would take */
+    TRY_GOTO(plan_create(item->graph, interface->name, t->precision, item->model == NULL, &plan));
+    if (tested) snprintf(t->device_class, sizeof t->device_class, "%s", plan.device_class);
+    const backend_settings settings = {.graph = item->graph,
+                                       .plan = &plan,
+                                       .ablation = t->ablation,
+                                       .outputs = t->outputs,
+                                       .output_count = t->output_count,
+                                       .pool = t->test->pool,
+                                       .device = tested ? o->device : 0,
+                                       .memory = tested && (o->memory || interface->devices) ? (size_t)o->memory
+                                                                                             : memory_default(),
+                                       .examples_max = item->examples,
+                                       .masks_max = item->slots};
+    TRY_GOTO(interface->prepare(&settings, &b));
+    const example_batch batch = {
+        .images = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
+    TRY_GOTO(interface->bind(b, &batch));
+    TRY_GOTO(interface->logits(b, results));
+    TRY_GOTO(interface->run(b, &t->masks, results + t->logit_count));
+    if (tested && !o->quick) { /* the first call may have measured, compiled or captured */
+        const double start = clock_seconds();
+        TRY_GOTO(interface->run(b, &t->masks, results + t->logit_count));
+        *seconds = clock_seconds() - start;
+    }
+done:
+    if (b) interface->destroy(b);
+    plan_free(&plan);
+    return status;
+}
+
+/* The limits are those of include/coar.h; a single number at reduced precision may be off by eight times the rms that is
+ * allowed on average: roundings that fall on the other side are rare and small. */
+static void compare(const trial *t, coar_selftest_case *c) {
+    const size_t count = t->logit_count + t->value_count;
+    const bool exact = !strcmp(t->precision, "fp32");
+    double largest = 0, squares = 0, error_squares = 0, worst = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double value = isfinite(t->expected[i]) ? fabs((double)t->expected[i]) : 0;
+        largest = fmax(largest, value);
+        squares += value * value;
+    }
+    const double rms = sqrt(squares / (double)count), unit = exact ? largest : rms;
+    c->rms_limit = exact ? 1e-4 : t->item->rms_most;
+    c->largest_limit = exact ? 1e-4 : 8 * t->item->rms_most;
+    c->compared = count;
+    for (size_t i = 0; i < count; i++) {
+        const double error = fabs((double)t->actual[i] - t->expected[i]);
+        if (!isfinite(t->expected[i]) && !isfinite(t->actual[i])) continue;
+        c->wrong += !(error <= c->largest_limit * unit);
+        if (!isfinite(error)) continue;
+        worst = fmax(worst, error);
+        error_squares += error * error;
+    }
+    c->largest = unit > 0 ? worst / unit : worst;
+    c->rms = rms > 0 ? sqrt(error_squares / (double)count) / rms : sqrt(error_squares / (double)count);
+    c->passed = c->wrong == 0 && c->rms <= c->rms_limit && unit > 0;
+}
+
+static coar_status run_trial(trial *t, coar_selftest_case *c) {
+    const graph *g = t->item->graph;
+    const uint32_t classes = g->values[g->logits].c;
+    TRY(output_parse(t->item->outputs, classes, t->outputs, &t->output_count));
+    TRY(make_examples(t));
+    TRY(make_ablation(t));
+    TRY(make_masks(t));
+    t->logit_count = (size_t)t->item->examples * classes;
+    t->value_count = t->output_count * t->item->slots * t->item->examples;
+    TRY(memory_new(t->logit_count + t->value_count, sizeof *t->expected, "selftest", &t->expected));
+    TRY(memory_new(t->logit_count + t->value_count, sizeof *t->actual, "selftest", &t->actual));
+    TRY(compute(t, t->test->tested, t->actual, &c->seconds));
+    TRY(compute(t, &backend_reference, t->expected, &c->seconds));
+    compare(t, c);
+    return COAR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------- the tables */
+
+/* One case: whatever goes wrong in it is its result. COAR_STOPPED when the caller wants no more. */
+static coar_status run_case(selftest *s, const selftest_item *item, const char *precision) {
+    char message[1024];
+    coar_selftest_case c = {
+        .name = item->name, .precision = precision, .slots = item->slots, .examples = item->examples};
+    trial t = {.test = s, .item = item, .precision = precision};
+    c.status = run_trial(&t, &c);
+    status_copy(message, sizeof message);
+    status_clear();
+    c.message = message;
+    if (t.device_class[0]) snprintf(s->result.device_class, sizeof s->result.device_class, "%s", t.device_class);
+    s->result.cases++;
+    s->result.failed += !c.passed;
+    if (s->o->report) s->o->report(s->o->user, &c);
+    free_trial(&t);
+    if (progress_update(&s->progress, ++s->done))
+        return status_set(COAR_STOPPED, "selftest: stopped after %llu cases", (unsigned long long)s->done);
+    return COAR_OK;
+}
+
+typedef coar_status (*item_table)(size_t index, bool quick, selftest_item *out);
+
+static bool wanted(const coar_selftest_options *o, const selftest_item *item) {
+    return !o->only || !fnmatch(o->only, item->name, 0);
+}
+
+static coar_status run_table(selftest *s, item_table table, const char *precision) {
+    for (size_t i = 0;; i++) {
+        selftest_item item;
+        TRY(table(i, s->o->quick, &item));
+        if (!item.graph) return COAR_OK;
+        const coar_status status = wanted(s->o, &item) ? run_case(s, &item, precision) : COAR_OK;
+        selftest_item_free(&item);
+        TRY(status);
+    }
+}
+
+/* Whether the backend has a precision; an error for one that the caller named. */
+static coar_status has_precision(const selftest *s, const char *precision, bool *has) {
+    selftest_item smallest;
+    numerics_plan plan = {0};
+    TRY(selftest_op(0, true, &smallest));
+    coar_status status = plan_create(smallest.graph, s->tested->name, precision, 1, &plan);
+    plan_free(&plan);
+    selftest_item_free(&smallest);
+    *has = status == COAR_OK;
+    if (status != COAR_ERROR_UNSUPPORTED || s->o->precision) return status;
+    status_clear();
+    return COAR_OK;
+}
+
+/* Whether a comma list (NULL = everything) has the name. */
+static bool listed(const char *list, const char *name) {
+    const size_t length = strlen(name);
+    for (const char *at = list; at; at = strchr(at, ','), at += at != NULL)
+        if (!strncmp(at, name, length) && (!at[length] || at[length] == ',')) return true;
+    return !list;
+}
+
+static coar_status check_precisions(const char *list) {
+    for (const char *at = list; at; at = strchr(at, ','), at += at != NULL) {
+        bool known = false;
+        for (int p = 0; p < PRECISIONS; p++) {
+            const size_t length = strlen(precisions[p]);
+            known |= !strncmp(at, precisions[p], length) && (!at[length] || at[length] == ',');
+        }
+        if (!known) return status_set(COAR_ERROR_USAGE, "--precision '%s': give fp32, tf32, bf16, fp16", list);
+    }
+    return COAR_OK;
+}
+
+static coar_status check_device(const selftest *s) {
+    int count = 1;
+    if (s->tested->devices) TRY(s->tested->devices(&count));
+    if (s->o->device >= 0 && s->o->device < count) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "--device %d: %s has devices 0 to %d here", s->o->device, s->tested->name,
+                      count - 1);
+}
+
+static coar_status run_all(selftest *s) {
+    TRY(check_precisions(s->o->precision));
+    TRY(backend_find(s->o->backend, &s->tested));
+    TRY(check_device(s));
+    TRY(thread_pool_create(s->o->threads, &s->pool));
+    snprintf(s->result.backend, sizeof s->result.backend, "%s", s->tested->name);
+    progress_begin(&s->progress, s->o->callbacks, "selftest", "cases", 0, 0);
+    for (int p = 0; p < PRECISIONS; p++) {
+        bool has = listed(s->o->precision, precisions[p]);
+        if (has) TRY(has_precision(s, precisions[p], &has));
+        if (!has) continue;
+        TRY(run_table(s, selftest_op, precisions[p]));
+        TRY(run_table(s, selftest_net, precisions[p]));
+    }
+    if (s->result.cases) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE, "--only '%s': no case has such a name", s->o->only);
+}
+
+coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result) {
+    status_clear();
+    coar_selftest_options o;
+    TRY(options_take(&o, sizeof o, options, "COAR_SELFTEST_INIT"));
+    selftest s = {.o = &o};
+    const double start = clock_seconds();
+    coar_status status = run_all(&s);
+    s.result.seconds = clock_seconds() - start;
+    if (result && status == COAR_OK) *result = s.result;
+    thread_pool_destroy(s.pool);
+    return status;
+}

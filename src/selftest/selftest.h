@@ -1,0 +1,28 @@
+/*
+ * selftest.h - what coar_selftest compares: graphs of one op at a table of shapes (ops.c), and whole networks with random
+ * weights (nets.c).
+ * Must not know: which backend is tested, how results are compared.
+ */
+#ifndef COAR_SELFTEST_SELFTEST_H
+#define COAR_SELFTEST_SELFTEST_H
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+typedef struct selftest_item {
+    char name[128];
+    graph *graph;       /* borrowed from `model` where there is one, else owned */
+    model *model;       /* NULL for ops */
+    ablation_kind kind; /* what a mask bit 0 does; gain 0.5 for ABLATION_SCALE, random means for ABLATION_MEAN */
+    uint32_t slots, examples;
+    const char *outputs; /* for output_parse: what is compared under masks */
+    double rms_most;     /* of the difference, over the rms of the reference, at reduced precision */
+} selftest_item;
+
+/* Item `index` of each table; an item with graph == NULL behind the last. quick: small shapes alone. Weights are the same on
+ * every machine. */
+coar_status selftest_op(size_t index, bool quick, selftest_item *out);
+coar_status selftest_net(size_t index, bool quick, selftest_item *out);
+void selftest_item_free(selftest_item *item);
+
+#endif

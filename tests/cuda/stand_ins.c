@@ -1,0 +1,611 @@
+/*
+ * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, and every
+ * class of mistake is reported. A mistake ends the process, so each is made in a child.
+ */
+#include "stand_ins.h"
+#include "test.h"
+
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHECK_CUDA(call) CHECK_INT(call, cudaSuccess)
+
+cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t size, dim3 grid,
+                        dim3 block, size_t shared, cudaStream_t stream);
+
+static const char *const orders[] = {"lazy", "others", "eager", "random:1", "random:2", "random:3"};
+
+static void begin_with(const char *name, const char *value) {
+    setenv(name, value, 1);
+    stand_in_reset();
+}
+
+static void end_with(const char *name) {
+    unsetenv(name);
+    stand_in_reset();
+}
+
+/* ------------------------------------------------------------------------------------------- a "kernel" to run */
+
+typedef struct scale_arguments {
+    float *x;
+    int n;
+    float by;
+} scale_arguments;
+
+static void scale_run(void *p) {
+    const scale_arguments *a = p;
+    for (int i = 0; i < a->n; i++) a->x[i] *= a->by;
+}
+
+static cudaError_t scale(float *x, int n, float by, cudaStream_t stream) {
+    scale_arguments a = {x, n, by};
+    dim3 one = {1, 1, 1};
+    return simt_launch("scale", scale_run, &a, sizeof a, one, one, 0, stream);
+}
+
+/* --------------------------------------------------------------------------------------------- correct programs */
+
+enum { N = 100 };
+
+/* Two streams, double buffers, an event at every crossing: what the engine does. */
+static void pipeline(void) {
+    cudaStream_t copy, compute;
+    cudaEvent_t up[2], done[2], down[2];
+    float *in[2], *out[2], *x[2];
+    CHECK_CUDA(cudaStreamCreateWithFlags(&copy, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&compute, cudaStreamNonBlocking));
+    for (int b = 0; b < 2; b++) {
+        CHECK_CUDA(cudaEventCreateWithFlags(&up[b], cudaEventDisableTiming));
+        CHECK_CUDA(cudaEventCreateWithFlags(&done[b], cudaEventDisableTiming));
+        CHECK_CUDA(cudaEventCreateWithFlags(&down[b], cudaEventDisableTiming));
+        CHECK_CUDA(cudaMallocHost((void **)&in[b], N * sizeof(float)));
+        CHECK_CUDA(cudaMallocHost((void **)&out[b], N * sizeof(float)));
+        CHECK_CUDA(cudaMalloc((void **)&x[b], N * sizeof(float)));
+    }
+    for (int batch = 0; batch < 7; batch++) {
+        int b = batch % 2;
+        if (batch >= 2) {
+            CHECK_CUDA(cudaEventSynchronize(down[b]));
+            for (int i = 0; i < N; i++) CHECK_NEAR(out[b][i], 3.0 * (batch - 2 + i), 0);
+        }
+        for (int i = 0; i < N; i++) in[b][i] = (float)(batch + i);
+        CHECK_CUDA(cudaMemcpyAsync(x[b], in[b], N * sizeof(float), cudaMemcpyHostToDevice, copy));
+        CHECK_CUDA(cudaEventRecord(up[b], copy));
+        CHECK_CUDA(cudaStreamWaitEvent(compute, up[b], 0));
+        CHECK_CUDA(scale(x[b], N, 3, compute));
+        CHECK_CUDA(cudaEventRecord(done[b], compute));
+        CHECK_CUDA(cudaStreamWaitEvent(copy, done[b], 0));
+        CHECK_CUDA(cudaMemcpyAsync(out[b], x[b], N * sizeof(float), cudaMemcpyDeviceToHost, copy));
+        CHECK_CUDA(cudaEventRecord(down[b], copy));
+    }
+    CHECK_CUDA(cudaDeviceSynchronize());
+    CHECK_NEAR(out[0][1], 3.0 * 7, 0);
+    for (int b = 0; b < 2; b++) {
+        CHECK_CUDA(cudaEventDestroy(up[b]));
+        CHECK_CUDA(cudaEventDestroy(done[b]));
+        CHECK_CUDA(cudaEventDestroy(down[b]));
+        CHECK_CUDA(cudaFreeHost(in[b]));
+        CHECK_CUDA(cudaFreeHost(out[b]));
+        CHECK_CUDA(cudaFree(x[b]));
+    }
+    CHECK_CUDA(cudaStreamDestroy(copy));
+    CHECK_CUDA(cudaStreamDestroy(compute));
+}
+
+/* A graph with a fork: both branches are replayed with the arguments of the capture. */
+static void graph(void) {
+    cudaStream_t s, side;
+    cudaEvent_t fork, join;
+    cudaGraph_t g;
+    cudaGraphExec_t x;
+    enum cudaStreamCaptureStatus status;
+    float *a, *b, *host;
+    size_t nodes = 0, before = stand_in_count("run scale");
+    CHECK_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventCreateWithFlags(&join, cudaEventDisableTiming));
+    CHECK_CUDA(cudaMalloc((void **)&a, N * sizeof(float)));
+    CHECK_CUDA(cudaMalloc((void **)&b, N * sizeof(float)));
+    CHECK_CUDA(cudaMallocHost((void **)&host, 2 * N * sizeof(float)));
+
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_CUDA(cudaMemcpyAsync(a, host, N * sizeof(float), cudaMemcpyHostToDevice, s));
+    CHECK_CUDA(cudaEventRecord(fork, s));
+    CHECK_CUDA(cudaStreamWaitEvent(side, fork, 0));
+    CHECK_CUDA(cudaMemcpyAsync(b, a, N * sizeof(float), cudaMemcpyDeviceToDevice, side));
+    CHECK_CUDA(scale(b, N, 2, side));
+    CHECK_CUDA(cudaEventRecord(join, side));
+    CHECK_CUDA(cudaStreamWaitEvent(s, join, 0));
+    CHECK_CUDA(scale(a, N, 5, s));
+    CHECK_CUDA(cudaMemcpyAsync(host, a, N * sizeof(float), cudaMemcpyDeviceToHost, s));
+    CHECK_CUDA(cudaMemcpyAsync(host + N, b, N * sizeof(float), cudaMemcpyDeviceToHost, s));
+    CHECK_CUDA(cudaStreamIsCapturing(s, &status));
+    CHECK_INT(status, cudaStreamCaptureStatusActive);
+    CHECK_CUDA(cudaStreamEndCapture(s, &g));
+    CHECK_CUDA(cudaGraphGetNodes(g, NULL, &nodes));
+    CHECK_INT(nodes, 6);
+    CHECK_CUDA(cudaGraphInstantiate(&x, g, 0));
+    CHECK_CUDA(cudaGraphDestroy(g));
+    CHECK_INT(stand_in_count("run scale"), before);
+    for (int turn = 1; turn <= 3; turn++) {
+        for (int i = 0; i < N; i++) host[i] = (float)(turn * i);
+        CHECK_CUDA(cudaGraphLaunch(x, s));
+        CHECK_CUDA(cudaStreamSynchronize(s));
+        for (int i = 0; i < N; i++) CHECK_NEAR(host[i], 5.0 * turn * i, 0);
+        for (int i = 0; i < N; i++) CHECK_NEAR(host[N + i], 2.0 * turn * i, 0);
+    }
+    CHECK_INT(stand_in_count("run scale"), before + 6);
+    CHECK_CUDA(cudaGraphExecDestroy(x));
+    CHECK_CUDA(cudaEventDestroy(fork));
+    CHECK_CUDA(cudaEventDestroy(join));
+    CHECK_CUDA(cudaStreamDestroy(s));
+    CHECK_CUDA(cudaStreamDestroy(side));
+    CHECK_CUDA(cudaFree(a));
+    CHECK_CUDA(cudaFree(b));
+    CHECK_CUDA(cudaFreeHost(host));
+}
+
+/* The legacy default stream waits for blocking streams and they for it; pageable memory is staged and waited for. */
+static void default_stream(void) {
+    cudaStream_t s;
+    float *x, host[N];
+    CHECK_CUDA(cudaStreamCreate(&s));
+    CHECK_CUDA(cudaMalloc((void **)&x, sizeof host));
+    for (int i = 0; i < N; i++) host[i] = (float)i;
+    CHECK_CUDA(cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, s));
+    memset(host, 0, sizeof host);
+    CHECK_CUDA(scale(x, N, 2, NULL));
+    CHECK_CUDA(scale(x, N, 2, s));
+    CHECK_CUDA(cudaMemcpy(host, x, sizeof host, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < N; i++) CHECK_NEAR(host[i], 4.0 * i, 0);
+    CHECK_CUDA(cudaMemset(x, 0, sizeof host));
+    CHECK_CUDA(cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, s));
+    CHECK_NEAR(host[N - 1], 0, 0);
+    CHECK_CUDA(cudaFree(x));
+    CHECK_CUDA(cudaStreamDestroy(s));
+}
+
+static void waiting(void) {
+    cudaStream_t s;
+    cudaEvent_t begin, end;
+    float *x, ms = -1;
+    int asked = 0;
+    CHECK_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaEventCreate(&begin));
+    CHECK_CUDA(cudaEventCreate(&end));
+    CHECK_CUDA(cudaMalloc((void **)&x, N * sizeof(float)));
+    CHECK_CUDA(cudaMemsetAsync(x, 0, N * sizeof(float), s));
+    CHECK_CUDA(cudaEventRecord(begin, s));
+    CHECK_CUDA(scale(x, N, 2, s));
+    CHECK_CUDA(cudaEventRecord(end, s));
+    while (cudaEventQuery(end) == cudaErrorNotReady && asked < 100) asked++;
+    CHECK(asked < 100);
+    CHECK_CUDA(cudaStreamQuery(s));
+    cudaGetLastError();
+    CHECK_CUDA(cudaEventElapsedTime(&ms, begin, end));
+    CHECK(ms >= 0);
+    CHECK_CUDA(cudaEventDestroy(begin));
+    CHECK_CUDA(cudaEventDestroy(end));
+    CHECK_CUDA(cudaFree(x));
+    CHECK_CUDA(cudaStreamDestroy(s));
+}
+
+static void test_correct(void) {
+    for (size_t i = 0; i < sizeof orders / sizeof *orders; i++) {
+        begin_with("COAR_STANDIN_ORDER", orders[i]);
+        test_begin("correct programs in order %s", orders[i]);
+        pipeline();
+        graph();
+        default_stream();
+        waiting();
+        CHECK_INT(stand_in_leaks(), 0);
+        CHECK_INT(stand_in_refusals(), 0);
+    }
+    end_with("COAR_STANDIN_ORDER");
+}
+
+/* Nothing runs before it is waited for, and fresh memory is NaN. */
+static void test_lazy(void) {
+    test_begin("work is deferred");
+    cudaStream_t s;
+    float *x, *host;
+    CHECK_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaMalloc((void **)&x, N * sizeof(float)));
+    CHECK_CUDA(cudaMallocHost((void **)&host, N * sizeof(float)));
+    CHECK_INT((size_t)x % 256, 0);
+    CHECK(isnan(host[0]));
+    CHECK_CUDA(cudaMemcpyAsync(host, x, N * sizeof(float), cudaMemcpyDeviceToHost, s));
+    CHECK_CUDA(scale(x, N, 1, s));
+    CHECK_INT(stand_in_count("run scale"), 0);
+    CHECK_CUDA(cudaStreamSynchronize(s));
+    CHECK_INT(stand_in_count("run scale"), 1);
+    CHECK(isnan(host[N - 1]));
+    CHECK_CUDA(cudaFree(x));
+    CHECK_CUDA(cudaFreeHost(host));
+    CHECK_CUDA(cudaStreamDestroy(s));
+    stand_in_reset();
+}
+
+/* ------------------------------------------------------------------------------------------ machines that are bad */
+
+static void test_machines(void) {
+    int n = -1, version = -1;
+    size_t free_bytes = 0, total = 0;
+    void *p = NULL;
+    struct cudaDeviceProp properties;
+
+    test_begin("no driver, an old driver, no device");
+    begin_with("COAR_STANDIN_DRIVER", "0");
+    CHECK_INT(cudaGetDeviceCount(&n), cudaErrorInsufficientDriver);
+    CHECK_CUDA(cudaDriverGetVersion(&version));
+    CHECK_INT(version, 0);
+    begin_with("COAR_STANDIN_DRIVER", "11040");
+    CHECK_INT(cudaSetDevice(0), cudaErrorInsufficientDriver);
+    CHECK_INT(cudaMalloc(&p, 1), cudaErrorInsufficientDriver);
+    end_with("COAR_STANDIN_DRIVER");
+    begin_with("COAR_STANDIN_DEVICES", "0");
+    CHECK_INT(cudaGetDeviceCount(&n), cudaErrorNoDevice);
+    CHECK_INT(n, 0);
+    end_with("COAR_STANDIN_DEVICES");
+
+    test_begin("old devices, small devices");
+    begin_with("COAR_STANDIN_CAPABILITY", "7.5");
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, 0));
+    CHECK_INT(properties.major * 10 + properties.minor, 75);
+    end_with("COAR_STANDIN_CAPABILITY");
+    begin_with("COAR_STANDIN_MEMORY", "1000");
+    CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total));
+    CHECK_INT(total, 1000);
+    CHECK_INT(cudaMalloc(&p, 1001), cudaErrorMemoryAllocation);
+    CHECK(!p);
+    CHECK_INT(cudaGetLastError(), cudaErrorMemoryAllocation);
+    CHECK_CUDA(cudaMalloc(&p, 1000));
+    CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total));
+    CHECK_INT(free_bytes, 0);
+    CHECK_CUDA(cudaFree(p));
+    end_with("COAR_STANDIN_MEMORY");
+
+    test_begin("failures on request");
+    stand_in_fail("cudaMalloc", 1, cudaErrorMemoryAllocation);
+    CHECK_CUDA(cudaMalloc(&p, 1));
+    CHECK_CUDA(cudaFree(p));
+    CHECK_INT(cudaMalloc(&p, 1), cudaErrorMemoryAllocation);
+    CHECK_CUDA(cudaMalloc(&p, 1));
+    CHECK_CUDA(cudaFree(p));
+    CHECK_INT(cudaPeekAtLastError(), cudaErrorMemoryAllocation);
+    CHECK_INT(cudaGetLastError(), cudaErrorMemoryAllocation);
+    CHECK_CUDA(cudaGetLastError());
+    stand_in_reset();
+}
+
+static void test_dead_device(void) {
+    float *x[2];
+    cudaStream_t s[2];
+    test_begin("a device that fails for good, beside one that works");
+    setenv("COAR_STANDIN_DEVICES", "2", 1);
+    begin_with("COAR_STANDIN_KILL", "1:1:700");
+    for (int d = 0; d < 2; d++) {
+        CHECK_CUDA(cudaSetDevice(d));
+        CHECK_CUDA(cudaStreamCreateWithFlags(&s[d], cudaStreamNonBlocking));
+        CHECK_CUDA(cudaMalloc((void **)&x[d], N * sizeof(float)));
+        CHECK_CUDA(scale(x[d], N, 1, s[d]));
+        CHECK_CUDA(scale(x[d], N, 1, s[d]));
+    }
+    CHECK_INT(cudaStreamSynchronize(s[1]), cudaErrorIllegalAddress);
+    CHECK_INT(cudaMemsetAsync(x[1], 0, N, s[1]), cudaErrorIllegalAddress);
+    CHECK_INT(cudaGetLastError(), cudaErrorIllegalAddress);
+    CHECK_INT(cudaGetLastError(), cudaErrorIllegalAddress);
+    CHECK_INT(cudaFree(x[1]), cudaErrorIllegalAddress);
+    CHECK_INT(cudaStreamDestroy(s[1]), cudaErrorIllegalAddress);
+    CHECK_CUDA(cudaSetDevice(0));
+    CHECK_CUDA(cudaStreamSynchronize(s[0]));
+    CHECK_CUDA(cudaFree(x[0]));
+    CHECK_CUDA(cudaStreamDestroy(s[0]));
+    CHECK_INT(stand_in_count("run scale"), 3);
+    CHECK_INT(stand_in_leaks(), 0);
+    unsetenv("COAR_STANDIN_DEVICES");
+    end_with("COAR_STANDIN_KILL");
+}
+
+/* One worker for each device, at the same time. */
+static void *work(void *device) {
+    bool *failed = malloc(sizeof *failed);
+    float *x, host[N];
+    cudaStream_t s;
+    *failed = cudaSetDevice(*(int *)device) || cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) ||
+              cudaMalloc((void **)&x, sizeof host);
+    for (int turn = 0; turn < 20 && !*failed; turn++) {
+        for (int i = 0; i < N; i++) host[i] = (float)(i + turn);
+        *failed = cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, s) || scale(x, N, 2, s) ||
+                  cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, s) || cudaStreamSynchronize(s);
+        for (int i = 0; i < N; i++) *failed = *failed || host[i] != 2 * (float)(i + turn);
+    }
+    *failed = *failed || cudaFree(x) || cudaStreamDestroy(s);
+    return failed;
+}
+
+static void test_threads(void) {
+    pthread_t thread[2];
+    int device[2] = {0, 1};
+    test_begin("two devices, two threads");
+    begin_with("COAR_STANDIN_DEVICES", "2");
+    for (int d = 0; d < 2; d++) CHECK_INT(pthread_create(&thread[d], NULL, work, &device[d]), 0);
+    for (int d = 0; d < 2; d++) {
+        void *failed;
+        pthread_join(thread[d], &failed);
+        CHECK(!*(bool *)failed);
+        free(failed);
+    }
+    end_with("COAR_STANDIN_DEVICES");
+}
+
+/* ------------------------------------------------------------------------------------------------- refused calls */
+
+static void test_refusals(void) {
+    cudaStream_t s, other;
+    cudaEvent_t event;
+    cudaGraph_t g;
+    void *p = NULL;
+    float *x, host[N] = {0};
+    CHECK_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    CHECK_CUDA(cudaMalloc((void **)&x, sizeof host));
+
+    test_begin("what may not happen during a capture");
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_INT(cudaMalloc(&p, 1), cudaErrorStreamCaptureUnsupported);
+    CHECK_INT(scale(x, N, 2, s), cudaErrorStreamCaptureInvalidated);
+    CHECK_INT(cudaStreamEndCapture(s, &g), cudaErrorStreamCaptureInvalidated);
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_INT(cudaStreamSynchronize(s), cudaErrorStreamCaptureUnsupported);
+    CHECK_INT(cudaStreamEndCapture(s, &g), cudaErrorStreamCaptureInvalidated);
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_INT(cudaMemcpy(x, host, sizeof host, cudaMemcpyHostToDevice), cudaErrorStreamCaptureUnsupported);
+    CHECK_INT(cudaStreamEndCapture(s, &g), cudaErrorStreamCaptureInvalidated);
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_INT(cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, s), cudaErrorStreamCaptureUnsupported);
+    CHECK_CUDA(cudaStreamEndCapture(s, &g));
+    CHECK_CUDA(cudaGraphDestroy(g));
+    CHECK_INT(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeGlobal), cudaErrorStreamCaptureUnsupported);
+
+    test_begin("forks, joins and events of a capture");
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_CUDA(cudaEventRecord(event, s));
+    CHECK_CUDA(cudaStreamWaitEvent(other, event, 0));
+    CHECK_CUDA(scale(x, N, 2, other));
+    CHECK_INT(cudaEventQuery(event), cudaErrorCapturedEvent);
+    CHECK_INT(cudaStreamEndCapture(s, &g), cudaErrorStreamCaptureUnjoined);
+    CHECK_INT(cudaStreamWaitEvent(other, event, 0), cudaErrorCapturedEvent);
+    CHECK_CUDA(cudaEventRecord(event, other));
+    CHECK_CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_INT(cudaStreamWaitEvent(s, event, 0), cudaErrorStreamCaptureIsolation);
+    CHECK_INT(cudaStreamEndCapture(s, &g), cudaErrorStreamCaptureInvalidated);
+    CHECK_CUDA(cudaStreamSynchronize(other));
+
+    test_begin("arguments that the runtime refuses");
+    dim3 none = {0, 1, 1}, one = {1, 1, 1}, large = {1025, 1, 1};
+    scale_arguments a = {x, N, 1};
+    CHECK_INT(simt_launch("scale", scale_run, &a, sizeof a, none, one, 0, s), cudaErrorInvalidConfiguration);
+    CHECK_INT(simt_launch("scale", scale_run, &a, sizeof a, one, large, 0, s), cudaErrorInvalidConfiguration);
+    CHECK_INT(simt_launch("scale", scale_run, &a, sizeof a, one, one, 1 << 20, s), cudaErrorInvalidValue);
+    CHECK_INT(cudaMalloc(&p, 0), cudaErrorInvalidValue);
+    CHECK_INT(cudaSetDevice(1), cudaErrorInvalidDevice);
+    CHECK(stand_in_refusals() > 0);
+    CHECK_CUDA(cudaEventDestroy(event));
+    CHECK_CUDA(cudaStreamDestroy(s));
+    CHECK_CUDA(cudaStreamDestroy(other));
+    CHECK_CUDA(cudaFree(x));
+    stand_in_reset();
+}
+
+/* ----------------------------------------------------------------------------------------------------- mistakes */
+
+typedef struct mistake {
+    const char *order, *name, *message;
+    void (*make)(void);
+} mistake;
+
+static cudaStream_t stream, stream2;
+static float *device_memory, *pinned;
+
+static void free_twice(void) {
+    cudaFree(device_memory);
+    cudaFree(device_memory);
+}
+static void free_host_as_device(void) {
+    cudaFree(pinned);
+}
+static void free_inside(void) {
+    cudaFree(device_memory + 1);
+}
+static void copy_too_much(void) {
+    cudaMemcpyAsync(device_memory, pinned, (N + 1) * sizeof(float), cudaMemcpyHostToDevice, stream);
+}
+static void copy_wrong_way(void) {
+    cudaMemcpyAsync(device_memory, pinned, N * sizeof(float), cudaMemcpyDeviceToHost, stream);
+}
+static void use_freed_stream(void) {
+    cudaStreamDestroy(stream);
+    cudaMemsetAsync(device_memory, 0, 4, stream);
+}
+static void use_freed_memory(void) { /* freed between the call and the copy */
+    cudaMemsetAsync(device_memory, 0, N * sizeof(float), stream);
+    cudaFree(device_memory);
+    cudaStreamSynchronize(stream);
+}
+static void read_device_memory(void) {
+    pinned[0] = device_memory[0];
+}
+static void kernel_uses_freed_memory(void) {
+    scale(device_memory, N, 1, stream);
+    cudaFree(device_memory);
+    cudaStreamSynchronize(stream);
+}
+static void kernel_writes_behind(void) {
+    scale(device_memory, N + 1, 3, stream);
+    cudaStreamSynchronize(stream);
+    cudaFree(device_memory);
+}
+static void kernel_of_other_device(void) {
+    float *x;
+    cudaStream_t s;
+    cudaSetDevice(1);
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaMalloc((void **)&x, sizeof(float));
+    scale(device_memory, 1, 1, s);
+    cudaStreamSynchronize(s);
+}
+static void copy_of_other_device(void) {
+    cudaStream_t s;
+    cudaSetDevice(1);
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaMemsetAsync(device_memory, 0, 4, s);
+}
+static void overwrite_upload(void) { /* a missing wait before the staging buffer is filled again */
+    cudaMemcpyAsync(device_memory, pinned, N * sizeof(float), cudaMemcpyHostToDevice, stream);
+    pinned[3] = 1;
+    cudaStreamSynchronize(stream);
+}
+static void write_to_download(void) {
+    cudaMemcpyAsync(pinned, device_memory, N * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    pinned[3] = 1;
+    cudaStreamSynchronize(stream);
+}
+static void free_pending(void) {
+    cudaMemcpyAsync(pinned, device_memory, N * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    cudaFreeHost(pinned);
+}
+static void never_wait(void) {
+    scale(device_memory, N, 1, stream);
+    cudaStreamDestroy(stream);
+    cudaFree(device_memory);
+    stand_in_reset();
+}
+static void leak(void) {
+    stand_in_reset();
+}
+
+/* Results that a missing event makes wrong: the child says so itself. */
+static void fail_unless(bool right) {
+    if (right) return;
+    fprintf(stderr, "wrong result\n");
+    abort();
+}
+static void read_download_early(void) {
+    memset(pinned, 0, N * sizeof(float));
+    cudaMemset(device_memory, 0, N * sizeof(float));
+    cudaMemcpyAsync(pinned, device_memory, N * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    fail_unless(pinned[0] == 0);
+}
+static void kernel_before_upload(void) {
+    for (int i = 0; i < N; i++) pinned[i] = 1;
+    cudaMemcpyAsync(device_memory, pinned, N * sizeof(float), cudaMemcpyHostToDevice, stream);
+    scale(device_memory, N, 2, stream2);
+    cudaStreamSynchronize(stream2);
+    cudaStreamSynchronize(stream);
+    cudaMemcpy(pinned, device_memory, N * sizeof(float), cudaMemcpyDeviceToHost);
+    fail_unless(pinned[0] == 2);
+}
+static void upload_before_kernel(void) { /* the next batch overwrites what this one still needs */
+    for (int i = 0; i < N; i++) pinned[i] = 1;
+    cudaMemcpy(device_memory, pinned, N * sizeof(float), cudaMemcpyHostToDevice);
+    scale(device_memory, N, 2, stream);
+    cudaMemcpyAsync(pinned, device_memory, N * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    cudaMemsetAsync(device_memory, 0, N * sizeof(float), stream2);
+    cudaStreamSynchronize(stream);
+    fail_unless(pinned[0] == 2);
+}
+
+static const mistake mistakes[] = {
+    {"lazy", "freeing twice", "cudaFree: allocation 1 was freed before", free_twice},
+    {"lazy", "freeing pinned memory with cudaFree", "cudaFree: allocation 2 is pinned host memory",
+     free_host_as_device},
+    {"lazy", "freeing the inside of an allocation", "is not what an allocation returned", free_inside},
+    {"lazy", "copying too much",
+     "cudaMemcpyAsync: the destination: 404 bytes at offset 0 of allocation 1, which has 400", copy_too_much},
+    {"lazy", "a wrong direction", "this is a copy from host to device", copy_wrong_way},
+    {"lazy", "using a destroyed stream", "the stream was destroyed", use_freed_stream},
+    {"lazy", "freeing memory that a fill needs", "the destination lies in allocation 1, which was freed",
+     use_freed_memory},
+    {"lazy", "dereferencing a device pointer", "the program itself: access to memory of device 0", read_device_memory},
+    {"lazy", "a kernel on freed memory", "scale: access to memory of device 0 that was freed",
+     kernel_uses_freed_memory},
+#ifndef __SANITIZE_ADDRESS__
+    {"lazy", "a kernel that writes behind the end", "cudaFree: something wrote behind allocation 1",
+     kernel_writes_behind},
+#else
+    {"lazy", "a kernel that writes behind the end", "use-after-poison", kernel_writes_behind},
+#endif
+    {"lazy", "a kernel on another device's memory", "scale: access to memory of device 0", kernel_of_other_device},
+    {"lazy", "a fill of another device's memory", "is memory of device 0, not of 1", copy_of_other_device},
+    {"lazy", "overwriting what is being uploaded", "the program changed host memory", overwrite_upload},
+    {"lazy", "writing to what a download will fill", "the program wrote to host memory", write_to_download},
+    {"lazy", "freeing what a download will fill", "cudaFreeHost: a copy of allocation 2 is pending", free_pending},
+    {"lazy", "work that nothing waits for", "nothing waited for scale", never_wait},
+    {"lazy", "leaks", "allocation 2, 400 bytes of pinned memory, was not freed", leak},
+    {"lazy", "reading a download early", "wrong result", read_download_early},
+    {"lazy", "a missing event before a kernel", "wrong result", kernel_before_upload},
+    {"others", "a missing event after a kernel", "wrong result", upload_before_kernel},
+};
+
+/* What a child wrote to stderr, when it makes the mistake. Gives how it ended. */
+static int run_child(const mistake *m, char *text, size_t size) {
+    int ends[2], status = 0;
+    if (pipe(ends)) return -1;
+    fflush(NULL);
+    pid_t child = fork();
+    if (!child) {
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]);
+        m->make();
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t length = 0;
+    ssize_t n;
+    while (length + 1 < size && (n = read(ends[0], text + length, size - 1 - length)) > 0) length += (size_t)n;
+    text[length] = 0;
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    return status;
+}
+
+static void test_mistakes(void) {
+    static char text[65536];
+    setenv("COAR_STANDIN_DEVICES", "2", 1);
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
+        const mistake *m = &mistakes[i];
+        begin_with("COAR_STANDIN_ORDER", m->order);
+        test_begin("mistake: %s", m->name);
+        CHECK_CUDA(cudaMalloc((void **)&device_memory, N * sizeof(float)));
+        CHECK_CUDA(cudaMallocHost((void **)&pinned, N * sizeof(float)));
+        CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        CHECK_CUDA(cudaStreamCreateWithFlags(&stream2, cudaStreamNonBlocking));
+        int status = run_child(m, text, sizeof text);
+        if (!status || !strstr(text, m->message))
+            test_fail(__FILE__, __LINE__, "status %d, \"%s\"; expected \"%s\"", status, text, m->message);
+        CHECK_CUDA(cudaStreamDestroy(stream));
+        CHECK_CUDA(cudaStreamDestroy(stream2));
+        CHECK_CUDA(cudaFree(device_memory));
+        CHECK_CUDA(cudaFreeHost(pinned));
+    }
+    unsetenv("COAR_STANDIN_DEVICES");
+    end_with("COAR_STANDIN_ORDER");
+}
+
+int main(void) {
+    test_correct();
+    test_lazy();
+    test_machines();
+    test_dead_device();
+    test_threads();
+    test_refusals();
+    test_mistakes();
+    return test_end();
+}

@@ -1,0 +1,65 @@
+/* engines.c - see engines.h. */
+#include "engines.h"
+
+#include "test.h"
+
+void engine_plan(engine *e, const graph *g, engine_options o) {
+    *e = (engine){.g = g};
+    CHECK_OK(backend_find(o.backend, &e->interface));
+    CHECK_OK(plan_create(g, o.backend, o.precision ? o.precision : "fp32", 0, &e->plan));
+    CHECK_OK(thread_pool_create(1, &e->pool));
+    CHECK_OK(output_parse(o.outputs ? o.outputs : "margin,loss,logit:2,logit:1-3", g->values[g->logits].c, e->outputs,
+                          &e->output_count));
+    const size_t enough = e->interface && e->interface->devices ? 0 : (size_t)1 << 30;
+    e->settings = (backend_settings){.graph = g,
+                                     .plan = &e->plan,
+                                     .ablation = o.ablation,
+                                     .outputs = e->outputs,
+                                     .output_count = e->output_count,
+                                     .pool = e->pool,
+                                     .device = o.device,
+                                     .memory = o.memory ? o.memory : enough,
+                                     .examples_max = o.examples,
+                                     .masks_max = o.masks};
+}
+
+void engine_open(engine *e, const graph *g, engine_options o) {
+    engine_plan(e, g, o);
+    if (e->interface) CHECK_OK(e->interface->prepare(&e->settings, &e->b));
+}
+
+void engine_close(engine *e) {
+    if (e->b) e->interface->destroy(e->b);
+    thread_pool_destroy(e->pool);
+    plan_free(&e->plan);
+    *e = (engine){0};
+}
+
+float *engine_run(engine *e, const example_batch *batch, const mask_range *masks) {
+    const size_t count = e->output_count * masks->count * batch->count;
+    float *outputs = malloc((count + 1) * sizeof *outputs);
+    for (size_t i = 0; i < count; i++) outputs[i] = NAN;
+    if (!e->b) return outputs;
+    CHECK_OK(e->interface->bind(e->b, batch));
+    CHECK_OK(e->interface->run(e->b, masks, outputs));
+    return outputs;
+}
+
+double largest_difference(const float *actual, const float *expected, size_t count) {
+    double largest = 0, magnitude = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double difference = fabs((double)actual[i] - expected[i]);
+        if (!(difference <= largest)) largest = difference; /* also when it is NaN */
+        magnitude = fmax(magnitude, fabs(expected[i]));
+    }
+    return largest / magnitude;
+}
+
+double rms_difference(const float *actual, const float *expected, size_t count) {
+    double difference = 0, magnitude = 0;
+    for (size_t i = 0; i < count; i++) {
+        difference += ((double)actual[i] - expected[i]) * ((double)actual[i] - expected[i]);
+        magnitude += (double)expected[i] * expected[i];
+    }
+    return sqrt(difference / magnitude);
+}

@@ -1,0 +1,42 @@
+/*
+ * engines.h - a backend prepared for a graph, with all it borrows, for tests that compare backends.
+ * Failures to open one are counted as failed checks; engine_close accepts what is left.
+ */
+#ifndef COAR_TEST_ENGINES_H
+#define COAR_TEST_ENGINES_H
+
+#include "backend/backend.h"
+
+typedef struct engine_options {
+    const char *backend, *precision; /* NULL: fp32 */
+    const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3 */
+    ablation ablation;
+    size_t memory; /* 0 = enough; for a device what is free */
+    uint32_t examples, masks;
+    int device;
+} engine_options;
+
+typedef struct engine {
+    const graph *g;
+    numerics_plan plan;
+    thread_pool *pool;
+    output_spec outputs[OUTPUTS_MAX];
+    size_t output_count;
+    const backend_interface *interface;
+    backend_settings settings;
+    backend *b; /* NULL after a failure */
+} engine;
+
+void engine_open(engine *e, const graph *g, engine_options o);
+/* As engine_open, but for the last step: e->settings are there, nothing is prepared. */
+void engine_plan(engine *e, const graph *g, engine_options o);
+void engine_close(engine *e);
+
+/* outputs[output_count][S][E] of the masks on the batch; malloc'ed, NaN where the backend failed. */
+float *engine_run(engine *e, const example_batch *batch, const mask_range *masks);
+
+/* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the rms. */
+double largest_difference(const float *actual, const float *expected, size_t count);
+double rms_difference(const float *actual, const float *expected, size_t count);
+
+#endif

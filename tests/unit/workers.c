@@ -1,0 +1,341 @@
+/*
+ * workers.c - several devices on one stage: the same bytes for any number of them, and what a failing one costs. The devices
+ * are cpu backends behind an interface that counts and fails on demand.
+ */
+#include "runs.h"
+#include "test.h"
+
+#include <pthread.h>
+
+#include "ablate/workers.h"
+#include "core/memory.h"
+
+enum { DEVICES_MAX = 3, EXAMPLES = 70, MASKS = 40, UNIT_MASKS = 16, UNIT_EXAMPLES = 32, UNITS = 9 };
+
+/* ------------------------------------------------------------------------------------------- made-up devices */
+
+static int device_count;
+static int units_run[DEVICES_MAX];   /* by each; each has one thread */
+static int fails_after[DEVICES_MAX]; /* units; -1 = never; -2 = at prepare */
+static bool all_take_part;           /* nobody ends a first unit before everybody has begun one */
+static pthread_barrier_t first_unit;
+
+static backend_interface devices[DEVICES_MAX]; /* what the backend of each points to */
+
+static coar_status count_devices(int *count) {
+    *count = device_count;
+    return COAR_OK;
+}
+
+static coar_status device_prepare(const backend_settings *s, backend **out) {
+    backend_settings on_host = *s;
+    on_host.memory = 64 << 20; /* 0 = what a device has free */
+    if (fails_after[s->device] == -2) return status_set(COAR_ERROR_UNSUPPORTED, "planted: no kernel image");
+    TRY(backend_cpu.prepare(&on_host, out));
+    (*out)->interface = &devices[s->device];
+    return COAR_OK;
+}
+
+static coar_status device_run(backend *b, const mask_range *masks, float *outputs) {
+    const ptrdiff_t device = b->interface - devices;
+    if (all_take_part && !units_run[device]) pthread_barrier_wait(&first_unit);
+    if (units_run[device]++ == fails_after[device]) {
+        memset(outputs, 0x7f, sizeof *outputs); /* a failure may leave anything behind */
+        return status_set(COAR_ERROR_IO, "planted: an illegal address was met");
+    }
+    return backend_cpu.run(b, masks, outputs);
+}
+
+static void plan_devices(int count, int after0, int after1, int after2) {
+    const int after[] = {after0, after1, after2};
+    device_count = count;
+    for (int d = 0; d < DEVICES_MAX; d++) {
+        fails_after[d] = after[d];
+        units_run[d] = 0;
+        devices[d] = backend_cpu;
+        devices[d].devices = count_devices;
+        devices[d].prepare = device_prepare;
+        devices[d].run = device_run;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ the caller */
+
+typedef struct told {
+    pthread_t caller;
+    int warnings, elsewhere;              /* elsewhere: callbacks from another thread than the caller's */
+    uint64_t calls, last, total, stop_at; /* stop_at: masked images; 0 = never */
+    bool fell;
+    char warning[256];
+} told;
+
+static int on_progress(void *user, const coar_progress *p) {
+    told *t = user;
+    t->calls++;
+    t->fell |= p->done <= t->last;
+    t->last = p->done;
+    t->total = p->total;
+    t->elsewhere += !pthread_equal(pthread_self(), t->caller);
+    return t->stop_at && p->done >= t->stop_at;
+}
+
+static void on_log(void *user, coar_log_level level, const char *line) {
+    told *t = user;
+    t->elsewhere += !pthread_equal(pthread_self(), t->caller);
+    if (level != COAR_LOG_WARNING) return;
+    t->warnings++;
+    snprintf(t->warning, sizeof t->warning, "%s", line);
+}
+
+static const char *data_file(void) {
+    static char path[512], images[512], labels[512];
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s", test_temporary("digits.h5"));
+    snprintf(images, sizeof images, "%s", test_path("../data/digits-images.npy"));
+    snprintf(labels, sizeof labels, "%s", test_path("../data/digits-labels.npy"));
+    coar_pack_options o = COAR_PACK_INIT;
+    o.from = "npy";
+    o.path = images;
+    o.labels = labels;
+    o.output = path;
+    CHECK_OK(coar_pack(&o, NULL));
+    return path;
+}
+
+/* A job on the devices planned; the digits' transformer, as attention takes part in any mixing up of examples. */
+static job *open_job(const coar_callbacks *callbacks) {
+    job *j = NULL;
+    char model[512];
+    snprintf(model, sizeof model, "%s", test_path("../data/digits-vit.safetensors"));
+    const job_options options = {.model = model,
+                                 .data = data_file(),
+                                 .examples = "0:70",
+                                 .backend = "cpu",
+                                 .threads = 2,
+                                 .callbacks = callbacks};
+    CHECK_OK(job_open(&options, &j));
+    if (!j) exit(1);
+    j->unit_masks = UNIT_MASKS;
+    j->unit_examples = UNIT_EXAMPLES;
+    j->interface = &devices[0];
+    free(j->devices);
+    j->devices = NULL;
+    CHECK_OK(memory_new((size_t)device_count, sizeof *j->devices, "devices", &j->devices));
+    for (int d = 0; d < device_count; d++) j->devices[d] = d;
+    j->device_count = (size_t)device_count;
+    return j;
+}
+
+typedef struct trial {
+    told told;
+    coar_callbacks callbacks;
+    run_store *store;
+    store_stage *stage;
+    job *job;
+    sampler sampler;
+    unit_work work;
+} trial;
+
+/* As a public function begins: without a message of an earlier call. */
+static void open_trial(trial *t, const char *name) {
+    char path[512];
+    status_clear();
+    *t = (trial){.told = {.caller = pthread_self()}};
+    t->callbacks = (coar_callbacks){.progress = on_progress, .log = on_log, .user = &t->told};
+    t->job = open_job(&t->callbacks);
+    t->sampler = (sampler){
+        .kind = SAMPLER_BERNOULLI, .alpha = 0.1, .seed = 3, .n = t->job->model->graph->components, .groups = 1};
+    t->work = (unit_work){.grid = {.masks = MASKS,
+                                   .examples = EXAMPLES,
+                                   .unit_masks = UNIT_MASKS,
+                                   .unit_examples = UNIT_EXAMPLES,
+                                   .outputs = 1},
+                          .sampler = &t->sampler,
+                          .shards = 1};
+    t->store = run_new(run_path(path, name));
+    CHECK_OK(run_stage(t->store, &t->work.grid, 0, 1, false, &t->stage));
+}
+
+static void close_trial(trial *t) {
+    CHECK_INT(t->told.elsewhere, 0);
+    stage_close(t->stage);
+    store_close(t->store);
+    job_close(t->job);
+}
+
+/* All units, in the order of their numbers. */
+static float expected[MASKS * EXAMPLES];
+
+static void read_units(trial *t, float *values) {
+    for (uint64_t unit = 0; unit < UNITS; unit++) {
+        const size_t bytes = unit_grid_payload(&t->work.grid, unit);
+        uint8_t flag = 0;
+        CHECK_OK(stage_read(t->stage, unit, &flag, values, bytes));
+        CHECK_INT(flag, UNIT_DONE);
+        values += bytes / sizeof *values;
+    }
+}
+
+static void check_units(trial *t) {
+    static float values[MASKS * EXAMPLES];
+    CHECK_INT(stage_done_count(t->stage), UNITS);
+    read_units(t, values);
+    CHECK(!memcmp(values, expected, sizeof values));
+    CHECK_INT(t->told.last, MASKS * EXAMPLES);
+    CHECK_INT(t->told.total, MASKS * EXAMPLES);
+    CHECK(!t->told.fell);
+}
+
+/* ---------------------------------------------------------------------------------------------------- tests */
+
+static void test_one(void) {
+    test_begin("one device computes all units, block by block");
+    trial t;
+    plan_devices(1, -1, -1, -1);
+    open_trial(&t, "one.h5");
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    CHECK_INT(units_run[0], UNITS);
+    CHECK_INT(t.told.calls, UNITS);
+    CHECK_INT(t.work.images, MASKS * EXAMPLES);
+    read_units(&t, expected);
+    float largest = 0;
+    for (size_t i = 0; i < MASKS * EXAMPLES; i++) largest = fmaxf(largest, fabsf(expected[i]));
+    CHECK(largest > 1);
+    close_trial(&t);
+}
+
+static void test_several(void) {
+    for (int count = 2; count <= DEVICES_MAX; count++) {
+        test_begin("%d devices give the bytes of one, and all take part", count);
+        trial t;
+        plan_devices(count, -1, -1, -1);
+        open_trial(&t, count == 2 ? "two.h5" : "three.h5");
+        all_take_part = true;
+        pthread_barrier_init(&first_unit, NULL, (unsigned)count);
+        CHECK_OK(workers_run(t.job, &t.work, t.stage));
+        pthread_barrier_destroy(&first_unit);
+        all_take_part = false;
+        for (int d = 0; d < count; d++) CHECK(units_run[d] > 0);
+        CHECK_INT(units_run[0] + units_run[1] + units_run[2], UNITS);
+        CHECK_INT(t.told.warnings, 0);
+        check_units(&t);
+        close_trial(&t);
+    }
+}
+
+static void test_failing(void) {
+    static const struct {
+        const char *what, *text;
+        int after;
+    } cases[] = {{"while it prepares", "no kernel image", -2},
+                 {"in its first unit", "illegal address", 0},
+                 {"in its second unit", "illegal address", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        test_begin("a device that fails %s: one warning, the other computes its unit", cases[i].what);
+        trial t;
+        char name[32];
+        snprintf(name, sizeof name, "fails%zu.h5", i);
+        plan_devices(2, -1, cases[i].after, -1);
+        open_trial(&t, name);
+        all_take_part = cases[i].after == 0; /* so that it does fail */
+        pthread_barrier_init(&first_unit, NULL, 2);
+        CHECK_OK(workers_run(t.job, &t.work, t.stage));
+        pthread_barrier_destroy(&first_unit);
+        all_take_part = false;
+        check_units(&t);
+        if (cases[i].after != 1 || units_run[1] == 2) { /* it may find nothing left for a second one */
+            CHECK_INT(t.told.warnings, 1);
+            CHECK(strstr(t.told.warning, "device 1 ") && strstr(t.told.warning, cases[i].text));
+        }
+        close_trial(&t);
+    }
+}
+
+static void test_all_fail(void) {
+    test_begin("when the last device fails, everything finished is saved and a rerun goes on");
+    trial t;
+    plan_devices(2, 3, 2, -1);
+    open_trial(&t, "all.h5");
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_IO, "planted: an illegal address");
+    CHECK(strstr(coar_last_error(), "device "));
+    CHECK_INT(t.told.warnings, 1);
+    CHECK_INT(stage_done_count(t.stage), 3 + 2);
+    for (int d = 0; d < 2; d++) fails_after[d] = -1;
+    t.told.last = 0;
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    check_units(&t);
+    close_trial(&t);
+
+    test_begin("a single device that fails says what it said");
+    plan_devices(1, 2, -1, -1);
+    open_trial(&t, "single.h5");
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_IO, "planted: an illegal address was met");
+    CHECK(!strncmp(coar_last_error(), "planted", 7));
+    CHECK_INT(t.told.warnings, 0);
+    CHECK_INT(stage_done_count(t.stage), 2);
+    close_trial(&t);
+}
+
+static void test_stop(void) {
+    test_begin("a stop saves the units in hand, and the next call does the rest");
+    trial t;
+    plan_devices(2, -1, -1, -1);
+    open_trial(&t, "stop.h5");
+    t.told.stop_at = 1;
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_STOPPED, "the same command goes on");
+    const uint64_t done = stage_done_count(t.stage);
+    CHECK(done >= 1 && done <= 1 + 2 * 2); /* one that was counted, and two buffers of each device */
+    CHECK_INT(done, units_run[0] + units_run[1]);
+    status_clear();
+    t.told.stop_at = t.told.last = 0;
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    CHECK_INT(units_run[0] + units_run[1], UNITS);
+    check_units(&t);
+    t.told.calls = 0;
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    CHECK_INT(t.told.calls, 0);
+    close_trial(&t);
+
+    test_begin("a time limit that is over at once still does at least one unit");
+    open_trial(&t, "limit.h5");
+    t.work.time_limit = 1e-9;
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_STOPPED, "stopped after");
+    CHECK(stage_done_count(t.stage) >= 1 && stage_done_count(t.stage) < UNITS);
+    close_trial(&t);
+}
+
+static void test_not_the_device(void) {
+    test_begin("examples that cannot be read end the run: no device is blamed");
+    trial t;
+    plan_devices(2, -1, -1, -1);
+    open_trial(&t, "rows.h5");
+    for (size_t i = 0; i < EXAMPLES; i++) t.job->rows[i] = 1 << 20;
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_USAGE, "row 1048576");
+    CHECK_INT(t.told.warnings, 0);
+    CHECK_INT(units_run[0] + units_run[1], 0);
+    close_trial(&t);
+}
+
+static void test_shards(void) {
+    test_begin("devices take the units of their shard alone");
+    trial t;
+    plan_devices(2, -1, -1, -1);
+    open_trial(&t, "shard.h5");
+    t.work.shard = 1;
+    t.work.shards = 2;
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    CHECK_INT(stage_done_count(t.stage), UNITS / 2);
+    for (uint64_t unit = 0; unit < UNITS; unit++) CHECK_INT(stage_has(t.stage, unit), unit % 2);
+    close_trial(&t);
+}
+
+int main(void) {
+    test_one();
+    test_several();
+    test_failing();
+    test_all_fail();
+    test_stop();
+    test_not_the_device();
+    test_shards();
+    return test_end();
+}

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Prints the folders that hold the headers of CUDA's runtime and libraries, for tests that compile against them: those of the
+# toolkit in CUDA_HOME, else of the nvidia-* wheels in build/cuda-headers. Prints nothing where there are none.
+#   cuda-headers.sh install   first puts the wheels there, by pip, where there is no toolkit
+set -eu
+cd "$(dirname "$0")/.."
+home=${CUDA_HOME:-/usr/local/cuda}
+wheels=build/cuda-headers
+[ -e "$home/include/cuda_runtime_api.h" ] && echo "$home/include" && exit
+
+if [ "${1:-}" = install ] && [ ! -e $wheels/complete ]; then
+    # Headers alone are used: no wheel's own requirements.
+    ${PYTHON:-python3} -m pip install -q --no-deps --target $wheels \
+        nvidia-cuda-runtime-cu12 nvidia-cublas-cu12 nvidia-cudnn-cu12 nvidia-cusolver-cu12 nvidia-cusparse-cu12 >&2
+    touch $wheels/complete
+fi
+[ -e $wheels/complete ] && find "$PWD/$wheels/nvidia" -name include -type d | sort
+exit 0

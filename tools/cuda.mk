@@ -1,0 +1,79 @@
+# cuda.mk - the CUDA backend in the build; part of the Makefile.
+#
+#   CUDA=auto  1 where nvcc is found, else 0 (the default)
+#   CUDA=0     without it                 CUDA=1  with it: an error where there is no toolkit
+#   CUDA=simt  with it, but kernels run on the CPU (tests/simt/), libraries are stand-ins: for tests
+#
+#   GPU_ARCHS="80 90"  machine code for these architectures, and PTX of the last for newer ones; `all`: those of $(ARCHS_ALL)
+#                      that this nvcc knows. Default: what build/ was made for last, else this machine's GPUs, else 80.
+#   NVCCFLAGS          -O3; NVCC_CCBIN in the environment names another host compiler
+
+CUDA      ?= auto
+CUDA_HOME ?= $(or $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/null))),/usr/local/cuda)
+NVCCFLAGS ?= -O3
+NVCC      := $(wildcard $(CUDA_HOME)/bin/nvcc)
+CUDA_OLDEST := 12.4
+ARCHS_ALL := 80 86 89 90 100 120
+
+ifeq ($(CUDA),auto)
+override CUDA := $(if $(NVCC),1,0)
+endif
+ifeq ($(filter $(CUDA),0 1 simt),)
+$(error CUDA=$(CUDA): must be auto, 0, 1 or simt)
+endif
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1: there is no nvcc on PATH or in CUDA_HOME ($(CUDA_HOME)): install the CUDA toolkit, $(CUDA_OLDEST) or later, or build with CUDA=0)
+endif
+
+ifeq ($(CUDA),simt) # rules: Makefile, "CUDA"
+CUDA_CFLAGS  := -DCOAR_CUDA -isystem $(CUDA_HOME)/include
+CUDA_OBJECTS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
+                $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc)) \
+                $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
+CUDA_LIBS    := -ldl -lstdc++
+endif
+
+ifeq ($(CUDA),1)
+CUDA_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+ifneq ($(shell printf '%s\n' $(CUDA_OLDEST) $(CUDA_VERSION) | sort -V | head -n 1),$(CUDA_OLDEST))
+$(error CUDA=1: $(NVCC) is of CUDA $(CUDA_VERSION): $(CUDA_OLDEST) or later is needed, or build with CUDA=0)
+endif
+
+ARCHS_KNOWN := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code))
+ARCHS_HERE   = $(filter $(ARCHS_KNOWN),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu))
+GPU_ARCHS   ?= $(or $(shell cat $(O)/obj/gpu-archs 2>/dev/null),$(ARCHS_HERE),80)
+ARCHS       := $(if $(filter all,$(GPU_ARCHS)),$(filter $(ARCHS_KNOWN),$(ARCHS_ALL)),$(GPU_ARCHS))
+ifneq ($(filter-out $(ARCHS_KNOWN),$(ARCHS)),)
+$(error GPU_ARCHS: $(NVCC) does not know $(filter-out $(ARCHS_KNOWN),$(ARCHS)); it knows $(ARCHS_KNOWN))
+endif
+
+# Spilled registers are warnings of ptxas, and these errors, as all others.
+NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -warn-spills,-Werror
+NVCC_BASE     := -std=c++17 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden $(NVCC_WARNINGS) -I.
+NVCC_CODE     := $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+                 -gencode arch=compute_$(lastword $(ARCHS)),code=compute_$(lastword $(ARCHS))
+
+CUDA_CFLAGS  := -DCOAR_CUDA -isystem $(CUDA_HOME)/include
+# The static runtime: the program then starts on machines without a toolkit, and without a GPU. All other libraries are
+# opened when they are first used (src/backend/cuda/cuda_libraries.h).
+CUDA_LIBDIR  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
+CUDA_LIBS    := -L$(CUDA_LIBDIR) -lcudart_static -ldl -lrt -lstdc++
+CUDA_KERNELS := $(wildcard kernels/cuda/*.cu)
+CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(O)/obj/%.o)
+
+$(O)/obj/kernels/cuda/%.o: kernels/cuda/%.cu $(O)/obj/gpu-archs
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)$(NVCC) $(NVCC_BASE) $(NVCCFLAGS) $(NVCC_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+# Its time changes when its contents do.
+$(O)/obj/gpu-archs: always
+	@mkdir -p $(@D); echo '$(ARCHS)' | cmp -s - $@ || echo '$(ARCHS)' >$@
+endif
+
+# Every object knows whether the backend is there: another CUDA= than last time compiles them again.
+$(O)/obj/cuda: always
+	@mkdir -p $(@D); echo '$(CUDA)' | cmp -s - $@ || echo '$(CUDA)' >$@
+
+.PHONY: always cuda-all
+cuda-all: setup
+	@$(MAKE) --no-print-directory CUDA=1 GPU_ARCHS=all binaries
