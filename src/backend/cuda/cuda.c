@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/cuda_fit.h"
 
 static coar_status cuda_devices(int *count) {
     TRY(cuda_device_open(0, NULL));
@@ -274,4 +275,5 @@ const backend_interface backend_cuda = {
     .destroy = cuda_destroy,
     .work = cuda_work,
     .peak = cuda_peak,
+    .fit_device = cuda_fit_create,
 };
