@@ -12,7 +12,7 @@
 #include "graph/graph.h"
 
 enum {
-    PLAN_CLASS_SIZE = 192,
+    PLAN_CLASS_SIZE = 128,
     PLAN_FORM_SIZE = 256,
     PLAN_SPLITS_MAX = 64, /* partial sums of one convolution */
 };
