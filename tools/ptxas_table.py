@@ -109,14 +109,14 @@ def table(kernels):
 
 
 def check(kernels):
-    bad = 0
+    bad, names = 0, demangle([kernel for _, kernel in kernels])
     for number, ((file, kernel), facts) in enumerate(sorted(kernels.items()), 1):
         wrong = [f"sm_{a}: {f['spills']} bytes spilled, {f['stack']} of stack" for a, f in sorted(facts.items())
                  if f["spills"] or f["stack"]]
         for line in wrong:
             print(f"# {line}")
         bad += bool(wrong)
-        print(f"{'not ok' if wrong else 'ok'} {number} - {file}: {demangle([kernel])[kernel]}: no spills, no stack")
+        print(f"{'not ok' if wrong else 'ok'} {number} - {file}: {names[kernel]}: no spills, no stack")
     print(f"1..{len(kernels)}")
     return 1 if bad or not kernels else 0
 
