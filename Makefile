@@ -73,7 +73,7 @@ fuzzers: $(FUZZERS)
 
 # Installs what is missing when run as root; otherwise prints the command that would, and fails.
 setup:
-	@tools/setup.sh
+	@CUDA=$(CUDA) tools/setup.sh
 
 $(O)/libcoar.a: $(OBJECTS)
 	@rm -f $@

@@ -81,6 +81,12 @@ threaded="core cpu data fit images reference store store_journal store_parts wor
 cuda_without_gpu() {
     local headers script
     headers=$(tools/cuda-headers.sh)
+    if ls build/obj/kernels/cuda/*.ptxas >/dev/null 2>&1; then
+        tap kernels/registers "$PYTHON" tools/ptxas_table.py build/obj/kernels/cuda --check
+    else
+        skipped=$((skipped + 1))
+        echo "skipped: kernels/registers: no nvcc, so nothing of ptxas about spilled registers"
+    fi
     build release CUDA=simt kernel-tests ${headers:+host-tests binaries} || return
     programs build/simt/tests/simt simt/
     programs build/simt/tests/kernels kernels/
