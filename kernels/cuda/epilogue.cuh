@@ -1,5 +1,6 @@
 /*
- * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends in it:
+ * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends
+ * in it:
  *
  *   y = out(act(post(scale * pre(sum) + shift) + residual))      pre, post, out: k x + (1 - k) fill at the mask's place
  *
@@ -8,6 +9,8 @@
  * being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its channels and
  * goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only where the slot
  * changes. The channels behind the last one are written as zeros.
+ * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not depend
+ * on the kernel around.
  *
  * Must not know: how the sums came about.
  */
@@ -108,7 +111,7 @@ GPU_INLINE epilogue_channels epilogue_begin(const epilogue &e, uint32_t first) {
 
 GPU_INLINE void epilogue_ablate(const epilogue_channels &c, float (&v)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = c.keep[i] * v[i] + (1 - c.keep[i]) * c.fill[i];
+    for (int i = 0; i < 4; i++) v[i] = fmaf(c.keep[i], v[i], (1 - c.keep[i]) * c.fill[i]);
 }
 
 GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
@@ -122,7 +125,7 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
     } else if (activation == GPU_GELU_TANH) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * (v[i] + 0.044715f * v[i] * v[i] * v[i])));
+            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * fmaf(0.044715f * v[i] * v[i], v[i], v[i])));
     } else if (activation == GPU_QUICKGELU) {
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = v[i] / (1 + expf(-1.702f * v[i]));

@@ -198,6 +198,7 @@ static const struct {
     {"patches of 7x7, odd runs", {1, 14, 14, 3, 16, 7, 7, 7, 0}},
     {"kernel as large as the image", {5, 4, 4, 16, 10, 4, 4, 1, 0, .wide = true}},
     {"kernel as wide as the image", {2, 6, 3, 8, 9, 2, 3, 1, 0}},
+    {"1x3 kernel, runs that overlap", {2, 1, 6, 8, 8, 1, 3, 2, 0}},
     {"1x3 kernel", {2, 3, 7, 16, 16, 1, 3, 1, 0}},
     {"5x5, 2 out", {1, 6, 7, 8, 2, 5, 5, 1, 2}},
 };
