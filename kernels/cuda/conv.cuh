@@ -13,8 +13,8 @@
  * ldmatrix or of a 16-byte load touches, lies in 8 different groups of 4 banks.
  *
  * A *run* is what lies together in x: the channels of a pixel; where there is no padding, all pixels under one kernel
- * row (patch embeddings); or the whole of K (1x1 kernels, linear layers, kernels as wide as the image). The order of K
- * is the same in all.
+ * row (patch embeddings); or the whole of K (1x1 kernels, linear layers, kernels as wide as the image). The order
+ * of K is the same in all.
  *
  * Must not know: which instruction multiplies (conv_mma.cuh, conv_f32.cu).
  */
@@ -52,8 +52,8 @@ struct conv_params {
     epilogue tail;
 };
 
-/* Elements of K that splits are counted in: 128 bytes, a multiple of every form's depth of tile, so that where a sum is
- * cut does not depend on the form. */
+/* Elements of K that splits are counted in: 128 bytes, a multiple of every form's depth of tile, so that where a
+ * sum is cut does not depend on the form. */
 template <class T> constexpr uint32_t conv_unit = 128 / sizeof(T);
 
 /* The largest dynamic shared memory of a form: what sm_86, sm_89 and sm_120 can give is 99 KiB (CUDA C++ programming
@@ -85,8 +85,8 @@ static_assert(conv_spreads<64>(0) && conv_spreads<64>(3) && conv_spreads<128>(0)
 
 /* ---------------------------------------------------------------------------------------- this block's part */
 
-/* Blocks are numbered with the column tiles first: blocks that run at the same time share rows of x in the second-level
- * cache, and all of them the weight. */
+/* Blocks are numbered with the column tiles first: blocks that run at the same time share rows of x in the
+ * second-level cache, and all of them the weight. */
 template <class Tile> struct conv_block {
     uint32_t row, column; /* of the result, first of the block */
     uint32_t depth;       /* first k */
@@ -165,7 +165,8 @@ template <class Tile, conv_gather G> struct conv_loader {
         return (uint32_t)y[i] + tap_y < p.in_h && (uint32_t)x[i] + tap_x < p.in_w;
     }
 
-    /* Asks for the next tile's vectors; what lies in the padding, behind K or behind the last row arrives as zeros. */
+    /* Asks for the next tile's vectors; what lies in the padding, behind K or behind the last row arrives as
+     * zeros. */
     GPU_INLINE void copy(const conv_params &p, unsigned char *stage) {
         const T *image = (const T *)p.x, *weights = (const T *)p.weight;
         const bool deep = k < p.depth;
@@ -204,8 +205,8 @@ template <class Tile, conv_gather G> struct conv_loader {
 
 /* ------------------------------------------------------------------------------------------- the results */
 
-/* Sums v of rows row, row + step, ... (those below p.rows) at the channels c: finished, or, with splits, put aside for
- * conv_finish_launch. */
+/* Sums v of rows row, row + step, ... (those below p.rows) at the channels c: finished, or, with splits, put aside
+ * for conv_finish_launch. */
 template <class T>
 GPU_INLINE void conv_store(const conv_params &p, epilogue_channels &c, uint32_t row, uint32_t step, float (&v)[4][4]) {
     if (!p.partial) {
@@ -227,8 +228,8 @@ struct conv_form {
     cudaError_t (*launch[CONV_GATHERS])(conv_params p, cudaStream_t stream); /* NULL: not compiled */
 };
 
-/* The lists. The first form of each can gather in every way that its type needs. Rows of a tile are at least 64, columns
- * at least 32 (conv.cu counts blocks by that). */
+/* The lists. The first form of each can gather in every way that its type needs. Rows of a tile are at least 64,
+ * columns at least 32 (conv.cu counts blocks by that). */
 const conv_form *conv_forms_f32(), *conv_forms_tf32(), *conv_forms_bf16(), *conv_forms_f16();
 
 /* Settles what of p depends on the tile; returns the grid (tiles of the result, splits). */

@@ -2,15 +2,15 @@
  * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends
  * in it:
  *
- *   y = out(act(post(scale * pre(sum) + shift) + residual))      pre, post, out: k x + (1 - k) fill at the mask's place
+ *   y = out(act(post(scale * pre(sum) + shift) + residual))
  *
- * sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
- * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row, a row
- * being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its channels and
- * goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only where the slot
- * changes. The channels behind the last one are written as zeros.
- * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not depend
- * on the kernel around.
+ * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
+ * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row,
+ * a row being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its
+ * channels and goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only
+ * where the slot changes. The channels behind the last one are written as zeros.
+ * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not
+ * depend on the kernel around.
  *
  * Must not know: how the sums came about.
  */
@@ -149,8 +149,8 @@ GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, co
     for (uint32_t i = 0; i < 4; i++) v[i] = c.first + i < e.channels ? v[i] : 0;
 }
 
-/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so that the
- * residuals of R rows are under way at once. */
+/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so
+ * that the residuals of R rows are under way at once. */
 template <class T, int R>
 GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step,
                               float (&v)[R][4]) {
