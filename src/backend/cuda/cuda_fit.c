@@ -24,7 +24,7 @@ coar_status cuda_fit_enter(const cuda_fit *f) {
 }
 
 size_t cuda_fit_room(const cuda_fit *f) {
-    const size_t resident = 2 * f->side * f->side * sizeof(double);
+    const size_t resident = 2 * f->side * f->side * sizeof(double) + f->held_bytes;
     return resident < f->allowed ? f->allowed - resident : 0;
 }
 
@@ -222,6 +222,8 @@ static const fit_device_interface interface = {
     .solve = cuda_fit_solve,
     .norms = cuda_fit_norms,
     .eigenvectors = cuda_fit_eigenvectors,
+    .hold = cuda_fit_hold,
+    .product = cuda_fit_product,
     .destroy = cuda_fit_destroy,
 };
 
