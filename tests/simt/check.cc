@@ -79,8 +79,12 @@ cell *global_cell(uintptr_t address) {
     return last_cells + address % PAGE;
 }
 
-int32_t short_pc(const void *pc) { return (int32_t)((intptr_t)pc - (intptr_t)&global_cell); }
-const void *long_pc(int32_t pc) { return (const void *)((intptr_t)pc + (intptr_t)&global_cell); }
+int32_t short_pc(const void *pc) {
+    return (int32_t)((intptr_t)pc - (intptr_t)&global_cell);
+}
+const void *long_pc(int32_t pc) {
+    return (const void *)((intptr_t)pc + (intptr_t)&global_cell);
+}
 
 /* Whether what another block did in that epoch of this launch happened before now. */
 bool ordered_by_atomics(uint32_t then) {
@@ -102,7 +106,9 @@ bool of_other_block(const access &a, uint32_t then) {
     return !a.shared && then >= first_of_launch && then < first_of_block;
 }
 
-bool is_unordered(const access &a, uint32_t then) { return of_other_block(a, then) && !ordered_by_atomics(then); }
+bool is_unordered(const access &a, uint32_t then) {
+    return of_other_block(a, then) && !ordered_by_atomics(then);
+}
 
 bool write_is_before(const cell *c, const access &a) {
     const thread *t = a.t;
@@ -124,8 +130,9 @@ bool reads_are_before(const cell *c, const access &a) {
 
 [[noreturn]] void report_race(const access &a, const cell *c, bool with_write) {
     char line[300];
-    uint32_t then = with_write ? c->write_epoch : is_unordered(a, c->other_read_epoch) ? c->other_read_epoch : c->read_epoch;
-    current = a.t;
+    uint32_t then = with_write                             ? c->write_epoch
+                    : is_unordered(a, c->other_read_epoch) ? c->other_read_epoch
+                                                           : c->read_epoch;
     char who[60] = "another thread";
     if (of_other_block(a, then))
         snprintf(who, sizeof who, "another block");
@@ -133,7 +140,7 @@ bool reads_are_before(const cell *c, const access &a) {
         snprintf(who, sizeof who, "thread %u", c->writer);
     else if (c->read_warp != MANY_WARPS && !(c->read_lanes & (c->read_lanes - 1)))
         snprintf(who, sizeof who, "thread %u", c->read_warp * LANES + (unsigned)__builtin_ctz(c->read_lanes));
-    report(a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
+    report(a.t, a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
            VERBS[a.kind], a.size, who, with_write ? "writes" : "reads",
            source_line(long_pc(with_write ? c->write_pc : c->read_pc), line, sizeof line));
 }
@@ -180,19 +187,13 @@ void touch(cell *c, const access &a) {
 void touch_shared(const access &a) {
     size_t offset = a.address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + a.size; i++) {
-        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE)) {
-            current = a.t;
-            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable",
-                   VERBS[a.kind], a.size, i - offset);
-        }
-        if (state[i] & UNDER_WAY) {
-            current = a.t;
-            report(SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
-        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block) {
-            current = a.t;
-            report(SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
+        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable", VERBS[a.kind],
+                   a.size, i - offset);
+        if (state[i] & UNDER_WAY) report(a.t, SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
+        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block)
+            report(a.t, SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
         touch(&shared_cells[i], a);
     }
 }
@@ -201,11 +202,10 @@ void touch_global(const access &a) {
     if (a.kind == ATOMIC) block_atomic.back() = true;
     for (size_t i = 0; i < a.size; i++) {
         cell *c = global_cell(a.address + i);
-        if (c->guarded) {
-            current = a.t;
-            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer",
-                   VERBS[a.kind], a.size, i);
-        }
+        if (c->guarded)
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer", VERBS[a.kind],
+                   a.size, i);
         touch(c, a);
     }
 }
@@ -273,11 +273,11 @@ void shadow_read(thread *t, const void *address, size_t size, const void *pc) {
     touch_any({t, READ, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
-void shadow_check_shared(const void *address, size_t size, const void *pc) {
+void shadow_check_shared(const thread *t, const void *address, size_t size, const void *pc) {
     size_t offset = (uintptr_t)address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + size; i++)
         if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
-            report(SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
+            report(t, SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
                    i - offset);
 }
 
@@ -293,7 +293,9 @@ void shadow_copy_arrived(const void *shared, size_t size, const void *pc) {
     for (size_t i = offset; i < offset + size; i++) note_write(&shared_cells[i], a);
 }
 
-void shadow_forget_variables() { memset(state, 0, sizeof state); }
+void shadow_forget_variables() {
+    memset(state, 0, sizeof state);
+}
 
 void shadow_add_variable(const void *address, size_t size) {
     memset(state + ((uintptr_t)address - (uintptr_t)arena), PART_OF_VARIABLE, size);
@@ -302,10 +304,8 @@ void shadow_add_variable(const void *address, size_t size) {
 namespace {
 
 /* From the compiler's call. Code of a .cu file that runs on the host is none of our business. */
-void compiled_access(access_kind kind, const void *address, size_t size, bool aligned, const void *pc) {
+void compiled_access(access_kind kind, const void *address, size_t size, const void *pc) {
     if (!current) return;
-    if (aligned && (uintptr_t)address % size)
-        report(SIMT_ALIGNMENT, pc, "it %s %zu bytes at %p, which is not a multiple of that", VERBS[kind], size, address);
     touch_any({current, kind, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
@@ -315,7 +315,9 @@ void compiled_access(access_kind kind, const void *address, size_t size, bool al
 
 using namespace simt;
 
-bool simt_checks_memory(void) { return true; }
+bool simt_checks_memory(void) {
+    return true;
+}
 
 void simt_guard(const void *address, size_t size, bool guarded) {
     uintptr_t begin = (uintptr_t)address;
@@ -334,15 +336,31 @@ void __tsan_init() {}
 void __tsan_func_entry(void *) {}
 void __tsan_func_exit() {}
 
-#define SIMT_ACCESS(size)                                                                                            \
-    void __tsan_read##size(void *p) { compiled_access(READ, p, size, true, SIMT_CALLER); }                           \
-    void __tsan_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                         \
-    void __tsan_volatile_read##size(void *p) { compiled_access(READ, p, size, true, SIMT_CALLER); }                  \
-    void __tsan_volatile_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                \
-    void __tsan_unaligned_read##size(void *p) { compiled_access(READ, p, size, false, SIMT_CALLER); }                \
-    void __tsan_unaligned_write##size(void *p) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }              \
-    void __tsan_read_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                    \
-    void __tsan_unaligned_read_write##size(void *p) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }
+#define SIMT_ACCESS(size)                                                                                              \
+    void __tsan_read##size(void *p) {                                                                                  \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_write##size(void *p) {                                                                                 \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_volatile_read##size(void *p) {                                                                         \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_volatile_write##size(void *p) {                                                                        \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_unaligned_read##size(void *p) {                                                                        \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_unaligned_write##size(void *p) {                                                                       \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_read_write##size(void *p) {                                                                            \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_unaligned_read_write##size(void *p) {                                                                  \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }
 SIMT_ACCESS(1)
 SIMT_ACCESS(2)
 SIMT_ACCESS(4)
@@ -350,41 +368,58 @@ SIMT_ACCESS(8)
 SIMT_ACCESS(16)
 #undef SIMT_ACCESS
 
-void __tsan_read_range(void *p, size_t size) { compiled_access(READ, p, size, false, SIMT_CALLER); }
-void __tsan_write_range(void *p, size_t size) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }
+/* -fsanitize=alignment: a pointer is used that is not aligned as its type says. The compiler may split the access later. */
+struct simt_type_mismatch {
+    const char *file;
+    unsigned line, column;
+    const void *type;
+    unsigned char log_alignment;
+};
+void __ubsan_handle_type_mismatch_v1(simt_type_mismatch *what, uintptr_t address) {
+    if (!current) abort();
+    report(current, SIMT_ALIGNMENT, SIMT_CALLER, "%#lx is not a multiple of %u", (unsigned long)address,
+           1u << what->log_alignment);
+}
+
+void __tsan_read_range(void *p, size_t size) {
+    compiled_access(READ, p, size, SIMT_CALLER);
+}
+void __tsan_write_range(void *p, size_t size) {
+    compiled_access(WRITE, p, size, SIMT_CALLER);
+}
 
 void *__tsan_memcpy(void *to, const void *from, size_t size) {
-    compiled_access(READ, from, size, false, SIMT_CALLER);
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(READ, from, size, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memcpy(to, from, size);
 }
 void *__tsan_memmove(void *to, const void *from, size_t size) {
-    compiled_access(READ, from, size, false, SIMT_CALLER);
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(READ, from, size, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memmove(to, from, size);
 }
 void *__tsan_memset(void *to, int value, size_t size) {
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memset(to, value, size);
 }
 
 /* Those that simt.h's atomics use. One thread runs at a time, so that plain code is atomic. */
-#define SIMT_ATOMIC(bits, type)                                                                                      \
-    type __tsan_atomic##bits##_load(const volatile type *p, int) {                                                   \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        return *p;                                                                                                   \
-    }                                                                                                                \
-    int __tsan_atomic##bits##_compare_exchange_strong(volatile type *p, type *expected, type value, int, int) {      \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        bool same = *p == *expected;                                                                                 \
-        *(same ? p : expected) = same ? value : *p;                                                                  \
-        return same;                                                                                                 \
-    }                                                                                                                \
-    type __tsan_atomic##bits##_compare_exchange_val(volatile type *p, type expected, type value, int, int) {         \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        type old = *p;                                                                                               \
-        if (old == expected) *p = value;                                                                             \
-        return old;                                                                                                  \
+#define SIMT_ATOMIC(bits, type)                                                                                        \
+    type __tsan_atomic##bits##_load(const volatile type *p, int) {                                                     \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        return *p;                                                                                                     \
+    }                                                                                                                  \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile type *p, type *expected, type value, int, int) {        \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        bool same = *p == *expected;                                                                                   \
+        *(same ? p : expected) = same ? value : *p;                                                                    \
+        return same;                                                                                                   \
+    }                                                                                                                  \
+    type __tsan_atomic##bits##_compare_exchange_val(volatile type *p, type expected, type value, int, int) {           \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        type old = *p;                                                                                                 \
+        if (old == expected) *p = value;                                                                               \
+        return old;                                                                                                    \
     }
 SIMT_ATOMIC(32, uint32_t)
 SIMT_ATOMIC(64, uint64_t)

@@ -69,6 +69,23 @@ coar_status cuda_handles_get(int device, cuda_handles **out) {
     return status;
 }
 
+void cuda_forms_release(void) {
+    pthread_mutex_lock(&kept.mutex);
+    for (size_t i = 0; i < kept.count; i++) cuda_form_close(kept.forms[i]);
+    free(kept.forms);
+    kept.forms = NULL;
+    kept.count = kept.capacity = 0;
+    for (int device = 0; device < DEVICES_MAX; device++) {
+        cuda_handles *h = kept.handles[device];
+        kept.handles[device] = NULL;
+        if (!h || cudaSetDevice(device) != cudaSuccess) continue;
+        cuda_cudnn_close(h->cudnn);
+        cuda_cublaslt_close(h->cublaslt);
+        free(h);
+    }
+    pthread_mutex_unlock(&kept.mutex);
+}
+
 /* --------------------------------------------------------------------------------------------- signature */
 
 void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]) {

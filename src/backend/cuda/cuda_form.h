@@ -27,6 +27,10 @@ typedef struct cuda_handles {
 /* Opens them at the first call; `device` becomes the calling thread's. Safe from any thread. */
 coar_status cuda_handles_get(int device, cuda_handles **out);
 
+/* Frees all that is kept: handles and forms. Nobody may use any of them any more. Not needed at exit, where the libraries may
+ * be gone already. */
+void cuda_forms_release(void);
+
 /* ------------------------------------------------------------------------------------------------- forms */
 
 enum { CUDA_SIGNATURE_SIZE = 192 };
