@@ -29,7 +29,7 @@
  * warp, at 3 cycles each on 108 SMs of 1.41 GHz: 0.36 s on an A100. Device memory: `fixed` is read once for each 128
  * vectors, 0.82 GB * 178 = 146 GB in 0.36 s from L2. Bound by instructions.
  *
- * Rows. One thread per bit; 8 bytes written for each. Registers 14. 128 vectors of 22,720 bits: 23 MB, 11 us at 2.04
+ * Rows. One thread per bit; 8 bytes written for each. Registers 12. 128 vectors of 22,720 bits: 23 MB, 11 us at 2.04
  * TB/s, before a product with 1,024 columns of 6.0e9 flops that takes 0.3 ms at the A100's 19.5 Tflop/s.
  */
 #include "kernels/cuda/gpu.h"

@@ -8,10 +8,6 @@
 
 #include "backend/cuda/cuda.h"
 
-static cuda_fit *self(fit_device *d) {
-    return (cuda_fit *)d;
-}
-
 static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
@@ -114,7 +110,7 @@ static coar_status count_block(cuda_fit *f, const gram_memory *m, const uint64_t
 
 /* Words of 64 bits are two of 32, the lower one first: hosts of CUDA are little-endian. */
 static coar_status cuda_fit_gram(fit_device *d, const uint64_t *words, size_t count, size_t stride, int64_t *gram) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     size_t panel = count, most = count; /* vectors of a panel, and on the device at once */
     arena measure = {0}, scratch;
     gram_memory m;
@@ -175,7 +171,7 @@ static coar_status copy_columns(cuda_fit *f, void *to, size_t to_pitch, const vo
 
 static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t count, size_t stride,
                                   const int64_t *fixed, size_t length, size_t E, int64_t *cross) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     size_t vectors = count, examples = E;
     arena measure = {0}, scratch;
     cross_memory m;
@@ -205,7 +201,7 @@ static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t c
 /* ------------------------------------------------------------------------------------------------ create */
 
 static void cuda_fit_destroy(fit_device *d) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     (void)cudaSetDevice(f->device); /* nothing to report to: what follows frees as far as it can */
     if (f->stream) (void)cudaStreamSynchronize(f->stream);
     cuda_fit_close_algebra(f);

@@ -33,6 +33,10 @@ typedef struct cuda_fit {
     size_t held_length, held_width, held_bytes;
 } cuda_fit;
 
+static inline cuda_fit *cuda_fit_self(fit_device *d) {
+    return (cuda_fit *)d;
+}
+
 enum { CUDA_FIT_STAGING = 1 << 22 };
 
 /* Device `device` for a fit that takes at most `memory` bytes of its memory (0 = what is free). */

@@ -128,7 +128,7 @@ static coar_status read_info(cuda_fit *f, const int *device_info, const char *wh
 }
 
 coar_status cuda_fit_factor(fit_device *d, double *matrix, size_t n, bool *positive) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)n;
     int size, info;
     solver_memory m;
@@ -187,7 +187,7 @@ static void solve_place(arena *arena, size_t count, double **x, double **residua
 }
 
 coar_status cuda_fit_solve(fit_device *d, double *right, size_t E) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, minus_one = -1;
     const int n = (int)f->side, width = (int)E;
     const size_t count = f->side * E;
@@ -219,7 +219,7 @@ static void norms_place(arena *arena, size_t count, size_t n, double **rows, dou
 /* Rows [count][n] are n x count: U'^-1 from the left; then the product of each column with itself, as a batch of 1 x 1
  * matrices. */
 coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, double *squares) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, zero = 0;
     const int n = (int)f->side, width = (int)count;
     arena measure = {0}, scratch;
@@ -240,7 +240,7 @@ coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, doub
 /* ------------------------------------------------------------------------------------------ eigenvectors */
 
 coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, double *value) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)p;
     int size, info;
     solver_memory m;
@@ -265,7 +265,7 @@ coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, doubl
 /* ---------------------------------------------------------------------------------------------- products */
 
 coar_status cuda_fit_hold(fit_device *d, const double *right, size_t length, size_t E) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const size_t bytes = length * E * sizeof(double);
     TRY(cuda_fit_enter(f));
     if (bytes > f->held_bytes) {
@@ -302,7 +302,7 @@ static void product_place(arena *arena, size_t count, size_t words, size_t lengt
 
 /* Column-major: product (E x count) = held (E x length) rows (length x count). */
 coar_status cuda_fit_product(fit_device *d, const uint64_t *words, size_t count, size_t stride, double *product) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, zero = 0;
     const int length = (int)f->held_length, width = (int)f->held_width;
     arena measure = {0}, scratch;
