@@ -16,8 +16,9 @@
  * Why popcount and not tensor cores: an SM counts 16 words a cycle, 2.4e12 a second on an A100 and 3.7e12 on an
  * H100 (132 SMs, 1.75 GHz). ResNet-50's fit (22,720 components, 100,000 masks) is 22,720^2 / 2 * 3,125 = 8.1e11 words: 0.33 s
  * and 0.22 s, once, beside a Cholesky factor of 3.9e12 double flops. int8 mma (624 Tops on an A100, 64 operations a
- * word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to bytes; mma on bits
- * would need 0.01 s, but is deprecated on newer architectures. Neither gain is worth a second exact kernel.
+ * word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to bytes. mma on bits
+ * (and.popc) would need 0.01 s, but from sm_100 on it is no instruction any more: nvcc 13 puts a subroutine in its place.
+ * Neither gain is worth a second exact kernel.
  * Bytes: a tile reads 2 * 64 * words * 4, 0.125 for each word counted: 300 GB/s from L2 on an A100. Bound by popcounts.
  *
  * Cross. Four masks at a time: a table holds the 16 sums that subsets of four rows of `fixed` can have, and a vector adds

@@ -70,23 +70,24 @@ typedef struct gram_block {
     size_t row, rows, column, columns;
 } gram_block;
 
-/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place, and mirrored. Staging
- * holds a row: a matrix that a device has memory for has far fewer columns. */
-static coar_status download(cuda_fit *f, const int32_t *counts, size_t width, size_t first, const gram_block *b,
-                            size_t n, int64_t *gram) {
-    const size_t step = CUDA_FIT_STAGING / width;
+/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place; mirrored too when the block
+ * is not its own mirror image. Staging holds a row: a matrix that a device has memory for has far fewer columns. */
+static coar_status download(cuda_fit *f, const int32_t *counts, size_t width, const gram_block *b, size_t n,
+                            int64_t *gram) {
+    const bool diagonal = b->row == b->column;
+    const size_t first = diagonal ? 0 : b->rows, step = CUDA_FIT_STAGING / width;
     for (size_t i0 = 0; i0 < b->rows; i0 += step) {
         const size_t rows = smaller(step, b->rows - i0);
         TRY_CUDA(cudaMemcpyAsync(f->staging, counts + i0 * width, rows * width * sizeof *counts, cudaMemcpyDeviceToHost,
                                  f->stream),
                  "the fit: download of the Gram matrix");
         TRY_CUDA(cudaStreamSynchronize(f->stream), "the fit: Gram matrix of %zu vectors", width);
+        const int32_t *block = f->staging + first;
+        int64_t *to = gram + (b->row + i0) * n + b->column, *mirror = gram + b->column * n + b->row + i0;
         for (size_t i = 0; i < rows; i++)
-            for (size_t k = 0; k < b->columns; k++) {
-                const int64_t common = f->staging[i * width + first + k];
-                gram[(b->row + i0 + i) * n + b->column + k] = common;
-                gram[(b->column + k) * n + b->row + i0 + i] = common;
-            }
+            for (size_t k = 0; k < b->columns; k++) to[i * n + k] = block[i * width + k];
+        for (size_t k = 0; k < b->columns && !diagonal; k++)
+            for (size_t i = 0; i < rows; i++) mirror[k * n + i] = block[i * width + k];
     }
     return COAR_OK;
 }
@@ -105,7 +106,7 @@ static coar_status count_block(cuda_fit *f, const gram_memory *m, const uint64_t
                  "the fit: upload of masks");
     TRY_CUDA(gpu_gram_launch(m->bits, (uint32_t)width, (uint32_t)(2 * stride), m->gram, f->stream),
              "the fit: Gram matrix of %zu vectors of %zu words", width, 2 * stride);
-    return download(f, m->gram, width, diagonal ? 0 : b->rows, b, n, gram);
+    return download(f, m->gram, width, b, n, gram);
 }
 
 /* Words of 64 bits are two of 32, the lower one first: hosts of CUDA are little-endian. */
