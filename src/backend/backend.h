@@ -63,6 +63,9 @@ typedef struct layer_time {
 typedef struct backend_interface {
     const char *name;
 
+    /* What `--precision auto` tries beside fp32, the fastest first, NULL at the end; NULL: fp32 is all there is. */
+    const char *const *precisions;
+
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
      * COAR_ERROR_UNSUPPORTED in one line. NULL: one, the machine itself. */
     coar_status (*devices)(int *count);

@@ -243,6 +243,15 @@ static const char *member_text(const cJSON *object, const char *key) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
 }
 
+bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]) {
+    cJSON *root = cJSON_Parse(json);
+    const char *text = member_text(root, "device_class");
+    const bool found = text && strlen(text) < PLAN_CLASS_SIZE;
+    if (found) snprintf(out, PLAN_CLASS_SIZE, "%s", text);
+    cJSON_Delete(root);
+    return found;
+}
+
 static coar_status read_text(const cJSON *root, const char *key, const char *origin, char *out, size_t size) {
     const char *text = member_text(root, key);
     if (!text || strlen(text) >= size)

@@ -74,6 +74,8 @@ coar_status plan_tune(const graph *g, const plan_tuning *t, numerics_plan *plan)
 
 /* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */
 const char *plan_backend(const char *device_class);
+/* The class of a plan as JSON, unchecked otherwise; false when it has none. */
+bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]);
 
 /* Canonical JSON (no spaces, layers in order), malloc'ed; and back, checked against the graph layer by layer. */
 char *plan_to_json(const numerics_plan *plan);

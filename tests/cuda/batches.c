@@ -4,7 +4,7 @@
  */
 #include "engines.h"
 #include "nets.h"
-#include "stand_ins.h"
+#include "stand_ins/stand_ins.h"
 #include "test.h"
 
 enum { MASKS = 6, EXAMPLES = 5, PAIRS = MASKS * EXAMPLES };

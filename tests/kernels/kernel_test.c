@@ -51,16 +51,34 @@ static unsigned char *device_allocate(size_t bytes) {
     void *memory = NULL;
     return cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal) == cudaSuccess ? memory : NULL;
 }
-static void device_free(void *memory) { cudaFree(memory); }
-static cudaError_t device_finish(void) { return cudaDeviceSynchronize(); }
+static void device_free(void *memory) {
+    cudaFree(memory);
+}
+static cudaError_t device_finish(void) {
+    return cudaDeviceSynchronize();
+}
 #else
 static unsigned char *device_allocate(size_t bytes) {
     void *memory = NULL;
     return posix_memalign(&memory, 512, bytes) ? NULL : memory;
 }
-static void device_free(void *memory) { free(memory); }
-static cudaError_t device_finish(void) { return cudaSuccess; }
+static void device_free(void *memory) {
+    free(memory);
+}
+static cudaError_t device_finish(void) {
+    return cudaSuccess;
+}
 #endif
+
+/* Tells the memory checker, where it is built in, that kernels must not touch what is around b. */
+static void guard(const block *b, bool guarded) {
+#ifndef COAR_REAL_CUDA
+    simt_guard(b->base, FRONT, guarded);
+    simt_guard(b->base + FRONT + b->bytes, BEHIND, guarded);
+#else
+    (void)b, (void)guarded;
+#endif
+}
 
 /* The data begin at 256 in a block aligned to 512: an odd multiple of 256, so that a kernel which counts on more than it was
  * promised is found out. */
@@ -69,7 +87,9 @@ void *kernel_buffer(size_t bytes) {
     memset(base, GUARD_BYTE, FRONT);
     memset(base + FRONT, 0xff, bytes);
     memset(base + FRONT + bytes, GUARD_BYTE, BEHIND);
-    return remember(base + FRONT, base, bytes)->data;
+    block *b = remember(base + FRONT, base, bytes);
+    guard(b, true);
+    return b->data;
 }
 
 /* The first byte of a guard that was written to; its size when none was. */
@@ -94,6 +114,7 @@ static void release_all(void) {
         blocks = b->next;
         if (b->base) {
             check_guards(b);
+            guard(b, false);
             device_free(b->base);
         } else {
             free(b->data);
@@ -102,7 +123,9 @@ static void release_all(void) {
     }
 }
 
-void *kernel_copy(const void *data, size_t bytes) { return memcpy(kernel_buffer(bytes), data, bytes); }
+void *kernel_copy(const void *data, size_t bytes) {
+    return memcpy(kernel_buffer(bytes), data, bytes);
+}
 
 double *kernel_zeros(size_t count) {
     return remember(checked(calloc(count ? count : 1, sizeof(double))), NULL, count * sizeof(double))->data;
@@ -119,14 +142,20 @@ float *kernel_floats(const double *values, size_t count) {
 
 kernel_format kernel_exact(gpu_type type) {
     switch (type) {
-    case GPU_TF32: return KERNEL_TF32;
-    case GPU_BF16: return KERNEL_BF16;
-    case GPU_F16: return KERNEL_HALF;
-    default: return KERNEL_FLOAT;
+    case GPU_TF32:
+        return KERNEL_TF32;
+    case GPU_BF16:
+        return KERNEL_BF16;
+    case GPU_F16:
+        return KERNEL_HALF;
+    default:
+        return KERNEL_FLOAT;
     }
 }
 
-kernel_format kernel_stored(gpu_type type) { return type == GPU_TF32 ? KERNEL_FLOAT : kernel_exact(type); }
+kernel_format kernel_stored(gpu_type type) {
+    return type == GPU_TF32 ? KERNEL_FLOAT : kernel_exact(type);
+}
 
 /* Significant bits, and the exponents of the smallest normal and of the overflow threshold. */
 static const struct {
@@ -159,8 +188,7 @@ static uint64_t mix(uint64_t seed, uint64_t index) {
 
 double *kernel_values(size_t count, uint64_t seed, kernel_format format) {
     double *values = kernel_zeros(count);
-    for (size_t i = 0; i < count; i++)
-        values[i] = kernel_round(format, (double)(mix(seed, i) >> 11) * 0x1p-52 - 1);
+    for (size_t i = 0; i < count; i++) values[i] = kernel_round(format, (double)(mix(seed, i) >> 11) * 0x1p-52 - 1);
     return values;
 }
 
@@ -235,7 +263,8 @@ double *kernel_download(gpu_type type, const void *buffer, size_t positions, uin
             double x = load(type, buffer, p * stride + c);
             if (c >= channels) {
                 if (x != 0 && !dirty++)
-                    test_fail(__FILE__, __LINE__, "padding: position %zu, channel %zu of %u holds %g", p, c, channels, x);
+                    test_fail(__FILE__, __LINE__, "padding: position %zu, channel %zu of %u holds %g", p, c, channels,
+                              x);
                 continue;
             }
             values[p * channels + c] = x;
@@ -266,8 +295,9 @@ void kernel_compare_at(const char *file, int line, const char *what, const doubl
     double largest_error = worst <= 0 ? 0 : worst / magnitude;
     double rms_error = error_squares == 0 ? 0 : sqrt(error_squares / squares);
     if (!(largest_error <= largest))
-        test_fail(file, line, "%s: largest error %.3g of the largest magnitude, allowed %.3g: [%zu] is %.9g, expected %.9g",
-                  what, largest_error, largest, at, actual[at], expected[at]);
+        test_fail(file, line,
+                  "%s: largest error %.3g of the largest magnitude, allowed %.3g: [%zu] is %.9g, expected %.9g", what,
+                  largest_error, largest, at, actual[at], expected[at]);
     if (!(rms_error <= rms))
         test_fail(file, line, "%s: rms error %.3g of the rms, allowed %.3g; worst: [%zu] is %.9g, expected %.9g", what,
                   rms_error, rms, at, actual[at], expected[at]);
@@ -283,7 +313,9 @@ void kernel_same_bytes_at(const char *file, int line, const char *what, const vo
         }
 }
 
-double kernel_epsilon(gpu_type type) { return ldexp(1, -FORMATS[kernel_stored(type)].bits); }
+double kernel_epsilon(gpu_type type) {
+    return ldexp(1, -FORMATS[kernel_stored(type)].bits);
+}
 
 /* ------------------------------------------------------------------------------------------------------- running */
 
@@ -294,10 +326,14 @@ const char *kernel_type_name(gpu_type type) {
 
 #ifdef COAR_REAL_CUDA
 static const char *const ORDERS = "device";
-static bool set_order(const char *order) { return order != NULL; }
+static bool set_order(const char *order) {
+    return order != NULL;
+}
 #else
 static const char *const ORDERS = "forward,reverse,interleaved,random:1";
-static bool set_order(const char *order) { return simt_set_order(order); }
+static bool set_order(const char *order) {
+    return simt_set_order(order);
+}
 #endif
 
 /* Calls typed(type), or plain() when it is not NULL, at every order. */
@@ -324,7 +360,9 @@ void kernel_each(const char *name, unsigned types, void (*check)(gpu_type type))
         if (types & KERNEL_BIT(type)) at_every_order(name, check, type, NULL);
 }
 
-void kernel_check(const char *name, void (*check)(void)) { at_every_order(name, NULL, GPU_F32, check); }
+void kernel_check(const char *name, void (*check)(void)) {
+    at_every_order(name, NULL, GPU_F32, check);
+}
 
 int kernel_main(void (*tests)(void)) {
     tests();

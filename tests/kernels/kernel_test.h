@@ -65,13 +65,13 @@ void kernel_launched(cudaError_t error, const char *text, const char *file, int 
 
 /* Both errors are relative: the largest one to the largest |expected|, the root of the mean square to that of
  * `expected`. A mismatch prints the worst element's index and both values. */
-#define kernel_compare(what, actual, expected, count, largest, rms)                                       \
+#define kernel_compare(what, actual, expected, count, largest, rms)                                                    \
     kernel_compare_at(__FILE__, __LINE__, what, actual, expected, count, largest, rms)
 void kernel_compare_at(const char *file, int line, const char *what, const double *actual, const double *expected,
                        size_t count, double largest, double rms);
 
 /* Fails unless two buffers hold the same bytes; prints the first difference. */
-#define kernel_same_bytes(what, actual, expected, bytes)                                                 \
+#define kernel_same_bytes(what, actual, expected, bytes)                                                               \
     kernel_same_bytes_at(__FILE__, __LINE__, what, actual, expected, bytes)
 void kernel_same_bytes_at(const char *file, int line, const char *what, const void *actual, const void *expected,
                           size_t bytes);

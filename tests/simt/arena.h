@@ -15,7 +15,9 @@ const size_t ARENA_SIZE = 512 << 10;
 
 extern unsigned char arena[ARENA_SIZE];
 
-inline bool in_arena(const void *address) { return (uintptr_t)address - (uintptr_t)arena < ARENA_SIZE; }
+inline bool in_arena(const void *address) {
+    return (uintptr_t)address - (uintptr_t)arena < ARENA_SIZE;
+}
 
 } // namespace simt
 

@@ -50,6 +50,7 @@ struct thread {
 struct meeting {
     unsigned mask, arrived;
     int kind, line;
+    const void *pc; /* where the first of them is */
 };
 
 struct warp {
@@ -68,6 +69,7 @@ struct block_state {
     unsigned threads, alive, exited;
     unsigned arrived; /* at the barrier */
     int barrier_line;
+    const void *barrier_pc;
     unsigned barrier_count, barrier_result;
     unsigned ready_warps;
     uint64_t launch; /* number of the launch, from 1 */
@@ -88,9 +90,10 @@ void make_ready(warp *w, unsigned lanes);
 
 /* ---- report.cc */
 
-/* Says what is wrong in the current thread at pc (the return address of the shim's caller). Does not return: the process
- * ends, or the launch is given up. */
-[[noreturn]] void report(simt_bug bug, const void *pc, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Says what is wrong in thread t, at pc (the return address of the shim's caller). Called on any fiber; does not return: the
+ * process ends, or the launch is given up. */
+[[noreturn]] void report(const thread *t, simt_bug bug, const void *pc, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* The same without a thread, at the end of a block. */
 void report_block(simt_bug bug, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* "file:line" of pc into text; returns text. */

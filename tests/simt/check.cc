@@ -18,6 +18,7 @@
 #include "shadow.h"
 
 #include <algorithm>
+#include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,10 @@ struct cell {
     uint32_t read_lanes;             /* of read_warp, in read_epoch */
     uint32_t other_read_epoch;       /* the last read by another block than read_epoch's */
     int32_t write_pc, read_pc;       /* relative to this file's code */
-    uint16_t writer;                 /* thread number in its block */
-    uint16_t read_warp : 15, atomic : 1;
+    uint16_t writer : 15;            /* thread number in its block */
+    uint16_t guarded : 1;            /* nobody may touch it (simt_guard) */
+    uint16_t read_warp : 15;
+    uint16_t atomic : 1; /* the last write was */
 };
 
 const uint16_t MANY_WARPS = 0x7fff;
@@ -56,6 +59,7 @@ cell shared_cells[ARENA_SIZE];
 /* Cells of global memory, by page. What earlier launches left means nothing and goes when it has become too much. */
 const size_t PAGE = 4096, PAGES_MAX = 2048;
 std::unordered_map<uintptr_t, cell *> pages;
+std::map<uintptr_t, size_t> guards;
 uintptr_t last_page;
 cell *last_cells;
 
@@ -75,8 +79,12 @@ cell *global_cell(uintptr_t address) {
     return last_cells + address % PAGE;
 }
 
-int32_t short_pc(const void *pc) { return (int32_t)((intptr_t)pc - (intptr_t)&global_cell); }
-const void *long_pc(int32_t pc) { return (const void *)((intptr_t)pc + (intptr_t)&global_cell); }
+int32_t short_pc(const void *pc) {
+    return (int32_t)((intptr_t)pc - (intptr_t)&global_cell);
+}
+const void *long_pc(int32_t pc) {
+    return (const void *)((intptr_t)pc + (intptr_t)&global_cell);
+}
 
 /* Whether what another block did in that epoch of this launch happened before now. */
 bool ordered_by_atomics(uint32_t then) {
@@ -98,7 +106,9 @@ bool of_other_block(const access &a, uint32_t then) {
     return !a.shared && then >= first_of_launch && then < first_of_block;
 }
 
-bool is_unordered(const access &a, uint32_t then) { return of_other_block(a, then) && !ordered_by_atomics(then); }
+bool is_unordered(const access &a, uint32_t then) {
+    return of_other_block(a, then) && !ordered_by_atomics(then);
+}
 
 bool write_is_before(const cell *c, const access &a) {
     const thread *t = a.t;
@@ -120,8 +130,9 @@ bool reads_are_before(const cell *c, const access &a) {
 
 [[noreturn]] void report_race(const access &a, const cell *c, bool with_write) {
     char line[300];
-    uint32_t then = with_write ? c->write_epoch : is_unordered(a, c->other_read_epoch) ? c->other_read_epoch : c->read_epoch;
-    current = a.t;
+    uint32_t then = with_write                             ? c->write_epoch
+                    : is_unordered(a, c->other_read_epoch) ? c->other_read_epoch
+                                                           : c->read_epoch;
     char who[60] = "another thread";
     if (of_other_block(a, then))
         snprintf(who, sizeof who, "another block");
@@ -129,7 +140,7 @@ bool reads_are_before(const cell *c, const access &a) {
         snprintf(who, sizeof who, "thread %u", c->writer);
     else if (c->read_warp != MANY_WARPS && !(c->read_lanes & (c->read_lanes - 1)))
         snprintf(who, sizeof who, "thread %u", c->read_warp * LANES + (unsigned)__builtin_ctz(c->read_lanes));
-    report(a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
+    report(a.t, a.shared ? SIMT_SHARED_RACE : SIMT_GLOBAL_RACE, a.pc, "it %s %zu bytes that %s %s in %s, unordered",
            VERBS[a.kind], a.size, who, with_write ? "writes" : "reads",
            source_line(long_pc(with_write ? c->write_pc : c->read_pc), line, sizeof line));
 }
@@ -138,7 +149,7 @@ void note_write(cell *c, const access &a) {
     c->write_epoch = epoch;
     c->write_clock = a.t->warp->clock[a.t->lane][a.t->lane];
     c->write_pc = short_pc(a.pc);
-    c->writer = (uint16_t)a.t->number;
+    c->writer = a.t->number & 0x7fff;
     c->atomic = a.kind == ATOMIC;
 }
 
@@ -149,7 +160,7 @@ void note_read(cell *c, const access &a) {
     if (c->read_epoch != epoch) {
         if (c->read_epoch < first_of_block) c->other_read_epoch = c->read_epoch;
         c->read_epoch = epoch;
-        c->read_warp = (uint16_t)(t->number / LANES) & MANY_WARPS;
+        c->read_warp = (t->number / LANES) & MANY_WARPS;
         c->read_lanes = 1u << t->lane;
         c->read_clock = now;
     } else if (c->read_warp != t->number / LANES) {
@@ -176,26 +187,27 @@ void touch(cell *c, const access &a) {
 void touch_shared(const access &a) {
     size_t offset = a.address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + a.size; i++) {
-        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE)) {
-            current = a.t;
-            report(SIMT_BOUNDS, a.pc, "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable",
-                   VERBS[a.kind], a.size, i - offset);
-        }
-        if (state[i] & UNDER_WAY) {
-            current = a.t;
-            report(SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
-        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block) {
-            current = a.t;
-            report(SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
-        }
+        if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of shared memory, the byte at %zu of which is in no variable", VERBS[a.kind],
+                   a.size, i - offset);
+        if (state[i] & UNDER_WAY) report(a.t, SIMT_MISSING_WAIT, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
+        if (a.kind != WRITE && shared_cells[i].write_epoch < first_of_block)
+            report(a.t, SIMT_UNINITIALISED, a.pc, "it %s %zu bytes", VERBS[a.kind], a.size);
         touch(&shared_cells[i], a);
     }
 }
 
 void touch_global(const access &a) {
     if (a.kind == ATOMIC) block_atomic.back() = true;
-    for (size_t i = 0; i < a.size; i++) touch(global_cell(a.address + i), a);
+    for (size_t i = 0; i < a.size; i++) {
+        cell *c = global_cell(a.address + i);
+        if (c->guarded)
+            report(a.t, SIMT_BOUNDS, a.pc,
+                   "it %s %zu bytes of global memory, the byte at %zu of which is outside a buffer", VERBS[a.kind],
+                   a.size, i);
+        touch(c, a);
+    }
 }
 
 void touch_any(const access &a) {
@@ -203,6 +215,18 @@ void touch_any(const access &a) {
         touch_shared(a);
     else if (a.address - (uintptr_t)a.t->stack.stack >= a.t->stack.size) /* a thread's own variables are its own */
         touch_global(a);
+}
+
+void set_guard(uintptr_t address, size_t size, bool guarded) {
+    for (size_t i = 0; i < size; i++) global_cell(address + i)->guarded = guarded;
+}
+
+/* Frees the cells of global memory, when nothing runs. */
+void forget_pages() {
+    for (auto &page : pages) free(page.second);
+    pages.clear();
+    last_cells = nullptr;
+    for (auto &guard : guards) set_guard(guard.first, guard.second, true);
 }
 
 void reset_clocks() {
@@ -218,10 +242,7 @@ void shadow_begin_launch() {
     first_of_launch = epoch + 1;
     block_starts.clear();
     block_atomic.clear();
-    if (pages.size() <= PAGES_MAX) return;
-    for (auto &page : pages) free(page.second);
-    pages.clear();
-    last_cells = nullptr;
+    if (pages.size() > PAGES_MAX) forget_pages();
 }
 
 void shadow_begin_block() {
@@ -252,11 +273,11 @@ void shadow_read(thread *t, const void *address, size_t size, const void *pc) {
     touch_any({t, READ, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
-void shadow_check_shared(const void *address, size_t size, const void *pc) {
+void shadow_check_shared(const thread *t, const void *address, size_t size, const void *pc) {
     size_t offset = (uintptr_t)address - (uintptr_t)arena;
     for (size_t i = offset; i < offset + size; i++)
         if (i >= ARENA_SIZE || !(state[i] & PART_OF_VARIABLE))
-            report(SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
+            report(t, SIMT_BOUNDS, pc, "%zu bytes of shared memory, the byte at %zu of which is in no variable", size,
                    i - offset);
 }
 
@@ -272,7 +293,9 @@ void shadow_copy_arrived(const void *shared, size_t size, const void *pc) {
     for (size_t i = offset; i < offset + size; i++) note_write(&shared_cells[i], a);
 }
 
-void shadow_forget_variables() { memset(state, 0, sizeof state); }
+void shadow_forget_variables() {
+    memset(state, 0, sizeof state);
+}
 
 void shadow_add_variable(const void *address, size_t size) {
     memset(state + ((uintptr_t)address - (uintptr_t)arena), PART_OF_VARIABLE, size);
@@ -281,10 +304,8 @@ void shadow_add_variable(const void *address, size_t size) {
 namespace {
 
 /* From the compiler's call. Code of a .cu file that runs on the host is none of our business. */
-void compiled_access(access_kind kind, const void *address, size_t size, bool aligned, const void *pc) {
+void compiled_access(access_kind kind, const void *address, size_t size, const void *pc) {
     if (!current) return;
-    if (aligned && (uintptr_t)address % size)
-        report(SIMT_ALIGNMENT, pc, "it %s %zu bytes at %p, which is not a multiple of that", VERBS[kind], size, address);
     touch_any({current, kind, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
@@ -294,6 +315,19 @@ void compiled_access(access_kind kind, const void *address, size_t size, bool al
 
 using namespace simt;
 
+bool simt_checks_memory(void) {
+    return true;
+}
+
+void simt_guard(const void *address, size_t size, bool guarded) {
+    uintptr_t begin = (uintptr_t)address;
+    set_guard(begin, size, guarded);
+    if (guarded)
+        guards[begin] = size;
+    else
+        guards.erase(begin);
+}
+
 /* ------------------------------------------------------------------- what the compiler calls: the sanitizer's interface */
 
 extern "C" {
@@ -302,15 +336,31 @@ void __tsan_init() {}
 void __tsan_func_entry(void *) {}
 void __tsan_func_exit() {}
 
-#define SIMT_ACCESS(size)                                                                                            \
-    void __tsan_read##size(void *p) { compiled_access(READ, p, size, true, SIMT_CALLER); }                           \
-    void __tsan_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                         \
-    void __tsan_volatile_read##size(void *p) { compiled_access(READ, p, size, true, SIMT_CALLER); }                  \
-    void __tsan_volatile_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                \
-    void __tsan_unaligned_read##size(void *p) { compiled_access(READ, p, size, false, SIMT_CALLER); }                \
-    void __tsan_unaligned_write##size(void *p) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }              \
-    void __tsan_read_write##size(void *p) { compiled_access(WRITE, p, size, true, SIMT_CALLER); }                    \
-    void __tsan_unaligned_read_write##size(void *p) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }
+#define SIMT_ACCESS(size)                                                                                              \
+    void __tsan_read##size(void *p) {                                                                                  \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_write##size(void *p) {                                                                                 \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_volatile_read##size(void *p) {                                                                         \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_volatile_write##size(void *p) {                                                                        \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_unaligned_read##size(void *p) {                                                                        \
+        compiled_access(READ, p, size, SIMT_CALLER);                                                                   \
+    }                                                                                                                  \
+    void __tsan_unaligned_write##size(void *p) {                                                                       \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_read_write##size(void *p) {                                                                            \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }                                                                                                                  \
+    void __tsan_unaligned_read_write##size(void *p) {                                                                  \
+        compiled_access(WRITE, p, size, SIMT_CALLER);                                                                  \
+    }
 SIMT_ACCESS(1)
 SIMT_ACCESS(2)
 SIMT_ACCESS(4)
@@ -318,41 +368,58 @@ SIMT_ACCESS(8)
 SIMT_ACCESS(16)
 #undef SIMT_ACCESS
 
-void __tsan_read_range(void *p, size_t size) { compiled_access(READ, p, size, false, SIMT_CALLER); }
-void __tsan_write_range(void *p, size_t size) { compiled_access(WRITE, p, size, false, SIMT_CALLER); }
+/* -fsanitize=alignment: a pointer is used that is not aligned as its type says. The compiler may split the access later. */
+struct simt_type_mismatch {
+    const char *file;
+    unsigned line, column;
+    const void *type;
+    unsigned char log_alignment;
+};
+void __ubsan_handle_type_mismatch_v1(simt_type_mismatch *what, uintptr_t address) {
+    if (!current) abort();
+    report(current, SIMT_ALIGNMENT, SIMT_CALLER, "%#lx is not a multiple of %u", (unsigned long)address,
+           1u << what->log_alignment);
+}
+
+void __tsan_read_range(void *p, size_t size) {
+    compiled_access(READ, p, size, SIMT_CALLER);
+}
+void __tsan_write_range(void *p, size_t size) {
+    compiled_access(WRITE, p, size, SIMT_CALLER);
+}
 
 void *__tsan_memcpy(void *to, const void *from, size_t size) {
-    compiled_access(READ, from, size, false, SIMT_CALLER);
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(READ, from, size, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memcpy(to, from, size);
 }
 void *__tsan_memmove(void *to, const void *from, size_t size) {
-    compiled_access(READ, from, size, false, SIMT_CALLER);
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(READ, from, size, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memmove(to, from, size);
 }
 void *__tsan_memset(void *to, int value, size_t size) {
-    compiled_access(WRITE, to, size, false, SIMT_CALLER);
+    compiled_access(WRITE, to, size, SIMT_CALLER);
     return memset(to, value, size);
 }
 
 /* Those that simt.h's atomics use. One thread runs at a time, so that plain code is atomic. */
-#define SIMT_ATOMIC(bits, type)                                                                                      \
-    type __tsan_atomic##bits##_load(const volatile type *p, int) {                                                   \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        return *p;                                                                                                   \
-    }                                                                                                                \
-    int __tsan_atomic##bits##_compare_exchange_strong(volatile type *p, type *expected, type value, int, int) {      \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        bool same = *p == *expected;                                                                                 \
-        *(same ? p : expected) = same ? value : *p;                                                                  \
-        return same;                                                                                                 \
-    }                                                                                                                \
-    type __tsan_atomic##bits##_compare_exchange_val(volatile type *p, type expected, type value, int, int) {         \
-        compiled_access(ATOMIC, (const void *)p, sizeof *p, true, SIMT_CALLER);                                      \
-        type old = *p;                                                                                               \
-        if (old == expected) *p = value;                                                                             \
-        return old;                                                                                                  \
+#define SIMT_ATOMIC(bits, type)                                                                                        \
+    type __tsan_atomic##bits##_load(const volatile type *p, int) {                                                     \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        return *p;                                                                                                     \
+    }                                                                                                                  \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile type *p, type *expected, type value, int, int) {        \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        bool same = *p == *expected;                                                                                   \
+        *(same ? p : expected) = same ? value : *p;                                                                    \
+        return same;                                                                                                   \
+    }                                                                                                                  \
+    type __tsan_atomic##bits##_compare_exchange_val(volatile type *p, type expected, type value, int, int) {           \
+        compiled_access(ATOMIC, (const void *)p, sizeof *p, SIMT_CALLER);                                              \
+        type old = *p;                                                                                                 \
+        if (old == expected) *p = value;                                                                               \
+        return old;                                                                                                    \
     }
 SIMT_ATOMIC(32, uint32_t)
 SIMT_ATOMIC(64, uint64_t)

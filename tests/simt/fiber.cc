@@ -37,8 +37,10 @@ void arrived(fiber *f) {
     const void *stack;
     size_t size;
     __sanitizer_finish_switch_fiber(f ? f->fake_stack : nullptr, &stack, &size);
-    left->stack = stack;
-    left->size = size;
+    if (!left->size) { /* a host thread's */
+        left->stack = stack;
+        left->size = size;
+    }
 #else
     (void)f;
 #endif

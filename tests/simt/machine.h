@@ -18,8 +18,8 @@
 extern "C" {
 /* Enqueues a launch: `run` is called once in every CUDA thread with the `size` bytes of arguments (aligned to 16). Executes at
  * once, unless a stand-in for the CUDA runtime defines it to keep the order of streams. `name` lives for ever. */
-cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t size, dim3 grid, dim3 block,
-                        size_t shared, cudaStream_t stream);
+cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t size, dim3 grid,
+                        dim3 block, size_t shared, cudaStream_t stream);
 
 /* Executes a launch to its end. cudaErrorInvalidConfiguration for a geometry no device takes, cudaErrorInvalidValue for more
  * shared memory than simt_shared_limit, cudaErrorLaunchFailure when a bug was reported and reports are collected. One

@@ -17,7 +17,9 @@ uint32_t as_bits(float f) {
     memcpy(&bits, &f, sizeof bits);
     return bits;
 }
-bool is_nan(uint32_t bits) { return (bits & 0x7fffffffu) > 0x7f800000u; }
+bool is_nan(uint32_t bits) {
+    return (bits & 0x7fffffffu) > 0x7f800000u;
+}
 
 /* x rounded to a multiple of 2^drop, to nearest, ties to even. */
 uint32_t round_even(uint32_t x, int drop) {
@@ -66,9 +68,12 @@ const int ROWS = 16, COLUMNS = 8;
 /* Element h of a register. */
 float element(mma_kind kind, uint32_t bits, int h) {
     switch (kind) {
-    case MMA_BF16: return as_float(h ? bits & 0xffff0000u : bits << 16);
-    case MMA_HALF: return half_to_float((uint16_t)(bits >> 16 * h));
-    default: return as_float(bits & ~0x1fffu); /* the hardware does not read the last 13 bits */
+    case MMA_BF16:
+        return as_float(h ? bits & 0xffff0000u : bits << 16);
+    case MMA_HALF:
+        return half_to_float((uint16_t)(bits >> 16 * h));
+    default:
+        return as_float(bits & ~0x1fffu); /* the hardware does not read the last 13 bits */
     }
 }
 
@@ -98,9 +103,15 @@ template <mma_kind KIND> void multiply_warp(const mma_fragments *f) {
 
 void mma_warp(mma_kind kind, const mma_fragments *f) {
     switch (kind) {
-    case MMA_BF16: multiply_warp<MMA_BF16>(f); break;
-    case MMA_HALF: multiply_warp<MMA_HALF>(f); break;
-    case MMA_TF32: multiply_warp<MMA_TF32>(f); break;
+    case MMA_BF16:
+        multiply_warp<MMA_BF16>(f);
+        break;
+    case MMA_HALF:
+        multiply_warp<MMA_HALF>(f);
+        break;
+    case MMA_TF32:
+        multiply_warp<MMA_TF32>(f);
+        break;
     }
 }
 

@@ -16,20 +16,20 @@ extern "C" {
 #endif
 
 /* Classes of bugs: name, what is said. The last seven need CONFIG=check, but for bounds, which a redzone may show later. */
-#define SIMT_BUGS(X)                                                                        \
-    X(NONE, "none")                                                                         \
-    X(DIVERGENT_BARRIER, "divergent barrier")                                               \
-    X(EXIT_BEFORE_BARRIER, "exit before a barrier")                                         \
-    X(WARP_MASK, "wrong warp mask")                                                         \
-    X(WARP_DIVERGENCE, "divergent warp operation")                                          \
-    X(PENDING_COPY, "asynchronous copy never waited for")                                   \
-    X(ALIGNMENT, "misaligned access")                                                       \
-    X(ARGUMENT, "argument outside the instruction's range")                                 \
-    X(SHARED_SIZE, "too much static shared memory")                                         \
-    X(BOUNDS, "access out of bounds")                                                       \
-    X(MISSING_WAIT, "access to an asynchronous copy under way")                             \
-    X(UNINITIALISED, "read of uninitialised shared memory")                                 \
-    X(SHARED_RACE, "race in shared memory")                                                 \
+#define SIMT_BUGS(X)                                                                                                   \
+    X(NONE, "none")                                                                                                    \
+    X(DIVERGENT_BARRIER, "divergent barrier")                                                                          \
+    X(EXIT_BEFORE_BARRIER, "exit before a barrier")                                                                    \
+    X(WARP_MASK, "wrong warp mask")                                                                                    \
+    X(WARP_DIVERGENCE, "divergent warp operation")                                                                     \
+    X(PENDING_COPY, "asynchronous copy never waited for")                                                              \
+    X(ALIGNMENT, "misaligned access")                                                                                  \
+    X(ARGUMENT, "argument outside the instruction's range")                                                            \
+    X(SHARED_SIZE, "too much static shared memory")                                                                    \
+    X(BOUNDS, "access out of bounds")                                                                                  \
+    X(MISSING_WAIT, "access to an asynchronous copy under way")                                                        \
+    X(UNINITIALISED, "read of uninitialised shared memory")                                                            \
+    X(SHARED_RACE, "race in shared memory")                                                                            \
     X(GLOBAL_RACE, "race in global memory")
 
 typedef enum simt_bug {
@@ -54,6 +54,10 @@ bool simt_set_order(const char *order);
  * family gives, until set. 0 = that. */
 void simt_set_shared_limit(size_t bytes);
 size_t simt_shared_limit(void);
+
+/* From now on kernels that touch these bytes of global memory (guarded), or may again (not), are out of bounds. Without effect
+ * where simt_checks_memory is false. */
+void simt_guard(const void *address, size_t size, bool guarded);
 
 /* Whether this build sees every access of kernels (CONFIG=check). */
 bool simt_checks_memory(void);

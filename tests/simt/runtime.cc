@@ -20,19 +20,38 @@ __attribute__((weak)) cudaError_t cudaGetDevice(int *device) {
 
 __attribute__((weak)) cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 << 10; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)simt_shared_limit(); return cudaSuccess;
-    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; return cudaSuccess;
-    case cudaDevAttrWarpSize: *value = 32; return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount: *value = 4; return cudaSuccess; /* few, so that small tests fill them */
-    case cudaDevAttrComputeCapabilityMajor: *value = 8; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; return cudaSuccess;
-    default: return cudaErrorInvalidValue;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = 48 << 10;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = (int)simt_shared_limit();
+        return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = 1024;
+        return cudaSuccess;
+    case cudaDevAttrWarpSize:
+        *value = 32;
+        return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+        *value = 4;
+        return cudaSuccess; /* few, so that small tests fill them */
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = 8;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = 0;
+        return cudaSuccess;
+    default:
+        return cudaErrorInvalidValue;
     }
 }
 
-__attribute__((weak)) cudaError_t cudaGetLastError(void) { return cudaSuccess; }
-__attribute__((weak)) cudaError_t cudaPeekAtLastError(void) { return cudaSuccess; }
+__attribute__((weak)) cudaError_t cudaGetLastError(void) {
+    return cudaSuccess;
+}
+__attribute__((weak)) cudaError_t cudaPeekAtLastError(void) {
+    return cudaSuccess;
+}
 __attribute__((weak)) const char *cudaGetErrorString(cudaError_t error) {
     return error == cudaSuccess ? "no error" : "error";
 }

@@ -20,7 +20,7 @@ void shadow_read(thread *t, const void *address, size_t size, const void *pc);
 void shadow_copy_issued(const void *shared, size_t size, const void *pc);
 void shadow_copy_arrived(const void *shared, size_t size, const void *pc);
 /* The bytes must belong to one shared variable. */
-void shadow_check_shared(const void *address, size_t size, const void *pc);
+void shadow_check_shared(const thread *t, const void *address, size_t size, const void *pc);
 /* A variable of shared memory: its bytes may be touched, those around it not. A launch begins without any. */
 void shadow_forget_variables();
 void shadow_add_variable(const void *address, size_t size);
@@ -32,7 +32,7 @@ inline void shadow_sync_warp(warp *, unsigned) {}
 inline void shadow_read(thread *, const void *, size_t, const void *) {}
 inline void shadow_copy_issued(const void *, size_t, const void *) {}
 inline void shadow_copy_arrived(const void *, size_t, const void *) {}
-inline void shadow_check_shared(const void *, size_t, const void *) {}
+inline void shadow_check_shared(const thread *, const void *, size_t, const void *) {}
 inline void shadow_forget_variables() {}
 inline void shadow_add_variable(const void *, size_t) {}
 #endif

@@ -20,7 +20,9 @@
 #endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
+static const size_t GRANULE = 8; /* bytes before a variable are told apart only from whole granules */
 #else
+static const size_t GRANULE = 1;
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
@@ -32,7 +34,7 @@ alignas(256) unsigned char arena[ARENA_SIZE];
 namespace {
 
 const unsigned char REDZONE_BYTE = 0xa5, POISON_BYTE = 0xff;
-const size_t STATIC_MAX = 48 << 10; /* what nvcc accepts */
+const size_t STATIC_MAX = 48 << 10;   /* what nvcc accepts */
 const size_t DYNAMIC_ALIGNMENT = 128; /* gpu.h's GPU_DYNAMIC_SHARED */
 
 struct variable {
@@ -48,6 +50,7 @@ size_t limit;
 
 /* Places a variable behind a redzone, aligned to `alignment` and to no more: hardware promises no more either. */
 size_t place(size_t size, size_t alignment, const char *name) {
+    if (alignment < GRANULE) alignment = GRANULE;
     size_t offset = (used + 2 * alignment - 1) / (2 * alignment) * (2 * alignment) + alignment;
     size_t end = offset + size + REDZONE;
     ASAN_UNPOISON_MEMORY_REGION(arena + used, end - used);
@@ -103,35 +106,41 @@ void *shared_static(shared_slot *slot, size_t size, size_t alignment, const char
     if (slot->launch != block.launch) {
         static_size = (static_size + alignment - 1) / alignment * alignment + size;
         if (static_size > STATIC_MAX)
-            report(SIMT_SHARED_SIZE, SIMT_CALLER, "static shared memory is %zu bytes with %s, of which %zu are allowed",
-                   static_size, name, STATIC_MAX);
+            report(current, SIMT_SHARED_SIZE, SIMT_CALLER,
+                   "static shared memory is %zu bytes with %s, of which %zu are allowed", static_size, name,
+                   STATIC_MAX);
         if (static_size + dynamic_size > simt_shared_limit())
-            report(SIMT_SHARED_SIZE, SIMT_CALLER, "%zu bytes of static and %zu of dynamic shared memory; a block may have %zu",
-                   static_size, dynamic_size, simt_shared_limit());
+            report(current, SIMT_SHARED_SIZE, SIMT_CALLER,
+                   "%zu bytes of static and %zu of dynamic shared memory; a block may have %zu", static_size,
+                   dynamic_size, simt_shared_limit());
         slot->offset = place(size, alignment, name);
         slot->launch = block.launch;
     }
     return arena + slot->offset;
 }
 
-void *shared_dynamic() { return arena + dynamic_offset; }
+void *shared_dynamic() {
+    return arena + dynamic_offset;
+}
 
 /* ---- cp.async */
 
 void async_copy(void *shared, const void *global, int bytes, int present) {
     const void *pc = SIMT_CALLER;
     if (present < 0 || present > bytes)
-        report(SIMT_ARGUMENT, pc, "cp.async of %d bytes, %d of them from memory", bytes, present);
+        report(current, SIMT_ARGUMENT, pc, "cp.async of %d bytes, %d of them from memory", bytes, present);
     if ((uintptr_t)shared % (size_t)bytes || (uintptr_t)global % (size_t)bytes)
-        report(SIMT_ALIGNMENT, pc, "cp.async of %d bytes from %p to %p", bytes, global, shared);
-    if (!in_arena(shared)) report(SIMT_BOUNDS, pc, "cp.async to %p, which is not shared memory", shared);
-    shadow_check_shared(shared, (size_t)bytes, pc);
+        report(current, SIMT_ALIGNMENT, pc, "cp.async of %d bytes from %p to %p", bytes, global, shared);
+    if (!in_arena(shared)) report(current, SIMT_BOUNDS, pc, "cp.async to %p, which is not shared memory", shared);
+    shadow_check_shared(current, shared, (size_t)bytes, pc);
     shadow_copy_issued(shared, (size_t)bytes, pc);
     memset(shared, POISON_BYTE, (size_t)bytes);
     current->copies.push_back({shared, global, bytes, present, current->groups, pc});
 }
 
-void async_commit() { current->groups++; }
+void async_commit() {
+    current->groups++;
+}
 
 void async_wait(int groups) {
     thread *self = current;
@@ -151,14 +160,18 @@ void async_wait(int groups) {
 void async_end_thread(thread *t) {
     if (t->copies.empty()) return;
     const async_request *c = &t->copies[0];
-    report(SIMT_PENDING_COPY, c->pc, "ends with %zu copies under way, the first of which was %s", t->copies.size(),
-           c->group < t->groups ? "committed but not waited for" : "never committed");
+    report(current, SIMT_PENDING_COPY, c->pc, "it ends with %zu copies under way, the first of which was %s",
+           t->copies.size(), c->group < t->groups ? "committed but not waited for" : "never committed");
 }
 
 } // namespace simt
 
 using namespace simt;
 
-void simt_set_shared_limit(size_t bytes) { limit = bytes; }
+void simt_set_shared_limit(size_t bytes) {
+    limit = bytes;
+}
 
-size_t simt_shared_limit(void) { return limit ? limit : 99 << 10; }
+size_t simt_shared_limit(void) {
+    return limit ? limit : 99 << 10;
+}

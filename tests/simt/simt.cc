@@ -51,8 +51,10 @@ unsigned next_bit(unsigned bits, unsigned from) {
 unsigned pick_warp() {
     unsigned now = (unsigned)(current ? current->warp - warps : 0);
     switch (order) {
-    case INTERLEAVED: return next_bit(block.ready_warps, (now + 1) % WARPS_MAX);
-    case RANDOM: return next_bit(block.ready_warps, random_below(WARPS_MAX));
+    case INTERLEAVED:
+        return next_bit(block.ready_warps, (now + 1) % WARPS_MAX);
+    case RANDOM:
+        return next_bit(block.ready_warps, random_below(WARPS_MAX));
     case REVERSE:
         if (current && block.ready_warps >> now & 1) return now;
         return 31 - (unsigned)__builtin_clz(block.ready_warps);
@@ -65,10 +67,14 @@ unsigned pick_warp() {
 
 unsigned pick_lane(const warp *w) {
     switch (order) {
-    case INTERLEAVED: return next_bit(w->ready, (w->last_lane + 1) % LANES);
-    case RANDOM: return next_bit(w->ready, random_below(LANES));
-    case REVERSE: return 31 - (unsigned)__builtin_clz(w->ready);
-    default: return (unsigned)__builtin_ctz(w->ready);
+    case INTERLEAVED:
+        return next_bit(w->ready, (w->last_lane + 1) % LANES);
+    case RANDOM:
+        return next_bit(w->ready, random_below(LANES));
+    case REVERSE:
+        return 31 - (unsigned)__builtin_clz(w->ready);
+    default:
+        return (unsigned)__builtin_ctz(w->ready);
     }
 }
 
@@ -93,12 +99,11 @@ thread *pick_thread() {
             at_barrier = at_barrier ? at_barrier : t;
     }
     char other[300];
-    current = at_warp;
     if (at_barrier)
-        report(SIMT_DIVERGENT_BARRIER, at_warp->at.pc, "%s waits for lanes %08x while thread %u waits at a barrier (%s)",
-               at_warp->at.name, at_warp->at.mask, at_barrier->number,
-               source_line(at_barrier->at.pc, other, sizeof other));
-    report(SIMT_WARP_DIVERGENCE, at_warp->at.pc, "%s waits for lanes %08x, some of which wait elsewhere",
+        report(at_warp, SIMT_DIVERGENT_BARRIER, at_warp->at.pc,
+               "%s waits for lanes %08x while thread %u waits at a barrier (%s)", at_warp->at.name, at_warp->at.mask,
+               at_barrier->number, source_line(at_barrier->at.pc, other, sizeof other));
+    report(at_warp, SIMT_WARP_DIVERGENCE, at_warp->at.pc, "%s waits for lanes %08x, some of which wait elsewhere",
            at_warp->at.name, at_warp->at.mask);
 }
 
@@ -111,12 +116,12 @@ void run_thread() {
     w->exited |= 1u << self->lane;
     block.exited++;
     if (block.arrived)
-        report(SIMT_EXIT_BEFORE_BARRIER, nullptr, "ends while %u threads wait at the barrier in line %d", block.arrived,
-               block.barrier_line);
+        report(current, SIMT_EXIT_BEFORE_BARRIER, block.barrier_pc, "it ends while %u threads wait at a barrier",
+               block.arrived);
     for (unsigned i = 0; i < w->meeting_count; i++)
         if (w->meetings[i].mask >> self->lane & 1)
-            report(SIMT_WARP_MASK, nullptr, "ends while lanes %08x wait for it in line %d", w->meetings[i].arrived,
-                   w->meetings[i].line);
+            report(current, SIMT_WARP_MASK, w->meetings[i].pc, "it ends while lanes %08x wait for it",
+                   w->meetings[i].arrived);
     if (--block.alive == 0) {
         current = nullptr;
         fiber_switch(&self->stack, &host, true);
@@ -190,16 +195,25 @@ bool geometry_fits(dim3 grid, dim3 shape) {
 
 } // namespace
 
-uint3 thread_index() { return current->index; }
-uint3 block_index() { return block.index; }
-dim3 block_shape() { return block.shape; }
-dim3 grid_shape() { return block.grid; }
+uint3 thread_index() {
+    return current->index;
+}
+uint3 block_index() {
+    return block.index;
+}
+dim3 block_shape() {
+    return block.shape;
+}
+dim3 grid_shape() {
+    return block.grid;
+}
 
 const char *kernel_name(const char *text) {
     static std::mutex lock;
     static std::set<std::string> names;
     const char *end = text;
-    for (int depth = 0; *end && (depth || *end != ','); end++) depth += strchr("<(", *end) ? 1 : strchr(">)", *end) ? -1 : 0;
+    for (int depth = 0; *end && (depth || *end != ','); end++)
+        depth += strchr("<(", *end) ? 1 : strchr(">)", *end) ? -1 : 0;
     std::lock_guard<std::mutex> hold(lock);
     return names.insert(std::string(text, end)).first->c_str();
 }
@@ -228,11 +242,13 @@ void abandon_launch() {
 static void arrive_at_barrier(int line, const void *pc) {
     thread *self = current;
     if (block.exited)
-        report(SIMT_EXIT_BEFORE_BARRIER, pc, "is at a barrier that %u threads of its block ended before", block.exited);
+        report(current, SIMT_EXIT_BEFORE_BARRIER, pc, "it is at a barrier; %u threads of its block have ended",
+               block.exited);
     if (block.arrived && block.barrier_line != line)
-        report(SIMT_DIVERGENT_BARRIER, pc, "%u threads wait at another barrier, in line %d", block.arrived,
+        report(current, SIMT_DIVERGENT_BARRIER, pc, "%u threads wait at another barrier, in line %d", block.arrived,
                block.barrier_line);
     block.barrier_line = line;
+    block.barrier_pc = pc;
     if (++block.arrived < block.threads) {
         self->at = {"__syncthreads", 0, line, pc};
         wait_for_others();
@@ -246,7 +262,9 @@ static void arrive_at_barrier(int line, const void *pc) {
     shadow_barrier();
 }
 
-void barrier(int line) { arrive_at_barrier(line, SIMT_CALLER); }
+void barrier(int line) {
+    arrive_at_barrier(line, SIMT_CALLER);
+}
 
 int barrier_count(int predicate, int line) {
     block.barrier_count += predicate != 0;
@@ -291,6 +309,7 @@ cudaError_t simt_execute(const char *name, void (*run)(void *), const void *argu
     run_kernel = run;
     kernel_arguments = const_cast<void *>(arguments);
     abandoned = false;
+    host.size = 0;
     create_threads(block.threads);
     shared_begin_launch(shared);
     shadow_begin_launch();

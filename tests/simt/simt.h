@@ -19,6 +19,9 @@
 
 #include "machine.h"
 
+/* Small functions become part of their caller, so that a report can name the kernel's line. */
+#define GPU_INLINE inline __attribute__((always_inline))
+
 /* ------------------------------------------------------------------------------------------ CUDA C++'s own words */
 
 #undef __launch_bounds__
@@ -39,22 +42,26 @@
 #define warpSize 32
 
 /* The line of the call stands in for the instruction: lanes that meet at different ones are a bug. */
-inline void __syncthreads(int line = __builtin_LINE()) { simt::barrier(line); }
-inline int __syncthreads_count(int predicate, int line = __builtin_LINE()) {
+GPU_INLINE void __syncthreads(int line = __builtin_LINE()) {
+    simt::barrier(line);
+}
+GPU_INLINE int __syncthreads_count(int predicate, int line = __builtin_LINE()) {
     return simt::barrier_count(predicate, line);
 }
-inline int __syncthreads_or(int predicate, int line = __builtin_LINE()) {
+GPU_INLINE int __syncthreads_or(int predicate, int line = __builtin_LINE()) {
     return simt::barrier_count(predicate, line) != 0;
 }
-inline int __syncthreads_and(int predicate, int line = __builtin_LINE()) {
+GPU_INLINE int __syncthreads_and(int predicate, int line = __builtin_LINE()) {
     return simt::barrier_count(!predicate, line) == 0;
 }
-inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) { simt::sync_warp(mask, line); }
-inline void __threadfence() {} /* blocks run one after another, threads one at a time: memory is always in order */
-inline void __threadfence_block() {}
+GPU_INLINE void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
+    simt::sync_warp(mask, line);
+}
+GPU_INLINE void __threadfence() {} /* blocks run one after another, threads one at a time: memory is always in order */
+GPU_INLINE void __threadfence_block() {}
 
 namespace simt {
-template <class T> T shuffle(shuffle_kind kind, unsigned mask, T value, int operand, int width, int line) {
+template <class T> GPU_INLINE T shuffle(shuffle_kind kind, unsigned mask, T value, int operand, int width, int line) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &value, sizeof value);
@@ -65,34 +72,34 @@ template <class T> T shuffle(shuffle_kind kind, unsigned mask, T value, int oper
 } // namespace simt
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32, int line = __builtin_LINE()) {
+GPU_INLINE T __shfl_sync(unsigned mask, T value, int source, int width = 32, int line = __builtin_LINE()) {
     return simt::shuffle(simt::SHUFFLE_INDEX, mask, value, source, width, line);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int line = __builtin_LINE()) {
+GPU_INLINE T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int line = __builtin_LINE()) {
     return simt::shuffle(simt::SHUFFLE_XOR, mask, value, bits, width, line);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
+GPU_INLINE T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
     return simt::shuffle(simt::SHUFFLE_UP, mask, value, (int)delta, width, line);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
+GPU_INLINE T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
     return simt::shuffle(simt::SHUFFLE_DOWN, mask, value, (int)delta, width, line);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+GPU_INLINE unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
     return simt::vote(simt::VOTE_BALLOT, mask, predicate != 0, line);
 }
-inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+GPU_INLINE int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
     return simt::vote(simt::VOTE_ANY, mask, predicate != 0, line) != 0;
 }
-inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+GPU_INLINE int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
     return simt::vote(simt::VOTE_ALL, mask, predicate != 0, line) == mask;
 }
 
 /* Atomics. The compiler's own, so that the checker (check.cc) and libtsan both know them for what they are. */
 namespace simt {
-template <class T, class F> T atomic_update(T *address, F next) {
+template <class T, class F> GPU_INLINE T atomic_update(T *address, F next) {
     T old, wanted;
     __atomic_load(address, &old, __ATOMIC_RELAXED);
     do wanted = next(old);
@@ -105,50 +112,68 @@ template <class T> struct same { /* keeps an argument out of type deduction: ato
 template <class T> using same_t = typename same<T>::type;
 } // namespace simt
 
-template <class T> T atomicAdd(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicAdd(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return (T)(old + value); });
 }
-template <class T> T atomicSub(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicSub(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return (T)(old - value); });
 }
-template <class T> T atomicMax(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicMax(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return old < value ? value : old; });
 }
-template <class T> T atomicMin(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicMin(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return value < old ? value : old; });
 }
-template <class T> T atomicOr(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicOr(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return (T)(old | value); });
 }
-template <class T> T atomicAnd(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicAnd(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return (T)(old & value); });
 }
-template <class T> T atomicXor(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicXor(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return (T)(old ^ value); });
 }
-template <class T> T atomicExch(T *address, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicExch(T *address, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T) { return value; });
 }
-template <class T> T atomicCAS(T *address, simt::same_t<T> compare, simt::same_t<T> value) {
+template <class T> GPU_INLINE T atomicCAS(T *address, simt::same_t<T> compare, simt::same_t<T> value) {
     return simt::atomic_update(address, [=](T old) { return old == compare ? value : old; });
 }
 
-template <class T> T __ldg(const T *address) { return *address; }
+template <class T> GPU_INLINE T __ldg(const T *address) {
+    return *address;
+}
 
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
-inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
-inline unsigned __brev(unsigned x) {
+GPU_INLINE int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
+GPU_INLINE int __popcll(unsigned long long x) {
+    return __builtin_popcountll(x);
+}
+GPU_INLINE int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+GPU_INLINE int __ffsll(long long x) {
+    return __builtin_ffsll(x);
+}
+GPU_INLINE int __clz(int x) {
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+GPU_INLINE int __clzll(long long x) {
+    return x ? __builtin_clzll((unsigned long long)x) : 64;
+}
+GPU_INLINE unsigned __brev(unsigned x) {
     x = (x >> 1 & 0x55555555u) | (x & 0x55555555u) << 1;
     x = (x >> 2 & 0x33333333u) | (x & 0x33333333u) << 2;
     x = (x >> 4 & 0x0f0f0f0fu) | (x & 0x0f0f0f0fu) << 4;
     return __builtin_bswap32(x);
 }
-inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
-inline int __mulhi(int a, int b) { return (int)((int64_t)a * b >> 32); }
+GPU_INLINE unsigned __umulhi(unsigned a, unsigned b) {
+    return (unsigned)((uint64_t)a * b >> 32);
+}
+GPU_INLINE int __mulhi(int a, int b) {
+    return (int)((int64_t)a * b >> 32);
+}
 
 namespace simt {
 template <class To, class From> To bit_cast(From from) {
@@ -159,38 +184,88 @@ template <class To, class From> To bit_cast(From from) {
 }
 } // namespace simt
 
-inline unsigned __float_as_uint(float x) { return simt::bit_cast<unsigned>(x); }
-inline int __float_as_int(float x) { return simt::bit_cast<int>(x); }
-inline float __uint_as_float(unsigned x) { return simt::bit_cast<float>(x); }
-inline float __int_as_float(int x) { return simt::bit_cast<float>(x); }
-inline long long __double_as_longlong(double x) { return simt::bit_cast<long long>(x); }
-inline double __longlong_as_double(long long x) { return simt::bit_cast<double>(x); }
+GPU_INLINE unsigned __float_as_uint(float x) {
+    return simt::bit_cast<unsigned>(x);
+}
+GPU_INLINE int __float_as_int(float x) {
+    return simt::bit_cast<int>(x);
+}
+GPU_INLINE float __uint_as_float(unsigned x) {
+    return simt::bit_cast<float>(x);
+}
+GPU_INLINE float __int_as_float(int x) {
+    return simt::bit_cast<float>(x);
+}
+GPU_INLINE long long __double_as_longlong(double x) {
+    return simt::bit_cast<long long>(x);
+}
+GPU_INLINE double __longlong_as_double(long long x) {
+    return simt::bit_cast<double>(x);
+}
 
 /* The hardware's approximate functions have errors of a few units in the last place; these have less. rsqrtf is a macro
  * because new C libraries declare a function of that name. */
 #define rsqrtf(x) (1.0f / sqrtf(x))
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __log2f(float x) { return log2f(x); }
-inline float __exp2f(float x) { return exp2f(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __frcp_rn(float x) { return 1.0f / x; }
-inline float __fsqrt_rn(float x) { return sqrtf(x); }
-inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
-inline int __float2int_rn(float x) { return (int)rintf(x); }
+GPU_INLINE float __expf(float x) {
+    return expf(x);
+}
+GPU_INLINE float __logf(float x) {
+    return logf(x);
+}
+GPU_INLINE float __log2f(float x) {
+    return log2f(x);
+}
+GPU_INLINE float __exp2f(float x) {
+    return exp2f(x);
+}
+GPU_INLINE float __fdividef(float a, float b) {
+    return a / b;
+}
+GPU_INLINE float __fdiv_rn(float a, float b) {
+    return a / b;
+}
+GPU_INLINE float __fadd_rn(float a, float b) {
+    return a + b;
+}
+GPU_INLINE float __fsub_rn(float a, float b) {
+    return a - b;
+}
+GPU_INLINE float __fmul_rn(float a, float b) {
+    return a * b;
+}
+GPU_INLINE float __fmaf_rn(float a, float b, float c) {
+    return fmaf(a, b, c);
+}
+GPU_INLINE float __frcp_rn(float x) {
+    return 1.0f / x;
+}
+GPU_INLINE float __fsqrt_rn(float x) {
+    return sqrtf(x);
+}
+GPU_INLINE float __saturatef(float x) {
+    return x > 0 ? (x < 1 ? x : 1) : 0;
+}
+GPU_INLINE double __dadd_rn(double a, double b) {
+    return a + b;
+}
+GPU_INLINE double __dmul_rn(double a, double b) {
+    return a * b;
+}
+GPU_INLINE double __fma_rn(double a, double b, double c) {
+    return fma(a, b, c);
+}
+GPU_INLINE int __float2int_rn(float x) {
+    return (int)rintf(x);
+}
 
 /* CUDA's overloads: mixed signs give the unsigned type, as the usual conversions do. */
-#define SIMT_MIN_MAX(result, left, right)                                                              \
-    inline result min(left a, right b) { return (result)a < (result)b ? (result)a : (result)b; }       \
-    inline result max(left a, right b) { return (result)a > (result)b ? (result)a : (result)b; }
+#define SIMT_MIN_MAX(result, left, right)                                                                              \
+    GPU_INLINE result min(left a, right b) {                                                                           \
+        return (result)a < (result)b ? (result)a : (result)b;                                                          \
+    }                                                                                                                  \
+    GPU_INLINE result max(left a, right b) {                                                                           \
+        return (result)a > (result)b ? (result)a : (result)b;                                                          \
+    }
 SIMT_MIN_MAX(int, int, int)
 SIMT_MIN_MAX(unsigned, unsigned, unsigned)
 SIMT_MIN_MAX(unsigned, int, unsigned)
@@ -204,15 +279,29 @@ SIMT_MIN_MAX(unsigned long long, unsigned long long, unsigned long long)
 SIMT_MIN_MAX(unsigned long long, long long, unsigned long long)
 SIMT_MIN_MAX(unsigned long long, unsigned long long, long long)
 #undef SIMT_MIN_MAX
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
+GPU_INLINE float min(float a, float b) {
+    return fminf(a, b);
+}
+GPU_INLINE float max(float a, float b) {
+    return fmaxf(a, b);
+}
+GPU_INLINE double min(double a, double b) {
+    return fmin(a, b);
+}
+GPU_INLINE double max(double a, double b) {
+    return fmax(a, b);
+}
 
-#define SIMT_MAKE(type, element)                                                                           \
-    inline type##2 make_##type##2(element x, element y) { return {x, y}; }                                 \
-    inline type##3 make_##type##3(element x, element y, element z) { return {x, y, z}; }                   \
-    inline type##4 make_##type##4(element x, element y, element z, element w) { return {x, y, z, w}; }
+#define SIMT_MAKE(type, element)                                                                                       \
+    GPU_INLINE type##2 make_##type##2(element x, element y) {                                                          \
+        return {x, y};                                                                                                 \
+    }                                                                                                                  \
+    GPU_INLINE type##3 make_##type##3(element x, element y, element z) {                                               \
+        return {x, y, z};                                                                                              \
+    }                                                                                                                  \
+    GPU_INLINE type##4 make_##type##4(element x, element y, element z, element w) {                                    \
+        return {x, y, z, w};                                                                                           \
+    }
 SIMT_MAKE(char, signed char)
 SIMT_MAKE(uchar, unsigned char)
 SIMT_MAKE(short, short)
@@ -221,42 +310,68 @@ SIMT_MAKE(int, int)
 SIMT_MAKE(uint, unsigned)
 SIMT_MAKE(float, float)
 #undef SIMT_MAKE
-inline longlong2 make_longlong2(long long x, long long y) { return {x, y}; }
-inline ulonglong2 make_ulonglong2(unsigned long long x, unsigned long long y) { return {x, y}; }
-inline double2 make_double2(double x, double y) { return {x, y}; }
+GPU_INLINE longlong2 make_longlong2(long long x, long long y) {
+    return {x, y};
+}
+GPU_INLINE ulonglong2 make_ulonglong2(unsigned long long x, unsigned long long y) {
+    return {x, y};
+}
+GPU_INLINE double2 make_double2(double x, double y) {
+    return {x, y};
+}
 
 /* -------------------------------------------------------------------------------------------------- gpu.h's names */
 
-#define GPU_INLINE inline __attribute__((always_inline))
-
 /* A struct around the variable keeps whatever `type` and `extent` say (attributes, several dimensions, none). */
-#define GPU_SHARED(type, name, extent)                                                                        \
-    struct simt_shared_##name {                                                                               \
-        type member extent;                                                                                   \
-    };                                                                                                        \
-    static simt::shared_slot simt_slot_##name;                                                                \
-    auto &name = static_cast<simt_shared_##name *>(simt::shared_static(                                       \
-                     &simt_slot_##name, sizeof(simt_shared_##name), alignof(simt_shared_##name), #name))      \
+#define GPU_SHARED(type, name, extent)                                                                                 \
+    struct simt_shared_##name {                                                                                        \
+        type member extent;                                                                                            \
+    };                                                                                                                 \
+    static simt::shared_slot simt_slot_##name;                                                                         \
+    auto &name = static_cast<simt_shared_##name *>(simt::shared_static(&simt_slot_##name, sizeof(simt_shared_##name),  \
+                                                                       alignof(simt_shared_##name), #name))            \
                      ->member
 #define GPU_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(simt::shared_dynamic())
 
 template <class T> GPU_INLINE T from_float(float f);
-template <> GPU_INLINE float from_float<float>(float f) { return f; }
-template <> GPU_INLINE tf32 from_float<tf32>(float f) { return {f}; }
-template <> GPU_INLINE bf16 from_float<bf16>(float f) { return {simt::float_to_bf16(f)}; }
-template <> GPU_INLINE half from_float<half>(float f) { return {simt::float_to_half(f)}; }
-GPU_INLINE float to_float(float x) { return x; }
-GPU_INLINE float to_float(tf32 x) { return x.value; }
-GPU_INLINE float to_float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
-GPU_INLINE float to_float(half x) { return simt::half_to_float(x.bits); }
-GPU_INLINE uint32_t round_tf32(float f) { return simt::float_to_tf32(f); }
+template <> GPU_INLINE float from_float<float>(float f) {
+    return f;
+}
+template <> GPU_INLINE tf32 from_float<tf32>(float f) {
+    return {f};
+}
+template <> GPU_INLINE bf16 from_float<bf16>(float f) {
+    return {simt::float_to_bf16(f)};
+}
+template <> GPU_INLINE half from_float<half>(float f) {
+    return {simt::float_to_half(f)};
+}
+GPU_INLINE float to_float(float x) {
+    return x;
+}
+GPU_INLINE float to_float(tf32 x) {
+    return x.value;
+}
+GPU_INLINE float to_float(bf16 x) {
+    return __uint_as_float((uint32_t)x.bits << 16);
+}
+GPU_INLINE float to_float(half x) {
+    return simt::half_to_float(x.bits);
+}
+GPU_INLINE uint32_t round_tf32(float f) {
+    return simt::float_to_tf32(f);
+}
 
 template <int BYTES> GPU_INLINE void cp_async(void *shared, const void *global, int present) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
     simt::async_copy(shared, global, BYTES, present);
 }
-GPU_INLINE void cp_async_commit() { simt::async_commit(); }
-template <int N> GPU_INLINE void cp_async_wait() { simt::async_wait(N); }
+GPU_INLINE void cp_async_commit() {
+    simt::async_commit();
+}
+template <int N> GPU_INLINE void cp_async_wait() {
+    simt::async_wait(N);
+}
 
 GPU_INLINE void ldmatrix_x4(uint32_t r[4], const void *shared, int line = __builtin_LINE()) {
     simt::load_matrices(r, shared, false, line);

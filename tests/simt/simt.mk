@@ -15,7 +15,7 @@ CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
 SIMT_KERNEL_asan  := $(SANITIZE_asan)
 SIMT_KERNEL_tsan  := $(WATCHED)
-SIMT_KERNEL_check := $(WATCHED)
+SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
 SIMT_SHIM_asan    := $(SANITIZE_asan)
 SIMT_SHIM_check   := -DSIMT_CHECK
 # Of the shim's own tests: kernels that are right, and one for each class of bug.
@@ -60,7 +60,7 @@ $(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernel
 # against the real headers.
 ifneq ($(TOOLKIT),)
 STAND_INS    := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)
+CUDA_CFLAGS  := -DCOAR_CUDA $(if $(wildcard tests/stand_ins/cudnn*.c),-DCOAR_LIBRARIES_LINKED) $(CUDA_HEADERS)
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))

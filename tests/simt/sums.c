@@ -22,4 +22,6 @@ static void tests(void) {
     kernel_each("upload, download", KERNEL_ALL, check);
     kernel_check("block sums", sums);
 }
-int main(void) { return kernel_main(tests); }
+int main(void) {
+    return kernel_main(tests);
+}

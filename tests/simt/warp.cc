@@ -15,23 +15,31 @@ namespace simt {
 
 namespace {
 
-enum { MEET_SHUFFLE, MEET_VOTE = MEET_SHUFFLE + 4, MEET_SYNC = MEET_VOTE + 3, MEET_MATRICES, MEET_MMA = MEET_MATRICES + 2 };
+enum {
+    MEET_SHUFFLE,
+    MEET_VOTE = MEET_SHUFFLE + 4,
+    MEET_SYNC = MEET_VOTE + 3,
+    MEET_MATRICES,
+    MEET_MMA = MEET_MATRICES + 2
+};
 
-const char *const NAMES[] = {"__shfl_sync",  "__shfl_xor_sync", "__shfl_up_sync", "__shfl_down_sync", "__ballot_sync",
-                             "__any_sync",   "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
-                             "mma of bf16",  "mma of fp16",     "mma of tf32"};
+const char *const NAMES[] = {"__shfl_sync", "__shfl_xor_sync", "__shfl_up_sync", "__shfl_down_sync", "__ballot_sync",
+                             "__any_sync",  "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
+                             "mma of bf16", "mma of fp16",     "mma of tf32"};
 
-/* The meeting that the current lane belongs to, or NULL when it is the first. */
+/* The meeting that the current lane belongs to, or NULL when it is the first. Lanes may come to one __syncwarp from different
+ * lines; of all else hardware wants the same instruction. */
 meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line, const void *pc) {
     meeting *found = nullptr;
     for (unsigned i = 0; i < w->meeting_count; i++) {
         meeting *m = &w->meetings[i];
         if (!(m->mask >> lane & 1)) continue;
-        if (m->mask == mask && m->kind == kind && m->line == line)
+        if (m->mask == mask && m->kind == kind && (m->line == line || kind == MEET_SYNC))
             found = m;
         else if (m->arrived & mask) /* they wait for this lane, and it would wait for them */
-            report(SIMT_WARP_DIVERGENCE, pc, "%s of lanes %08x, while lanes %08x wait at %s of lanes %08x in line %d",
-                   NAMES[kind], mask, m->arrived, NAMES[m->kind], m->mask, m->line);
+            report(current, SIMT_WARP_DIVERGENCE, pc,
+                   "%s of lanes %08x, while lanes %08x wait at %s of lanes %08x in line %d", NAMES[kind], mask,
+                   m->arrived, NAMES[m->kind], m->mask, m->line);
     }
     return found;
 }
@@ -41,16 +49,18 @@ bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     thread *self = current;
     warp *w = self->warp;
     if (!(mask >> self->lane & 1))
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which it is none", NAMES[kind], mask);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which it is none", NAMES[kind], mask);
     if (mask & ~w->present)
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which the block has only %08x", NAMES[kind], mask, w->present);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which the block has only %08x", NAMES[kind], mask,
+               w->present);
     if (mask & w->exited)
-        report(SIMT_WARP_MASK, pc, "%s of lanes %08x, of which %08x have ended", NAMES[kind], mask, mask & w->exited);
+        report(current, SIMT_WARP_MASK, pc, "%s of lanes %08x, of which %08x have ended", NAMES[kind], mask,
+               mask & w->exited);
     self->operand = operand;
     meeting *m = find_meeting(w, self->lane, kind, mask, line, pc);
     if (!m) {
         m = &w->meetings[w->meeting_count++];
-        *m = {mask, 0, kind, line};
+        *m = {mask, 0, kind, line, pc};
     }
     m->arrived |= 1u << self->lane;
     if (m->arrived == mask) {
@@ -62,9 +72,13 @@ bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     return false;
 }
 
-void leave(unsigned mask) { make_ready(current->warp, mask & ~(1u << current->lane)); }
+void leave(unsigned mask) {
+    make_ready(current->warp, mask & ~(1u << current->lane));
+}
 
-thread *lane_of(const warp *w, unsigned lane) { return &threads[(unsigned)(w - warps) * LANES + lane]; }
+thread *lane_of(const warp *w, unsigned lane) {
+    return &threads[(unsigned)(w - warps) * LANES + lane];
+}
 
 /* gpu.h: these are executed by all 32 lanes. */
 const unsigned ALL = ~0u;
@@ -80,10 +94,14 @@ unsigned shuffle_source(shuffle_kind kind, unsigned lane, int operand, unsigned 
     unsigned first = lane & ~(width - 1), inside = lane & (width - 1);
     unsigned amount = (unsigned)operand;
     switch (kind) {
-    case SHUFFLE_INDEX: return first | (amount & (width - 1));
-    case SHUFFLE_XOR: return (lane ^ amount) < first + width ? lane ^ amount : lane;
-    case SHUFFLE_UP: return amount <= inside ? lane - amount : lane;
-    default: return inside + amount < width ? lane + amount : lane;
+    case SHUFFLE_INDEX:
+        return first | (amount & (width - 1));
+    case SHUFFLE_XOR:
+        return (lane ^ amount) < first + width ? lane ^ amount : lane;
+    case SHUFFLE_UP:
+        return amount <= inside ? lane - amount : lane;
+    default:
+        return inside + amount < width ? lane + amount : lane;
     }
 }
 
@@ -98,12 +116,10 @@ struct mma_operand {
 };
 
 void check_row(const thread *t, const void *row, const void *pc) {
-    thread *self = current;
-    current = const_cast<thread *>(t);
-    if ((uintptr_t)row % 16) report(SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
-    if (!in_arena(row)) report(SIMT_BOUNDS, pc, "ldmatrix reads a row at %p, which is not shared memory", row);
-    shadow_check_shared(row, 16, pc);
-    current = self;
+    if ((uintptr_t)row % 16)
+        report(t, SIMT_ALIGNMENT, pc, "ldmatrix reads a row at %p, which is not a multiple of 16", row);
+    if (!in_arena(row)) report(t, SIMT_BOUNDS, pc, "ldmatrix reads a row at %p, which is not shared memory", row);
+    shadow_check_shared(t, row, 16, pc);
 }
 
 /* Lane 8 i + j has named row j of matrix i; lane l gets 32 bits of each matrix. */
@@ -139,10 +155,10 @@ void sync_warp(unsigned mask, int line) {
 uint64_t shuffle_bits(shuffle_kind kind, unsigned mask, uint64_t bits, int operand, int width, int line) {
     thread *self = current;
     if (width < 1 || width > 32 || width & (width - 1))
-        report(SIMT_ARGUMENT, SIMT_CALLER, "a shuffle's width is %d, not a power of two up to 32", width);
+        report(current, SIMT_ARGUMENT, SIMT_CALLER, "a shuffle's width is %d, not a power of two up to 32", width);
     shuffle_operand mine = {bits, shuffle_source(kind, self->lane, operand, (unsigned)width), 0};
     if (!(mask >> mine.source & 1))
-        report(SIMT_WARP_MASK, SIMT_CALLER, "a shuffle of lanes %08x reads lane %u", mask, mine.source);
+        report(current, SIMT_WARP_MASK, SIMT_CALLER, "a shuffle of lanes %08x reads lane %u", mask, mine.source);
     if (meet(MEET_SHUFFLE + kind, mask, line, &mine, SIMT_CALLER)) {
         for (unsigned left = mask; left; left &= left - 1) {
             auto *reader = static_cast<shuffle_operand *>(lane_of(self->warp, (unsigned)__builtin_ctz(left))->operand);
