@@ -156,7 +156,7 @@ size_t gpu_conv_workspace(const gpu_conv *c) {
 static bool epilogue_valid(const gpu_conv *c) {
     const gpu_mask *mask = &c->mask;
     return c->y && !(c->wide && c->residual == c->y) && (unsigned)c->activation <= GPU_QUICKGELU &&
-           (unsigned)mask->place <= GPU_PLACE_OUT && (mask->place == GPU_PLACE_NONE || (mask->keep && mask->slot));
+           (mask->place == GPU_PLACE_NONE || (mask->keep && mask->slot));
 }
 
 cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream) {
