@@ -26,7 +26,7 @@ static void class_name(const char *name, char *out, size_t size) {
 
 static coar_status describe(int index, int driver, cuda_device *d) {
     struct cudaDeviceProp properties;
-    char name[64], libraries[48];
+    char name[64], libraries[32];
     TRY_CUDA(cudaGetDeviceProperties(&properties, index), "CUDA device %d: properties", index);
     *d = (cuda_device){.index = index};
     snprintf(d->name, sizeof d->name, "%.*s", (int)sizeof d->name - 1, properties.name);
