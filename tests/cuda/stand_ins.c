@@ -2,7 +2,7 @@
  * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, and every
  * class of mistake is reported. A mistake ends the process, so each is made in a child.
  */
-#include "stand_ins.h"
+#include "stand_ins/stand_ins.h"
 #include "test.h"
 
 #include <cuda_runtime_api.h>
