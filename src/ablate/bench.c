@@ -13,6 +13,7 @@
 #include "core/philox.h"
 #include "core/statistics.h"
 #include "model/model.h"
+#include "store/store.h"
 
 enum {
     /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
@@ -74,9 +75,23 @@ static coar_status make_examples(bench *b) {
     return COAR_OK;
 }
 
+static coar_status take_plan(bench *b) {
+    char *json;
+    TRY(store_plan_file(b->o->plan, &json));
+    const coar_status status = plan_from_json(b->model->graph, json, b->o->plan, &b->plan);
+    free(json);
+    TRY(status);
+    const char *backend = plan_backend(b->plan.device_class);
+    if (!backend || strcmp(backend, b->interface->name))
+        return status_set(COAR_ERROR_MISMATCH, "--plan %s: is for device class %s, not for the %s backend", b->o->plan,
+                          b->plan.device_class, b->interface->name);
+    return plan_check_executable(&b->plan);
+}
+
 /* As for a run: a lower precision where the first examples allow it. */
 static coar_status settle_plan(bench *b, const backend_settings *settings) {
     const coar_bench_options *o = b->o;
+    if (o->plan) return take_plan(b);
     const graph *g = b->model->graph;
     const plan_timing timing = {.pool = b->pool, .memory = settings->memory, .callbacks = o->callbacks};
     const bool tries = (!o->precision || !strcmp(o->precision, "auto")) && b->interface->precisions;
@@ -98,6 +113,9 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
     b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
     TRY(backend_find(o->backend, &b->interface));
+    if (o->layer && !b->interface->time_layers)
+        return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
+                          b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
     TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
     TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
@@ -185,6 +203,31 @@ static void describe(const bench *b, double alpha, coar_bench_result *r) {
     if (r->peak_flops > 0) r->peak_fraction = r->images_per_second * r->flops_per_image / r->peak_flops;
 }
 
+/* The network's own memory is given up first: a layer is timed at the batch that fills the device. */
+static coar_status time_layers(bench *b, double peak_flops) {
+    const coar_bench_options *o = b->o;
+    const graph *g = b->model->graph;
+    const plan_timing timing = {.pool = b->pool, .memory = o->memory, .callbacks = o->callbacks};
+    layer_time *times;
+    size_t count;
+    b->interface->destroy(b->backend);
+    b->backend = NULL;
+    TRY(b->interface->time_layers(g, &b->plan, &timing, &times, &count));
+    for (size_t i = 0; i < count; i++) {
+        const layer_time *t = &times[i];
+        const double flops = t->pairs * graph_op_flops(g, &g->ops[t->op]) / t->seconds;
+        const coar_bench_layer layer = {.name = g->ops[t->op].name,
+                                        .shape = t->shape,
+                                        .form = b->plan.kernel[t->op],
+                                        .splits = b->plan.splits[t->op],
+                                        .seconds = t->seconds,
+                                        .peak_fraction = peak_flops > 0 && t->seconds > 0 ? flops / peak_flops : 0};
+        o->layer(o->user, &layer);
+    }
+    free(times);
+    return COAR_OK;
+}
+
 static void close_bench(bench *b) {
     if (b->backend) b->interface->destroy(b->backend);
     if (b->pool) thread_pool_destroy(b->pool);
@@ -212,6 +255,7 @@ coar_status coar_bench(const coar_bench_options *options, coar_bench_result *res
     if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
     TRY_GOTO(measure(&b, &r));
     describe(&b, alpha, &r);
+    if (o->layer) TRY_GOTO(time_layers(&b, r.peak_flops));
     if (result) *result = r;
 done:
     close_bench(&b);

@@ -29,6 +29,8 @@ typedef struct numerics_plan {
     char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */
     char precision[8];                  /* fp32, bf16, fp16, tf32 */
     char remainder[8];                  /* the last N mod 32 examples: "mixed" */
+    uint32_t pairs;                     /* every batch has exactly so many (mask, example) pairs; 0 = any number.
+                                         * A library's kernels may sum in another order for another number */
     size_t layers;                      /* graph->op_count */
     uint8_t *form;                      /* [layers] plan_form */
     char (*kernel)[PLAN_FORM_SIZE];     /* [layers] FORM_NAMED: "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */

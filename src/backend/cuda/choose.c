@@ -71,18 +71,6 @@ gpu_type cuda_type(const numerics_plan *plan) {
     return types[p];
 }
 
-/* With a smaller batch where trials do not fit; by rule where nothing fits. */
-static coar_status choose_by_time(const graph *g, const plan_timing *timing, numerics_plan *plan) {
-    cuda_choose_settings s = {.memory = timing->memory, .pool = timing->pool, .callbacks = timing->callbacks};
-    if (!s.memory) TRY(cuda_device_memory(0, &s.memory));
-    for (uint32_t pairs = TYPICAL_PAIRS; pairs; pairs /= 2) {
-        const coar_status status = cuda_choose_plan(g, plan, pairs, &s);
-        if (status != COAR_ERROR_MEMORY) return status;
-        status_clear();
-    }
-    return COAR_OK;
-}
-
 static coar_status choose(const graph *g, const plan_timing *timing, numerics_plan *plan) {
     cuda_device d;
     TRY(cuda_device_open(0, &d));
@@ -96,7 +84,7 @@ static coar_status choose(const graph *g, const plan_timing *timing, numerics_pl
         const int form = best_form(&c, &count);
         set_kernel(plan, i, c.type, form, best_splits(&c, count, d.multiprocessors));
     }
-    return timing ? choose_by_time(g, timing, plan) : COAR_OK;
+    return timing ? cuda_choose_plan(g, timing, plan) : COAR_OK;
 }
 
 static coar_status check(const numerics_plan *plan) {
