@@ -67,9 +67,18 @@ template <class T, int BM_, int BN_, int ROW_, int STAGES_, int THREADS_> struct
 };
 
 /* Where chunk (16 bytes) `chunk` of row `row` lies. With 64-byte rows two rows share the 128 bytes of all banks. */
-template <int ROW> GPU_INLINE uint32_t conv_swizzle(uint32_t row, uint32_t chunk) {
+template <int ROW> GPU_INLINE constexpr uint32_t conv_swizzle(uint32_t row, uint32_t chunk) {
     return row * ROW + ((chunk ^ (ROW == 128 ? row & 7 : row >> 1 & 3)) << 4);
 }
+
+/* Whether the chunks of 8 neighbouring rows lie in all 8 groups of 4 banks. */
+template <int ROW> GPU_INLINE constexpr bool conv_spreads(uint32_t chunk) {
+    uint32_t groups = 0;
+    for (uint32_t row = 8; row < 16; row++) groups |= 1u << (conv_swizzle<ROW>(row, chunk) / 16 % 8);
+    return groups == 0xff;
+}
+static_assert(conv_spreads<64>(0) && conv_spreads<64>(3) && conv_spreads<128>(0) && conv_spreads<128>(5),
+              "no bank conflicts");
 
 /* ---------------------------------------------------------------------------------------- this block's part */
 

@@ -120,6 +120,7 @@ template <class Tile> constexpr conv_form form(const char *name) {
 static const conv_form forms[] = {
     form<conv_f32_tile<64, 64, 3, 1>>("64x64x16 s3 w4"),
     form<conv_f32_tile<128, 32, 3, 1>>("128x32x16 s3 w4"),
+    form<conv_f32_tile<128, 64, 3, 2>>("128x64x16 s3 w4"),
     form<conv_f32_tile<128, 128, 3, 2>>("128x128x16 s3 w8"),
     {},
 };

@@ -25,16 +25,27 @@ struct epilogue_divisor {
 };
 
 /* 1 <= value <= 2^31. multiplier = ceil(2^shift / value), shift = 31 + ceil(log2 value): it fits 32 bits. */
-static inline epilogue_divisor epilogue_divisor_of(uint32_t value) {
-    uint32_t log2 = 0;
-    while (((uint64_t)1 << log2) < value) log2++;
-    const uint32_t shift = 31 + log2;
+__host__ __device__ constexpr epilogue_divisor epilogue_divisor_of(uint32_t value) {
+    uint32_t shift = 31;
+    while (((uint64_t)1 << (shift - 31)) < value) shift++;
     return {value, (uint32_t)((((uint64_t)1 << shift) + value - 1) / value), shift};
 }
 
-GPU_INLINE uint32_t epilogue_divide(uint32_t n, const epilogue_divisor &d) {
+GPU_INLINE constexpr uint32_t epilogue_divide(uint32_t n, const epilogue_divisor &d) {
     return (uint32_t)((uint64_t)n * d.multiplier >> d.shift);
 }
+
+/* The quotients around the largest multiples below 2^31 are the first to go wrong. */
+GPU_INLINE constexpr bool epilogue_divides(uint32_t value) {
+    const epilogue_divisor d = epilogue_divisor_of(value);
+    const uint32_t end = 0x7fffffff, last = end - end % value;
+    return epilogue_divide(value - 1, d) == 0 && epilogue_divide(end, d) == end / value &&
+           epilogue_divide(last, d) == last / value && epilogue_divide(last - 1, d) == (last - 1) / value;
+}
+static_assert(epilogue_divides(1) && epilogue_divides(2) && epilogue_divides(3) && epilogue_divides(7) &&
+                  epilogue_divides(641) && epilogue_divides(12544) && epilogue_divides(0x40000001) &&
+                  epilogue_divides(0x7fffffff),
+              "the multiplier has enough bits");
 
 /* -------------------------------------------------------------------------------------------- quads */
 
