@@ -5,7 +5,7 @@ R=$DIGITS/digits-resnet.safetensors
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
 
 # Four work units of at most 64 masks; what decides nothing about them is left to each call.
-job() { "$COAR" ablate --backend cuda --precision fp32 --model "$R" --data "$T/d.h5" --examples 0:1 --masks 200 --alpha .1 --threads 2 "$@"; }
+job() { "$COAR" ablate --backend cuda --precision fp32 --exact --model "$R" --data "$T/d.h5" --examples 0:1 --masks 200 --alpha .1 --threads 2 "$@"; }
 same_run() { # NAME FILE: the data sets have the bytes of one device's run
     if [ -n "${PYTHON:-}" ]; then
         succeeds "$1" "$PYTHON" tests/python/compare_runs.py "$T/one.h5" "$2"

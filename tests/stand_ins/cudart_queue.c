@@ -109,7 +109,7 @@ static uint64_t sum_of(const host_range *h) {
 /* A pending operation that this one must not be confused with: both use the same host memory and one writes it. */
 static bool is_shared(const host_range *h) {
     for (const struct CUstream_st *s = all_streams; s; s = s->next)
-        for (const operation *o = s->head; o; o = o->next)
+        for (const operation *o = s->head; o && the_machine.device[s->device].error == cudaSuccess; o = o->next)
             if (o->host.start && o->host.start < h->start + h->size && h->start < o->host.start + o->host.size &&
                 (o->host.written || h->written))
                 return true;
@@ -129,10 +129,11 @@ static void check_guard(const operation *o) {
     misuse(o->name, "the program changed host memory between the call and the pending copy of it");
 }
 
+/* What is left in the streams of a device that failed is not executed any more. */
 void queue_forbids_release(const char *call, const block *b) {
     if (!b) return;
     for (const struct CUstream_st *s = all_streams; s; s = s->next)
-        for (const operation *o = s->head; o; o = o->next)
+        for (const operation *o = s->head; o && the_machine.device[s->device].error == cudaSuccess; o = o->next)
             if (o->host.start && o->host.start < b->start + b->size && b->start < o->host.start + o->host.size)
                 misuse(call, "a copy of allocation %u is pending", b->serial);
 }
