@@ -74,7 +74,7 @@ build() { # configuration, [CUDA=...], targets...
 }
 
 # Programs that run on more than one thread or process; the thread sanitizer has nothing to say about the others.
-threaded="core cpu data fit images reference store store_journal store_parts workers"
+threaded="core cpu data fit images reference selftest store store_journal store_parts workers"
 
 # The CUDA backend without a GPU. Kernels: over the shim; every access checked; under the address sanitizer. Host side: also under the
 # address and the thread sanitizer.
@@ -100,6 +100,7 @@ cuda_without_gpu() {
     fi
     programs build/simt/tests cuda/
     programs build/simt/asan/tests asan/cuda/
+    build release CUDA=simt plan-tests && tap cudnn_plans build/simt/plans/cudnn_plans
     build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/
     for script in tests/cuda/*.sh; do
         BUILD=build/simt tap "cuda/$(basename "$script" .sh)" bash "$script"
