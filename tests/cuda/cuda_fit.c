@@ -394,6 +394,12 @@ static void test_coar_fit(void) {
     o.force = 1;
     o.memory = 4096;
     CHECK_ERROR(coar_fit(&o, NULL), COAR_ERROR_MEMORY, "device memory");
+    o.memory = 0;
+    o.devices = "7";
+    CHECK_ERROR(coar_fit(&o, NULL), COAR_ERROR_UNSUPPORTED, "device 7");
+    o.devices = "-1";
+    CHECK_ERROR(coar_fit(&o, NULL), COAR_ERROR_USAGE, "--devices '-1'");
+    o.devices = NULL;
     o.backend = "abacus";
     CHECK_ERROR(coar_fit(&o, NULL), COAR_ERROR_USAGE, "abacus");
     problem_free(&p);

@@ -16,6 +16,7 @@
  */
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/error.h"
+#include "kernels/cuda/kernels.h"
 
 /* A correction larger than this fraction of the largest weight is no rounding error: matrices whose condition number would allow
  * it (above 1e10) are not solved by Cholesky. */
@@ -53,8 +54,15 @@ static void drop_matrices(cuda_fit *f) {
     f->side = 0;
 }
 
+static void drop_held(cuda_fit *f) {
+    if (f->held) (void)cudaFree(f->held);
+    f->held = NULL;
+    f->held_bytes = 0;
+}
+
 void cuda_fit_close_algebra(cuda_fit *f) {
     drop_matrices(f);
+    drop_held(f);
     if (f->blas) (void)f->cublas->cublasDestroy_v2(f->blas);
     if (f->solver) (void)f->cusolver->cusolverDnDestroy(f->solver);
 }
@@ -120,7 +128,7 @@ static coar_status read_info(cuda_fit *f, const int *device_info, const char *wh
 }
 
 coar_status cuda_fit_factor(fit_device *d, double *matrix, size_t n, bool *positive) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)n;
     int size, info;
     solver_memory m;
@@ -179,7 +187,7 @@ static void solve_place(arena *arena, size_t count, double **x, double **residua
 }
 
 coar_status cuda_fit_solve(fit_device *d, double *right, size_t E) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, minus_one = -1;
     const int n = (int)f->side, width = (int)E;
     const size_t count = f->side * E;
@@ -211,7 +219,7 @@ static void norms_place(arena *arena, size_t count, size_t n, double **rows, dou
 /* Rows [count][n] are n x count: U'^-1 from the left; then the product of each column with itself, as a batch of 1 x 1
  * matrices. */
 coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, double *squares) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, zero = 0;
     const int n = (int)f->side, width = (int)count;
     arena measure = {0}, scratch;
@@ -232,7 +240,7 @@ coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, doub
 /* ------------------------------------------------------------------------------------------ eigenvectors */
 
 coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, double *value) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)p;
     int size, info;
     solver_memory m;
@@ -252,4 +260,64 @@ coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, doubl
     TRY(copy(f, matrix, m.matrix, p * p, cudaMemcpyDeviceToHost)); /* its columns are rows here */
     TRY(copy(f, value, m.value, p, cudaMemcpyDeviceToHost));
     return finish(f, "download of eigenvectors");
+}
+
+/* ---------------------------------------------------------------------------------------------- products */
+
+coar_status cuda_fit_hold(fit_device *d, const double *right, size_t length, size_t E) {
+    cuda_fit *f = cuda_fit_self(d);
+    const size_t bytes = length * E * sizeof(double);
+    TRY(cuda_fit_enter(f));
+    if (bytes > f->held_bytes) {
+        void *memory;
+        drop_held(f);
+        cuda_fit_drop_scratch(f); /* it may have taken what is wanted here */
+        if (bytes > cuda_fit_room(f))
+            return status_set(
+                COAR_ERROR_MEMORY,
+                "the fit: %zu x %zu numbers need %.0f MiB of device memory, and may take %.0f MiB: give more "
+                "--memory, or --backend cpu",
+                length, E, (double)bytes / 1048576, (double)cuda_fit_room(f) / 1048576);
+        TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for products", bytes >> 20);
+        f->held = memory;
+        f->held_bytes = bytes;
+    }
+    f->held_length = length;
+    f->held_width = E;
+    TRY(copy(f, f->held, right, length * E, cudaMemcpyHostToDevice));
+    return finish(f, "upload for products");
+}
+
+/* Vectors as bits and as numbers, and their product with the held matrix. */
+typedef struct product_memory {
+    uint32_t *bits;
+    double *rows, *product;
+} product_memory;
+
+static void product_place(arena *arena, size_t count, size_t words, size_t length, size_t width, product_memory *m) {
+    arena_place(arena, count * words, sizeof *m->bits, &m->bits);
+    arena_place(arena, count * length, sizeof *m->rows, &m->rows);
+    arena_place(arena, count * width, sizeof *m->product, &m->product);
+}
+
+/* Column-major: product (E x count) = held (E x length) rows (length x count). */
+coar_status cuda_fit_product(fit_device *d, const uint64_t *words, size_t count, size_t stride, double *product) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0;
+    const int length = (int)f->held_length, width = (int)f->held_width;
+    arena measure = {0}, scratch;
+    product_memory m;
+    TRY(cuda_fit_enter(f));
+    product_place(&measure, count, 2 * stride, f->held_length, f->held_width, &m);
+    TRY(cuda_fit_scratch(f, &measure, "a product of masks", &scratch));
+    product_place(&scratch, count, 2 * stride, f->held_length, f->held_width, &m);
+    TRY_CUDA(cudaMemcpyAsync(m.bits, words, count * stride * sizeof *words, cudaMemcpyHostToDevice, f->stream),
+             "the fit: upload of masks");
+    TRY_CUDA(
+        gpu_expand_bits_launch(m.bits, (uint32_t)count, (uint32_t)(2 * stride), (uint32_t)length, m.rows, f->stream),
+        "the fit: %zu vectors of %d bits as numbers", count, length);
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_N, CUBLAS_OP_N, width, (int)count, length, &one, f->held, width, m.rows,
+             length, &zero, m.product, width);
+    TRY(copy(f, product, m.product, count * f->held_width, cudaMemcpyDeviceToHost));
+    return finish(f, "product of masks");
 }
