@@ -70,6 +70,7 @@ CUDA_CFLAGS  := -DCOAR_CUDA $(if $(wildcard tests/stand_ins/cudnn*.c),-DCOAR_LIB
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))
+include tests/plans/plans.mk
 
 $(STAND_INS): CFLAGS += -Wno-deprecated-declarations # the real headers deprecate what the real libraries still have
 
