@@ -346,6 +346,19 @@ static void test_little_memory(void) {
     check_released();
 }
 
+static void test_indefinite(void) {
+    test_begin("a matrix without a Cholesky factor is none, and no error");
+    double matrix[] = {1, 2, 0, 2, 1, 0, 0, 0, 1};
+    bool positive = true;
+    fit_device *device = NULL;
+    CHECK_OK(cuda_fit_create(0, 0, &device));
+    if (!device) return;
+    CHECK_OK(device->interface->factor(device, matrix, 3, &positive));
+    CHECK(!positive);
+    device->interface->destroy(device);
+    check_released();
+}
+
 /* A matrix that is kept wrong: the residual of what the factor solves gives it away. */
 static void test_unsound_device(void) {
     test_begin("a device that computes wrongly is found out by the refinement step");
@@ -419,6 +432,7 @@ int main(void) {
     test_fits();
     test_failing_calls();
     test_little_memory();
+    test_indefinite();
     test_unsound_device();
     test_coar_fit();
     return test_end();

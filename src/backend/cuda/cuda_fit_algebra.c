@@ -15,9 +15,6 @@
  * X = B U^-1 U'^-1 with the upper factor U, which read row-major is L in the lower triangle.
  */
 #include "backend/cuda/cuda_fit.h"
-
-#include <string.h>
-
 #include "backend/cuda/error.h"
 #include "kernels/cuda/kernels.h"
 
@@ -289,10 +286,6 @@ coar_status cuda_fit_rotate(fit_device *d, size_t r, bool back, const double *x,
     const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;
     const size_t from = back ? r : f->side, to = back ? f->side : r;
     pair_memory m;
-    if (r == 0) { /* masks that never differ: V has no row */
-        memset(out, 0, to * E * sizeof *out);
-        return COAR_OK;
-    }
     TRY(cuda_fit_enter(f));
     TRY(pair_scratch(f, x, from * E, to * E, &m));
     TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_N, back ? CUBLAS_OP_T : CUBLAS_OP_N, (int)E, (int)to, (int)from, &one, m.in,
