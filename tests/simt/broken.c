@@ -174,6 +174,7 @@ static void check_geometry(void) {
 }
 
 static void tests(void) {
+    kernel_orders(KERNEL_ALL_ORDERS);
     simt_collect_reports(true);
     all_planted();
     kernel_check("wrong fragments give wrong values", check_values);

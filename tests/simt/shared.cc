@@ -35,6 +35,7 @@ namespace {
 
 const unsigned char REDZONE_BYTE = 0xa5, POISON_BYTE = 0xff;
 const size_t STATIC_MAX = 48 << 10;   /* what nvcc accepts */
+const size_t LIMIT_MAX = 227 << 10;   /* of the largest devices */
 const size_t DYNAMIC_ALIGNMENT = 128; /* gpu.h's GPU_DYNAMIC_SHARED */
 
 struct variable {
@@ -169,7 +170,7 @@ void async_end_thread(thread *t) {
 using namespace simt;
 
 void simt_set_shared_limit(size_t bytes) {
-    limit = bytes;
+    limit = bytes < LIMIT_MAX ? bytes : LIMIT_MAX;
 }
 
 size_t simt_shared_limit(void) {

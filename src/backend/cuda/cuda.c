@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/cuda.h"
 #include "backend/cuda/cuda_fit.h"
+#include "backend/cuda/cuda_library_engine.h"
 
 static coar_status cuda_devices(int *count) {
     TRY(cuda_device_open(0, NULL));
@@ -102,7 +102,7 @@ void cuda_destroy(backend *base) {
 static coar_status cuda_memory(const backend_settings *s, size_t *least, size_t *best) {
     cuda_backend *b;
     TRY(cuda_describe(s, &b));
-    *least = cuda_memory_bytes(b, 1);
+    *least = cuda_memory_bytes(b, s->plan->pairs ? s->plan->pairs : 1);
     *best = cuda_memory_bytes(b, cuda_memory_useful_pairs(b));
     cuda_destroy(&b->base);
     return COAR_OK;
@@ -280,5 +280,6 @@ const backend_interface backend_cuda = {
     .destroy = cuda_destroy,
     .work = cuda_work,
     .peak = cuda_peak,
+    .time_layers = cuda_time_plan,
     .fit_device = cuda_fit_create,
 };
