@@ -210,6 +210,9 @@ typedef struct coar_fit_options {
     int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;
+    const char *backend;      /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
+                                 where it can be had, else cpu */
+    const char *devices;      /* as in coar_ablate_options; a fit runs on the first of them */
 } coar_fit_options;
 #define COAR_FIT_INIT { .size = sizeof(coar_fit_options) }
 

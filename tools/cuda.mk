@@ -25,14 +25,6 @@ ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1: there is no nvcc on PATH or in CUDA_HOME ($(CUDA_HOME)): install the CUDA toolkit, $(CUDA_OLDEST) or later, or build with CUDA=0)
 endif
 
-ifeq ($(CUDA),simt) # rules: Makefile, "CUDA"
-CUDA_CFLAGS  := -DCOAR_CUDA -isystem $(CUDA_HOME)/include
-CUDA_OBJECTS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu)) \
-                $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc)) \
-                $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_LIBS    := -ldl -lstdc++
-endif
-
 ifeq ($(CUDA),1)
 CUDA_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
 ifneq ($(shell printf '%s\n' $(CUDA_OLDEST) $(CUDA_VERSION) | sort -V | head -n 1),$(CUDA_OLDEST))
@@ -47,8 +39,9 @@ ifneq ($(filter-out $(ARCHS_KNOWN),$(ARCHS)),)
 $(error GPU_ARCHS: $(NVCC) does not know $(filter-out $(ARCHS_KNOWN),$(ARCHS)); it knows $(ARCHS_KNOWN))
 endif
 
-# Spilled registers are warnings of ptxas, and these errors, as all others.
-NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -warn-spills,-Werror
+# Spilled registers are warnings of ptxas, and these errors, as all others. What ptxas says of each kernel is kept beside the
+# object (tools/ptxas_table.sh).
+NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v,-warn-spills,-Werror
 NVCC_BASE     := -std=c++17 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden $(NVCC_WARNINGS) -I.
 NVCC_CODE     := $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                  -gencode arch=compute_$(lastword $(ARCHS)),code=compute_$(lastword $(ARCHS))
@@ -63,7 +56,8 @@ CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(O)/obj/%.o)
 
 $(O)/obj/kernels/cuda/%.o: kernels/cuda/%.cu $(O)/obj/gpu-archs
 	@mkdir -p $(@D)
-	$(call say,NVCC,$@)$(NVCC) $(NVCC_BASE) $(NVCCFLAGS) $(NVCC_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(call say,NVCC,$@)$(NVCC) $(NVCC_BASE) $(NVCCFLAGS) $(NVCC_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # Its time changes when its contents do.
 $(O)/obj/gpu-archs: always

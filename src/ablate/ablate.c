@@ -420,6 +420,9 @@ static coar_status find_plan(const coar_ablate_options *o, char **json) {
 static coar_status open_job(ablate_run *run) {
     const coar_ablate_options *o = run->o;
     char *plan_json = NULL;
+    const char *path;
+    sampler_kind kind;
+    TRY(sampler_parse(o->sampler, &kind, &path));
     TRY(find_plan(o, &plan_json));
     const job_options options = {.model = o->model,
                                  .data = o->data,
@@ -438,6 +441,9 @@ static coar_status open_job(ablate_run *run) {
                                  .plan_given = o->plan != NULL,
                                  .plan_json = plan_json,
                                  .plan_origin = o->plan ? o->plan : o->output,
+                                 /* loo differences are too small for less than fp32 */
+                                 .alpha = kind == SAMPLER_LOO ? 0 : run->alpha,
+                                 .seed = o->seed,
                                  .exact = o->exact,
                                  .threads = o->threads,
                                  .memory = o->memory,

@@ -1,6 +1,8 @@
 /* job.c - opens and checks everything a masked forward pass needs. See job.h. */
 #include "ablate/job.h"
 
+#include "ablate/auto_precision.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -282,6 +284,12 @@ done:
     return status;
 }
 
+static void forget_means(job *j) {
+    free(j->fill);
+    j->fill = NULL;
+    j->ablation.fill = NULL;
+}
+
 coar_status job_baseline(job *j) {
     if (j->ablation.kind == ABLATION_MEAN) TRY(calibrate(j));
     TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
@@ -336,10 +344,22 @@ done:
 
 /* ----------------------------------------------------------------------------------------------- open, close */
 
-static coar_status settle_plan(job *j, const job_options *o) {
-    const graph *g = j->model->graph;
+/* A stored plan, as long as it is one of this backend. */
+static coar_status take_plan(job *j, const job_options *o) {
+    TRY(plan_from_json(j->model->graph, o->plan_json, o->plan_origin, &j->plan));
+    const char *backend = plan_backend(j->plan.device_class);
+    if (backend && !strcmp(backend, j->interface->name)) return COAR_OK;
+    const coar_status status =
+        status_set(COAR_ERROR_MISMATCH, "%s: its plan is for device class %s, not for --backend %s", o->plan_origin,
+                   j->plan.device_class, j->interface->name);
+    plan_free(&j->plan);
+    return status;
+}
+
+/* *fresh: the plan was made here, not stored. */
+static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
     if (o->plan_json) {
-        coar_status status = plan_from_json(g, o->plan_json, o->plan_origin, &j->plan);
+        const coar_status status = take_plan(j, o);
         if (status == COAR_OK && o->precision && strcmp(o->precision, "auto") &&
             strcmp(o->precision, j->plan.precision))
             return status_set(COAR_ERROR_MISMATCH,
@@ -349,7 +369,37 @@ static coar_status settle_plan(job *j, const job_options *o) {
         if (o->plan_given || status == COAR_ERROR_MEMORY) return status;
         status_clear();
     }
-    return plan_create(g, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+    *fresh = true;
+    return plan_create(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+}
+
+/* The backend that was named; else the one of the stored plan, if there is one; else the fastest. */
+static coar_status find_backend(job *j, const job_options *o) {
+    char class[PLAN_CLASS_SIZE];
+    const char *name = o->backend;
+    if (!name && o->plan_json && plan_class_of(o->plan_json, class)) name = plan_backend(class);
+    return backend_find(name, &j->interface);
+}
+
+/* `auto` is settled with the first examples, once they are known; for them the plan was fp32. */
+static coar_status settle_precision(job *j, const job_options *o) {
+    coar_status status;
+    const bool automatic = !o->precision || !strcmp(o->precision, "auto");
+    const uint32_t count = j->count < AUTO_EXAMPLES ? (uint32_t)j->count : AUTO_EXAMPLES;
+    uint8_t *images = NULL;
+    if (!automatic || !(o->alpha > 0) || !j->interface->precisions) return COAR_OK;
+    TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
+    TRY_GOTO(job_read(j, 0, count, images));
+    if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(calibrate(j));
+    const backend_settings s = settings_of(j, j->devices[0], j->pool);
+    const example_batch batch = {
+        .images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
+    TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, j->callbacks, &j->plan));
+    j->memory_told = false; /* what was told was for fp32 */
+done:
+    forget_means(j); /* they are the baseline's to make, in the precision that was chosen */
+    free(images);
+    return status;
 }
 
 /* "0,2": ascending numbers below `count`, which are few. */
@@ -385,12 +435,12 @@ static coar_status choose_devices(job *j, const char *text) {
     return COAR_OK;
 }
 
-static coar_status open_parts(job *j, const job_options *o) {
+static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
     TRY(ablation_parse(o->ablation, &j->ablation));
-    TRY(backend_find(o->backend, &j->interface));
+    TRY(find_backend(j, o));
     TRY(choose_devices(j, o->devices));
     j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
     TRY(dataset_open(o->data, &j->data));
@@ -405,17 +455,19 @@ static coar_status open_parts(job *j, const job_options *o) {
     TRY(choose_normalisation(j));
     TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->classes, j->outputs, &j->output_count));
     TRY(thread_pool_create(o->threads, &j->pool));
-    return settle_plan(j, o);
+    return settle_plan(j, o, fresh_plan);
 }
 
 coar_status job_open(const job_options *options, job **out) {
     job *j;
+    bool fresh_plan = false;
     TRY(memory_new(1, sizeof *j, "job", &j));
     coar_status status;
-    TRY_GOTO(open_parts(j, options));
+    TRY_GOTO(open_parts(j, options, &fresh_plan));
     TRY_GOTO(choose_examples(j, options));
     TRY_GOTO(choose_calibration(j, options->calibration));
     TRY_GOTO(check_labels(j));
+    if (fresh_plan) TRY_GOTO(settle_precision(j, options));
     TRY_GOTO(dataset_hash(j->data));
     *out = j;
     j = NULL;

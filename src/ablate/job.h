@@ -21,6 +21,8 @@ typedef struct job_options {
     const char *plan_origin;                     /* where plan_json came from, for messages */
     bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
+    double alpha;  /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
+    uint64_t seed; /* of the masks that it tries them with */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;

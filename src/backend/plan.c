@@ -185,18 +185,26 @@ done:
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
-    (void)exact; /* forbids transformed kernels: every form so far is direct */
     *out = plan;
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, plan.device_class));
     TRY_GOTO(choose_forms(g, &plan));
+    for (size_t i = 0; exact && i < plan.layers; i++) /* no rule chooses anything else that is not exact */
+        if (plan.form[i] == FORM_NAMED) plan.splits[i] = 1;
     TRY_GOTO(plan_hash(&plan));
     *out = plan;
     plan = (numerics_plan){0};
 done:
     plan_free(&plan);
     return status;
+}
+
+coar_status plan_tune(const graph *g, const plan_tuning *t, numerics_plan *plan) {
+    const plan_device *device = device_of(plan->device_class);
+    if (!device) return COAR_OK;
+    TRY(device->tune(g, t, plan));
+    return plan_hash(plan);
 }
 
 /* ------------------------------------------------------------------------------------------- JSON */
@@ -215,6 +223,7 @@ char *plan_to_json(const numerics_plan *plan) {
                     cJSON_AddStringToObject(root, "device_class", plan->device_class) &&
                     cJSON_AddStringToObject(root, "precision", plan->precision) &&
                     cJSON_AddStringToObject(root, "remainder", plan->remainder) &&
+                    (!plan->pairs || cJSON_AddNumberToObject(root, "pairs", plan->pairs)) &&
                     (layers = cJSON_AddArrayToObject(root, "layers"));
     for (size_t i = 0; complete && i < plan->layers; i++) {
         cJSON *layer = cJSON_CreateObject();
@@ -232,6 +241,15 @@ char *plan_to_json(const numerics_plan *plan) {
 /* The text of a member, NULL when it is missing or no text. */
 static const char *member_text(const cJSON *object, const char *key) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+}
+
+bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]) {
+    cJSON *root = cJSON_Parse(json);
+    const char *text = member_text(root, "device_class");
+    const bool found = text && strlen(text) < PLAN_CLASS_SIZE;
+    if (found) snprintf(out, PLAN_CLASS_SIZE, "%s", text);
+    cJSON_Delete(root);
+    return found;
 }
 
 static coar_status read_text(const cJSON *root, const char *key, const char *origin, char *out, size_t size) {
@@ -282,6 +300,17 @@ static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON
     return COAR_OK;
 }
 
+/* Only plans that depend on it have the member. */
+static coar_status read_pairs(const cJSON *root, const char *origin, numerics_plan *plan) {
+    const cJSON *pairs = cJSON_GetObjectItemCaseSensitive(root, "pairs");
+    const double count = cJSON_IsNumber(pairs) ? pairs->valuedouble : 0;
+    if (!pairs) return COAR_OK;
+    if (!is_device(plan) || !(count >= 1) || count > UINT32_MAX || count != (uint32_t)count)
+        return status_set(COAR_ERROR_INPUT, "%s: the plan's 'pairs' must be a batch's size, of a device's plan", origin);
+    plan->pairs = (uint32_t)count;
+    return COAR_OK;
+}
+
 /* Strict: a field that is not known here could have decided bits. */
 static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON *root, const char *origin,
                              numerics_plan *plan) {
@@ -298,7 +327,8 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,
                           plan->precision, plan->remainder);
-    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != 5)
+    TRY(read_pairs(root, origin, plan));
+    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != (plan->pairs ? 6 : 5))
         return status_set(COAR_ERROR_INPUT, "%s: the plan has no layers, or fields that are not known", origin);
     if ((size_t)cJSON_GetArraySize(layers) != plan->layers)
         return status_set(COAR_ERROR_MISMATCH, "%s: the plan has %d layers, the model has %zu", origin,

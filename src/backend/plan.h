@@ -8,6 +8,7 @@
 #define COAR_BACKEND_PLAN_H
 
 #include "backend/precision.h"
+#include "core/threads.h"
 #include "graph/graph.h"
 
 enum {
@@ -28,6 +29,8 @@ typedef struct numerics_plan {
     char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */
     char precision[8];                  /* fp32, bf16, fp16, tf32 */
     char remainder[8];                  /* the last N mod 32 examples: "mixed" */
+    uint32_t pairs;                     /* every batch has exactly so many (mask, example) pairs; 0 = any number.
+                                         * A library's kernels may sum in another order for another number */
     size_t layers;                      /* graph->op_count */
     uint8_t *form;                      /* [layers] plan_form */
     char (*kernel)[PLAN_FORM_SIZE];     /* [layers] FORM_NAMED: "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
@@ -36,26 +39,43 @@ typedef struct numerics_plan {
     char hash[65];                      /* SHA-256 of the JSON below */
 } numerics_plan;
 
+/* What measuring a device takes. */
+typedef struct plan_tuning {
+    int device;       /* number of the device to measure on */
+    size_t memory;    /* bytes of device memory that may be taken for it; 0 = what is free */
+    thread_pool *pool;
+    const coar_callbacks *callbacks;
+} plan_tuning;
+
 /* What a device folder adds: plans whose class begins with `prefix` are its own. */
 typedef struct plan_device {
     const char *prefix; /* "cuda/" */
     coar_status (*device_class)(char out[PLAN_CLASS_SIZE]);
     /* Chooses kernel and splits of every OP_CONV; plan->precision is known. */
     coar_status (*choose)(const graph *g, numerics_plan *plan);
+    /* Puts what is fastest by measurement in the place of what `choose` chose. */
+    coar_status (*tune)(const graph *g, const plan_tuning *t, numerics_plan *plan);
     /* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute the plan. */
     coar_status (*check)(const numerics_plan *plan);
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
- * examples chooses (ablate/precision.h). exact: no transformed kernels. */
+ * examples chooses (ablate/precision.h). exact: no transformed kernels, no partial
+ * sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 /* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
 coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);
 
+/* The last step of making a plan, for devices whose kernels are chosen by timing (measured once per device class, and cached);
+ * others stay as they are. Not for plans that are to be exact. */
+coar_status plan_tune(const graph *g, const plan_tuning *t, numerics_plan *plan);
+
 /* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */
 const char *plan_backend(const char *device_class);
+/* The class of a plan as JSON, unchecked otherwise; false when it has none. */
+bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]);
 
 /* Canonical JSON (no spaces, layers in order), malloc'ed; and back, checked against the graph layer by layer. */
 char *plan_to_json(const numerics_plan *plan);

@@ -64,6 +64,8 @@ int cli_usage_error(const cli_command *command, const char *format, ...) __attri
 
 /* Progress and log lines on stderr; SIGINT and SIGTERM ask the library to stop. */
 const coar_callbacks *cli_callbacks(void);
+/* Log lines and signals alone: for a command whose results are its progress. */
+const coar_callbacks *cli_silent_callbacks(void);
 void cli_catch_signals(void);
 
 /* The command line as typed, for provenance. */

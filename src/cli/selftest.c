@@ -47,10 +47,10 @@ static int run(int count, char **arguments) {
         {NULL},
     };
     if (!cli_parse(&command_selftest, count, arguments, options, NULL, 0, NULL)) return 2;
-    o.callbacks = cli_callbacks();
+    o.callbacks = cli_silent_callbacks();
     o.report = print_case;
     o.user = &json;
-    coar_selftest_result r;
+    coar_selftest_result r = {0};
     const coar_status status = coar_selftest(&o, &r);
     if (status == COAR_OK) print_result(&r, json);
     const int code = cli_finish(status);

@@ -90,6 +90,16 @@ static void on_log(void *user, coar_log_level level, const char *line) {
     fprintf(stderr, "coar: %s%s\n", level == COAR_LOG_WARNING ? "warning: " : "", line);
 }
 
+static int on_silent_progress(void *user, const coar_progress *p) {
+    (void)user, (void)p;
+    return stop_asked;
+}
+
+const coar_callbacks *cli_silent_callbacks(void) {
+    static const coar_callbacks callbacks = {.progress = on_silent_progress, .log = on_log};
+    return &callbacks;
+}
+
 const coar_callbacks *cli_callbacks(void) {
     static const coar_callbacks callbacks = {.progress = on_progress, .log = on_log};
     return &callbacks;

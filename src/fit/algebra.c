@@ -54,3 +54,15 @@ coar_status algebra_eigenvectors(fit_device *device, double *matrix, size_t n, d
                           side, side, info);
     return COAR_OK;
 }
+
+coar_status algebra_hold(fit_device *device, const double *right, size_t length, size_t E) {
+    return device ? device->interface->hold(device, right, length, E) : COAR_OK;
+}
+
+coar_status algebra_bits_product(fit_device *device, const bit_columns *bits, size_t first, size_t count,
+                                 const double *right, size_t E, double *rows, double *product) {
+    if (device)
+        return device->interface->product(device, bits->words + first * bits->stride, count, bits->stride, product);
+    bits_product(bits, first, count, right, E, rows, product);
+    return COAR_OK;
+}

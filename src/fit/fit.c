@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "ablate/run_masks.h"
+#include "backend/backend.h"
 #include "core/memory.h"
 #include "core/npy.h"
 #include "core/options.h"
@@ -208,7 +209,7 @@ static coar_status write_block(void *context, const fit_result_block *b) {
 
 /* The writer comes before the solving: a name that is taken is found out at once. */
 static coar_status solve_into(fit_source *s, const coar_fit_options *o, fit_estimator estimator, thread_pool *pool,
-                              fit_summary *summary) {
+                              fit_device *device, fit_summary *summary) {
     const fit_header header = {
         .name = s->name,
         .estimator = fit_estimator_name(estimator),
@@ -223,8 +224,9 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, fit_esti
         .estimator = estimator,
         .standard_errors = o->standard_errors,
         .pool = pool,
-        .memory = (size_t)o->memory,
+        .memory = device ? 0 : (size_t)o->memory,
         .callbacks = o->callbacks,
+        .device = device,
     };
     fit_writer *writer = NULL;
     coar_status status;
@@ -264,6 +266,32 @@ done:
     return status;
 }
 
+/* The first of "0,2"; NULL and "all" begin with 0. */
+static coar_status first_device(const char *text, int *device) {
+    char *end;
+    *device = 0;
+    if (!text || !strcmp(text, "all")) return COAR_OK;
+    const long number = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
+    if (number < 0 || number > INT32_MAX || (*end && *end != ','))
+        return status_set(COAR_ERROR_USAGE, "--devices '%s': give numbers, as in 0,1, or all", text);
+    *device = (int)number;
+    return COAR_OK;
+}
+
+/* The backend's device; NULL where fits are the CPU's. A backend that nobody asked for by name gives way to the CPU when its
+ * device is there but a library that fits need is not. */
+static coar_status open_device(const backend_interface *backend, const coar_fit_options *o, fit_device **out) {
+    int device;
+    *out = NULL;
+    TRY(first_device(o->devices, &device));
+    if (!backend->fit_device) return COAR_OK;
+    coar_status status = backend->fit_device(device, (size_t)o->memory, out);
+    if (status != COAR_ERROR_UNSUPPORTED || o->backend) return status;
+    log_warning(o->callbacks, "fit: on the CPU, because of %s", coar_last_error());
+    status_clear();
+    return COAR_OK;
+}
+
 coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     status_clear();
     coar_fit_options taken;
@@ -272,13 +300,19 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     double start = clock_seconds();
     fit_source source = {0};
     thread_pool *pool = NULL;
+    const backend_interface *backend;
+    fit_device *device = NULL;
     fit_estimator estimator;
     fit_summary summary = {0};
     bool current = false;
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
-    if (o->check_only) goto done;
+    TRY_GOTO(backend_find(o->backend, &backend));
+    if (o->check_only) {
+        TRY_GOTO(open_device(backend, o, &device));
+        goto done;
+    }
     TRY_GOTO(thread_pool_create(o->threads, &pool));
     TRY_GOTO(o->run ? open_run(&source, o, pool) : open_arrays(&source, o));
     TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));
@@ -286,7 +320,10 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     source.problem.masks = source.masks;
     source.problem.context = &source;
     if (o->keep && source.store) TRY_GOTO(find_current(&source, fit_estimator_name(estimator), &current, &summary));
-    if (!current) TRY_GOTO(solve_into(&source, o, estimator, pool, &summary));
+    if (!current) {
+        TRY_GOTO(open_device(backend, o, &device));
+        TRY_GOTO(solve_into(&source, o, estimator, pool, device, &summary));
+    }
     coar_fit_result r = {
         .examples = source.problem.N,
         .components = source.problem.n,
@@ -301,6 +338,7 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     memcpy(r.name, source.name, sizeof source.name);
     if (result) *result = r;
 done:
+    if (device) device->interface->destroy(device);
     source_close(&source);
     thread_pool_destroy(pool);
     return status;

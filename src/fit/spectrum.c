@@ -83,9 +83,12 @@ static coar_status spectrum_solve(fit_solver *solver, solver_block *block) {
     double *product = s->dual ? s->coordinates : block->weight;
     cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)s->p, (int)E, (int)s->r, 1, s->basis, (int)s->p, s->alpha,
                 (int)E, 0, product, (int)E);
-    for (size_t j = 0; j < components->count && s->dual; j += DENSE_ROWS) {
+    if (!s->dual) return COAR_OK;
+    TRY(algebra_hold(s->system->device, product, s->p, E));
+    for (size_t j = 0; j < components->count; j += DENSE_ROWS) {
         size_t count = components->count - j < DENSE_ROWS ? components->count - j : DENSE_ROWS;
-        bits_product(components, j, count, product, E, s->system->rows, block->weight + j * E);
+        TRY(algebra_bits_product(s->system->device, components, j, count, product, E, s->system->rows,
+                                 block->weight + j * E));
     }
     return COAR_OK;
 }

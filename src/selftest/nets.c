@@ -15,7 +15,7 @@ typedef struct net_case {
 static const net_case cases[] = {
     {"resnet8", NULL, SET_FILTERS, ABLATION_ZERO, 16, 3, 3, true},
     {"resnet8_bottleneck", "resnet", SET_BLOCKS, ABLATION_MEAN, 32, 2, 3, true},
-    {"mini_resnet_8", "mini_resnet", SET_FILTERS, ABLATION_SCALE, 16, 1, 4, true},
+    {"mini_resnet_8", "mini_resnet", SET_FILTERS, ABLATION_SCALE, 0, 1, 2, true},
     {"vit_mini", "vit", SET_NEURONS, ABLATION_ZERO, 0, 3, 2, true},
     {"vit_mini", "vit", SET_HEADS, ABLATION_MEAN, 0, 4, 1, true},
     {"resnet20", NULL, SET_FILTERS, ABLATION_ZERO, 0, 5, 5, false},

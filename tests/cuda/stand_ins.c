@@ -2,7 +2,7 @@
  * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, and every
  * class of mistake is reported. A mistake ends the process, so each is made in a child.
  */
-#include "stand_ins.h"
+#include "stand_ins/stand_ins.h"
 #include "test.h"
 
 #include <cuda_runtime_api.h>
@@ -284,7 +284,7 @@ static void test_machines(void) {
 }
 
 static void test_dead_device(void) {
-    float *x[2];
+    float *x[2], *host;
     cudaStream_t s[2];
     test_begin("a device that fails for good, beside one that works");
     setenv("COAR_STANDIN_DEVICES", "2", 1);
@@ -296,10 +296,14 @@ static void test_dead_device(void) {
         CHECK_CUDA(scale(x[d], N, 1, s[d]));
         CHECK_CUDA(scale(x[d], N, 1, s[d]));
     }
+    CHECK_CUDA(cudaMallocHost((void **)&host, N * sizeof(float)));
+    CHECK_CUDA(cudaMemcpyAsync(host, x[1], N * sizeof(float), cudaMemcpyDeviceToHost, s[1]));
+    CHECK_CUDA(scale(x[1], N, 1, s[1]));
     CHECK_INT(cudaStreamSynchronize(s[1]), cudaErrorIllegalAddress);
     CHECK_INT(cudaMemsetAsync(x[1], 0, N, s[1]), cudaErrorIllegalAddress);
     CHECK_INT(cudaGetLastError(), cudaErrorIllegalAddress);
     CHECK_INT(cudaGetLastError(), cudaErrorIllegalAddress);
+    CHECK_INT(cudaFreeHost(host), cudaErrorIllegalAddress); /* what was pending never runs */
     CHECK_INT(cudaFree(x[1]), cudaErrorIllegalAddress);
     CHECK_INT(cudaStreamDestroy(s[1]), cudaErrorIllegalAddress);
     CHECK_CUDA(cudaSetDevice(0));

@@ -210,24 +210,39 @@ static void alone(gpu_type type) {
     }
 }
 
-static bool is_nan(gpu_type type, const void *buffer, size_t index) {
-    if (gpu_type_size(type) == 4) return isnan(((const float *)buffer)[index]);
-    return (((const uint16_t *)buffer)[index] & 0x7fff) > (type == GPU_BF16 ? 0x7f80 : 0x7c00);
+static bool is_finite(gpu_type type, const void *buffer, size_t index) {
+    if (gpu_type_size(type) == 4) return isfinite(((const float *)buffer)[index]);
+    return (((const uint16_t *)buffer)[index] & 0x7fff) < (type == GPU_BF16 ? 0x7f80 : 0x7c00);
 }
 
-/* NaN in one query spoils that query's result, all of it, and nothing else: what is broken must not look well. */
-static void nan_query(gpu_type type) {
+/* Infinity in one query spoils that query's result, all of it, and nothing else: what is broken must not look well. */
+static void infinite_query(gpu_type type) {
     static const shape_case cases[] = {{1, 37, 2, 32}, {1, 37, 2, 12}};
     const uint32_t broken = 18;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const problem p = random_problem(cases[i], kernel_exact(type));
-        ((double *)p.q)[broken * p.channels + 2] = NAN;
+        ((double *)p.q)[broken * p.channels + 2] = INFINITY;
         const void *y = launch(type, &p);
         for (uint32_t t = 0; t < cases[i].tokens; t++)
             for (uint32_t c = 0; c < p.channels; c++)
-                if (is_nan(type, y, t * gpu_stride(p.channels) + c) != (t == broken && c < cases[i].width))
-                    test_fail(__FILE__, __LINE__, "width %u, token %u, channel %u: NaN on the wrong side",
-                              cases[i].width, t, c);
+                if (is_finite(type, y, t * gpu_stride(p.channels) + c) != (t != broken || c >= cases[i].width))
+                    test_fail(__FILE__, __LINE__,
+                              "width %u, token %u, channel %u: finite or not, it should be the other", cases[i].width,
+                              t, c);
+    }
+}
+
+/* Infinity in one head's k or v stays in that head, also where the next head's channels lie in the padding of the tile. */
+static void infinite_head(gpu_type type) {
+    static const shape_case s = {1, 20, 2, 40};
+    for (int i = 0; i < 2; i++) {
+        const problem p = random_problem(s, kernel_exact(type));
+        ((double *)(i ? p.v : p.k))[7 * p.channels + s.width] = INFINITY;
+        const void *y = launch(type, &p);
+        for (uint32_t t = 0; t < s.tokens; t++)
+            for (uint32_t c = 0; c < s.width; c++)
+                if (!is_finite(type, y, t * gpu_stride(p.channels) + c))
+                    test_fail(__FILE__, __LINE__, "%c: token %u, channel %u is not finite", "kv"[i], t, c);
     }
 }
 
@@ -259,7 +274,8 @@ static void tests(void) {
     kernel_each("attention: constant values", KERNEL_ALL, constant_values);
     kernel_each("attention: rounding", KERNEL_BIT(GPU_TF32), tf32_rounding);
     kernel_each("attention: a pair alone", KERNEL_ALL, alone);
-    kernel_each("attention: NaN", KERNEL_ALL, nan_query);
+    kernel_each("attention: infinity", KERNEL_ALL, infinite_query);
+    kernel_each("attention: infinity in a head", KERNEL_ALL, infinite_head);
     kernel_check("attention: refusals", refusals);
 }
 

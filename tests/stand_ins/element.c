@@ -109,49 +109,71 @@ float round_to_tf32(float f) {
     return f;
 }
 
-/* The matrix as rows x columns numbers in order, rounded for `kind`. */
-static double *gather(matrix a, size_t rows, size_t columns, sums kind) {
-    double *out = malloc((rows * columns + 1) * sizeof *out);
-    if (!out) abort();
+static void *new_array(size_t count, size_t size) {
+    void *p = calloc(count + 1, size);
+    if (!p) abort();
+    return p;
+}
+
+/* The matrix as rows x columns numbers in order. */
+static double *gather_f64(matrix a, size_t rows, size_t columns) {
+    double *out = new_array(rows * columns, sizeof *out);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++) out[i * columns + j] = element_load(a.p, a.type, i * a.row + j * a.column);
+    return out;
+}
+
+static float *gather_f32(matrix a, size_t rows, size_t columns, sums kind) {
+    float *out = new_array(rows * columns, sizeof *out);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++) {
-            double v = element_load(a.p, a.type, i * a.row + j * a.column);
-            out[i * columns + j] = kind == SUMS_TF32 ? round_to_tf32((float)v) : v;
+            const float v = (float)element_load(a.p, a.type, i * a.row + j * a.column);
+            out[i * columns + j] = kind == SUMS_TF32 ? round_to_tf32(v) : v;
         }
     return out;
 }
 
-static void add_products_f32(float *restrict sum, const double *a, const double *restrict b, size_t k, size_t n) {
-    for (size_t l = 0; l < k; l++) {
-        const float x = (float)a[l];
-        for (size_t j = 0; j < n; j++) sum[j] += x * (float)b[l * n + j];
-    }
-}
-
+/* sum[j] += sum over l of a[l] b[l][j], in order of l. */
 static void add_products_f64(double *restrict sum, const double *a, const double *restrict b, size_t k, size_t n) {
     for (size_t l = 0; l < k; l++)
         for (size_t j = 0; j < n; j++) sum[j] += a[l] * b[l * n + j];
 }
 
-void matrix_product(double *out, size_t m, size_t n, size_t k, matrix a, matrix b, sums kind, size_t parts) {
-    double *x = gather(a, m, k, kind), *y = gather(b, k, n, kind);
-    float *part = malloc((n + 1) * sizeof *part);
-    if (!part) abort();
+static void add_products_f32(float *restrict sum, const float *a, const float *restrict b, size_t k, size_t n) {
+    for (size_t l = 0; l < k; l++)
+        for (size_t j = 0; j < n; j++) sum[j] += a[l] * b[l * n + j];
+}
+
+static void product_f64(double *out, size_t m, size_t n, size_t k, matrix a, matrix b) {
+    double *x = gather_f64(a, m, k), *y = gather_f64(b, k, n);
     memset(out, 0, m * n * sizeof *out);
+    for (size_t i = 0; i < m; i++) add_products_f64(out + i * n, x + i * k, y, k, n);
+    free(y);
+    free(x);
+}
+
+static void product_f32(double *out, size_t m, size_t n, size_t k, matrix a, matrix b, sums kind, size_t parts) {
+    float *x = gather_f32(a, m, k, kind), *y = gather_f32(b, k, n, kind);
+    float *part = new_array(n, sizeof *part), *sum = new_array(n, sizeof *sum);
     for (size_t i = 0; i < m; i++) {
-        double *row = out + i * n;
-        if (kind == SUMS_F64) {
-            add_products_f64(row, x + i * k, y, k, n);
-            continue;
-        }
+        memset(sum, 0, n * sizeof *sum);
         for (size_t p = 0; p < parts; p++) {
             const size_t from = k * p / parts, to = k * (p + 1) / parts;
             memset(part, 0, n * sizeof *part);
             add_products_f32(part, x + i * k + from, y + from * n, to - from, n);
-            for (size_t j = 0; j < n; j++) row[j] = (float)row[j] + part[j];
+            for (size_t j = 0; j < n; j++) sum[j] += part[j];
         }
+        for (size_t j = 0; j < n; j++) out[i * n + j] = sum[j];
     }
+    free(sum);
     free(part);
     free(y);
     free(x);
+}
+
+void matrix_product(double *out, size_t m, size_t n, size_t k, matrix a, matrix b, sums kind, size_t parts) {
+    if (kind == SUMS_F64)
+        product_f64(out, m, n, k, a, b);
+    else
+        product_f32(out, m, n, k, a, b, kind, parts);
 }

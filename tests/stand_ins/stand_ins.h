@@ -43,7 +43,7 @@ void stand_in_fail(const char *call, unsigned after, int error);
 size_t stand_in_count(const char *call);
 
 /* Prints what is alive (memory, streams, events, graphs, handles, descriptors), one line each, and returns how many. The
- * same happens at exit, and makes the exit code 1. */
+ * same happens at exit, but for what belongs to libraries, and makes the exit code 1. */
 size_t stand_in_leaks(void);
 
 /* Calls refused with a line on stderr since the last reset. */

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/cuda_library_engine.h"
 
 /* The batch that a kernel is chosen for: about what memory.c takes. */
 #define TYPICAL_PAIRS 256
@@ -114,5 +114,6 @@ const plan_device cuda_plan_device = {
     .prefix = "cuda/",
     .device_class = device_class,
     .choose = choose,
+    .tune = cuda_tune,
     .check = check,
 };

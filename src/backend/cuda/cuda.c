@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/cuda_fit.h"
+#include "backend/cuda/cuda_library_engine.h"
 
 static coar_status cuda_devices(int *count) {
     TRY(cuda_device_open(0, NULL));
@@ -101,7 +102,7 @@ void cuda_destroy(backend *base) {
 static coar_status cuda_memory(const backend_settings *s, size_t *least, size_t *best) {
     cuda_backend *b;
     TRY(cuda_describe(s, &b));
-    *least = cuda_memory_bytes(b, 1);
+    *least = cuda_memory_bytes(b, s->plan->pairs ? s->plan->pairs : 1);
     *best = cuda_memory_bytes(b, cuda_memory_useful_pairs(b));
     cuda_destroy(&b->base);
     return COAR_OK;
@@ -181,8 +182,9 @@ coar_status cuda_normalise(cuda_backend *b) {
     TRY_CUDA(cudaMemcpyAsync(b->pixel_add, b->add, s.c * sizeof *b->add, cudaMemcpyHostToDevice, b->compute), "mean");
     TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, b->input,
                                   b->compute),
-             "normalising %u images of %u x %u x %u", b->examples, s.h, s.w, s.c);
-    TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u", b->examples, s.h, s.w, s.c);
+             "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h, s.w, s.c);
+    TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h,
+             s.w, s.c);
     return COAR_OK;
 }
 
@@ -262,8 +264,12 @@ static void cuda_work(const backend *base, double *executed, double *dense) {
     *executed = *dense + (b->fp32 ? b->fp32->passes * flops : 0);
 }
 
+/* bf16 first: as fast as fp16, and what fp32 can hold it can. tf32 takes twice the time. */
+static const char *const precisions[] = {"bf16", "fp16", "tf32", NULL};
+
 const backend_interface backend_cuda = {
     .name = "cuda",
+    .precisions = precisions,
     .devices = cuda_devices,
     .memory = cuda_memory,
     .prepare = cuda_prepare,
@@ -274,4 +280,6 @@ const backend_interface backend_cuda = {
     .destroy = cuda_destroy,
     .work = cuda_work,
     .peak = cuda_peak,
+    .time_layers = cuda_time_plan,
+    .fit_device = cuda_fit_create,
 };

@@ -143,38 +143,17 @@ static coar_status add_cublaslt(race *r) {
 
 static coar_status add_candidates(race *r) {
     TRY(add_own(r));
-    if (r->s->own_only) return COAR_OK;
     TRY(add_cublaslt(r));
     TRY(add_cudnn(r, CUDA_CUDNN_CONV));
     return add_cudnn(r, CUDA_CUDNN_MATMUL);
 }
 
-/* The same layer as an ablation with the means fills it: a form that is chosen must serve that too, because a plan does not say
- * which ablation it is for. */
-static coar_status open_filled(cuda_handles *h, const gpu_conv *c, const char *text, cuda_form **out) {
-    static const float any = 0;
-    gpu_conv filled = *c;
-    filled.mask.fill = &any;
-    return cuda_form_open(h, &filled, text, 1, out);
-}
-
 static coar_status make_candidate(void *context, size_t task, int worker) {
     race *r = context;
     candidate *c = &r->list[task];
-    const gpu_conv *conv = &r->layer->conv;
-    cuda_form *filled = NULL;
     (void)worker;
     TRY_CUDA(cudaSetDevice(r->s->device), "CUDA device %d", r->s->device);
-    TRY(refused_is_none(cuda_form_open(r->handles, conv, c->text, c->splits, &c->form)));
-    if (!c->form || strncmp(c->text, "cudnn:", 6) || conv->mask.place == GPU_PLACE_NONE || conv->mask.fill)
-        return COAR_OK;
-    TRY(refused_is_none(open_filled(r->handles, conv, c->text, &filled)));
-    if (!filled) {
-        cuda_form_close(c->form);
-        c->form = NULL;
-    }
-    cuda_form_close(filled);
-    return COAR_OK;
+    return refused_is_none(cuda_form_open(r->handles, &r->layer->conv, c->text, c->splits, &c->form));
 }
 
 static coar_status make_candidates(race *r) {
@@ -230,7 +209,24 @@ static coar_status run_rounds(race *r) {
     return COAR_OK;
 }
 
-/* The first in the order of preference that is about as fast as the fastest, and repeats; NULL when nobody is left. */
+/* Whether the form serves the layer filled with means too: a plan does not say which ablation it is for. For our own kernels,
+ * and behind cuBLASLt, a fill changes nothing that could be refused. */
+static coar_status check_filled(const race *r, const candidate *c, bool *serves, char why[256]) {
+    static const float any = 0;
+    gpu_conv filled = r->layer->conv;
+    cuda_form *form = NULL;
+    *serves = true;
+    if (strncmp(c->text, "cudnn:", strlen("cudnn:")) || filled.mask.place == GPU_PLACE_NONE || filled.mask.fill)
+        return COAR_OK;
+    filled.mask.fill = &any;
+    const coar_status status = cuda_form_open(r->handles, &filled, c->text, 1, &form);
+    if (status == COAR_ERROR_UNSUPPORTED) status_copy(why, 256);
+    *serves = status == COAR_OK;
+    cuda_form_close(form);
+    return refused_is_none(status);
+}
+
+/* The first in the order of preference that is about as fast as the fastest, and holds; NULL when nobody is left. */
 static coar_status find_winner(race *r, candidate **winner) {
     char why[256], signature[CUDA_SIGNATURE_SIZE];
     cuda_signature(&r->layer->conv, signature);
@@ -238,9 +234,10 @@ static coar_status find_winner(race *r, candidate **winner) {
     for (double limit; (limit = fastest(r)) >= 0;) {
         candidate *c = r->list;
         while (c->out || c->milliseconds > limit * TIE) c++;
-        bool repeats;
-        TRY(cuda_trial_repeats(r->trial, c->form, &repeats, why));
-        if (repeats) {
+        bool holds;
+        TRY(cuda_trial_repeats(r->trial, c->form, &holds, why));
+        if (holds) TRY(check_filled(r, c, &holds, why));
+        if (holds) {
             *winner = c;
             return COAR_OK;
         }
@@ -427,7 +424,7 @@ coar_status cuda_choose(const cuda_choose_settings *s, cuda_choice *layers, size
     cuda_plan_cache *cache = NULL;
     bool *known = NULL;
     TRY_GOTO(frame_open(s, &f));
-    if (!s->own_only) log_handles(s, f.race.handles);
+    log_handles(s, f.race.handles);
     TRY_GOTO(memory_new(count, sizeof *known, "layers", &known));
     TRY_GOTO(cuda_plan_cache_open(s->device_class, s->callbacks, &cache));
     TRY_GOTO(take_known(&f, cache, layers, count, known));

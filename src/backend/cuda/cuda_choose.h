@@ -34,7 +34,6 @@ typedef struct cuda_choose_settings {
     int device;
     const char *device_class; /* the cache file is this class's */
     size_t memory;            /* device bytes that may be taken */
-    bool own_only;            /* no library */
     thread_pool *pool;        /* builds execution plans; NULL = one after another */
     const cuda_timer *timer;  /* NULL = events */
     const coar_callbacks *callbacks;

@@ -27,6 +27,10 @@ typedef struct cuda_handles {
 /* Opens them at the first call; `device` becomes the calling thread's. Safe from any thread. */
 coar_status cuda_handles_get(int device, cuda_handles **out);
 
+/* Frees all that is kept: handles and forms. Nobody may use any of them any more. Not needed at exit, where the libraries may
+ * be gone already. */
+void cuda_forms_release(void);
+
 /* ------------------------------------------------------------------------------------------------- forms */
 
 enum { CUDA_SIGNATURE_SIZE = 192 };
@@ -35,6 +39,9 @@ enum { CUDA_SIGNATURE_SIZE = 192 };
  * Pointers count as given or not, and as the same or not; they are not followed.
  * "bf16 256 56x56x64 > 56x56x256 1x1/1+0 pre scale shift residual relu" */
 void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]);
+
+/* Whether the text names a form of a library's: its bits may depend on the batch's size. */
+bool cuda_form_is_library(const char *text);
 
 /* A form ready to be launched on layers of one signature. */
 typedef struct cuda_form cuda_form;

@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/cuda_library_engine.h"
 
 static const cuda_engine *const engines[] = {
+    &cuda_engine_cudnn,
+    &cuda_engine_cublaslt,
     &cuda_engine_own,
 };
 
@@ -21,7 +23,10 @@ const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form
 }
 
 void cuda_library_versions(char *text, size_t size) {
-    snprintf(text, size, "none/none");
+    char cudnn[CUDA_VERSION_SIZE], cublaslt[CUDA_VERSION_SIZE];
+    cuda_cudnn_version(cudnn);
+    cuda_cublaslt_version(cublaslt);
+    snprintf(text, size, "%s/%s", cudnn, cublaslt);
 }
 
 /* ------------------------------------------------------------------------------------- our kernels */

@@ -1,0 +1,220 @@
+/*
+ * failures.c - a machine without what the CUDA backend needs, and a device that fails in the middle: one clear line each,
+ * nothing left behind, and smaller batches where only memory is short.
+ */
+#include <cuda_runtime_api.h>
+
+#include "engines.h"
+#include "nets.h"
+#include "stand_ins/stand_ins.h"
+#include "test.h"
+
+enum { MASKS = 6, EXAMPLES = 5, PAIRS = MASKS * EXAMPLES };
+
+static void set(const char *name, const char *value) {
+    if (value)
+        setenv(name, value, 1);
+    else
+        unsetenv(name);
+    stand_in_reset();
+}
+
+/* ---------------------------------------------------------------------------------------- no device */
+
+static void machines(void) {
+    static const struct machine {
+        const char *what, *variable, *value, *text;
+    } machines[] = {
+        {"no driver", "COAR_STANDIN_DRIVER", "0", "driver"},
+        {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver"},
+        {"no device", "COAR_STANDIN_DEVICES", "0", "device"},
+        {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5"},
+    };
+    for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
+        const struct machine *m = &machines[i];
+        const backend_interface *interface;
+        numerics_plan plan;
+        graph *g = net_basic(NET_FILTERS, 1);
+        test_begin("%s: one line, and the default is another backend", m->what);
+        set(m->variable, m->value);
+        CHECK_ERROR(backend_find("cuda", &interface), COAR_ERROR_UNSUPPORTED, m->text);
+        CHECK(strstr(coar_last_error(), "--backend c"));
+        status_clear();
+        CHECK_ERROR(plan_create(g, "cuda", "fp32", 0, &plan), COAR_ERROR_UNSUPPORTED, m->text);
+        status_clear();
+        CHECK_OK(backend_find(NULL, &interface));
+        CHECK_TEXT(interface->name, "cpu");
+        CHECK_TEXT(coar_last_error(), "");
+        set(m->variable, NULL);
+        CHECK_OK(backend_find(NULL, &interface));
+        CHECK_TEXT(interface->name, "cuda");
+        graph_destroy(g);
+    }
+}
+
+static void too_little_memory(void) {
+    const engine_options o = {.backend = "cuda", .examples = EXAMPLES, .masks = MASKS};
+    graph *g = net_basic(NET_FILTERS, 1);
+    engine e;
+    test_begin("a device with too little memory: what is needed, and what is there");
+    set("COAR_STANDIN_MEMORY", "65536");
+    engine_plan(&e, g, o);
+    CHECK_ERROR(e.interface->prepare(&e.settings, &e.b), COAR_ERROR_MEMORY, "needs at least 1 MiB");
+    CHECK(!e.b);
+    status_clear();
+    engine_close(&e);
+    CHECK_INT(stand_in_leaks(), 0);
+    set("COAR_STANDIN_MEMORY", NULL);
+
+    test_begin("a device that is not there, a plan for another device");
+    engine_plan(&e, g, o);
+    e.settings.device = 3;
+    CHECK_ERROR(e.interface->prepare(&e.settings, &e.b), COAR_ERROR_UNSUPPORTED, "device 3");
+    status_clear();
+    e.settings.device = 0;
+    snprintf(e.plan.device_class, sizeof e.plan.device_class, "cuda/Another/13.0/none/none");
+    CHECK_ERROR(e.interface->prepare(&e.settings, &e.b), COAR_ERROR_MISMATCH, "cuda/Another");
+    status_clear();
+    CHECK_ERROR(plan_check_executable(&e.plan), COAR_ERROR_MISMATCH, "layer 'conv0'");
+    status_clear();
+    engine_close(&e);
+    graph_destroy(g);
+}
+
+/* --------------------------------------------------------------------------------------- in the middle */
+
+static graph *net;
+static example_batch batch;
+static sampler masks_of;
+static mask_range range;
+static engine_options options;
+static float *expected;
+
+/* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when there was none. */
+static coar_status whole_job(void) {
+    engine e;
+    coar_status status = COAR_OK;
+    float outputs[2 * PAIRS], logits[EXAMPLES * 7];
+    double *sums = calloc(net->rows, sizeof *sums);
+    engine_plan(&e, net, options);
+    TRY_GOTO(e.interface->prepare(&e.settings, &e.b));
+    TRY_GOTO(e.interface->bind(e.b, &batch));
+    TRY_GOTO(e.interface->collect_row_sums(e.b, sums));
+    TRY_GOTO(e.interface->logits(e.b, logits));
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < 2 * PAIRS; k++) outputs[k] = NAN;
+        TRY_GOTO(e.interface->run(e.b, &range, outputs));
+        CHECK(!expected || !memcmp(outputs, expected, sizeof outputs));
+    }
+    if (!expected) {
+        expected = calloc(2 * PAIRS, sizeof *expected);
+        memcpy(expected, outputs, sizeof outputs);
+    }
+done:
+    free(sums);
+    engine_close(&e);
+    return status;
+}
+
+static void make_job(void) {
+    engine e;
+    size_t least = 0, best = 0;
+    net = net_basic(NET_FILTERS, 5);
+    for (uint32_t c = 0; c < 7; c++) ((float *)net->ops[0].scale)[c] *= 1e5f; /* some outputs are computed once more */
+    batch = net_batch(net, EXAMPLES, 6);
+    masks_of = (sampler){.kind = SAMPLER_FIXED, .seed = 1, .alpha = .2, .n = net->components};
+    range = (mask_range){.count = MASKS, .n = net->components, .sampler = &masks_of};
+    options = (engine_options){
+        .backend = "cuda", .precision = "fp16", .outputs = "margin,loss", .examples = EXAMPLES, .masks = MASKS};
+    engine_plan(&e, net, options);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    options.memory = least + (best - least) / 5;
+    engine_close(&e);
+    test_begin("the job that is to fail, without a failure");
+    CHECK_OK(whole_job());
+    CHECK_INT(stand_in_leaks(), 0);
+}
+
+/* Each call of a kind fails once, the first, the second, and so on; the job says so, in one line, or goes on by itself. */
+static void every_call(const char *call, cudaError_t error, coar_status status, const char *text) {
+    test_begin("%s fails, wherever it is called", call);
+    size_t failed = 0;
+    stand_in_reset();
+    CHECK_OK(whole_job());
+    const size_t calls = stand_in_count(call), step = calls > 24 ? calls / 24 : 1;
+    CHECK(calls > 0);
+    for (size_t after = 0; after < calls; after += step) {
+        stand_in_reset();
+        stand_in_fail(call, (unsigned)after, error);
+        const coar_status got = whole_job();
+        if (got != COAR_OK) {
+            failed++;
+            CHECK_INT(got, status);
+            if (!strstr(coar_last_error(), text))
+                test_fail(__FILE__, __LINE__, "call %zu: got \"%s\", expected \"%s\" in it", after, coar_last_error(), text);
+        }
+        status_clear();
+        CHECK_INT(stand_in_leaks(), 0);
+    }
+    CHECK(error == cudaErrorMemoryAllocation ? failed < calls : failed > 0);
+    stand_in_reset();
+    CHECK_OK(whole_job());
+}
+
+static void short_of_memory(void) {
+    const struct {
+        const char *call;
+        unsigned after;
+    } points[] = {{"cudaMalloc", 1}, {"cudaMallocHost", 0}, {"cudaGraphInstantiate", 0}, {"cudaGraphInstantiate", 1}};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        test_begin("out of memory at %s %u: half the batch, the same outputs", points[i].call, points[i].after);
+        stand_in_reset();
+        stand_in_fail(points[i].call, points[i].after, cudaErrorMemoryAllocation);
+        CHECK_OK(whole_job());
+        CHECK_INT(stand_in_leaks(), 0);
+    }
+    test_begin("out of memory in every try: a clear end");
+    stand_in_reset();
+    for (unsigned i = 0; i < 8; i++) stand_in_fail("cudaMalloc", 1, cudaErrorMemoryAllocation);
+    CHECK_ERROR(whole_job(), COAR_ERROR_MEMORY, "device memory");
+    status_clear();
+    CHECK_INT(stand_in_leaks(), 0);
+    stand_in_reset();
+}
+
+static void lost_device(void) {
+    static const char *const launches[] = {"0:0:700", "0:3:719", "0:40:700", "0:200:700"};
+    for (size_t i = 0; i < sizeof launches / sizeof *launches; i++) {
+        test_begin("a device that is lost (%s): the state is said to be lost", launches[i]);
+        set("COAR_STANDIN_KILL", launches[i]);
+        CHECK_ERROR(whole_job(), COAR_ERROR_UNSUPPORTED, "the same command goes on");
+        CHECK(strstr(coar_last_error(), "stream"));
+        status_clear();
+        set("COAR_STANDIN_KILL", NULL);
+        CHECK_INT(stand_in_leaks(), 0);
+    }
+}
+
+int main(void) {
+    machines();
+    too_little_memory();
+    make_job();
+    short_of_memory();
+    every_call("cudaMalloc", cudaErrorMemoryAllocation, COAR_ERROR_MEMORY, "out of memory");
+    every_call("cudaMemcpyAsync", cudaErrorUnknown, COAR_ERROR_UNSUPPORTED, "unknown error");
+    every_call("cudaLaunchKernel", cudaErrorLaunchOutOfResources, COAR_ERROR_UNSUPPORTED, "layer '");
+    every_call("cudaStreamSynchronize", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "stream");
+    every_call("cudaEventSynchronize", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "batch of");
+    every_call("cudaStreamCreateWithFlags", cudaErrorNotPermitted, COAR_ERROR_UNSUPPORTED, "CUDA stream");
+    every_call("cudaEventCreateWithFlags", cudaErrorNotPermitted, COAR_ERROR_UNSUPPORTED, "CUDA event");
+    every_call("cudaStreamBeginCapture", cudaErrorStreamCaptureUnsupported, COAR_ERROR_UNSUPPORTED, "capturing");
+    every_call("cudaGraphLaunch", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "the graph of a batch");
+    lost_device();
+    free(expected);
+    net_batch_free(&batch);
+    graph_destroy(net);
+    test_begin("nothing is left, nothing was refused");
+    CHECK_INT(stand_in_leaks(), 0);
+    CHECK_INT(stand_in_refusals(), 0);
+    return test_end();
+}
