@@ -17,6 +17,9 @@ CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 # The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call
 # stack. `check` links no sanitizer: tests/simt/check.cc answers the calls.
 WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
+ifeq ($(CONFIG)$(findstring clang,$(CXX)),checkclang)
+$(error CONFIG=check: CXX must be g++; clang hides copies of structs from the checker)
+endif
 SIMT_KERNEL_asan  := $(SANITIZE_asan)
 SIMT_KERNEL_tsan  := $(WATCHED)
 SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
