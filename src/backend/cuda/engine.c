@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cuda/cuda_cublaslt.h"
+#include "backend/cuda/cuda_cudnn.h"
 #include "backend/cuda/cuda_library_engine.h"
 
 static const cuda_engine *const engines[] = {
@@ -23,10 +25,10 @@ const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form
 }
 
 void cuda_library_versions(char *text, size_t size) {
-    char cudnn[CUDA_VERSION_SIZE], cublaslt[CUDA_VERSION_SIZE];
+    char cudnn[CUDA_VERSION_SIZE], cublas[CUDA_VERSION_SIZE];
     cuda_cudnn_version(cudnn);
-    cuda_cublaslt_version(cublaslt);
-    snprintf(text, size, "%s/%s", cudnn, cublaslt);
+    cuda_cublaslt_version(cublas);
+    snprintf(text, size, "%s/%s", cudnn, cublas);
 }
 
 /* ------------------------------------------------------------------------------------- our kernels */
