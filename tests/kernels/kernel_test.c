@@ -3,17 +3,13 @@
 
 #include <stdarg.h>
 
+#include "tests/simt/sanitizers.h"
+
 #ifndef COAR_REAL_CUDA
 #include "tests/simt/report.h"
 #endif
 
 /* ------------------------------------------------------------------------------------------------------- memory */
-
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
 
 /* Bytes in front of a buffer and behind it. The address sanitizer's own redzone, which sees reads too, begins with the
  * first byte behind. */

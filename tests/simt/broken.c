@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "report.h"
+#include "sanitizers.h"
 #include "tests/kernels/kernel_test.h"
 
 enum { SAMPLE = 256 }; /* floats that every kernel gets */

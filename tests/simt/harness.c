@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sanitizers.h"
 #include "tests/kernels/kernel_test.h"
 
 static void check_round(void) {

@@ -11,13 +11,9 @@
 #include <vector>
 
 #include "arena.h"
+#include "sanitizers.h"
 #include "shadow.h"
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 static const size_t GRANULE = 8; /* bytes before a variable are told apart only from whole granules */

@@ -17,6 +17,9 @@ CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 # The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call
 # stack. `check` links no sanitizer: tests/simt/check.cc answers the calls.
 WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
+ifeq ($(CONFIG)$(findstring clang,$(CXX)),checkclang)
+$(error CONFIG=check: CXX must be g++; clang hides copies of structs from the checker)
+endif
 SIMT_KERNEL_asan  := $(SANITIZE_asan)
 SIMT_KERNEL_tsan  := $(WATCHED)
 SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
@@ -66,7 +69,7 @@ $(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernel
 # against the real headers.
 ifneq ($(TOOLKIT),)
 STAND_INS    := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_CFLAGS  := -DCOAR_CUDA $(if $(wildcard tests/stand_ins/cudnn*.c),-DCOAR_LIBRARIES_LINKED) $(CUDA_HEADERS)
+CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))
