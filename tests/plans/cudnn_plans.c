@@ -84,16 +84,19 @@ static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
 
 /* --------------------------------------------------------------------------------------------------- asking */
 
-/* Most layers' first engine does; the others' next ones are asked too. */
+/* Most layers' first engine does; the others' next ones are asked too. The first layer is never cuDNN's, since it reads its
+ * images by index; that cuDNN would take it if they were gathered first is worth knowing. */
 static coar_status ask(void *context, size_t i, int worker) {
     questions *q = context;
     question *one = &q->list[i];
+    gpu_conv c = one->conv;
     (void)worker;
-    one->asked = cuda_cudnn_can(&one->conv, one->kind);
-    if (!one->asked) return COAR_OK;
-    TRY(cuda_cudnn_ask(q->device, &one->conv, one->kind, 1, &one->answer));
+    one->asked = cuda_cudnn_can(&c, one->kind);
+    c.example = NULL;
+    if (!cuda_cudnn_can(&c, one->kind)) return COAR_OK;
+    TRY(cuda_cudnn_ask(q->device, &c, one->kind, 1, &one->answer));
     if (!one->answer.planned && one->answer.admitted > 1)
-        TRY(cuda_cudnn_ask(q->device, &one->conv, one->kind, 4, &one->answer));
+        TRY(cuda_cudnn_ask(q->device, &c, one->kind, 4, &one->answer));
     return COAR_OK;
 }
 
@@ -105,11 +108,6 @@ static void describe(const question *q, char out[160]) {
              c->activation == GPU_NONE ? "" : ", activation");
 }
 
-/* What is not asked has a reason that is the layer's own (cuda_cudnn_can). */
-static const char *why_not_asked(const question *q) {
-    return q->conv.example ? "reads its images by index" : "channels that fill no whole vector";
-}
-
 static void report(const questions *q, unsigned *planned, unsigned *ours) {
     *planned = *ours = 0;
     for (size_t i = 0; i < q->count; i++) {
@@ -118,7 +116,7 @@ static void report(const questions *q, unsigned *planned, unsigned *ours) {
         describe(one, layer);
         if (!one->asked) {
             *ours += one->count;
-            printf("# %s: our own kernel (%s)\n", layer, why_not_asked(one));
+            printf("# %s: our own kernel; gathered: %s\n", layer, one->answer.planned ? one->answer.form : "refused");
         } else if (one->answer.planned) {
             *planned += one->count;
             printf("# %s: %s, %zu of %zu engines admitted, workspace %zu\n", layer, one->answer.form,
