@@ -1,13 +1,16 @@
 /*
- * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends in it:
+ * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends
+ * in it:
  *
- *   y = out(act(post(scale * pre(sum) + shift) + residual))      pre, post, out: k x + (1 - k) fill at the mask's place
+ *   y = out(act(post(scale * pre(sum) + shift) + residual))
  *
- * sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
- * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row, a row
- * being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its channels and
- * goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only where the slot
- * changes. The channels behind the last one are written as zeros.
+ * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
+ * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row,
+ * a row being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its
+ * channels and goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only
+ * where the slot changes. The channels behind the last one are written as zeros.
+ * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not
+ * depend on the kernel around.
  *
  * Must not know: how the sums came about.
  */
@@ -25,16 +28,27 @@ struct epilogue_divisor {
 };
 
 /* 1 <= value <= 2^31. multiplier = ceil(2^shift / value), shift = 31 + ceil(log2 value): it fits 32 bits. */
-static inline epilogue_divisor epilogue_divisor_of(uint32_t value) {
-    uint32_t log2 = 0;
-    while (((uint64_t)1 << log2) < value) log2++;
-    const uint32_t shift = 31 + log2;
+__host__ __device__ constexpr epilogue_divisor epilogue_divisor_of(uint32_t value) {
+    uint32_t shift = 31;
+    while (((uint64_t)1 << (shift - 31)) < value) shift++;
     return {value, (uint32_t)((((uint64_t)1 << shift) + value - 1) / value), shift};
 }
 
-GPU_INLINE uint32_t epilogue_divide(uint32_t n, const epilogue_divisor &d) {
+GPU_INLINE constexpr uint32_t epilogue_divide(uint32_t n, const epilogue_divisor &d) {
     return (uint32_t)((uint64_t)n * d.multiplier >> d.shift);
 }
+
+/* The quotients around the largest multiples below 2^31 are the first to go wrong. */
+GPU_INLINE constexpr bool epilogue_divides(uint32_t value) {
+    const epilogue_divisor d = epilogue_divisor_of(value);
+    const uint32_t end = 0x7fffffff, last = end - end % value;
+    return epilogue_divide(value - 1, d) == 0 && epilogue_divide(end, d) == end / value &&
+           epilogue_divide(last, d) == last / value && epilogue_divide(last - 1, d) == (last - 1) / value;
+}
+static_assert(epilogue_divides(1) && epilogue_divides(2) && epilogue_divides(3) && epilogue_divides(7) &&
+                  epilogue_divides(641) && epilogue_divides(12544) && epilogue_divides(0x40000001) &&
+                  epilogue_divides(0x7fffffff),
+              "the multiplier has enough bits");
 
 /* -------------------------------------------------------------------------------------------- quads */
 
@@ -97,7 +111,7 @@ GPU_INLINE epilogue_channels epilogue_begin(const epilogue &e, uint32_t first) {
 
 GPU_INLINE void epilogue_ablate(const epilogue_channels &c, float (&v)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = c.keep[i] * v[i] + (1 - c.keep[i]) * c.fill[i];
+    for (int i = 0; i < 4; i++) v[i] = fmaf(c.keep[i], v[i], (1 - c.keep[i]) * c.fill[i]);
 }
 
 GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
@@ -111,7 +125,7 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
     } else if (activation == GPU_GELU_TANH) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * (v[i] + 0.044715f * v[i] * v[i] * v[i])));
+            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * fmaf(0.044715f * v[i] * v[i], v[i], v[i])));
     } else if (activation == GPU_QUICKGELU) {
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = v[i] / (1 + expf(-1.702f * v[i]));
@@ -135,8 +149,8 @@ GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, co
     for (uint32_t i = 0; i < 4; i++) v[i] = c.first + i < e.channels ? v[i] : 0;
 }
 
-/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so that the
- * residuals of R rows are under way at once. */
+/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so
+ * that the residuals of R rows are under way at once. */
 template <class T, int R>
 GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step,
                               float (&v)[R][4]) {

@@ -52,6 +52,14 @@ typedef struct example_batch {
 
 typedef struct backend backend;
 
+/* Time of one layer alone, under a plan. */
+typedef struct layer_time {
+    size_t op;        /* of the graph */
+    uint32_t pairs;   /* in one launch */
+    double seconds;   /* of one launch */
+    char shape[192];  /* what was computed, as text */
+} layer_time;
+
 typedef struct backend_interface {
     const char *name;
 
@@ -89,6 +97,11 @@ typedef struct backend_interface {
     /* Measures the flops per second that the device can do at most under this plan, on all threads of the pool:
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
+
+    /* Times every convolution in the plan's form, alone: *times[*count] in the order of the ops, malloc'ed. NULL: layers of this
+     * backend cannot be timed one by one. */
+    coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
+                               size_t *count);
 
     /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */
     coar_status (*fit_device)(int device, size_t memory, fit_device **out);

@@ -165,11 +165,11 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     return COAR_OK;
 }
 
-static coar_status choose_forms(const graph *g, numerics_plan *plan) {
+static coar_status choose_forms(const graph *g, const plan_timing *timing, numerics_plan *plan) {
     coar_status status = COAR_OK;
     uint32_t *reads = NULL;
     const plan_device *device = device_of(plan->device_class);
-    if (device) return device->choose(g, plan);
+    if (device) return device->choose(g, timing, plan);
     if (!is_cpu(plan)) return COAR_OK;
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
@@ -183,14 +183,21 @@ done:
 }
 
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
+    return plan_create_timed(g, backend, precision, exact, NULL, out);
+}
+
+/* On CPUs every form so far is direct: `exact` forbids nothing there. A device's rule may choose partial sums. */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+                              const plan_timing *timing, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
-    (void)exact; /* forbids transformed kernels: every form so far is direct */
     *out = plan;
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, plan.device_class));
-    TRY_GOTO(choose_forms(g, &plan));
+    TRY_GOTO(choose_forms(g, exact ? NULL : timing, &plan));
+    for (size_t k = 0; exact && k < plan.layers; k++)
+        if (plan.form[k] == FORM_NAMED) plan.splits[k] = 1;
     TRY_GOTO(plan_hash(&plan));
     *out = plan;
     plan = (numerics_plan){0};
@@ -215,6 +222,7 @@ char *plan_to_json(const numerics_plan *plan) {
                     cJSON_AddStringToObject(root, "device_class", plan->device_class) &&
                     cJSON_AddStringToObject(root, "precision", plan->precision) &&
                     cJSON_AddStringToObject(root, "remainder", plan->remainder) &&
+                    (!plan->pairs || cJSON_AddNumberToObject(root, "pairs", plan->pairs)) &&
                     (layers = cJSON_AddArrayToObject(root, "layers"));
     for (size_t i = 0; complete && i < plan->layers; i++) {
         cJSON *layer = cJSON_CreateObject();
@@ -291,6 +299,17 @@ static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON
     return COAR_OK;
 }
 
+/* Only plans that depend on it have the member. */
+static coar_status read_pairs(const cJSON *root, const char *origin, numerics_plan *plan) {
+    const cJSON *pairs = cJSON_GetObjectItemCaseSensitive(root, "pairs");
+    const double count = cJSON_IsNumber(pairs) ? pairs->valuedouble : 0;
+    if (!pairs) return COAR_OK;
+    if (!is_device(plan) || !(count >= 1) || count > UINT32_MAX || count != (uint32_t)count)
+        return status_set(COAR_ERROR_INPUT, "%s: the plan's 'pairs' must be a batch's size, of a device's plan", origin);
+    plan->pairs = (uint32_t)count;
+    return COAR_OK;
+}
+
 /* Strict: a field that is not known here could have decided bits. */
 static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON *root, const char *origin,
                              numerics_plan *plan) {
@@ -307,7 +326,8 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,
                           plan->precision, plan->remainder);
-    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != 5)
+    TRY(read_pairs(root, origin, plan));
+    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != (plan->pairs ? 6 : 5))
         return status_set(COAR_ERROR_INPUT, "%s: the plan has no layers, or fields that are not known", origin);
     if ((size_t)cJSON_GetArraySize(layers) != plan->layers)
         return status_set(COAR_ERROR_MISMATCH, "%s: the plan has %d layers, the model has %zu", origin,

@@ -8,6 +8,7 @@
 #define COAR_BACKEND_PLAN_H
 
 #include "backend/precision.h"
+#include "core/threads.h"
 #include "graph/graph.h"
 
 enum {
@@ -28,6 +29,8 @@ typedef struct numerics_plan {
     char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */
     char precision[8];                  /* fp32, bf16, fp16, tf32 */
     char remainder[8];                  /* the last N mod 32 examples: "mixed" */
+    uint32_t pairs;                     /* every batch has exactly so many (mask, example) pairs; 0 = any number.
+                                         * A library's kernels may sum in another order for another number */
     size_t layers;                      /* graph->op_count */
     uint8_t *form;                      /* [layers] plan_form */
     char (*kernel)[PLAN_FORM_SIZE];     /* [layers] FORM_NAMED: "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
@@ -36,20 +39,32 @@ typedef struct numerics_plan {
     char hash[65];                      /* SHA-256 of the JSON below */
 } numerics_plan;
 
+/* What a choice by timing may take. */
+typedef struct plan_timing {
+    thread_pool *pool;
+    size_t memory; /* of the device, in bytes; 0 = what is free */
+    const coar_callbacks *callbacks;
+} plan_timing;
+
 /* What a device folder adds: plans whose class begins with `prefix` are its own. */
 typedef struct plan_device {
     const char *prefix; /* "cuda/" */
     coar_status (*device_class)(char out[PLAN_CLASS_SIZE]);
-    /* Chooses kernel and splits of every OP_CONV; plan->precision is known. */
-    coar_status (*choose)(const graph *g, numerics_plan *plan);
+    /* Chooses kernel and splits of every OP_CONV, by a rule where `timing` is NULL; plan->precision is known. */
+    coar_status (*choose)(const graph *g, const plan_timing *timing, numerics_plan *plan);
     /* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute the plan. */
     coar_status (*check)(const numerics_plan *plan);
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
- * examples chooses (ablate/precision.h). exact: no transformed kernels. */
+ * examples chooses (ablate/precision.h). exact: no transformed kernels, and on
+ * a device none but the project's own, by rule. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
+
+/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is NULL). */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+                              const plan_timing *timing, numerics_plan *out);
 /* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
 coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);

@@ -127,7 +127,6 @@ static void check_refused(void) {
     CHECK((p = pool_of(&good, GPU_F32), p.out_h = 6, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
     CHECK((p = pool_of(&mean, GPU_F32), p.pad = 1, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
     CHECK((p = pool_of(&mean, GPU_F32), p.out_w = 5, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
-    CHECK((p = pool_of(&mean, GPU_F32), p.type = (gpu_type)9, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
     CHECK((p = pool_of(&mean, GPU_BF16), p.pairs = UINT32_MAX, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
 }
 

@@ -31,7 +31,8 @@ static uint32_t pairs_per_batch(size_t total, uint32_t most) {
 
 static cuda_shape shape_of(const cuda_backend *b, const mask_range *masks) {
     const sampler *s = masks->sampler;
-    cuda_shape shape = {.pairs = pairs_per_batch(masks->count * b->examples, b->batch.pairs)};
+    const uint32_t planned = b->settings.plan->pairs;
+    cuda_shape shape = {.pairs = planned ? planned : pairs_per_batch(masks->count * b->examples, b->batch.pairs)};
     shape.source = masks->keeps ? SOURCE_VALUES : s && s->kind == SAMPLER_BERNOULLI ? SOURCE_PHILOX : SOURCE_BITS;
     if (shape.source == SOURCE_PHILOX) {
         shape.seed = s->seed;
@@ -143,6 +144,7 @@ static gpu_output_kind output_kind_of(output_kind kind) {
 static coar_status enqueue(cuda_backend *b, const cuda_lane *lane, const cuda_shape *shape, bool checked) {
     const cuda_pass pass = {.b = b,
                             .pairs = shape->pairs,
+                            .count = shape->pairs,
                             .slot = lane->device.slot,
                             .example = lane->device.example,
                             .stream = b->compute,
@@ -269,19 +271,24 @@ done:
 coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass) {
     cuda_lane *lane = &b->batch.lane[0];
     const uint32_t n = b->settings.graph->components;
-    const cuda_shape shape = {.pairs = count, .slots = 1, .source = SOURCE_BITS};
-    for (uint32_t p = 0; p < count; p++) {
+    const uint32_t planned = b->settings.plan->pairs, pairs = planned ? planned : count;
+    const cuda_shape shape = {.pairs = pairs, .slots = 1, .source = SOURCE_BITS};
+    for (uint32_t p = 0; p < pairs; p++) {
         lane->host.slot[p] = 0;
-        lane->host.example[p] = first + p;
+        lane->host.example[p] = first + (p < count ? p : count - 1);
     }
     memset(lane->host.masks, 0xff, mask_bytes(n));
-    *pass = (cuda_pass){
-        .b = b, .pairs = count, .slot = lane->device.slot, .example = lane->device.example, .stream = b->compute};
+    *pass = (cuda_pass){.b = b,
+                        .pairs = pairs,
+                        .count = count,
+                        .slot = lane->device.slot,
+                        .example = lane->device.example,
+                        .stream = b->compute};
     TRY_CUDA(cudaMemcpyAsync(lane->device_block, lane->host_block, b->batch.input_header + mask_bytes(n),
                              cudaMemcpyHostToDevice, b->compute),
              "a batch of %u without masks (compute stream)", count);
-    TRY(gather_input(b, lane, count));
-    TRY(cuda_layers_prepare(b, count));
+    TRY(gather_input(b, lane, pairs));
+    TRY(cuda_layers_prepare(b, pairs));
     return expand_keeps(b, lane, &shape);
 }
 

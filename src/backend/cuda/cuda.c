@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/cuda.h"
 #include "backend/cuda/cuda_fit.h"
+#include "backend/cuda/cuda_library_engine.h"
 
 static coar_status cuda_devices(int *count) {
     TRY(cuda_device_open(0, NULL));
@@ -102,7 +102,7 @@ void cuda_destroy(backend *base) {
 static coar_status cuda_memory(const backend_settings *s, size_t *least, size_t *best) {
     cuda_backend *b;
     TRY(cuda_describe(s, &b));
-    *least = cuda_memory_bytes(b, 1);
+    *least = cuda_memory_bytes(b, s->plan->pairs ? s->plan->pairs : 1);
     *best = cuda_memory_bytes(b, cuda_memory_useful_pairs(b));
     cuda_destroy(&b->base);
     return COAR_OK;
@@ -191,7 +191,7 @@ coar_status cuda_normalise(cuda_backend *b) {
 static coar_status cuda_bind(backend *base, const example_batch *batch) {
     cuda_backend *b = cuda_self(base);
     TRY(check_batch(b, batch));
-    TRY(cuda_device_open(b->device.index, NULL));
+    TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
     b->examples = batch->count;
     for (uint32_t e = 0; e < batch->count; e++) b->host_labels[e] = batch->labels ? batch->labels[e] : 0;
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
@@ -280,5 +280,6 @@ const backend_interface backend_cuda = {
     .destroy = cuda_destroy,
     .work = cuda_work,
     .peak = cuda_peak,
+    .time_layers = cuda_time_plan,
     .fit_device = cuda_fit_create,
 };

@@ -217,7 +217,7 @@ coar_status cuda_normalise(cuda_backend *b);
 /* One pass over the op list. */
 typedef struct cuda_pass {
     cuda_backend *b;
-    uint32_t pairs;
+    uint32_t pairs, count; /* computed; and the first `count` of them, behind which the last one is repeated */
     const uint32_t *slot, *example; /* device */
     cudaStream_t stream;
     bool checked; /* waits after each op, so that a failure is that op's; not while a graph is captured */

@@ -111,6 +111,10 @@ void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]) {
 static bool is_cudnn(const char *text) { return !strncmp(text, "cudnn:", strlen("cudnn:")); }
 static bool is_cublaslt(const char *text) { return !strncmp(text, "cublaslt:", strlen("cublaslt:")); }
 
+bool cuda_form_is_library(const char *text) {
+    return is_cudnn(text) || is_cublaslt(text);
+}
+
 static coar_status open_own(const gpu_conv *c, cuda_form *form) {
     const char *name;
     gpu_conv split = *c;
@@ -153,7 +157,7 @@ coar_status cuda_form_open(cuda_handles *h, const gpu_conv *c, const char *text,
     form->splits = splits ? splits : 1;
     cuda_signature(c, form->signature);
     snprintf(form->text, sizeof form->text, "%s", text);
-    TRY_GOTO(is_cudnn(text) || is_cublaslt(text) ? open_library(c, form) : open_own(c, form));
+    TRY_GOTO(cuda_form_is_library(text) ? open_library(c, form) : open_own(c, form));
     *out = form;
     form = NULL;
 done:

@@ -40,6 +40,9 @@ enum { CUDA_SIGNATURE_SIZE = 192 };
  * "bf16 256 56x56x64 > 56x56x256 1x1/1+0 pre scale shift residual relu" */
 void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]);
 
+/* Whether the text names a form of a library's: its bits may depend on the batch's size. */
+bool cuda_form_is_library(const char *text);
+
 /* A form ready to be launched on layers of one signature. */
 typedef struct cuda_form cuda_form;
 

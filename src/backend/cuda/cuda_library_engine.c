@@ -95,84 +95,109 @@ const cuda_engine cuda_engine_cublaslt = {
 
 /* ------------------------------------------------------------------------------------------ whole plans */
 
-/* As much of a backend as shapes need: no memory, no device. */
-static coar_status shapes_create(const graph *g, const numerics_plan *plan, cuda_backend *b) {
-    *b = (cuda_backend){.type = cuda_type(plan), .settings = {.graph = g, .plan = plan}};
-    TRY(memory_new(g->op_count, sizeof *b->layers, "layers", &b->layers));
-    TRY(buffer_plan_create(g, false, &b->buffers));
-    return cuda_layers_describe(b);
+/* A backend that holds no device memory, for shapes and sizes: of a job that is large enough for any batch, since a plan does
+ * not depend on the job. */
+static coar_status describe(const graph *g, const numerics_plan *plan, const plan_timing *t, cuda_backend **out) {
+    static const output_spec margin = {.kind = OUTPUT_MARGIN};
+    const backend_settings s = {.graph = g,
+                                .plan = plan,
+                                .outputs = &margin,
+                                .output_count = 1,
+                                .pool = t->pool,
+                                .memory = t->memory,
+                                .examples_max = 1024,
+                                .masks_max = 64};
+    return cuda_describe(&s, out);
 }
 
-static void shapes_free(cuda_backend *b) {
-    buffer_plan_free(&b->buffers);
-    free(b->layers);
+/* The batch that a plan is tuned for: what fills the device, in half of its memory at most. A function of the model, the
+ * precision and the device alone: it decides bits when a library's form is chosen. */
+static coar_status planned_pairs(cuda_backend *b, uint32_t *pairs) {
+    size_t available, total;
+    TRY_CUDA(cudaMemGetInfo(&available, &total), "CUDA device %d: memory", b->device.index);
+    *pairs = cuda_memory_useful_pairs(b);
+    if (b->settings.plan->pairs) return COAR_OK; /* tuned already */
+    while (*pairs > 1 && cuda_memory_bytes(b, *pairs) > total / 2) *pairs /= 2;
+    return COAR_OK;
 }
 
-/* The plan's convolutions with their forms; op[i] is the index of choice i. */
-static coar_status list_layers(const graph *g, const numerics_plan *plan, uint32_t pairs, cuda_choice **layers,
-                               size_t **op, size_t *count) {
-    coar_status status = COAR_OK;
-    cuda_backend shapes;
+/* The plan's convolutions with their forms at a batch of `pairs`; op[i] is the index of choice i. Free both. */
+static coar_status list_layers(const cuda_backend *b, uint32_t pairs, cuda_choice **layers, size_t **op, size_t *count) {
+    const graph *g = b->settings.graph;
+    const numerics_plan *plan = b->settings.plan;
     *count = 0;
-    TRY_GOTO(shapes_create(g, plan, &shapes));
-    TRY_GOTO(memory_new(g->op_count, sizeof **layers, "layers", layers));
-    TRY_GOTO(memory_new(g->op_count, sizeof **op, "layers", op));
+    TRY(memory_new(g->op_count, sizeof **layers, "layers", layers));
+    TRY(memory_new(g->op_count, sizeof **op, "layers", op));
     for (size_t i = 0; i < g->op_count; i++) {
         if (g->ops[i].kind != OP_CONV) continue;
         cuda_choice *c = &(*layers)[*count];
-        c->conv = cuda_layer_shape(&shapes, &shapes.layers[i], pairs);
+        c->conv = cuda_layer_shape(b, &b->layers[i], pairs);
         c->splits = plan->splits[i];
         snprintf(c->form, sizeof c->form, "%s", plan->kernel[i]);
         (*op)[(*count)++] = i;
     }
-done:
-    shapes_free(&shapes);
-    return status;
+    return COAR_OK;
+}
+
+static cuda_choose_settings settings_of(const cuda_backend *b, const plan_timing *t) {
+    return (cuda_choose_settings){.device = b->device.index,
+                                  .device_class = b->settings.plan->device_class,
+                                  .memory = b->settings.memory,
+                                  .pool = t->pool,
+                                  .callbacks = t->callbacks};
 }
 
 _Static_assert(CUDA_FORM_SIZE <= PLAN_FORM_SIZE, "every form fits into a plan");
 
-coar_status cuda_choose_plan(const graph *g, numerics_plan *plan, uint32_t pairs, const cuda_choose_settings *s) {
+coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan) {
     coar_status status = COAR_OK;
-    cuda_choose_settings settings = *s;
+    cuda_backend *b = NULL;
     cuda_choice *layers = NULL;
     size_t *op = NULL, count;
-    settings.device_class = plan->device_class;
-    TRY_GOTO(list_layers(g, plan, pairs, &layers, &op, &count));
-    TRY_GOTO(cuda_choose(&settings, layers, count));
+    uint32_t pairs = 0;
+    bool library = false;
+    TRY_GOTO(describe(g, plan, t, &b));
+    TRY_GOTO(planned_pairs(b, &pairs));
+    TRY_GOTO(list_layers(b, pairs, &layers, &op, &count));
+    const cuda_choose_settings s = settings_of(b, t);
+    TRY_GOTO(cuda_choose(&s, layers, count));
     for (size_t i = 0; i < count; i++) {
         snprintf(plan->kernel[op[i]], PLAN_FORM_SIZE, "%s", layers[i].form);
         plan->splits[op[i]] = layers[i].splits;
+        library |= cuda_form_is_library(layers[i].form);
     }
+    plan->pairs = library ? pairs : 0;
 done:
+    if (b) cuda_destroy(&b->base);
     free(op);
     free(layers);
     return status;
 }
 
-coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, uint32_t pairs, const cuda_choose_settings *s,
-                           cuda_layer_time **times, size_t *count) {
+coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
+                           size_t *count) {
     coar_status status = COAR_OK;
-    cuda_choose_settings settings = *s;
+    cuda_backend *b = NULL;
     cuda_choice *layers = NULL;
-    cuda_layer_time *list = NULL;
+    layer_time *list = NULL;
     size_t *op = NULL;
-    settings.device_class = plan->device_class;
+    uint32_t pairs = 0;
     *times = NULL;
-    TRY_GOTO(list_layers(g, plan, pairs, &layers, &op, count));
-    TRY_GOTO(cuda_choose_time(&settings, layers, *count));
+    TRY_GOTO(describe(g, plan, t, &b));
+    TRY_GOTO(planned_pairs(b, &pairs));
+    TRY_GOTO(list_layers(b, pairs, &layers, &op, count));
+    const cuda_choose_settings s = settings_of(b, t);
+    TRY_GOTO(cuda_choose_time(&s, layers, *count));
     TRY_GOTO(memory_new(*count, sizeof *list, "layers", &list));
     for (size_t i = 0; i < *count; i++) {
-        cuda_layer_time *t = &list[i];
-        t->name = g->ops[op[i]].name;
-        t->splits = layers[i].splits;
-        t->seconds = 1e-3 * (double)layers[i].milliseconds;
-        t->flops = pairs * graph_op_flops(g, &g->ops[op[i]]);
-        snprintf(t->form, sizeof t->form, "%s", layers[i].form);
-        cuda_signature(&layers[i].conv, t->signature);
+        list[i].op = op[i];
+        list[i].pairs = pairs;
+        list[i].seconds = 1e-3 * (double)layers[i].milliseconds;
+        cuda_signature(&layers[i].conv, list[i].shape);
     }
     *times = list;
 done:
+    if (b) cuda_destroy(&b->base);
     free(op);
     free(layers);
     return status;

@@ -14,19 +14,12 @@ extern const cuda_engine cuda_engine_cudnn, cuda_engine_cublaslt;
  * are given where the run gives some, and the same where they are the same; none may be followed. */
 gpu_conv cuda_layer_shape(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 
-/* Puts the fastest form of every convolution into a plan, which has some form for each of them already. s: without a class. */
-coar_status cuda_choose_plan(const graph *g, numerics_plan *plan, uint32_t pairs, const cuda_choose_settings *s);
+/* The fastest form of every convolution, in place of the form that each has already, at the batch that fills this device;
+ * plan->pairs is that batch when a library's form is among them. */
+coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan);
 
-/* One entry of cuda_time_plan. */
-typedef struct cuda_layer_time {
-    const char *name; /* the op's; borrowed from the graph */
-    char signature[CUDA_SIGNATURE_SIZE], form[CUDA_FORM_SIZE];
-    uint32_t splits;
-    double seconds, flops; /* of one launch; dense */
-} cuda_layer_time;
-
-/* Times every convolution of a plan in its form: *times has *count entries in the order of the ops, malloc'ed. */
-coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, uint32_t pairs, const cuda_choose_settings *s,
-                           cuda_layer_time **times, size_t *count);
+/* backend_interface's time_layers. */
+coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
+                           size_t *count);
 
 #endif

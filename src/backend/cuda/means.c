@@ -13,7 +13,7 @@
 static coar_status add_sums(const cuda_pass *pass, const cuda_layer *layer, bool wide, const void *x) {
     const cuda_backend *b = pass->b;
     return cuda_launched(pass, layer,
-                         gpu_channel_sums_launch(b->type, wide, pass->pairs, (uint32_t)shape_positions(layer->out),
+                         gpu_channel_sums_launch(b->type, wide, pass->count, (uint32_t)shape_positions(layer->out),
                                                  layer->out.c, x, b->sums + layer->op->mask.row_first, pass->stream));
 }
 
@@ -21,6 +21,7 @@ static coar_status add_sums(const cuda_pass *pass, const cuda_layer *layer, bool
  * of x. */
 static coar_status compute_site(const cuda_pass *pass, const cuda_layer *layer) {
     gpu_conv c = cuda_conv_args(pass, layer);
+    c.pairs = pass->count;
     c.residual = NULL;
     c.activation = GPU_NONE;
     c.mask = (gpu_mask){.place = GPU_PLACE_NONE};

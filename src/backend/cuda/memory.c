@@ -151,6 +151,7 @@ size_t cuda_memory_bytes(cuda_backend *b, uint32_t pairs) {
 uint32_t cuda_memory_useful_pairs(const cuda_backend *b) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
+    if (s->plan->pairs) return s->plan->pairs;
     double most = 1;
     for (size_t i = 0; i < s->graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
@@ -215,7 +216,9 @@ done:
 
 /* The most pairs whose memory is allowed; 0 when one is too many. */
 static uint32_t allowed_pairs(cuda_backend *b) {
+    const uint32_t planned = b->settings.plan->pairs;
     uint32_t fits = 0, beyond = cuda_memory_useful_pairs(b) + 1;
+    if (planned) return cuda_memory_bytes(b, planned) <= b->settings.memory ? planned : 0;
     while (beyond - fits > 1) {
         const uint32_t middle = fits + (beyond - fits) / 2;
         if (cuda_memory_bytes(b, middle) <= b->settings.memory)
@@ -236,8 +239,17 @@ static coar_status open_largest_batch(cuda_backend *b, uint32_t pairs) {
     return status;
 }
 
+static coar_status planned_batch_refused(cuda_backend *b) {
+    const uint32_t planned = b->settings.plan->pairs;
+    return status_set(COAR_ERROR_MEMORY,
+                      "%s: the numerics plan is for batches of exactly %u, which need %zu MiB of device memory, but %zu MiB "
+                      "are allowed: raise --memory, free the device, or begin a run with --exact",
+                      b->device.name, planned, (cuda_memory_bytes(b, planned) >> 20) + 1, b->settings.memory >> 20);
+}
+
 coar_status cuda_memory_allocate(cuda_backend *b) {
     const uint32_t pairs = allowed_pairs(b);
+    if (!pairs && b->settings.plan->pairs) return planned_batch_refused(b);
     if (!pairs)
         return status_set(COAR_ERROR_MEMORY,
                           "%s: the cuda backend needs at least %zu MiB of device memory (%zu MiB for full batches), but "
@@ -251,11 +263,12 @@ coar_status cuda_memory_allocate(cuda_backend *b) {
     arena.size = arena.used;
     arena.used = 0;
     place_fixed(b, &arena);
-    return open_largest_batch(b, pairs);
+    return b->settings.plan->pairs ? open_batch(b, pairs) : open_largest_batch(b, pairs);
 }
 
 coar_status cuda_memory_shrink(cuda_backend *b) {
     const uint32_t pairs = b->batch.pairs / 2;
+    if (b->settings.plan->pairs) return planned_batch_refused(b);
     if (!pairs)
         return status_set(COAR_ERROR_MEMORY,
                           "%s: out of device memory with one pair in a batch: free the device; what was finished is saved",
