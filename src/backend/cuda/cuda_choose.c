@@ -18,7 +18,7 @@ enum {
     SPLITS_MAX = 8,      /* partial sums: the workspace grows with them */
     SPLIT_PRODUCTS = 256 /* fewer in one partial sum do not pay for adding it up */
 };
-#define TIE 1.02 /* closer times are not told apart reliably */
+#define TIE 1.02     /* closer times are not told apart reliably */
 #define HOPELESS 1.5 /* slower than the fastest by this in the first round: out */
 
 typedef struct candidate {
@@ -68,7 +68,9 @@ static coar_status time_by_events(void *context, const char *form, uint32_t spli
     const event_clock *clock = context;
     (void)form, (void)splits;
     TRY(time_replays(clock, launch, 1, stream, milliseconds));
-    const int replays = *milliseconds * REPLAYS_MAX <= 1 ? REPLAYS_MAX : *milliseconds >= 1 ? 1 : (int)(1 / *milliseconds);
+    const int replays = *milliseconds * REPLAYS_MAX <= 1 ? REPLAYS_MAX
+                        : *milliseconds >= 1             ? 1
+                                                         : (int)(1 / *milliseconds);
     return time_replays(clock, launch, replays, stream, milliseconds);
 }
 
@@ -135,8 +137,7 @@ static coar_status add_cublaslt(race *r) {
     char forms[ALGORITHMS_MAX][CUDA_FORM_SIZE];
     size_t count;
     if (!r->handles->cublaslt || !cuda_cublaslt_can(&r->layer->conv)) return COAR_OK;
-    TRY(refused_is_none(
-        cuda_cublaslt_propose(r->handles->cublaslt, &r->layer->conv, ALGORITHMS_MAX, forms, &count)));
+    TRY(refused_is_none(cuda_cublaslt_propose(r->handles->cublaslt, &r->layer->conv, ALGORITHMS_MAX, forms, &count)));
     for (size_t i = 0; i < count; i++) TRY(add_candidate(r, forms[i], 1));
     return COAR_OK;
 }
@@ -259,10 +260,11 @@ static size_t largest_workspace(const race *r) {
 static coar_status prepare_trial(race *r) {
     const size_t workspace = largest_workspace(r), bytes = cuda_trial_bytes(&r->layer->conv, workspace);
     if (bytes > r->s->memory)
-        return status_set(COAR_ERROR_MEMORY,
-                          "choosing the form of a layer takes %zu MiB of device memory at a batch of %u, %zu are allowed: "
-                          "give more --memory, or --exact",
-                          bytes >> 20, r->layer->conv.pairs, r->s->memory >> 20);
+        return status_set(
+            COAR_ERROR_MEMORY,
+            "choosing the form of a layer takes %zu MiB of device memory at a batch of %u, %zu are allowed: "
+            "give more --memory, or --exact",
+            bytes >> 20, r->layer->conv.pairs, r->s->memory >> 20);
     return cuda_trial_create(&r->layer->conv, workspace, r->stream, &r->trial);
 }
 

@@ -57,8 +57,8 @@ typedef struct builder {
     cudnn_list *list;
     const gpu_conv *c;
     cuda_cudnn_kind kind;
-    uint32_t tensors;  /* 1 << id of every tensor in memory */
-    int64_t virtuals;  /* made so far: their ids begin behind those of the tensors in memory */
+    uint32_t tensors; /* 1 << id of every tensor in memory */
+    int64_t virtuals; /* made so far: their ids begin behind those of the tensors in memory */
     cudnnBackendDescriptor_t operations[16];
     size_t operation_count;
 } builder;
@@ -105,8 +105,12 @@ static cudnnDataType_t storage(const gpu_conv *c) {
 }
 
 /* Channels as stored: those behind the last are zeros of the weights and of x, and take part like any other. */
-static int64_t stored_in(const gpu_conv *c) { return gpu_stride(c->in_channels); }
-static int64_t stored_out(const gpu_conv *c) { return gpu_stride(c->out_channels); }
+static int64_t stored_in(const gpu_conv *c) {
+    return gpu_stride(c->in_channels);
+}
+static int64_t stored_out(const gpu_conv *c) {
+    return gpu_stride(c->out_channels);
+}
 
 /* fp32 channels of the output: the same for all images, or one row for each. */
 static cudnnBackendDescriptor_t channels(builder *b, int64_t id, int64_t images) {

@@ -92,8 +92,7 @@ static cJSON *parse_layers(const char *text, size_t size, const char *device_cla
     const cJSON *version = cJSON_GetObjectItemCaseSensitive(root, "version"), *answer;
     const char *class = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "device_class"));
     bool valid = cJSON_IsNumber(version) && version->valuedouble == CACHE_VERSION && class &&
-                 !strcmp(class, device_class) &&
-                 cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "layers"));
+                 !strcmp(class, device_class) && cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "layers"));
     if (valid) layers = cJSON_DetachItemFromObjectCaseSensitive(root, "layers");
     cJSON_ArrayForEach(answer, layers) {
         cuda_choice unused;
