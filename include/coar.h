@@ -155,11 +155,11 @@ typedef struct coar_ablate_options {
     const char *calibration; /* SPEC for `mean`; NULL = the run's examples */
     const char *components;  /* filters, neurons, heads, blocks; NULL = the model's first set */
     const char *only, *except; /* globs over group names */
-    const char *backend;     /* cpu (default), reference */
-    const char *precision;   /* auto (default), fp32 */
+    const char *backend;     /* cuda, cpu, reference; NULL = the fastest present */
+    const char *precision;   /* auto (default), fp32, tf32, bf16, fp16 */
     int exact;               /* no transformed kernels (Winograd) */
     int threads;
-    uint64_t memory;
+    uint64_t memory;         /* bytes; of the host, or with backend cuda of each device. 0 = half of the host's, or what is free */
     const char *plan;        /* a numerics plan to take over: FILE or run.h5 */
     int store_masks;
     int store_f16;
@@ -212,6 +212,7 @@ typedef struct coar_fit_options {
     const coar_callbacks *callbacks;
     const char *backend;      /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
                                  where it can be had, else cpu */
+    const char *devices;      /* as in coar_ablate_options; a fit runs on the first of them */
 } coar_fit_options;
 #define COAR_FIT_INIT { .size = sizeof(coar_fit_options) }
 

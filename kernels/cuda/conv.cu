@@ -1,8 +1,9 @@
 /*
- * conv.cu - the launchers of convolutions and linear layers: checks a gpu_conv, works out how its x is gathered, and picks
- * the kernel. Host code only; the kernels are in conv_mma.cuh, conv_f32.cu and conv_epilogue.cu.
+ * conv.cu - the launchers of convolutions and linear layers: checks a gpu_conv, works out how its x is gathered,
+ * and picks the kernel. Host code only; the kernels are in conv_mma.cuh, conv_f32.cu and conv_epilogue.cu.
  *
- * Limits: an image of x (with its padding), the weight and K below 2^31 elements; pairs * positions below 2^31.
+ * Limits: an image of x with its padding below 2^30 elements, the weight below 2^31; pairs * positions below 2^31,
+ * output channels up to 2^22, and at most 2^31 blocks. Offsets of images and of rows of y have 64 bits.
  */
 #include "kernels/cuda/conv.cuh"
 
@@ -52,9 +53,12 @@ static bool output_fits(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t str
     return in && kernel && stride && kernel <= padded && out == (padded - kernel) / stride + 1;
 }
 
-/* What the epilogue alone needs. */
+/* What the epilogue alone needs. Blocks: as many as the smallest tiles make (conv_form); 1024: row numbers of a
+ * tile that reaches over the end must not overflow. */
 static bool result_in_range(const gpu_conv *c) {
-    return c->out_channels && c->out_channels < SIZE_LIMIT / 2 && rows_of(c) && rows_of(c) < SIZE_LIMIT - 1024;
+    const uint64_t rows = rows_of(c), channels = c->out_channels;
+    return channels && channels <= 1 << 22 && rows && rows < SIZE_LIMIT - 1024 &&
+           product((rows + 63) / 64, (channels + 31) / 32) < SIZE_LIMIT;
 }
 
 static bool shape_in_range(const gpu_conv *c) {
@@ -126,7 +130,8 @@ static conv_gather describe(const gpu_conv *c, conv_params *p) {
     p->pad = c->pad;
     const conv_gather gather = find_gather(c, p);
     p->image = (size_t)p->line * c->in_h;
-    p->dense = gather == CONV_RUN && !c->example && p->image == (size_t)c->out_h * c->out_w * p->depth;
+    const bool side_by_side = c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1; /* as linear layers */
+    p->dense = gather == CONV_RUN && !c->example && (side_by_side || p->depth == p->image);
     return gather;
 }
 

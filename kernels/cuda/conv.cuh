@@ -1,17 +1,20 @@
 /*
  * conv.cuh - what the convolution kernels share: their arguments, the block tiles, and the copies from global memory.
  *
- * A convolution is a matrix product that is never laid out (implicit GEMM): row m = position of a pair, M = pairs * out_h *
- * out_w; column n = output channel, N = gpu_stride(out_channels); depth k = (kernel row, kernel column, channel), K =
- * kernel_h * kernel_w * gpu_stride(in_channels). Both operands have k as their fast index. K is walked upwards in tiles:
- * a block's BM rows of x and BN rows of the weight arrive in shared memory by cp.async, STAGES - 1 tiles ahead.
+ * A convolution is a matrix product that is never laid out (implicit GEMM):
+ *   row m     a position of a pair,                    M = pairs * out_h * out_w
+ *   column n  an output channel,                       N = gpu_stride(out_channels)
+ *   depth k   (kernel row, kernel column, channel),    K = kernel_h * kernel_w * gpu_stride(in_channels)
+ * Both operands have k as their fast index. K is walked upwards in tiles: a block's BM rows of x and BN rows of the
+ * weight arrive in shared memory by cp.async, STAGES - 1 tiles ahead.
  *
  * Shared memory of a stage: [BM + BN rows][ROW bytes], ROW = 64 or 128. The 16-byte chunks of a row are permuted by
  * an exclusive or with the row (conv_swizzle), so that the same chunk of 8 neighbouring rows, what one phase of an
  * ldmatrix or of a 16-byte load touches, lies in 8 different groups of 4 banks.
  *
- * A *run* is what lies together in x: the channels of a pixel, or, where there is no padding, all pixels under one kernel
- * row, or the whole of K (1x1 kernels, linear layers, kernels as wide as the image). The order of K is the same in all.
+ * A *run* is what lies together in x: the channels of a pixel; where there is no padding, all pixels under one kernel
+ * row (patch embeddings); or the whole of K (1x1 kernels, linear layers, kernels as wide as the image). The order
+ * of K is the same in all.
  *
  * Must not know: which instruction multiplies (conv_mma.cuh, conv_f32.cu).
  */
@@ -49,8 +52,8 @@ struct conv_params {
     epilogue tail;
 };
 
-/* Elements of K that splits are counted in: 128 bytes, a multiple of every form's depth of tile, so that where a sum is
- * cut does not depend on the form. */
+/* Elements of K that splits are counted in: 128 bytes, a multiple of every form's depth of tile, so that where a
+ * sum is cut does not depend on the form. */
 template <class T> constexpr uint32_t conv_unit = 128 / sizeof(T);
 
 /* The largest dynamic shared memory of a form: what sm_86, sm_89 and sm_120 can give is 99 KiB (CUDA C++ programming
@@ -82,8 +85,8 @@ static_assert(conv_spreads<64>(0) && conv_spreads<64>(3) && conv_spreads<128>(0)
 
 /* ---------------------------------------------------------------------------------------- this block's part */
 
-/* Blocks are numbered with the column tiles first: blocks that run at the same time share rows of x in the second-level
- * cache, and all of them the weight. */
+/* Blocks are numbered with the column tiles first: blocks that run at the same time share rows of x in the
+ * second-level cache, and all of them the weight. */
 template <class Tile> struct conv_block {
     uint32_t row, column; /* of the result, first of the block */
     uint32_t depth;       /* first k */
@@ -102,8 +105,8 @@ template <class Tile> struct conv_block {
 /* --------------------------------------------------------------------------------------------- the copies */
 
 /* A thread's share of every tile: one vector of each of A rows of x and B rows of the weight, all at the same k. What
- * depends on the row is worked out once; from tile to tile only k and, with CONV_TAPS, the place under the kernel move on.
- * Tile::channel(r): which of the block's columns row r of the weight's tile holds. */
+ * depends on the row is worked out once; from tile to tile only k moves on, and with several runs the place under the
+ * kernel. Tile::channel(r): which of the block's columns row r of the weight's tile holds. */
 template <class Tile, conv_gather G> struct conv_loader {
     using T = typename Tile::type;
     static constexpr int BYTES = G == CONV_NARROW ? 8 : 16;
@@ -162,7 +165,8 @@ template <class Tile, conv_gather G> struct conv_loader {
         return (uint32_t)y[i] + tap_y < p.in_h && (uint32_t)x[i] + tap_x < p.in_w;
     }
 
-    /* Asks for the next tile's vectors; what lies in the padding, behind K or behind the last row arrives as zeros. */
+    /* Asks for the next tile's vectors; what lies in the padding, behind K or behind the last row arrives as
+     * zeros. */
     GPU_INLINE void copy(const conv_params &p, unsigned char *stage) {
         const T *image = (const T *)p.x, *weights = (const T *)p.weight;
         const bool deep = k < p.depth;
@@ -201,8 +205,8 @@ template <class Tile, conv_gather G> struct conv_loader {
 
 /* ------------------------------------------------------------------------------------------- the results */
 
-/* Sums v of rows row, row + step, ... at columns column .. column + 3 (below p.columns): finished, or, with splits, put
- * aside for conv_finish_launch. */
+/* Sums v of rows row, row + step, ... (those below p.rows) at the channels c: finished, or, with splits, put aside
+ * for conv_finish_launch. */
 template <class T>
 GPU_INLINE void conv_store(const conv_params &p, epilogue_channels &c, uint32_t row, uint32_t step, float (&v)[4][4]) {
     if (!p.partial) {
@@ -224,7 +228,8 @@ struct conv_form {
     cudaError_t (*launch[CONV_GATHERS])(conv_params p, cudaStream_t stream); /* NULL: not compiled */
 };
 
-/* The lists. The first form of each can gather in every way that its type needs. */
+/* The lists. The first form of each can gather in every way that its type needs. Rows of a tile are at least 64,
+ * columns at least 32 (conv.cu counts blocks by that). */
 const conv_form *conv_forms_f32(), *conv_forms_tf32(), *conv_forms_bf16(), *conv_forms_f16();
 
 /* Settles what of p depends on the tile; returns the grid (tiles of the result, splits). */

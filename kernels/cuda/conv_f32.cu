@@ -3,15 +3,16 @@
  *
  *   y[m][n] = epilogue(sum over k of x[m][k] weight[n][k])        (shapes, order of k and shared memory: conv.cuh)
  *
- * A thread computes 8 rows x 4 or 8 columns, each sum one chain of fused multiply-adds over k upwards: an element has the
- * same bits in every form, and what a plain loop of fmaf gives. Rows are dealt out one by one (ty, ty + TY, ...), columns
- * in quads; the rows of the weight's tile are stored in such an order (channel below) that the 8 lanes which read at the
- * same time still read 8 neighbouring rows, without bank conflicts, while each of them ends with 4 neighbouring channels.
+ * A thread computes 8 rows x 4 or 8 columns, each sum one chain of fused multiply-adds over k upwards: an element has
+ * the same bits in every form, those of a plain loop of fmaf. Rows are dealt out one by one (ty, ty + TY, ...),
+ * columns in quads. The rows of the weight's tile are stored in such an order (channel below) that the 8 lanes
+ * which read at the same time read 8 neighbouring rows, without bank conflicts, and yet each of them ends with 4
+ * neighbouring channels.
  *
- * Per 4 k: 8 + 4 or 8 loads of 16 bytes for 128 or 256 multiply-adds. Registers (sm_80): 32 or 64 sums, 32 of x, 4 of the
- * weight; no spills. Shared memory: 24 to 48 KiB.
- * Roofline, ResNet-50 layer2 3x3 (128 -> 128, 28x28) at 256 pairs on an A100 (19.5 Tflop/s, 2.0 TB/s): 59.2 Gflop = 3.0
- * ms; x + y 206 MB = 0.10 ms: bound by the multiply-adds.
+ * Per 4 k: 8 + 4 or 8 loads of 16 bytes for 128 or 256 multiply-adds.
+ * Registers (ptxas, sm_80 to sm_120): 125 to 166 with 32 sums, 168 to 254 with 64; no spills. Shared memory: 24 to
+ * 48 KiB. Flops and bytes: as conv_mma.cuh. Roofline, ResNet-50 layer2 3x3 (128 -> 128 channels, 28x28) at 256
+ * pairs on an A100 (19.5 Tflop/s, 2.0 TB/s): 59.2 Gflop = 3.0 ms; x + y 206 MB = 0.10 ms: bound by the multiply-adds.
  */
 #include "kernels/cuda/conv.cuh"
 

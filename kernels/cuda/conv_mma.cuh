@@ -3,20 +3,21 @@
  *
  *   y[m][n] = epilogue(sum over k of x[m][k] weight[n][k])        (shapes, order of k and shared memory: conv.cuh)
  *
- * A block computes BM x BN results, a warp WM x WN of them in m16n8 fragments. Main loop, per tile of K and warp: ROW / 32
- * steps, in each WM / 16 + WN / 16 ldmatrix.x4 and WM / 16 * WN / 8 mma. Fragments of the next step are loaded while this
- * one multiplies, across tiles too: the wait and the one barrier of a tile lie before its last step. A tf32 fragment is
- * loaded by ldmatrix as well: an 8x8 matrix of 16-bit elements has the rows of an 8x4 matrix of 32-bit ones.
- * The sum of an element is one chain of mma over k upwards, the same in every form.
+ * A block computes BM x BN results, a warp WM x WN of them in m16n8 fragments. Main loop, per tile of K and warp:
+ * ROW / 32 steps, in each WM / 16 + WN / 16 ldmatrix.x4 and WM / 16 * WN / 8 mma. Fragments of the next step are
+ * loaded while this one multiplies, across tiles too: the wait and the one barrier of a tile lie before its last
+ * step. A tf32 fragment is loaded by ldmatrix as well: an 8x8 matrix of 16-bit elements has the rows of an 8x4 one
+ * of 32-bit ones. The sum of an element is one chain of mma over k upwards, the same in every form.
  *
  * Epilogue: a warp puts 16 rows of its sums at a time into its own corner of the (then idle) shared memory and reads
- * them back as quads, so that lanes load and store neighbouring channels: whole 32-byte sectors of y and residual. The
- * rows of the corner are padded to 8 banks more than a multiple of 32, so that 16 lanes' 8-byte stores do not meet.
+ * them back as quads, so that lanes load and store neighbouring channels: whole 32-byte sectors of y and residual.
+ * The rows of the corner are padded to 8 banks more than a multiple of 32, so that 16 lanes' 8-byte stores do not
+ * meet.
  *
- * Registers (sm_80, ptxas): 32 fragments' worth of sums per 64x64 warp tile = 128, twice 32 for operands; 255 at most
- * and no spills in any form. Shared memory: 32 to 96 KiB.
- * Bytes and flops: 2 M N K flops; x, residual and y once each from memory, the weight once per wave of blocks from the
- * second-level cache; shared memory is filled with (BM + BN) ROW bytes per BM BN ROW / size multiply-adds.
+ * Registers (ptxas, sm_80 to sm_120): warp tiles of 32x32 114 to 142 (32 sums, twice 16 for operands), of 64x32 and
+ * 32x64 160 to 192 (64, twice 24), of 64x64 236 to 254 (128, twice 32); no spills. Shared memory: 32 to 96 KiB.
+ * Flops: 2 M N K. Bytes: from memory x, residual and y once each and the weight once; from the second-level cache
+ * (BM + BN) K size for each block, (BM + BN) / (BM BN) size for each multiply-add.
  * Roofline, ResNet-50 layer2 3x3 (128 -> 128 channels, 28x28, bf16) at 256 pairs on an A100 (312 Tflop/s, 2.0 TB/s):
  * M = 200,704, N = 128, K = 1,152: 59.2 Gflop = 190 us; x + y 103 MB = 51 us: bound by the tensor cores. Tiles of
  * 128x128 read 0.92 GB from the second-level cache, tiles of 256x128 0.69 GB.
@@ -46,15 +47,16 @@ template <class Tile> struct conv_fragments {
     uint32_t b[Tile::NT / 2][4]; /* two neighbouring fragments of 8 columns each */
 };
 
-/* Where this lane's rows and chunks lie in a stage. All rows of a lane are equal modulo 8, so its swizzle is one number,
- * and the chunk of a step follows by an exclusive or with the step. */
+/* Where this lane's rows and chunks lie in a stage. All rows of a lane are equal modulo 8, so its swizzle is one
+ * number, and the chunk of a step follows by an exclusive or with the step. */
 template <class Tile> struct conv_lane {
     uint32_t a, b, a_chunk, b_chunk; /* bytes */
 
     GPU_INLINE conv_lane() {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const uint32_t m = warp / Tile::WARPS_N * Tile::WM, n = warp % Tile::WARPS_N * Tile::WN;
-        /* matrices of an x4: a (rows 0-7, 8-15) x (k low, high), rows first; b (k low, high) x (columns 0-7, 8-15), k first */
+        /* The four matrices of an x4, in this order: of a rows 0-7 and 8-15 at low k, then at high k; of b low and
+         * high k of columns 0-7, then of columns 8-15. */
         const uint32_t a_row = lane % 16, b_row = lane / 16 * 8 + lane % 8;
         a = (m + a_row) * Tile::ROW;
         b = (Tile::BM + n + b_row) * Tile::ROW;

@@ -1,13 +1,16 @@
 /*
- * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends in it:
+ * epilogue.cuh - everything behind the products of a convolution or a linear layer, once, for every kernel that ends
+ * in it:
  *
- *   y = out(act(post(scale * pre(sum) + shift) + residual))      pre, post, out: k x + (1 - k) fill at the mask's place
+ *   y = out(act(post(scale * pre(sum) + shift) + residual))
  *
- * sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
- * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row, a row
- * being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its channels and
- * goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only where the slot
- * changes. The channels behind the last one are written as zeros.
+ * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
+ * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row,
+ * a row being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its
+ * channels and goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only
+ * where the slot changes. The channels behind the last one are written as zeros.
+ * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not
+ * depend on the kernel around.
  *
  * Must not know: how the sums came about.
  */
@@ -108,7 +111,7 @@ GPU_INLINE epilogue_channels epilogue_begin(const epilogue &e, uint32_t first) {
 
 GPU_INLINE void epilogue_ablate(const epilogue_channels &c, float (&v)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = c.keep[i] * v[i] + (1 - c.keep[i]) * c.fill[i];
+    for (int i = 0; i < 4; i++) v[i] = fmaf(c.keep[i], v[i], (1 - c.keep[i]) * c.fill[i]);
 }
 
 GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
@@ -122,7 +125,7 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
     } else if (activation == GPU_GELU_TANH) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * (v[i] + 0.044715f * v[i] * v[i] * v[i])));
+            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * fmaf(0.044715f * v[i] * v[i], v[i], v[i])));
     } else if (activation == GPU_QUICKGELU) {
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = v[i] / (1 + expf(-1.702f * v[i]));
@@ -146,8 +149,8 @@ GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, co
     for (uint32_t i = 0; i < 4; i++) v[i] = c.first + i < e.channels ? v[i] : 0;
 }
 
-/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so that the
- * residuals of R rows are under way at once. */
+/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so
+ * that the residuals of R rows are under way at once. */
 template <class T, int R>
 GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step,
                               float (&v)[R][4]) {

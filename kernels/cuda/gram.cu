@@ -1,11 +1,13 @@
 /*
- * gram.cu - the integer half of a fit: common bits of bit vectors, and sums of fixed-point outputs over their bits. All
- * sums are exact, so neither blocking nor order shows in a bit of the results.
+ * gram.cu - the integer half of a fit: common bits of bit vectors, sums of fixed-point outputs over their bits, and the bits as
+ * numbers. All sums are exact, so neither blocking nor order shows in a bit of the results.
  *
  *   gram[j][k]  = sum over w of popcount(bits[j][w] & bits[k][w])                         int32, symmetric
  *   cross[j][z] = sum over the bits i of vector j of fixed[i][z]                          int64
  *
- * bits [count][words], gram [count][count], fixed [32 words][examples], cross [count][examples].
+ *   rows[j][i]  = bit i of vector j, for products with dense matrices                     double
+ *
+ * bits [count][words], gram [count][count], fixed [32 words][examples], cross [count][examples], rows [count][length].
  *
  * Gram. A block has a GRAM_TILE x GRAM_TILE tile on or above the diagonal and also writes its mirror image; a thread has
  * 4 x 4 entries and reads four words of each of its 8 vectors at a time: 8 shared loads for 64 popcounts. Two stages
@@ -14,8 +16,9 @@
  * Why popcount and not tensor cores: an SM counts 16 words a cycle, 2.4e12 a second on an A100 and 3.7e12 on an
  * H100 (132 SMs, 1.75 GHz). ResNet-50's fit (22,720 components, 100,000 masks) is 22,720^2 / 2 * 3,125 = 8.1e11 words: 0.33 s
  * and 0.22 s, once, beside a Cholesky factor of 3.9e12 double flops. int8 mma (624 Tops on an A100, 64 operations a
- * word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to bytes; mma on bits
- * would need 0.01 s, but is deprecated on newer architectures. Neither gain is worth a second exact kernel.
+ * word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to bytes. mma on bits
+ * (and.popc) would need 0.01 s, but from sm_100 on it is no instruction any more: nvcc 13 puts a subroutine in its place.
+ * Neither gain is worth a second exact kernel.
  * Bytes: a tile reads 2 * 64 * words * 4, 0.125 for each word counted: 300 GB/s from L2 on an A100. Bound by popcounts.
  *
  * Cross. Four masks at a time: a table holds the 16 sums that subsets of four rows of `fixed` can have, and a vector adds
@@ -26,6 +29,9 @@
  * bytes of shared memory a warp each. ResNet-50's 22,720 vectors x 100,000 masks x 1,024 examples: 5.8e11 additions, 1.8e10 a
  * warp, at 3 cycles each on 108 SMs of 1.41 GHz: 0.36 s on an A100. Device memory: `fixed` is read once for each 128
  * vectors, 0.82 GB * 178 = 146 GB in 0.36 s from L2. Bound by instructions.
+ *
+ * Rows. One thread per bit; 8 bytes written for each. Registers 12. 128 vectors of 22,720 bits: 23 MB, 11 us at 2.04
+ * TB/s, before a product with 1,024 columns of 6.0e9 flops that takes 0.3 ms at the A100's 19.5 Tflop/s.
  */
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/kernels.h"
@@ -168,4 +174,23 @@ extern "C" cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, ui
     if (!count || !words || words >= UINT32_MAX / 32 || !examples || tiles > 65535) return cudaErrorInvalidValue;
     return gpu_launch(cross_kernel, dim3(blocks_for(count, CROSS_WARPS * CROSS_EACH), tiles), dim3(CROSS_WARPS * 32), 0,
                       stream, bits, count, words, fixed, examples, cross);
+}
+
+/* --------------------------------------------------------------------------------------------------- rows */
+
+constexpr uint32_t EXPAND_THREADS = 256;
+
+/* grid (tiles of bits, vectors) */
+static __global__ void __launch_bounds__(EXPAND_THREADS)
+    expand_bits_kernel(const uint32_t *bits, uint32_t words, uint32_t length, double *rows) {
+    const uint32_t i = blockIdx.x * EXPAND_THREADS + threadIdx.x;
+    if (i < length) rows[(size_t)blockIdx.y * length + i] = bits[(size_t)blockIdx.y * words + i / 32] >> i % 32 & 1;
+}
+
+extern "C" cudaError_t gpu_expand_bits_launch(const uint32_t *bits, uint32_t count, uint32_t words, uint32_t length,
+                                              double *rows, cudaStream_t stream) {
+    if (!count || count > 65535 || !length || blocks_for(length, 32) > words || length > UINT32_MAX - EXPAND_THREADS)
+        return cudaErrorInvalidValue;
+    return gpu_launch(expand_bits_kernel, dim3(blocks_for(length, EXPAND_THREADS), count), dim3(EXPAND_THREADS), 0,
+                      stream, bits, words, length, rows);
 }

@@ -204,6 +204,10 @@ cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uint32_t words
 cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, uint32_t words, const int64_t *fixed,
                              uint32_t examples, int64_t *cross, cudaStream_t stream);
 
+/* rows[j][i] = bit i of vector j as 0.0 or 1.0, for the `length` <= 32 words bits of [count][length] doubles. */
+cudaError_t gpu_expand_bits_launch(const uint32_t *bits, uint32_t count, uint32_t words, uint32_t length, double *rows,
+                                   cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -14,7 +14,7 @@
  * Bytes: 4 written a row and slot; component is read once a slot, from L2. Integer operations of Philox: ten rounds of two
  * 32x32-bit products, about 120 a block of four components.
  * Roofline: ViT-B/16's 82,944 rows, 64 slots: 21 MB, 10 us at 2.04 TB/s (A100 80 GB), 6 us at 3.35 TB/s (H100); philox adds
- * 1.6e8 operations: 16 us at 9.7e12/s (A100), 10 us at 1.7e13/s (H100). Uploading packed bits (0.66 MB) takes 26 us
+ * 1.6e8 operations: 16 us at 9.7e12/s (A100), 11 us at 1.5e13/s (H100). Uploading packed bits (0.66 MB) takes 26 us
  * over 25 GB/s, but beside other work.
  */
 #include "kernels/cuda/vectors.cuh"

@@ -1,6 +1,6 @@
 /*
- * fit_device.h - what a device can do for a fit in the CPU's place: count and add bits, and the dense algebra of one
- * symmetric matrix. The first half is exact in integers, the second is double arithmetic as LAPACK would do it.
+ * fit_device.h - what a device can do for a fit in the CPU's place: count and add bits, the dense algebra of one
+ * symmetric matrix, and products of bits with a dense one. The first part is exact in integers, the rest is double arithmetic as LAPACK would do it.
  *
  * All arrays are host memory, row-major, borrowed for the call; what the device keeps from call to call is its own copy.
  * One thread at a time. A failure is COAR_ERROR_MEMORY (with what is needed and what may be taken) or
@@ -38,8 +38,21 @@ typedef struct fit_device_interface {
     /* squares[i] = |L^-1 rows[i]|^2; rows [count][n]. */
     coar_status (*norms)(fit_device *d, const double *rows, size_t count, double *squares);
 
-    /* matrix[p][p], symmetric, becomes its eigenvectors, one a row; value[p] its eigenvalues, ascending. */
+    /* matrix[p][p], symmetric, becomes its eigenvectors, one a row; value[p] its eigenvalues, ascending. The device keeps the
+     * eigenvectors for the two functions below, which use the last r of them: V [r][p]. */
     coar_status (*eigenvectors)(fit_device *d, double *matrix, size_t p, double *value);
+
+    /* out[r][E] = V x, x [p][E]; or, `back`, out[p][E] = V' x, x [r][E]. */
+    coar_status (*rotate)(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out);
+
+    /* out[count][r] = rows V', rows [count][p]. */
+    coar_status (*coordinates)(fit_device *d, size_t r, const double *rows, size_t count, double *out);
+
+    /* Keeps right[length][E] for the products below, until the next one. */
+    coar_status (*hold)(fit_device *d, const double *right, size_t length, size_t E);
+
+    /* product[count][E] = (bits of the vectors as 0.0 and 1.0) * the held matrix; `length` bits of each vector. */
+    coar_status (*product)(fit_device *d, const uint64_t *words, size_t count, size_t stride, double *product);
 
     void (*destroy)(fit_device *d);
 } fit_device_interface;

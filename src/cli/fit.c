@@ -16,6 +16,7 @@ static int run(int count, char **arguments) {
         {"--outputs", OPTION_TEXT, &o.outputs, "Y.npy", "f32 [m, N], with --masks"},
         {"-o", OPTION_TEXT, &o.output_file, "FILE", "attributions.h5, with --masks"},
         {"--backend", OPTION_TEXT, &o.backend, "B", "cpu or cuda (cuda where there is a device)"},
+        {"--devices", OPTION_TEXT, &o.devices, "LIST", "cuda: which device, the first of the list (0)"},
         {"--threads", OPTION_INT, &o.threads, "T", "threads (one per core)"},
         {"--memory", OPTION_SIZE, &o.memory, "BYTES", "most memory to take (with cuda: of the device)"},
         {"--force", OPTION_FLAG, &o.force, NULL, "replace a fit (its predictions go with it)"},

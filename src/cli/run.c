@@ -109,6 +109,7 @@ static int run(int count, char **arguments) {
     o.fit.keep = 1;
     o.fit.run = o.evaluate.run = o.report.run = run_file;
     o.fit.backend = o.ablate.backend;
+    o.fit.devices = o.ablate.devices;
     o.fit.threads = o.evaluate.threads = o.ablate.threads;
     o.fit.memory = o.evaluate.memory = o.ablate.memory;
     o.evaluate.devices = o.ablate.devices;

@@ -116,14 +116,18 @@ static coar_status make_fixed(void *context, size_t task, int worker) {
     (void)worker;
     const cross_job *job = context;
     size_t z0 = task * LANES, lanes = smaller(LANES, job->N - z0);
-    for (size_t z = z0; z < z0 + lanes; z++) {
-        const double scale = ldexp(1, job->shift[z]);
-        job->total[z] = 0;
-        for (size_t i = 0; i < job->columns->length; i++) {
-            job->fixed[i * job->N + z] = llrint(job->y[i * job->N + z] * scale);
-            job->total[z] += job->fixed[i * job->N + z];
+    double scale[LANES] = {0};
+    int64_t total[LANES] = {0};
+    for (size_t z = 0; z < lanes; z++) scale[z] = ldexp(1, job->shift[z0 + z]);
+    for (size_t i = 0; i < job->columns->length; i++) {
+        const float *y = job->y + i * job->N + z0;
+        int64_t *fixed = job->fixed + i * job->N + z0;
+        for (size_t z = 0; z < lanes; z++) {
+            fixed[z] = llrint(y[z] * scale[z]);
+            total[z] += fixed[z];
         }
     }
+    memcpy(job->total + z0, total, lanes * sizeof *total);
     return COAR_OK;
 }
 

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "fit/solver.h"
+#include "fit/algebra.h"
 
 enum { RESIDUAL, COUNT, A, AA, B, BB, AB }; /* rows of moments: a = y - mean, b = what predicts it from the others */
 _Static_assert(AB + 1 == FIT_MOMENTS, "one row of moments each");
@@ -80,9 +80,11 @@ coar_status fit_diagnose(const fit_system *system, const fit_solver *solver, con
     memset(moments, 0, FIT_MOMENTS * E * sizeof *moments);
     mean_predictions(system, block, offset);
     accumulation a = {solver, block, diagnosis->predicted, offset, moments, m, 0, 0};
+    TRY(algebra_hold(system->device, block->weight, system->by_component.count, E));
     for (a.first = 0; a.first < m; a.first += DENSE_ROWS) {
         a.count = m - a.first < DENSE_ROWS ? m - a.first : DENSE_ROWS;
-        bits_product(&system->by_mask, a.first, a.count, block->weight, E, system->rows, diagnosis->predicted);
+        TRY(algebra_bits_product(system->device, &system->by_mask, a.first, a.count, block->weight, E, system->rows,
+                                 diagnosis->predicted));
         TRY(thread_pool_run(system->pool, (E + SPAN - 1) / SPAN, accumulate, &a));
     }
     for (size_t z = 0; z < E; z++) {

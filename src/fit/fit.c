@@ -266,12 +266,26 @@ done:
     return status;
 }
 
+/* The first of "0,2"; NULL and "all" begin with 0. */
+static coar_status first_device(const char *text, int *device) {
+    char *end;
+    *device = 0;
+    if (!text || !strcmp(text, "all")) return COAR_OK;
+    const long number = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
+    if (number < 0 || number > INT32_MAX || (*end && *end != ','))
+        return status_set(COAR_ERROR_USAGE, "--devices '%s': give numbers, as in 0,1, or all", text);
+    *device = (int)number;
+    return COAR_OK;
+}
+
 /* The backend's device; NULL where fits are the CPU's. A backend that nobody asked for by name gives way to the CPU when its
  * device is there but a library that fits need is not. */
 static coar_status open_device(const backend_interface *backend, const coar_fit_options *o, fit_device **out) {
+    int device;
     *out = NULL;
+    TRY(first_device(o->devices, &device));
     if (!backend->fit_device) return COAR_OK;
-    coar_status status = backend->fit_device(0, (size_t)o->memory, out);
+    coar_status status = backend->fit_device(device, (size_t)o->memory, out);
     if (status != COAR_ERROR_UNSUPPORTED || o->backend) return status;
     log_warning(o->callbacks, "fit: on the CPU, because of %s", coar_last_error());
     status_clear();

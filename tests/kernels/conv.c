@@ -5,6 +5,8 @@
  * Operands are representable in the type under test (tf32: rounded for the reference only, the kernel has to do it
  * itself), so a result may be off by one rounding of what is stored and by the sums' rounding in fp32.
  */
+#include <sys/mman.h>
+
 #include "backend/reference/reference_ops.h"
 #include "kernel_test.h"
 
@@ -155,7 +157,7 @@ static void compare(const instance *n, const char *what) {
     kernel_compare(what, y, n->expected, n->rows * n->c.out_channels, tolerance, tolerance);
 }
 
-/* Runs every form that can; all must give the same bytes, the first is compared. At least `least` forms must be able. */
+/* Runs every form that can, at least `least`; all must give the same bytes, the first is compared. */
 static void check_forms(const char *name, const problem *p, gpu_type type, int least) {
     instance n = make(p, type);
     void *first = NULL;
@@ -198,6 +200,7 @@ static const struct {
     {"patches of 7x7, odd runs", {1, 14, 14, 3, 16, 7, 7, 7, 0}},
     {"kernel as large as the image", {5, 4, 4, 16, 10, 4, 4, 1, 0, .wide = true}},
     {"kernel as wide as the image", {2, 6, 3, 8, 9, 2, 3, 1, 0}},
+    {"1x3 kernel, runs that overlap", {2, 1, 6, 8, 8, 1, 3, 2, 0}},
     {"1x3 kernel", {2, 3, 7, 16, 16, 1, 3, 1, 0}},
     {"5x5, 2 out", {1, 6, 7, 8, 2, 5, 5, 1, 2}},
 };
@@ -208,7 +211,7 @@ static void shapes(gpu_type type) {
 
 /* ----------------------------------------------------------------------------------------- epilogues */
 
-/* Every place of a mask, activation and kind of residual, with and without means, scale and shift, on 3 and 20 channels. */
+/* Every place of a mask, activation and kind of residual, with and without means, scale and shift, few channels. */
 static void epilogues(gpu_type type) {
     for (uint32_t i = 0; i < 4 * 5 * 3 * 2; i++) {
         problem p = {3, 3, 5, 8, i / 60 ? 3 : 20, 1, 1, 1, 0};
@@ -296,7 +299,7 @@ static void splits(gpu_type type) {
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) check_forms(CASES[i].name, &CASES[i].p, type, 3);
 }
 
-/* What the sums are cut into is part of the bits, and nothing else is: a problem cut in one gives what no cut gives. */
+/* A problem cut into one gives what no cut gives. */
 static void one_split(gpu_type type) {
     problem p = {2, 4, 4, 32, 20, 3, 3, 1, 1};
     instance uncut = make(&p, type);
@@ -348,6 +351,28 @@ static void pairs_alone(gpu_type type) {
     }
 }
 
+#ifndef COAR_REAL_CUDA
+/* Images more than 2^32 elements apart: most of x is address space that nobody touches. */
+static void far_images(gpu_type type) {
+    const problem p = {2, 4, 4, 8, 16, 3, 3, 1, 1};
+    const uint32_t image = 4 * 4 * 8, far[] = {0xffffffffu / image + 3, 1};
+    const size_t bytes = image * gpu_type_size(type), size = (far[0] + (size_t)1) * bytes;
+    instance n = make(&p, type);
+    char *x = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (x == MAP_FAILED) {
+        test_skip("no address space of %zu bytes", size);
+        return;
+    }
+    for (uint32_t pair = 0; pair < p.pairs; pair++)
+        memcpy(x + far[pair] * bytes, (const char *)n.c.x + pair * bytes, bytes);
+    n.c.x = x;
+    n.c.example = kernel_copy(far, sizeof far);
+    KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
+    compare(&n, "far images");
+    munmap(x, size);
+}
+#endif
+
 /* -------------------------------------------------------------------------------------------- refusals */
 
 #define CHECK_REFUSED(change)                                                                                          \
@@ -385,6 +410,9 @@ static void refusals(void) {
     CHECK_REFUSED(c.in_channels = 0xffffffffu);
     CHECK_REFUSED(c.in_channels = 0x08000000u);
     CHECK_REFUSED(c.out_channels = 0x7fffffffu);
+    CHECK_REFUSED((c.in_channels = 1, c.kernel_h = c.kernel_w = 1, c.pad = 0, c.out_channels = (1 << 22) + 1));
+    CHECK_REFUSED(
+        (c.in_channels = 1, c.kernel_h = c.kernel_w = 1, c.pad = 0, c.out_channels = 1 << 22, c.pairs = 1 << 26));
     CHECK_REFUSED(c.out_channels = 0x7fffffffu / (9 * 32) + 8);
     CHECK_REFUSED(c.in_h = c.out_h = 0x04000000u);
     CHECK_REFUSED(c.splits = 6);      /* K = 288 is 5 units of 64 */
@@ -409,6 +437,9 @@ static void tests(void) {
     kernel_each("conv splits", KERNEL_ALL, splits);
     kernel_each("conv one split", KERNEL_ALL, one_split);
     kernel_each("conv pairs alone", KERNEL_ALL, pairs_alone);
+#ifndef COAR_REAL_CUDA
+    kernel_each("conv far images", KERNEL_ALL, far_images);
+#endif
     kernel_check("conv refusals", refusals);
 }
 

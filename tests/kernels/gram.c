@@ -72,9 +72,25 @@ static void check_cross(void) {
     CHECK(gpu_cross_launch(NULL, 1, 1, NULL, 0, NULL, 0) == cudaErrorInvalidValue);
 }
 
+static void check_expanded(void) {
+    const size_t cases[][2] = {{1, 1}, {3, 33}, {5, 256}, {2, 1000}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        const size_t n = cases[k][0], length = cases[k][1];
+        const vectors v = make_vectors(n, length, 9, k);
+        double *expected = kernel_zeros(n * length), *rows = kernel_buffer(n * length * sizeof *rows);
+        for (size_t x = 0; x < n * length; x++)
+            expected[x] = v.columns.words[x / length * v.columns.stride + x % length / 64] >> x % length % 64 & 1;
+        KERNEL_RUN(gpu_expand_bits_launch(v.bits, (uint32_t)n, v.words, (uint32_t)length, rows, 0));
+        kernel_same_bytes("rows", rows, expected, n * length * sizeof *rows);
+    }
+    CHECK(gpu_expand_bits_launch(NULL, 1, 1, 33, NULL, 0) == cudaErrorInvalidValue);
+    CHECK(gpu_expand_bits_launch(NULL, 65536, 1, 1, NULL, 0) == cudaErrorInvalidValue);
+}
+
 static void tests(void) {
     kernel_check("Gram matrix of bits", check_gram);
     kernel_check("cross products of bits", check_cross);
+    kernel_check("bits as numbers", check_expanded);
 }
 
 int main(void) {

@@ -3,17 +3,13 @@
 
 #include <stdarg.h>
 
+#include "tests/simt/sanitizers.h"
+
 #ifndef COAR_REAL_CUDA
 #include "tests/simt/report.h"
 #endif
 
 /* ------------------------------------------------------------------------------------------------------- memory */
-
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
 
 /* Bytes in front of a buffer and behind it. The address sanitizer's own redzone, which sees reads too, begins with the
  * first byte behind. */
@@ -325,22 +321,33 @@ const char *kernel_type_name(gpu_type type) {
 }
 
 #ifdef COAR_REAL_CUDA
-static const char *const ORDERS = "device";
+static const char *default_orders(void) {
+    return "device";
+}
 static bool set_order(const char *order) {
     return order != NULL;
 }
 #else
-static const char *const ORDERS = "forward,reverse,interleaved,random:1";
+static const char *default_orders(void) {
+    return simt_checks_memory() ? "random:1" : KERNEL_ALL_ORDERS;
+}
 static bool set_order(const char *order) {
     return simt_set_order(order);
 }
 #endif
 
+static const char *own_orders;
+
+void kernel_orders(const char *orders) {
+    own_orders = orders;
+}
+
 /* Calls typed(type), or plain() when it is not NULL, at every order. */
 static void at_every_order(const char *name, void (*typed)(gpu_type), gpu_type type, void (*plain)(void)) {
     const char *chosen = getenv("KERNEL_ORDERS");
     char orders[200];
-    snprintf(orders, sizeof orders, "%s", chosen ? chosen : ORDERS);
+    if (!chosen) chosen = own_orders ? own_orders : default_orders();
+    snprintf(orders, sizeof orders, "%s", chosen);
     for (char *order = strtok(orders, ","); order; order = strtok(NULL, ",")) {
         if (plain)
             test_begin("%s, %s", name, order);

@@ -86,11 +86,17 @@ double kernel_epsilon(gpu_type type);
 
 const char *kernel_type_name(gpu_type type);
 
-/* One group of checks for each type in the set; at each thread order unless KERNEL_ORDERS names others (comma-separated; the
- * shim's names, report.h) or a real device runs. What one check takes is bounded by seconds times orders: shapes are small. */
+/* One group of checks for each type in the set and each thread order of the shim (report.h): all four, but only one where the
+ * memory checker is built in, which is slow and sees a race in any order. KERNEL_ORDERS in the environment names others,
+ * separated by commas. Shapes are small, so that all of it takes seconds. */
 void kernel_each(const char *name, unsigned types, void (*check)(gpu_type type));
 /* The same for a check without a type. */
 void kernel_check(const char *name, void (*check)(void));
+
+#define KERNEL_ALL_ORDERS "forward,reverse,interleaved,random:1"
+
+/* From now on these orders, unless the environment names some. NULL = those above. */
+void kernel_orders(const char *orders);
 
 /* Runs `tests`, then ends TAP. Returns main's value. */
 int kernel_main(void (*tests)(void));

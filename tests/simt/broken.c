@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "report.h"
+#include "sanitizers.h"
 #include "tests/kernels/kernel_test.h"
 
 enum { SAMPLE = 256 }; /* floats that every kernel gets */
@@ -174,6 +175,7 @@ static void check_geometry(void) {
 }
 
 static void tests(void) {
+    kernel_orders(KERNEL_ALL_ORDERS);
     simt_collect_reports(true);
     all_planted();
     kernel_check("wrong fragments give wrong values", check_values);

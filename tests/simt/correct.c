@@ -142,6 +142,7 @@ static void check_orders(void) {
 }
 
 static void tests(void) {
+    kernel_orders(KERNEL_ALL_ORDERS);
     kernel_check("thread orders by name", check_orders);
     kernel_check("product", check_product);
     kernel_check("halves of warps", check_halves);

@@ -39,19 +39,26 @@ __attribute__((const)) dim3 grid_shape();
 /* The launched kernel's name in the text of gpu_launch's arguments. The same text gives the same pointer. */
 const char *kernel_name(const char *text);
 
+/* Two calls stay two, so that each has a line of its own. (GCC does not merge calls.) */
+#if defined(__clang__)
+#define SIMT_PLACE __attribute__((nomerge))
+#else
+#define SIMT_PLACE
+#endif
+
 /* ---- barriers and warp operations */
-void barrier(int line);
-int barrier_count(int predicate, int line); /* how many threads of the block came with a true one */
-void sync_warp(unsigned mask, int line);
+SIMT_PLACE void barrier(int line);
+SIMT_PLACE int barrier_count(int predicate, int line); /* how many threads of the block came with a true one */
+SIMT_PLACE void sync_warp(unsigned mask, int line);
 
 enum shuffle_kind { SHUFFLE_INDEX, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN };
-uint64_t shuffle_bits(shuffle_kind kind, unsigned mask, uint64_t bits, int operand, int width, int line);
+SIMT_PLACE uint64_t shuffle_bits(shuffle_kind kind, unsigned mask, uint64_t bits, int operand, int width, int line);
 enum vote_kind { VOTE_BALLOT, VOTE_ANY, VOTE_ALL };
-unsigned vote(vote_kind kind, unsigned mask, bool predicate, int line); /* the ballot, whichever kind */
+SIMT_PLACE unsigned vote(vote_kind kind, unsigned mask, bool predicate, int line); /* the ballot, whichever kind */
 
-void load_matrices(uint32_t r[4], const void *row, bool transposed, int line);
+SIMT_PLACE void load_matrices(uint32_t r[4], const void *row, bool transposed, int line);
 enum mma_kind { MMA_BF16, MMA_HALF, MMA_TF32 };
-void multiply(mma_kind kind, float d[4], const uint32_t a[4], const uint32_t b[2], int line);
+SIMT_PLACE void multiply(mma_kind kind, float d[4], const uint32_t a[4], const uint32_t b[2], int line);
 
 /* ---- shared memory */
 

@@ -51,7 +51,7 @@ simt_bug simt_take_report(const char **text);
 bool simt_set_order(const char *order);
 
 /* Bytes of shared memory, static and dynamic, that a block may have: 99 KiB, what the smallest device of the sm_80
- * family gives, until set. 0 = that. */
+ * family gives, until set (up to 227 KiB). 0 = that. */
 void simt_set_shared_limit(size_t bytes);
 size_t simt_shared_limit(void);
 

@@ -11,13 +11,9 @@
 #include <vector>
 
 #include "arena.h"
+#include "sanitizers.h"
 #include "shadow.h"
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 static const size_t GRANULE = 8; /* bytes before a variable are told apart only from whole granules */
@@ -35,6 +31,7 @@ namespace {
 
 const unsigned char REDZONE_BYTE = 0xa5, POISON_BYTE = 0xff;
 const size_t STATIC_MAX = 48 << 10;   /* what nvcc accepts */
+const size_t LIMIT_MAX = 227 << 10;   /* of the largest devices */
 const size_t DYNAMIC_ALIGNMENT = 128; /* gpu.h's GPU_DYNAMIC_SHARED */
 
 struct variable {
@@ -169,7 +166,7 @@ void async_end_thread(thread *t) {
 using namespace simt;
 
 void simt_set_shared_limit(size_t bytes) {
-    limit = bytes;
+    limit = bytes < LIMIT_MAX ? bytes : LIMIT_MAX;
 }
 
 size_t simt_shared_limit(void) {

@@ -8,6 +8,7 @@
 
 #include <mutex>
 #include <set>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <string>
@@ -87,7 +88,7 @@ thread *pick_thread() {
     return &threads[w * LANES + lane];
 }
 
-/* Everybody waits. Who waits for whom decides what the bug is called. */
+/* Everybody waits, somebody at a warp operation: a barrier that all wait at is passed. Who waits for whom decides what the bug is called. */
 [[noreturn]] void report_stuck() {
     thread *at_barrier = nullptr, *at_warp = nullptr;
     for (unsigned i = 0; i < block.threads; i++) {
@@ -299,7 +300,11 @@ cudaError_t simt_execute(const char *name, void (*run)(void *), const void *argu
     if (!geometry_fits(grid, shape)) return cudaErrorInvalidConfiguration;
     if (shared > simt_shared_limit()) return cudaErrorInvalidValue;
     std::lock_guard<std::mutex> hold(one_launch);
-    if (!order_chosen && !simt_set_order(nullptr)) return cudaErrorInvalidValue;
+    if (!order_chosen && !simt_set_order(nullptr)) {
+        fprintf(stderr, "simt: SIMT_ORDER=%s: must be forward, reverse, interleaved or random:SEED\n",
+                getenv("SIMT_ORDER"));
+        abort();
+    }
     block.kernel = name;
     block.grid = grid;
     block.shape = shape;

@@ -5,14 +5,21 @@
 #   SIMT_HEADERS=own   the shim's own CUDA headers even where a toolkit is: kernel tests alone
 
 CXX_WARNINGS := -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers
+# This machine runs what it compiles here. Without contraction the wider registers change no bit.
+SIMT_NATIVE  := $(if $(shell grep -m 1 -w avx2 /proc/cpuinfo 2>/dev/null | grep -w fma),-mavx2 -mfma)
+# This machine runs what it compiles here. Without contraction wider registers change no bit.
+SIMT_NATIVE  := $(if $(shell grep -m 1 -w avx2 /proc/cpuinfo 2>/dev/null | grep -w fma),-mavx2 -mfma)
 # Sibling calls would hide the line that a report names.
 SIMT_BASE    := -std=c++17 -fPIC -fvisibility=hidden -pthread -MMD -MP $(CXX_WARNINGS) -ffp-contract=off \
-                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g
+                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g $(SIMT_NATIVE) $(SIMT_NATIVE)
 TOOLKIT      := $(if $(filter own,$(SIMT_HEADERS)),,$(shell CUDA_HOME=$(CUDA_HOME) tools/cuda-headers.sh))
 CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 # The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call
 # stack. `check` links no sanitizer: tests/simt/check.cc answers the calls.
 WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param=tsan-instrument-func-entry-exit=0)
+ifeq ($(CONFIG)$(findstring clang,$(CXX)),checkclang)
+$(error CONFIG=check: CXX must be g++; clang hides copies of structs from the checker)
+endif
 SIMT_KERNEL_asan  := $(SANITIZE_asan)
 SIMT_KERNEL_tsan  := $(WATCHED)
 SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
@@ -32,6 +39,8 @@ $(O)/obj/%.o: %.cu
 $(O)/obj/tests/simt/%.o: tests/simt/%.cc
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)$(CXX) $(SIMT_BASE) $(SIMT_SHIM_$(CONFIG)) $(CUDA_HEADERS) -c $< -o $@
+
+$(O)/obj/tests/simt/mma.o: SIMT_BASE += -O3 # its loops want vectors
 
 $(O)/obj/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -60,10 +69,11 @@ $(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernel
 # against the real headers.
 ifneq ($(TOOLKIT),)
 STAND_INS    := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_CFLAGS  := -DCOAR_CUDA $(if $(wildcard tests/stand_ins/cudnn*.c),-DCOAR_LIBRARIES_LINKED) $(CUDA_HEADERS)
+CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))
+include tests/plans/plans.mk
 
 $(STAND_INS): CFLAGS += -Wno-deprecated-declarations # the real headers deprecate what the real libraries still have
 

@@ -106,13 +106,15 @@ static uint64_t sum_of(const host_range *h) {
     return sum;
 }
 
+static bool overlap(const host_range *h, const unsigned char *start, size_t size) {
+    return h->start && h->start < start + size && start < h->start + h->size;
+}
+
 /* A pending operation that this one must not be confused with: both use the same host memory and one writes it. */
 static bool is_shared(const host_range *h) {
     for (const struct CUstream_st *s = all_streams; s; s = s->next)
         for (const operation *o = s->head; o; o = o->next)
-            if (o->host.start && o->host.start < h->start + h->size && h->start < o->host.start + o->host.size &&
-                (o->host.written || h->written))
-                return true;
+            if (overlap(&o->host, h->start, h->size) && (o->host.written || h->written)) return true;
     return false;
 }
 
@@ -131,10 +133,11 @@ static void check_guard(const operation *o) {
 
 void queue_forbids_release(const char *call, const block *b) {
     if (!b) return;
-    for (const struct CUstream_st *s = all_streams; s; s = s->next)
+    for (const struct CUstream_st *s = all_streams; s; s = s->next) {
+        if (the_machine.device[s->device].error != cudaSuccess) continue; /* its work will never run */
         for (const operation *o = s->head; o; o = o->next)
-            if (o->host.start && o->host.start < b->start + b->size && b->start < o->host.start + o->host.size)
-                misuse(call, "a copy of allocation %u is pending", b->serial);
+            if (overlap(&o->host, b->start, b->size)) misuse(call, "a copy of allocation %u is pending", b->serial);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------ execution */

@@ -8,10 +8,6 @@
 
 #include "backend/cuda/cuda.h"
 
-static cuda_fit *self(fit_device *d) {
-    return (cuda_fit *)d;
-}
-
 static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
@@ -24,7 +20,8 @@ coar_status cuda_fit_enter(const cuda_fit *f) {
 }
 
 size_t cuda_fit_room(const cuda_fit *f) {
-    const size_t resident = 2 * f->side * f->side * sizeof(double);
+    const size_t matrices = (f->matrix != NULL) + (size_t)(f->factor != NULL);
+    const size_t resident = matrices * f->side * f->side * sizeof(double) + f->held_bytes;
     return resident < f->allowed ? f->allowed - resident : 0;
 }
 
@@ -74,23 +71,24 @@ typedef struct gram_block {
     size_t row, rows, column, columns;
 } gram_block;
 
-/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place, and mirrored. Staging
- * holds a row: a matrix that a device has memory for has far fewer columns. */
-static coar_status download(cuda_fit *f, const int32_t *counts, size_t width, size_t first, const gram_block *b,
-                            size_t n, int64_t *gram) {
-    const size_t step = CUDA_FIT_STAGING / width;
+/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place; mirrored too when the block
+ * is not its own mirror image. Staging holds a row: a matrix that a device has memory for has far fewer columns. */
+static coar_status download(cuda_fit *f, const int32_t *counts, size_t width, const gram_block *b, size_t n,
+                            int64_t *gram) {
+    const bool diagonal = b->row == b->column;
+    const size_t first = diagonal ? 0 : b->rows, step = CUDA_FIT_STAGING / width;
     for (size_t i0 = 0; i0 < b->rows; i0 += step) {
         const size_t rows = smaller(step, b->rows - i0);
         TRY_CUDA(cudaMemcpyAsync(f->staging, counts + i0 * width, rows * width * sizeof *counts, cudaMemcpyDeviceToHost,
                                  f->stream),
                  "the fit: download of the Gram matrix");
         TRY_CUDA(cudaStreamSynchronize(f->stream), "the fit: Gram matrix of %zu vectors", width);
+        const int32_t *block = f->staging + first;
+        int64_t *to = gram + (b->row + i0) * n + b->column, *mirror = gram + b->column * n + b->row + i0;
         for (size_t i = 0; i < rows; i++)
-            for (size_t k = 0; k < b->columns; k++) {
-                const int64_t common = f->staging[i * width + first + k];
-                gram[(b->row + i0 + i) * n + b->column + k] = common;
-                gram[(b->column + k) * n + b->row + i0 + i] = common;
-            }
+            for (size_t k = 0; k < b->columns; k++) to[i * n + k] = block[i * width + k];
+        for (size_t k = 0; k < b->columns && !diagonal; k++)
+            for (size_t i = 0; i < rows; i++) mirror[k * n + i] = block[i * width + k];
     }
     return COAR_OK;
 }
@@ -109,12 +107,12 @@ static coar_status count_block(cuda_fit *f, const gram_memory *m, const uint64_t
                  "the fit: upload of masks");
     TRY_CUDA(gpu_gram_launch(m->bits, (uint32_t)width, (uint32_t)(2 * stride), m->gram, f->stream),
              "the fit: Gram matrix of %zu vectors of %zu words", width, 2 * stride);
-    return download(f, m->gram, width, diagonal ? 0 : b->rows, b, n, gram);
+    return download(f, m->gram, width, b, n, gram);
 }
 
 /* Words of 64 bits are two of 32, the lower one first: hosts of CUDA are little-endian. */
 static coar_status cuda_fit_gram(fit_device *d, const uint64_t *words, size_t count, size_t stride, int64_t *gram) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     size_t panel = count, most = count; /* vectors of a panel, and on the device at once */
     arena measure = {0}, scratch;
     gram_memory m;
@@ -175,7 +173,7 @@ static coar_status copy_columns(cuda_fit *f, void *to, size_t to_pitch, const vo
 
 static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t count, size_t stride,
                                   const int64_t *fixed, size_t length, size_t E, int64_t *cross) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     size_t vectors = count, examples = E;
     arena measure = {0}, scratch;
     cross_memory m;
@@ -205,7 +203,7 @@ static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t c
 /* ------------------------------------------------------------------------------------------------ create */
 
 static void cuda_fit_destroy(fit_device *d) {
-    cuda_fit *f = self(d);
+    cuda_fit *f = cuda_fit_self(d);
     (void)cudaSetDevice(f->device); /* nothing to report to: what follows frees as far as it can */
     if (f->stream) (void)cudaStreamSynchronize(f->stream);
     cuda_fit_close_algebra(f);
@@ -222,6 +220,10 @@ static const fit_device_interface interface = {
     .solve = cuda_fit_solve,
     .norms = cuda_fit_norms,
     .eigenvectors = cuda_fit_eigenvectors,
+    .rotate = cuda_fit_rotate,
+    .coordinates = cuda_fit_coordinates,
+    .hold = cuda_fit_hold,
+    .product = cuda_fit_product,
     .destroy = cuda_fit_destroy,
 };
 

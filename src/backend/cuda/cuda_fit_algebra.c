@@ -16,6 +16,7 @@
  */
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/error.h"
+#include "kernels/cuda/kernels.h"
 
 /* A correction larger than this fraction of the largest weight is no rounding error: matrices whose condition number would allow
  * it (above 1e10) are not solved by Cholesky. */
@@ -53,8 +54,15 @@ static void drop_matrices(cuda_fit *f) {
     f->side = 0;
 }
 
+static void drop_held(cuda_fit *f) {
+    if (f->held) (void)cudaFree(f->held);
+    f->held = NULL;
+    f->held_bytes = 0;
+}
+
 void cuda_fit_close_algebra(cuda_fit *f) {
     drop_matrices(f);
+    drop_held(f);
     if (f->blas) (void)f->cublas->cublasDestroy_v2(f->blas);
     if (f->solver) (void)f->cusolver->cusolverDnDestroy(f->solver);
 }
@@ -71,43 +79,46 @@ static coar_status finish(cuda_fit *f, const char *what) {
 
 /* ------------------------------------------------------------------------------------------------ factor */
 
-static coar_status make_matrices(cuda_fit *f, size_t n) {
-    const size_t bytes = n * n * sizeof(double);
+/* A matrix, and on request its factor; uploads the matrix. */
+static coar_status make_matrices(cuda_fit *f, const double *matrix, size_t n, bool factor) {
+    const size_t bytes = n * n * sizeof(double), all = (factor ? 2 : 1) * bytes;
     void *memory;
     drop_matrices(f);
     cuda_fit_drop_scratch(f); /* counting left it large */
-    if (2 * bytes > f->allowed)
+    if (all > cuda_fit_room(f))
         return status_set(COAR_ERROR_MEMORY,
-                          "the fit: two %zu x %zu matrices need %.0f MiB of device memory, and may take %.0f MiB: give "
-                          "more --memory, or --backend cpu",
-                          n, n, 2 * (double)bytes / 1048576, (double)f->allowed / 1048576);
+                          "the fit: %s of %zu x %zu need %.0f MiB of device memory, and may take %.0f MiB: give more "
+                          "--memory, or --backend cpu",
+                          factor ? "matrix and factor" : "eigenvectors", n, n, (double)all / 1048576,
+                          (double)cuda_fit_room(f) / 1048576);
     f->side = n;
     TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for a matrix", bytes >> 20);
     f->matrix = memory;
+    TRY(copy(f, f->matrix, matrix, n * n, cudaMemcpyHostToDevice));
+    if (!factor) return COAR_OK;
     TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for its factor", bytes >> 20);
     f->factor = memory;
-    return COAR_OK;
+    return copy(f, f->factor, f->matrix, n * n, cudaMemcpyDeviceToDevice);
 }
 
 /* What a call of cuSOLVER works in. */
 typedef struct solver_memory {
-    double *matrix, *value; /* eigenvectors only */
-    double *work;           /* [size] */
+    double *value; /* [values] */
+    double *work;  /* [size] */
     int *info;
 } solver_memory;
 
-static void solver_place(arena *arena, size_t side, int size, solver_memory *m) {
-    arena_place(arena, side * side, sizeof *m->matrix, &m->matrix);
-    arena_place(arena, side, sizeof *m->value, &m->value);
+static void solver_place(arena *arena, size_t values, int size, solver_memory *m) {
+    arena_place(arena, values, sizeof *m->value, &m->value);
     arena_place(arena, (size_t)size, sizeof *m->work, &m->work);
     arena_place(arena, 1, sizeof *m->info, &m->info);
 }
 
-static coar_status solver_scratch(cuda_fit *f, size_t side, int size, const char *what, solver_memory *m) {
+static coar_status solver_scratch(cuda_fit *f, size_t values, int size, const char *what, solver_memory *m) {
     arena measure = {0}, scratch;
-    solver_place(&measure, side, size, m);
+    solver_place(&measure, values, size, m);
     TRY(cuda_fit_scratch(f, &measure, what, &scratch));
-    solver_place(&scratch, side, size, m);
+    solver_place(&scratch, values, size, m);
     return COAR_OK;
 }
 
@@ -120,14 +131,12 @@ static coar_status read_info(cuda_fit *f, const int *device_info, const char *wh
 }
 
 coar_status cuda_fit_factor(fit_device *d, double *matrix, size_t n, bool *positive) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)n;
     int size, info;
     solver_memory m;
     TRY(cuda_fit_enter(f));
-    TRY(make_matrices(f, n));
-    TRY(copy(f, f->matrix, matrix, n * n, cudaMemcpyHostToDevice));
-    TRY(copy(f, f->factor, f->matrix, n * n, cudaMemcpyDeviceToDevice));
+    TRY(make_matrices(f, matrix, n, true));
     TRY_SOLVER(f, cusolverDnDpotrf_bufferSize, CUBLAS_FILL_MODE_UPPER, side, f->factor, side, &size);
     TRY(solver_scratch(f, 0, size, "a Cholesky factor", &m));
     TRY_SOLVER(f, cusolverDnDpotrf, CUBLAS_FILL_MODE_UPPER, side, f->factor, side, m.work, size, m.info);
@@ -179,7 +188,7 @@ static void solve_place(arena *arena, size_t count, double **x, double **residua
 }
 
 coar_status cuda_fit_solve(fit_device *d, double *right, size_t E) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, minus_one = -1;
     const int n = (int)f->side, width = (int)E;
     const size_t count = f->side * E;
@@ -211,7 +220,7 @@ static void norms_place(arena *arena, size_t count, size_t n, double **rows, dou
 /* Rows [count][n] are n x count: U'^-1 from the left; then the product of each column with itself, as a batch of 1 x 1
  * matrices. */
 coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, double *squares) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const double one = 1, zero = 0;
     const int n = (int)f->side, width = (int)count;
     arena measure = {0}, scratch;
@@ -232,24 +241,129 @@ coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, doub
 /* ------------------------------------------------------------------------------------------ eigenvectors */
 
 coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, double *value) {
-    cuda_fit *f = (cuda_fit *)d;
+    cuda_fit *f = cuda_fit_self(d);
     const int side = (int)p;
     int size, info;
     solver_memory m;
     TRY(cuda_fit_enter(f));
-    drop_matrices(f);
-    TRY(solver_scratch(f, p, 0, "eigenvectors", &m)); /* the question about the workspace names the matrix */
-    TRY_SOLVER(f, cusolverDnDsyevd_bufferSize, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, m.matrix, side,
+    TRY(make_matrices(f, matrix, p, false));
+    TRY(solver_scratch(f, p, 0, "eigenvectors", &m)); /* the question about the workspace names the eigenvalues */
+    TRY_SOLVER(f, cusolverDnDsyevd_bufferSize, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, f->matrix, side,
                m.value, &size);
     TRY(solver_scratch(f, p, size, "eigenvectors", &m));
-    TRY(copy(f, m.matrix, matrix, p * p, cudaMemcpyHostToDevice));
-    TRY_SOLVER(f, cusolverDnDsyevd, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, m.matrix, side, m.value,
+    TRY_SOLVER(f, cusolverDnDsyevd, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, f->matrix, side, m.value,
                m.work, size, m.info);
     TRY(read_info(f, m.info, "eigenvectors", &info));
     if (info > 0)
         return status_set(COAR_ERROR_INTERNAL, "the fit: the eigenvectors of a %d x %d matrix did not converge (%d)",
                           side, side, info);
-    TRY(copy(f, matrix, m.matrix, p * p, cudaMemcpyDeviceToHost)); /* its columns are rows here */
+    TRY(copy(f, matrix, f->matrix, p * p, cudaMemcpyDeviceToHost)); /* its columns are rows here */
     TRY(copy(f, value, m.value, p, cudaMemcpyDeviceToHost));
     return finish(f, "download of eigenvectors");
+}
+
+typedef struct pair_memory {
+    double *in, *out;
+} pair_memory;
+
+static void pair_place(arena *arena, size_t in, size_t out, pair_memory *m) {
+    arena_place(arena, in, sizeof *m->in, &m->in);
+    arena_place(arena, out, sizeof *m->out, &m->out);
+}
+
+/* Scratch for `in` and `out` doubles; the former are uploaded. */
+static coar_status pair_scratch(cuda_fit *f, const double *x, size_t in, size_t out, pair_memory *m) {
+    arena measure = {0}, scratch;
+    pair_place(&measure, in, out, m);
+    TRY(cuda_fit_scratch(f, &measure, "a product with eigenvectors", &scratch));
+    pair_place(&scratch, in, out, m);
+    return copy(f, m->in, x, in, cudaMemcpyHostToDevice);
+}
+
+/* Column-major, the last r eigenvectors are a matrix B of p x r: out (E x r) = x (E x p) B, or back, out (E x p) = x (E x r) B'. */
+coar_status cuda_fit_rotate(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;
+    const size_t from = back ? r : f->side, to = back ? f->side : r;
+    pair_memory m;
+    TRY(cuda_fit_enter(f));
+    TRY(pair_scratch(f, x, from * E, to * E, &m));
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_N, back ? CUBLAS_OP_T : CUBLAS_OP_N, (int)E, (int)to, (int)from, &one, m.in,
+             (int)E, basis, (int)f->side, &zero, m.out, (int)E);
+    TRY(copy(f, out, m.out, to * E, cudaMemcpyDeviceToHost));
+    return finish(f, "product with eigenvectors");
+}
+
+/* out (r x count) = B' rows (p x count) */
+coar_status cuda_fit_coordinates(fit_device *d, size_t r, const double *rows, size_t count, double *out) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;
+    const int side = (int)f->side;
+    pair_memory m;
+    TRY(cuda_fit_enter(f));
+    TRY(pair_scratch(f, rows, f->side * count, r * count, &m));
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_T, CUBLAS_OP_N, (int)r, (int)count, side, &one, basis, side, m.in, side,
+             &zero, m.out, (int)r);
+    TRY(copy(f, out, m.out, r * count, cudaMemcpyDeviceToHost));
+    return finish(f, "coordinates along eigenvectors");
+}
+
+/* ---------------------------------------------------------------------------------------------- products */
+
+coar_status cuda_fit_hold(fit_device *d, const double *right, size_t length, size_t E) {
+    cuda_fit *f = cuda_fit_self(d);
+    const size_t bytes = length * E * sizeof(double);
+    TRY(cuda_fit_enter(f));
+    if (bytes > f->held_bytes) {
+        void *memory;
+        drop_held(f);
+        cuda_fit_drop_scratch(f); /* it may have taken what is wanted here */
+        if (bytes > cuda_fit_room(f))
+            return status_set(
+                COAR_ERROR_MEMORY,
+                "the fit: %zu x %zu numbers need %.0f MiB of device memory, and may take %.0f MiB: give more "
+                "--memory, or --backend cpu",
+                length, E, (double)bytes / 1048576, (double)cuda_fit_room(f) / 1048576);
+        TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for products", bytes >> 20);
+        f->held = memory;
+        f->held_bytes = bytes;
+    }
+    f->held_length = length;
+    f->held_width = E;
+    TRY(copy(f, f->held, right, length * E, cudaMemcpyHostToDevice));
+    return finish(f, "upload for products");
+}
+
+/* Vectors as bits and as numbers, and their product with the held matrix. */
+typedef struct product_memory {
+    uint32_t *bits;
+    double *rows, *product;
+} product_memory;
+
+static void product_place(arena *arena, size_t count, size_t words, size_t length, size_t width, product_memory *m) {
+    arena_place(arena, count * words, sizeof *m->bits, &m->bits);
+    arena_place(arena, count * length, sizeof *m->rows, &m->rows);
+    arena_place(arena, count * width, sizeof *m->product, &m->product);
+}
+
+/* Column-major: product (E x count) = held (E x length) rows (length x count). */
+coar_status cuda_fit_product(fit_device *d, const uint64_t *words, size_t count, size_t stride, double *product) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0;
+    const int length = (int)f->held_length, width = (int)f->held_width;
+    arena measure = {0}, scratch;
+    product_memory m;
+    TRY(cuda_fit_enter(f));
+    product_place(&measure, count, 2 * stride, f->held_length, f->held_width, &m);
+    TRY(cuda_fit_scratch(f, &measure, "a product of masks", &scratch));
+    product_place(&scratch, count, 2 * stride, f->held_length, f->held_width, &m);
+    TRY_CUDA(cudaMemcpyAsync(m.bits, words, count * stride * sizeof *words, cudaMemcpyHostToDevice, f->stream),
+             "the fit: upload of masks");
+    TRY_CUDA(
+        gpu_expand_bits_launch(m.bits, (uint32_t)count, (uint32_t)(2 * stride), (uint32_t)length, m.rows, f->stream),
+        "the fit: %zu vectors of %d bits as numbers", count, length);
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_N, CUBLAS_OP_N, width, (int)count, length, &one, f->held, width, m.rows,
+             length, &zero, m.product, width);
+    TRY(copy(f, product, m.product, count * f->held_width, cudaMemcpyDeviceToHost));
+    return finish(f, "product of masks");
 }

@@ -59,8 +59,9 @@ static coar_status own_launch(const cuda_backend *b, const cuda_layer *layer, co
     (void)b;
     const cudaError_t error = gpu_conv_launch(c, layer->form, stream);
     if (error == cudaSuccess) return COAR_OK;
-    return cuda_error(error, "layer '%s': kernel '%s' on a batch of %u", layer->op->name,
-                      gpu_conv_form(c->type, layer->form), c->pairs);
+    return cuda_error(error, "layer '%s': kernel '%s', %u x %u x %u to %u x %u x %u, batch of %u (compute stream)",
+                      layer->op->name, gpu_conv_form(c->type, layer->form), c->in_h, c->in_w, c->in_channels, c->out_h,
+                      c->out_w, c->out_channels, c->pairs);
 }
 
 const cuda_engine cuda_engine_own = {

@@ -120,8 +120,6 @@ NO_DEVICE(cuOccupancyMaxActiveClusters)
 NO_DEVICE(cuTensorMapEncodeTiled)
 NO_DEVICE(cuTensorMapEncodeIm2col)
 
-typedef void function(void);
-
 #undef cuGetProcAddress
 CUresult cuGetProcAddress(const char *name, void **address, int version, cuuint64_t flags);
 CUresult cuGetProcAddress_v2(const char *name, void **address, int version, cuuint64_t flags,
@@ -135,7 +133,7 @@ CUresult cuGetProcAddress_v2(const char *name, void **address, int version, cuui
     const bool newest = !strcmp(name, "cuGetProcAddress") && version >= 12000;
     *address = self ? dlsym(self, newest ? "cuGetProcAddress_v2" : name) : NULL;
     if (!*address) {
-        function *none = (function *)no_device;
+        CUresult (*const none)(void) = no_device;
         memcpy(address, &none, sizeof none); /* ISO C has no conversion between the two kinds of pointer */
     }
     if (result) *result = CU_GET_PROC_ADDRESS_SUCCESS;
