@@ -1,7 +1,7 @@
 /*
- * choose.c - the timed choice with a clock that the test sets: the fastest form that computes the layer wins, close ones go to
- * our kernels, wrong ones are found out; the cache file makes the second job start at once, and whatever is wrong with it
- * costs a line in the log and nothing else.
+ * choose.c - the timed choice with a clock that the test sets: the fastest form that computes the layer wins, close
+ * ones go to our kernels, wrong ones are found out; the cache file makes the second job start at once, and whatever
+ * is wrong with it costs a line in the log and nothing else.
  */
 #include "backend/cuda/cuda_choose.h"
 #include "backend/cuda/cuda_plan_cache.h"

@@ -1,6 +1,6 @@
 /*
- * cublaslt.c - linear layers by cuBLASLt: every algorithm that is proposed computes the layer with every epilogue in every
- * precision, its text makes the same algorithm again, and texts that are none are refused.
+ * cublaslt.c - linear layers by cuBLASLt: every algorithm that is proposed computes the layer with every epilogue in
+ * every precision, its text makes the same algorithm again, and texts that are none are refused.
  */
 #include "layer_case.h"
 #include "stand_ins/stand_ins.h"

@@ -1,7 +1,7 @@
 /*
- * cudnn.c - convolutions and linear layers by cuDNN's graphs: every engine that is proposed computes the layer with every
- * epilogue; engines whose sums are not what they should be are never proposed; a form's text makes the same plan again; and
- * without engines there are no candidates, whatever the status says.
+ * cudnn.c - convolutions and linear layers by cuDNN's graphs: every engine that is proposed computes the layer with
+ * every epilogue; engines whose sums are not what they should be are never proposed; a form's text makes the same
+ * plan again; and without engines there are no candidates, whatever the status says.
  */
 #include "backend/cuda/cuda_libraries.h"
 #include "layer_case.h"
@@ -239,7 +239,8 @@ static void failures(void) {
     status_clear();
 }
 
-/* The n-th call of each function fails, for every n until the work succeeds: nothing is left behind, and nothing is used. */
+/* The n-th call of each function fails, for every n until the work succeeds: nothing is left behind, and nothing is
+ * used. */
 static void every_call_fails(void) {
     static const char *const calls[] = {"cudnnBackendCreateDescriptor", "cudnnBackendSetAttribute",
                                         "cudnnBackendFinalize", "cudnnBackendGetAttribute"};

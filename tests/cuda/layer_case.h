@@ -1,6 +1,6 @@
 /*
- * layer_case.h - one layer with random numbers on the device and its result computed in double on the host, straight from the
- * definition in kernels.h: what a form of a library is compared with.
+ * layer_case.h - one layer with random numbers on the device and its result computed in double on the host, straight
+ * from the definition in kernels.h: what a form of a library is compared with.
  */
 #ifndef COAR_TESTS_CUDA_LAYER_CASE_H
 #define COAR_TESTS_CUDA_LAYER_CASE_H
@@ -38,8 +38,8 @@ static inline void *layer_upload(layer_case *l, const void *host, size_t bytes) 
     return device;
 }
 
-/* [rows][stride], `width` of each row random; as stored to the device, as rounded to *values. tf32 operands are exact in
- * bf16, so that the products are the same whatever rounds them. */
+/* [rows][stride], `width` of each row random; as stored to the device, as rounded to *values. tf32 operands are exact
+ * in bf16, so that the products are the same whatever rounds them. */
 static inline void *layer_values(layer_case *l, gpu_type type, size_t rows, size_t width, size_t stride,
                                  float **values) {
     const size_t count = rows * stride;

@@ -1,6 +1,6 @@
 /*
- * library_plan.c - a network whose plan has forms of cuDNN, cuBLASLt and our own: its outputs are those of our own kernels, do
- * not depend on which pairs are computed beside them, and the plan's batch is kept or refused.
+ * library_plan.c - a network whose plan has forms of cuDNN, cuBLASLt and our own: its outputs are those of our own
+ * kernels, do not depend on which pairs are computed beside them, and the plan's batch is kept or refused.
  */
 #include "backend/cuda/cuda_library_engine.h"
 #include "engines.h"

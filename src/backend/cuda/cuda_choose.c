@@ -61,7 +61,8 @@ static coar_status time_replays(const event_clock *clock, cudaGraphExec_t launch
     return COAR_OK;
 }
 
-/* One replay first: it warms up, and tells how many are worth a millisecond, which the events' half microsecond does not blur. */
+/* One replay first: it warms up, and tells how many are worth a millisecond, which the events' half microsecond does
+ * not blur. */
 static coar_status time_by_events(void *context, const char *form, uint32_t splits, cudaGraphExec_t launch,
                                   cudaStream_t stream, float *milliseconds) {
     enum { REPLAYS_MAX = 20 };
@@ -91,7 +92,8 @@ static coar_status add_candidate(race *r, const char *text, uint32_t splits) {
     return COAR_OK;
 }
 
-/* Partial sums pay where a launch has too few blocks for the device: fewer than two 64x64 tiles for each multiprocessor. */
+/* Partial sums pay where a launch has too few blocks for the device: fewer than two 64x64 tiles for each
+ * multiprocessor. */
 static uint32_t most_splits(const race *r) {
     const gpu_conv *c = &r->layer->conv;
     const uint64_t tile = 64, rows = (uint64_t)c->pairs * c->out_h * c->out_w;
@@ -210,8 +212,8 @@ static coar_status run_rounds(race *r) {
     return COAR_OK;
 }
 
-/* Whether the form serves the layer filled with means too: a plan does not say which ablation it is for. For our own kernels,
- * and behind cuBLASLt, a fill changes nothing that could be refused. */
+/* Whether the form serves the layer filled with means too: a plan does not say which ablation it is for. For our own
+ * kernels, and behind cuBLASLt, a fill changes nothing that could be refused. */
 static coar_status check_filled(const race *r, const candidate *c, bool *serves, char why[256]) {
     static const float any = 0;
     gpu_conv filled = r->layer->conv;
@@ -362,8 +364,8 @@ static void log_handles(const cuda_choose_settings *s, const cuda_handles *h) {
     if (h->cublaslt_why[0]) log_info(s->callbacks, "cuBLASLt's forms are no candidates: %s", h->cublaslt_why);
 }
 
-/* Those with an answer in the cache that can still be made; known[i] says which. A cached form that this machine refuses is
- * measured again. */
+/* Those with an answer in the cache that can still be made; known[i] says which. A cached form that this machine
+ * refuses is measured again. */
 static coar_status take_known(const bench_frame *f, const cuda_plan_cache *cache, cuda_choice *layers, size_t count,
                               bool *known) {
     coar_status status = COAR_OK;

@@ -123,8 +123,8 @@ static bool choice_parse(const char *text, engine_choice *e) {
 
 /* ------------------------------------------------------------------------------------------ propositions */
 
-/* Reads up to `max` values of an attribute; the number read, 0 after a failure. cuDNN counts those that there are, which may
- * be more than it wrote. */
+/* Reads up to `max` values of an attribute; the number read, 0 after a failure. cuDNN counts those that there are,
+ * which may be more than it wrote. */
 static int64_t read_attribute(cudnn_list *l, cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                               cudnnBackendAttributeType_t type, int64_t max, void *values) {
     int64_t count = 0;

@@ -69,7 +69,8 @@ typedef struct extent {
     int64_t n, h, w, channels;
 } extent;
 
-/* Every pointer is aligned to 256 bytes, so what a row's length leaves is what vectors may use; 16 bytes are the widest. */
+/* Every pointer is aligned to 256 bytes, so what a row's length leaves is what vectors may use; 16 bytes are the
+ * widest. */
 static int64_t row_alignment(int64_t channels, cudnnDataType_t type) {
     const int64_t bytes = channels * (type == CUDNN_DATA_FLOAT ? 4 : 2);
     return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : 4;

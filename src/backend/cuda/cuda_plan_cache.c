@@ -104,7 +104,8 @@ static cJSON *parse_layers(const char *text, size_t size, const char *device_cla
     return NULL;
 }
 
-/* The layers of the file; NULL when there is none that can be read, and then `why` names what is wrong ("" = no file). */
+/* The layers of the file; NULL when there is none that can be read, and then `why` names what is wrong ("" = no
+ * file). */
 static cJSON *read_layers(const char *path, const char *device_class, char why[512]) {
     file_map map = {0};
     cJSON *layers = NULL;

@@ -27,8 +27,8 @@ struct cuda_trial {
 
 /* ----------------------------------------------------------------------------------------------- numbers */
 
-/* Uniform in [-1, 1), cut to 8 significant bits and not smaller than 2^-6, so that it is exact in bf16, fp16 and tf32, and
- * stays so when it is scaled by a power of two that fp16 can hold. */
+/* Uniform in [-1, 1), cut to 8 significant bits and not smaller than 2^-6, so that it is exact in bf16, fp16 and
+ * tf32, and stays so when it is scaled by a power of two that fp16 can hold. */
 static float exact_number(uint32_t word) {
     const float smallest = 0x1p-6f;
     float value = (float)(int32_t)word * 0x1p-31f;
