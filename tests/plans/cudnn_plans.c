@@ -65,6 +65,11 @@ static gpu_conv conv_of(const graph *g, const op *o) {
     return c;
 }
 
+/* What is no 1x1 of stride 1 is no matrix product, whatever the network: the patch embedding. */
+static cuda_cudnn_kind kind_of(const gpu_conv *c, cuda_cudnn_kind wish) {
+    return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 ? wish : CUDA_CUDNN_CONV;
+}
+
 static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
     q->count = 0;
     for (size_t i = 0; i < g->op_count; i++) {
@@ -78,7 +83,7 @@ static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
         else if (k < q->count)
             q->list[k].count++;
         else
-            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind};
+            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind_of(&c, kind)};
     }
 }
 
