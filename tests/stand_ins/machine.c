@@ -1,6 +1,6 @@
 /*
- * machine.c - the simulated machine under all stand-ins: settings, the lock, failures on request, reports of misuse, and the
- * libraries' objects. The functions of stand_ins.h are here.
+ * machine.c - the simulated machine under all stand-ins: settings, the lock, failures on request, reports of misuse,
+ * and the libraries' objects. The functions of stand_ins.h are here.
  *
  * Must not know: any call of any library, how memory is protected, how work is ordered.
  */
