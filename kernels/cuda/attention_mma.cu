@@ -14,7 +14,7 @@
  * after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so the weights that
  * are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes out unchanged.
  * P goes from accumulators to operands in registers. At the end y = out(O / l).
- * The order of all sums depends on T and width only. Causal attention would be a template flag of attend_tile (the limit of
+ * The order of all sums depends on T and width only. Causal attention would be a template flag of attend (the limit of
  * a row instead of that of all rows) and an earlier last tile.
  *
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80, 96 or 128, zeros behind), 16-byte
@@ -29,6 +29,9 @@
  */
 #include "kernels/cuda/attention.cuh"
 
+/* Queries of a warp (mma's rows), and keys between two steps of the online softmax: more would not fit in registers. */
+constexpr int WARP_ROWS = 16, SPAN = 32;
+
 /* How a head of WIDTH stored channels is cut up. The same in bytes for all types: a step of mma takes 32 bytes of a row
  * (16 channels of 16 bits, 8 of tf32), a tile has 128 bytes of keys (64 or 32). */
 template <class T, int WIDTH> struct tiling {
@@ -38,28 +41,30 @@ template <class T, int WIDTH> struct tiling {
     static constexpr int TILE_BYTES = KEYS * VECTORS * 16; /* of K; V lies behind it */
     static constexpr int STAGES = 3;
     static constexpr int VECTOR = 16 / sizeof(T); /* elements */
-    /* Registers that a thread holds all along: O, Q and a tile of S.
+    /* Registers that a thread holds all along: O, Q and one step's S.
      * 8 warps x 2 blocks on a multiprocessor leave it 128, 6 x 2 leave 168, 8 x 1 the most there is, 255. */
-    static constexpr int HELD = WIDTH / 2 + STEPS * 4 + KEYS / 2;
-    static constexpr int BLOCKS = HELD <= 104 ? 2 : 1, WARPS = HELD > 80 && HELD <= 104 ? 6 : 8;
+    static constexpr int HELD = WIDTH / 2 + STEPS * 4 + SPAN / 2;
+    static constexpr int BLOCKS = HELD <= 104 ? 2 : 1, WARPS = HELD > 64 && HELD <= 104 ? 6 : 8;
 };
 
-/* mma's rows are queries; a warp has 16, lane l rows l / 4 and l / 4 + 8 of them. */
-constexpr int WARP_ROWS = 16;
-
-/* What a warp knows of its queries: scores' running maximum (scaled) and sum, for both rows of the lane. Sums are over the
- * lane's own columns until the end. */
-struct softmax_state {
-    float largest[2], sum[2];
+/* What a lane holds of its warp's queries: parts of rows lane / 4 and lane / 4 + 8, in mma's layouts (gpu.h). */
+template <class T, int WIDTH> struct query_rows {
+    uint32_t lane, first;                   /* first: the warp's first query */
+    uint32_t q[tiling<T, WIDTH>::STEPS][4]; /* operands */
+    float o[WIDTH / 8][4];                  /* accumulators, by n-tile of 8 channels */
+    float largest[2];                       /* running maximum of a row's scores, times scale */
+    float sum[2];                           /* running sum of the weights in the lane's own columns */
 };
 
 /* ------------------------------------------------------------------------------------------- shared memory */
 
-/* Byte offset of a 16-byte vector in a tile. ldmatrix reads 8 rows at one vector column, and such rows lie VECTORS vectors
- * apart: of the 8 places in a 128-byte line, they meet gcd(VECTORS, 8) less often than they should, which the XOR mends. */
+/* Byte offset of a 16-byte vector in a tile. ldmatrix reads 8 rows at one vector column, which must lie at 8 different
+ * places of a 128-byte line. Rows are VECTORS vectors apart, so that by themselves they take turns at 8 / span places only:
+ * within groups of `span` columns the order is changed, by XOR, from one turn to the next. */
 template <int VECTORS> static GPU_INLINE uint32_t tile_offset(uint32_t row, uint32_t vector) {
     constexpr uint32_t span = VECTORS % 8 == 0 ? 8 : VECTORS % 4 == 0 ? 4 : 2;
-    return (row * VECTORS + vector / span * span + (vector % span ^ row / (8 / span) % span)) * 16;
+    const uint32_t turned = (vector % span) ^ (row / (8 / span) % span);
+    return (row * VECTORS + vector / span * span + turned) * 16;
 }
 
 /* Where a lane points ldmatrix for 16 keys and two vector columns: matrices 0 and 1 are keys 0-7 and 8-15 of the first
@@ -106,70 +111,67 @@ template <int WIDTH> static GPU_INLINE void round_tile(unsigned char *tile) {
 
 /* ------------------------------------------------------------------------------------------------ products */
 
-/* Q as operands of mma, for all steps: words t and t + 4 of the lane's rows, zeros behind T and width. Read straight from
- * memory: each word is needed by one lane only. */
+/* Q for all steps: words t and t + 4 of a row, zeros behind T and width. Read straight from memory: each word is needed by
+ * one lane only. */
 template <class T, int WIDTH>
-static GPU_INLINE void load_queries(const gpu_attention &a, const attention_head &h, uint32_t first, uint32_t lane,
-                                    uint32_t (*q)[4]) {
+static GPU_INLINE void load_queries(const gpu_attention &a, const attention_head &h, query_rows<T, WIDTH> &w) {
     const uint32_t words = a.width * sizeof(T) / 4;
 #pragma unroll
     for (int step = 0; step < tiling<T, WIDTH>::STEPS; step++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint32_t row = first + lane / 4 + i % 2 * 8, word = step * 8 + lane % 4 + i / 2 * 4;
-            const T *from = static_cast<const T *>(a.q) + h.first + row * h.stride;
+            const uint32_t row = w.first + w.lane / 4 + i % 2 * 8, word = step * 8 + w.lane % 4 + i / 2 * 4;
+            const T *from = static_cast<const T *>(a.q) + h.first + (size_t)row * h.stride;
             const bool inside = row < a.tokens && word < words;
-            q[step][i] = inside ? reinterpret_cast<const uint32_t *>(from)[word] : 0;
-            if (sizeof(T) == 4) q[step][i] = round_tf32(__uint_as_float(q[step][i]));
+            const uint32_t value = inside ? reinterpret_cast<const uint32_t *>(from)[word] : 0;
+            w.q[step][i] = sizeof(T) == 4 ? round_tf32(__uint_as_float(value)) : value;
         }
 }
 
-/* s[KEYS / 8][4] = Q K' in the layout of mma's accumulators: s[n] holds keys 8 n + 2 t and the next. Groups of 16 keys
- * behind `keys` are left zero when PARTIAL. */
-template <class T, int WIDTH>
-static GPU_INLINE void score_tile(const uint32_t (*q)[4], const unsigned char *k, uint32_t keys, uint32_t lane,
-                                  float (*s)[4]) {
+/* s[SPAN / 8][4] = Q K' in the layout of mma's accumulators: s[n] holds keys 8 n + 2 t and the next. When PARTIAL,
+ * groups of 16 keys behind `keys` are left zero. */
+template <class T, int WIDTH, bool PARTIAL>
+static GPU_INLINE void score(const query_rows<T, WIDTH> &w, const unsigned char *k, uint32_t keys, float (*s)[4]) {
     using shape = tiling<T, WIDTH>;
 #pragma unroll
-    for (int n = 0; n < shape::KEYS / 8; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+    for (int n = 0; n < SPAN / 8; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
 #pragma unroll
     for (int step = 0; step < shape::STEPS; step++)
 #pragma unroll
-        for (int group = 0; group < shape::KEYS / 16; group++) {
-            if (group * 16 >= (int)keys) continue;
+        for (int group = 0; group < SPAN / 16; group++) {
+            if (PARTIAL && group * 16 >= (int)keys) continue;
             uint32_t b[4];
-            ldmatrix_x4(b, k + matrices_offset<shape::VECTORS>(group, step, lane));
+            ldmatrix_x4(b, k + matrices_offset<shape::VECTORS>(group, step, w.lane));
             const uint32_t even[2] = {b[0], b[2]}, odd[2] = {b[1], b[3]};
-            mma(s[group * 2], q[step], even, T{});
-            mma(s[group * 2 + 1], q[step], odd, T{});
+            mma(s[group * 2], w.q[step], even, T{});
+            mma(s[group * 2 + 1], w.q[step], odd, T{});
         }
 }
 
 /* o += P V for 16 keys of 16-bit types, in one step. P = s rounded: accumulators of two n-tiles are the operand's quarters. */
 template <class T, int WIDTH>
-static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane,
-                                 float (*o)[4], float sum[2], T) {
+static GPU_INLINE void mix_group(query_rows<T, WIDTH> &w, const float (*s)[4], const unsigned char *v, uint32_t group) {
     using shape = tiling<T, WIDTH>;
     uint32_t p[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         p[i] = pack2<T>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]);
-        sum[i % 2] += to_float(T{(uint16_t)p[i]}) + to_float(T{(uint16_t)(p[i] >> 16)});
+        w.sum[i % 2] += to_float(T{(uint16_t)p[i]}) + to_float(T{(uint16_t)(p[i] >> 16)});
     }
 #pragma unroll
     for (int n = 0; n < WIDTH / 16; n++) {
         uint32_t b[4];
-        ldmatrix_x4_transposed(b, v + matrices_offset<shape::VECTORS>(group, n, lane));
-        mma(o[n * 2], p, b, T{});
-        mma(o[n * 2 + 1], p, b + 2, T{});
+        ldmatrix_x4_transposed(b, v + matrices_offset<shape::VECTORS>(group, n, w.lane));
+        mma(w.o[n * 2], p, b, T{});
+        mma(w.o[n * 2 + 1], p, b + 2, T{});
     }
 }
 
 /* The same for tf32, 8 keys a step. A lane's accumulators are keys 2 t and 2 t + 1, its operand is columns t and t + 4: the
  * sum over keys may run in any order, so columns t and t + 4 are said to be keys 2 t and 2 t + 1, in P and V alike. */
-template <class, int WIDTH>
-static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, uint32_t group, uint32_t lane,
-                                 float (*o)[4], float sum[2], tf32) {
+template <int WIDTH>
+static GPU_INLINE void mix_group(query_rows<tf32, WIDTH> &w, const float (*s)[4], const unsigned char *v,
+                                 uint32_t group) {
     using shape = tiling<tf32, WIDTH>;
 #pragma unroll
     for (int half_group = 0; half_group < 2; half_group++) {
@@ -177,9 +179,9 @@ static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, ui
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             p[i] = round_tf32(s[half_group][i % 2 * 2 + i / 2]);
-            sum[i % 2] += __uint_as_float(p[i]);
+            w.sum[i % 2] += __uint_as_float(p[i]);
         }
-        const uint32_t row = group * 16 + half_group * 8 + lane % 4 * 2, element = lane / 4;
+        const uint32_t row = group * 16 + half_group * 8 + w.lane % 4 * 2, element = w.lane / 4;
 #pragma unroll
         for (int n = 0; n < WIDTH / 8; n++) {
             uint32_t b[2];
@@ -189,7 +191,7 @@ static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, ui
                 const uint32_t at = i ? (even ^ 16) + shape::VECTORS * 16 : even;
                 b[i] = *reinterpret_cast<const uint32_t *>(v + at);
             }
-            mma(o[n], p, b, tf32{});
+            mma(w.o[n], p, b, tf32{});
         }
     }
 }
@@ -206,47 +208,44 @@ static GPU_INLINE float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/* s becomes exp(s - largest so far); rescale[2]: what everything before must be multiplied by. */
-template <int TILES>
-static GPU_INLINE void softmax_step(float (*s)[4], float scale, softmax_state *state, float rescale[2]) {
+/* s becomes exp(s - largest so far), and what was summed up before is brought to the new largest. */
+template <class T, int WIDTH> static GPU_INLINE void softmax_step(query_rows<T, WIDTH> &w, float scale, float (*s)[4]) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float largest = -INFINITY;
 #pragma unroll
-        for (int n = 0; n < TILES; n++) largest = fmaxf(largest, fmaxf(s[n][r * 2], s[n][r * 2 + 1]));
-        largest = fmaxf(state->largest[r], quad_max(largest) * scale);
-        rescale[r] = exp2f(state->largest[r] - largest);
-        state->largest[r] = largest;
-        state->sum[r] *= rescale[r];
+        for (int n = 0; n < SPAN / 8; n++) largest = fmaxf(largest, fmaxf(s[n][r * 2], s[n][r * 2 + 1]));
+        largest = fmaxf(w.largest[r], quad_max(largest) * scale);
+        const float rescale = exp2f(w.largest[r] - largest);
+        w.largest[r] = largest;
+        w.sum[r] *= rescale;
 #pragma unroll
-        for (int n = 0; n < TILES; n++)
+        for (int e = r * 2; e < r * 2 + 2; e++) {
 #pragma unroll
-            for (int e = r * 2; e < r * 2 + 2; e++) s[n][e] = exp2f(fmaf(s[n][e], scale, -largest));
+            for (int n = 0; n < WIDTH / 8; n++) w.o[n][e] *= rescale;
+#pragma unroll
+            for (int n = 0; n < SPAN / 8; n++) s[n][e] = exp2f(fmaf(s[n][e], scale, -largest));
+        }
     }
 }
 
-/* One tile of keys, of which the first `keys` exist (all of them unless PARTIAL). */
-template <class T, int WIDTH>
-static GPU_INLINE void attend_tile(const uint32_t (*q)[4], const unsigned char *tile, uint32_t keys, float scale,
-                                   uint32_t lane, softmax_state *state, float (*o)[4]) {
+/* SPAN keys of a tile, of which the first `keys` exist: all of them unless PARTIAL. */
+template <bool PARTIAL, class T, int WIDTH>
+static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile, uint32_t keys, float scale) {
     using shape = tiling<T, WIDTH>;
-    float s[shape::KEYS / 8][4], rescale[2];
-    score_tile<T, WIDTH>(q, tile, keys, lane, s);
-    if (keys < shape::KEYS)
+    float s[SPAN / 8][4];
+    score<T, WIDTH, PARTIAL>(w, tile, keys, s);
+    if (PARTIAL)
 #pragma unroll
-        for (int n = 0; n < shape::KEYS / 8; n++)
+        for (int n = 0; n < SPAN / 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                if (n * 8 + lane % 4 * 2 + e % 2 >= keys) s[n][e] = -INFINITY;
-    softmax_step<shape::KEYS / 8>(s, scale, state, rescale);
+                if (n * 8 + w.lane % 4 * 2 + e % 2 >= keys) s[n][e] = -INFINITY;
+    softmax_step(w, scale, s);
 #pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) o[n][e] *= rescale[e / 2];
-#pragma unroll
-    for (int group = 0; group < shape::KEYS / 16; group++) {
-        if (group * 16 >= (int)keys) continue;
-        mix_group<T, WIDTH>(s + group * 2, tile + shape::TILE_BYTES, group, lane, o, state->sum, T{});
+    for (int group = 0; group < SPAN / 16; group++) {
+        if (PARTIAL && group * 16 >= (int)keys) continue;
+        mix_group(w, s + group * 2, tile + shape::TILE_BYTES, group);
     }
 }
 
@@ -281,63 +280,70 @@ static GPU_INLINE void store_tiles(tf32 *row, const float (*x)[2], uint32_t n, u
 
 /* y = out(o / sum) for the warp's rows. */
 template <class T, int WIDTH>
-static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, uint32_t first, uint32_t lane,
-                                  const float (*o)[4], const softmax_state &state) {
+static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, const query_rows<T, WIDTH> &w) {
     const attention_mask mask = mask_of_head(a, h);
-    const float inverse[2] = {1 / quad_sum(state.sum[0]), 1 / quad_sum(state.sum[1])};
-    const uint32_t row = first + lane / 4;
+    const float inverse[2] = {1 / quad_sum(w.sum[0]), 1 / quad_sum(w.sum[1])};
+    const uint32_t row = w.first + w.lane / 4;
     T *y = static_cast<T *>(a.y) + h.first + (size_t)row * h.stride;
 #pragma unroll
     for (int n = 0; n < WIDTH / 8; n += 2) {
         float x[2][2][2]; /* [row][tile][channel] */
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint32_t channel = (n + i / 2) * 8 + lane % 4 * 2 + i % 2;
+            const uint32_t channel = (n + i / 2) * 8 + w.lane % 4 * 2 + i % 2;
             const channel_mask m = channel < a.width ? mask_of_channel(mask, channel) : channel_mask{0, 0};
 #pragma unroll
-            for (int r = 0; r < 2; r++) x[r][i / 2][i % 2] = masked(m, o[n + i / 2][r * 2 + i % 2] * inverse[r]);
+            for (int r = 0; r < 2; r++) x[r][i / 2][i % 2] = masked(m, w.o[n + i / 2][r * 2 + i % 2] * inverse[r]);
         }
 #pragma unroll
-        for (int r = 0; r < 2; r++) store_tiles(y + r * 8 * h.stride, x[r], n, lane, row + r * 8 < a.tokens, a.width);
+        for (int r = 0; r < 2; r++) store_tiles(y + r * 8 * h.stride, x[r], n, w.lane, row + r * 8 < a.tokens, a.width);
     }
 }
 
 /* ------------------------------------------------------------------------------------------------- kernel */
 
-/* Two blocks of 8 warps on a multiprocessor leave 128 registers a thread: enough up to width 80. */
+template <class T, int WIDTH> static GPU_INLINE unsigned char *stage_of(unsigned char *stages, uint32_t tile) {
+    return stages + tile % tiling<T, WIDTH>::STAGES * 2 * tiling<T, WIDTH>::TILE_BYTES;
+}
+
 template <class T, int WIDTH>
 static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T, WIDTH>::BLOCKS)
     attention_mma_kernel(attention_job job) {
     using shape = tiling<T, WIDTH>;
+    constexpr int SPAN_BYTES = SPAN * shape::VECTORS * 16;
     GPU_DYNAMIC_SHARED(unsigned char, stages);
     const gpu_attention &a = job.a;
     const attention_head h = head_of_block(job);
-    /* by a shuffle, so that the compiler knows that a warp takes one way at every branch on it */
-    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
-    const uint32_t lane = threadIdx.x % 32, first = h.row + warp * WARP_ROWS;
-    const uint32_t tiles = (a.tokens + shape::KEYS - 1) / shape::KEYS;
+    const uint32_t tiles = (a.tokens + shape::KEYS - 1) / shape::KEYS, partial = a.tokens % SPAN;
     for (uint32_t tile = 0; tile < shape::STAGES - 1; tile++) {
-        if (tile < tiles) load_tile<T, WIDTH>(a, h, tile * shape::KEYS, stages + tile * 2 * shape::TILE_BYTES);
+        if (tile < tiles) load_tile<T, WIDTH>(a, h, tile * shape::KEYS, stage_of<T, WIDTH>(stages, tile));
         cp_async_commit();
     }
-    uint32_t q[shape::STEPS][4];
-    load_queries<T, WIDTH>(a, h, first, lane, q);
-    softmax_state state = {{-INFINITY, -INFINITY}, {0, 0}};
-    float o[WIDTH / 8][4] = {};
+    /* The warp's number by a shuffle: so the compiler knows that its lanes take one way at every branch on it. */
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    query_rows<T, WIDTH> w = {};
+    w.lane = threadIdx.x % 32;
+    w.first = h.row + warp * WARP_ROWS;
+    w.largest[0] = w.largest[1] = -INFINITY;
+    load_queries(a, h, w);
+    const unsigned char *span = stages;
     for (uint32_t tile = 0; tile < tiles; tile++) {
-        unsigned char *at = stages + tile % shape::STAGES * 2 * shape::TILE_BYTES;
+        unsigned char *at = stage_of<T, WIDTH>(stages, tile);
         cp_async_wait<shape::STAGES - 2>();
         if constexpr (sizeof(T) == 4) round_tile<WIDTH>(at);
         __syncthreads(); /* the whole tile is there, and nobody reads the one before, whose place is filled next */
         const uint32_t next = tile + shape::STAGES - 1;
-        if (next < tiles)
-            load_tile<T, WIDTH>(a, h, next * shape::KEYS, stages + next % shape::STAGES * 2 * shape::TILE_BYTES);
+        if (next < tiles) load_tile<T, WIDTH>(a, h, next * shape::KEYS, stage_of<T, WIDTH>(stages, next));
         cp_async_commit(); /* also when empty: the wait above counts groups */
-        if (first >= a.tokens) continue;
-        const uint32_t keys = a.tokens - tile * shape::KEYS;
-        attend_tile<T, WIDTH>(q, at, keys, job.scale, lane, &state, o);
+        const uint32_t keys = min(a.tokens - tile * shape::KEYS, shape::KEYS);
+        if (w.first >= a.tokens) continue;
+        span = at;
+#pragma unroll 1
+        for (uint32_t i = 0; i < keys / SPAN; i++, span += SPAN_BYTES) attend<false>(w, span, SPAN, job.scale);
     }
-    if (first < a.tokens) write_rows<T, WIDTH>(a, h, first, lane, o, state);
+    if (w.first >= a.tokens) return;
+    if (partial) attend<true>(w, span, partial, job.scale);
+    write_rows(a, h, w);
 }
 
 /* ------------------------------------------------------------------------------------------------- launch */
