@@ -7,6 +7,13 @@
 
 #include "backend/backend.h"
 
+/* Under a sanitizer everything takes many times as long: tests of many combinations then take one of each kind. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { REDUCED = 1 };
+#else
+enum { REDUCED = 0 };
+#endif
+
 typedef struct engine_options {
     const char *backend, *precision; /* NULL: fp32 */
     const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3 */

@@ -158,8 +158,8 @@ static coar_status read_attribute(const cublaslt_functions *f, const cublasLtMat
     size_t written;
     const bool wide = a->size == sizeof *value;
     void *to = wide ? (void *)value : (void *)&narrow;
-    TRY(cublaslt_status(
-        f, f->cublasLtMatmulAlgoConfigGetAttribute(algorithm, a->attribute, to, a->size, &written), a->name));
+    TRY(cublaslt_status(f, f->cublasLtMatmulAlgoConfigGetAttribute(algorithm, a->attribute, to, a->size, &written),
+                        a->name));
     if (!wide) *value = narrow;
     return COAR_OK;
 }
@@ -275,8 +275,7 @@ size_t cuda_cublaslt_plan_workspace(const cuda_cublaslt_plan *plan) {
     return plan->sums_bytes + plan->own_bytes;
 }
 
-coar_status cuda_cublaslt_launch(const cuda_cublaslt_plan *p, const gpu_conv *c, void *workspace,
-                                 cudaStream_t stream) {
+coar_status cuda_cublaslt_launch(const cuda_cublaslt_plan *p, const gpu_conv *c, void *workspace, cudaStream_t stream) {
     coar_status status = COAR_OK;
     const cublaslt_functions *f = p->l->f;
     const float one = 1, zero = 0;

@@ -17,8 +17,8 @@
 
 #if COAR_HAVE_CUDNN
 
-/* Descriptors under construction. The first failure is kept in `status`, with its message; every later call does nothing,
- * so that a graph is written down as a straight list and tested once. */
+/* Descriptors under construction. The first failure is kept in `status`, with its message; every later call does
+ * nothing, so that a graph is written down as a straight list and tested once. */
 typedef struct cudnn_list {
     const cudnn_functions *f;
     coar_status status;
@@ -52,8 +52,8 @@ enum {
     CUDNN_TENSORS, /* one more than the last */
 };
 
-/* Adds the operation graph of layer c to the list; the bits of *tensors (1 << id) say which tensors it takes. c must pass
- * cuda_cudnn_can. NULL after a failure. */
+/* Adds the operation graph of layer c to the list; the bits of *tensors (1 << id) say which tensors it takes. c must
+ * pass cuda_cudnn_can. NULL after a failure. */
 cudnnBackendDescriptor_t cudnn_graph_build(cudnn_list *l, const gpu_conv *c, cuda_cudnn_kind kind, uint32_t *tensors);
 
 #endif
