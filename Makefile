@@ -62,7 +62,7 @@ UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
 
-.PHONY: all demo test test-quick bench install clean setup binaries units fuzzers format
+.PHONY: all demo test test-quick bench install clean setup binaries roofline units fuzzers format
 
 all: setup
 	@$(MAKE) --no-print-directory binaries
@@ -73,7 +73,7 @@ fuzzers: $(FUZZERS)
 
 # Installs what is missing when run as root; otherwise prints the command that would, and fails.
 setup:
-	@tools/setup.sh
+	@CUDA=$(CUDA) tools/setup.sh
 
 $(O)/libcoar.a: $(OBJECTS)
 	@rm -f $@
@@ -107,6 +107,12 @@ $(O)/fuzz/%: tests/fuzz/%.c $(wildcard tests/*.c) tests/fuzz.h $(O)/libcoar.a
 $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+
+# Tables of docs/gpu.md.
+roofline: $(O)/tools/roofline
+$(O)/tools/%: tools/%.c $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(call say,CC,$@)$(COMPILE) $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 demo: all
 	@tools/demo.sh $(O)

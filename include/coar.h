@@ -155,11 +155,11 @@ typedef struct coar_ablate_options {
     const char *calibration; /* SPEC for `mean`; NULL = the run's examples */
     const char *components;  /* filters, neurons, heads, blocks; NULL = the model's first set */
     const char *only, *except; /* globs over group names */
-    const char *backend;     /* cpu (default), reference */
-    const char *precision;   /* auto (default), fp32 */
+    const char *backend;     /* cuda, cpu, reference; NULL = the fastest present */
+    const char *precision;   /* auto (default), fp32, tf32, bf16, fp16 */
     int exact;               /* no transformed kernels (Winograd) */
     int threads;
-    uint64_t memory;
+    uint64_t memory;         /* bytes; of the host, or with backend cuda of each device. 0 = half of the host's, or what is free */
     const char *plan;        /* a numerics plan to take over: FILE or run.h5 */
     int store_masks;
     int store_f16;
@@ -283,6 +283,16 @@ typedef struct coar_report_options {
 /* One self-contained HTML page. */
 COAR_API coar_status coar_report(const coar_report_options *options);
 
+/* One layer of a network, computed alone in the form that the numerics plan has for it. Valid during the call of `layer`. */
+typedef struct coar_bench_layer {
+    const char *name;       /* "layer1.0.conv2" */
+    const char *shape;      /* "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out, kernel */
+    const char *form;       /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
+    uint32_t splits;        /* partial sums */
+    double seconds;         /* of one launch */
+    double peak_fraction;   /* its dense flops per second of the device's peak; 0 = that is not known */
+} coar_bench_layer;
+
 typedef struct coar_bench_options {
     size_t size;
     const char *model;      /* W.safetensors or an architecture name (random weights) */
@@ -298,6 +308,10 @@ typedef struct coar_bench_options {
     uint64_t memory;
     double seconds;         /* time to measure for; 0 = a few seconds */
     const coar_callbacks *callbacks;
+    const char *plan;       /* a numerics plan to take over: FILE or run.h5 */
+    void (*layer)(void *user, const coar_bench_layer *layer); /* called for every convolution and linear layer; NULL = they are not
+                               timed. Backends that cannot time them are COAR_ERROR_UNSUPPORTED */
+    void *user;             /* handed to `layer` */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
 

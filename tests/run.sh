@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests and prints `N passed, N failed, N skipped` as its last line.
 #   quick  unit tests and goldens
-#   full   also the command line, kills and restarts, sanitizers, fuzz, other readers of our files
+#   full   also the command line, kills and restarts, sanitizers, fuzz, other readers of our files, and the CUDA backend without a
+#          GPU (docs/gpu.md): its kernels over the shim, its host side over stand-ins where there are CUDA's headers
 # Every test is a program that speaks TAP. COAR_SHARED names the folder of larger goldens (absent: those tests are skipped);
 # PYTHON a Python with numpy and h5py.
 set -u
@@ -60,17 +61,51 @@ programs() { # folder, prefix, [names]
     for program in $names; do count "$prefix$program"; done
 }
 
-build() { # configuration, targets...
-    local config=$1
+# Builds into its own folder below build/: without CUDA but for `release`, which has it where nvcc is, and `simt`.
+build() { # configuration, [CUDA=...], targets...
+    local config=$1 log
     shift
-    make --no-print-directory -j"$(nproc)" CONFIG="$config" "$@" >"$logs/build-$config.log" 2>&1 && return
-    grep -E 'error|Error|undefined' "$logs/build-$config.log" | head -n 20
+    log=$logs/build-${*//[^a-zA-Z0-9]/}-$config.log
+    make --no-print-directory -j"$(nproc)" CONFIG="$config" "$@" >"${log:0:200}" 2>&1 && return
+    grep -E 'error|Error|undefined' "${log:0:200}" | head -n 20
     failed=$((failed + 1))
-    echo "not ok - build of $config"
+    echo "not ok - build of $config $*"
+    return 1
 }
 
 # Programs that run on more than one thread or process; the thread sanitizer has nothing to say about the others.
-threaded="core cpu data fit images reference store store_journal store_parts"
+threaded="core cpu data fit images reference selftest store store_journal store_parts workers"
+
+# The CUDA backend without a GPU. Kernels: over the shim; every access checked; under the address sanitizer. Host side: also under the
+# address and the thread sanitizer.
+cuda_without_gpu() {
+    local headers script
+    headers=$(tools/cuda-headers.sh)
+    if ls build/obj/kernels/cuda/*.ptxas >/dev/null 2>&1; then
+        tap kernels/registers "$PYTHON" tools/ptxas_table.py build/obj/kernels/cuda --check
+    else
+        skipped=$((skipped + 1))
+        echo "skipped: kernels/registers: no nvcc, so nothing of ptxas about spilled registers"
+    fi
+    build release CUDA=simt kernel-tests ${headers:+host-tests binaries} || return
+    programs build/simt/tests/simt simt/
+    programs build/simt/tests/kernels kernels/
+    build check CUDA=simt kernel-tests && programs build/simt/check/tests/kernels check/kernels/
+    build asan CUDA=simt kernel-tests ${headers:+host-tests}
+    programs build/simt/asan/tests/kernels asan/kernels/
+    if [ -z "$headers" ]; then
+        skipped=$((skipped + 1))
+        echo "skipped: the CUDA backend's host side: no headers of CUDA's runtime (a toolkit, or tools/cuda-headers.sh install)"
+        return
+    fi
+    programs build/simt/tests cuda/
+    programs build/simt/asan/tests asan/cuda/
+    build release CUDA=simt plan-tests && tap cudnn_plans build/simt/plans/cudnn_plans
+    build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/
+    for script in tests/cuda/*.sh; do
+        BUILD=build/simt tap "cuda/$(basename "$script" .sh)" bash "$script"
+    done
+}
 
 build release units binaries
 programs build/tests ""
@@ -84,16 +119,18 @@ if [ "$mode" = full ]; then
         tap "cli/$(basename "$script" .sh)" bash "$script"
     done
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TEST_REDUCED=1
-    build asan units fuzzers
+    build asan CUDA=0 units fuzzers
     # HDF5 and OpenBLAS keep memory until the process ends; their one-time allocations are no leaks of ours.
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 \
         programs build/asan/tests asan/
     programs build/asan/fuzz fuzz/
     export TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1
     # shellcheck disable=SC2086
-    build tsan $(printf 'build/tsan/tests/%s ' $threaded)
+    build tsan CUDA=0 $(printf 'build/tsan/tests/%s ' $threaded)
     # shellcheck disable=SC2086
     programs build/tsan/tests tsan/ $threaded
+    unset TEST_REDUCED
+    cuda_without_gpu
 fi
 
 echo "$passed passed, $failed failed, $skipped skipped"

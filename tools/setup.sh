@@ -3,7 +3,8 @@
 # one command that would and fails. Quiet and quick when nothing is missing.
 set -eu
 build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev"
-[ "${1:-}" = test ] && build="$build python3-h5py python3-numpy"
+[ "${CUDA:-0}" = 0 ] || build="$build g++"
+[ "${1:-}" = test ] && build="$build g++ python3-h5py python3-numpy"
 
 missing=""
 for p in $build; do

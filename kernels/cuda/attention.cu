@@ -86,18 +86,21 @@ static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &
                                   const float o[ROWS][OWNED], const float sum[ROWS]) {
     const attention_mask mask = mask_of_head(a, h);
     const uint32_t behind = h.head + 1 == a.heads ? h.stride - a.heads * a.width : 0;
+    T *y = static_cast<T *>(a.y) + h.first + (size_t)row * h.stride;
+    float inverse[ROWS];
 #pragma unroll
-    for (uint32_t r = 0; r < ROWS; r++) {
-        const float inverse = 1 / warp_sum(sum[r]);
-        if (row + r >= a.tokens) continue;
-        T *y = static_cast<T *>(a.y) + h.first + (row + r) * h.stride;
+    for (uint32_t r = 0; r < ROWS; r++) inverse[r] = 1 / warp_sum(sum[r]);
 #pragma unroll
-        for (uint32_t j = 0; j < OWNED; j++) {
-            const uint32_t c = lane + 32 * j;
-            if (c < a.width) y[c] = from_float<T>(masked(mask, c, o[r][j] * inverse));
-        }
-        if (lane < behind) y[a.width + lane] = from_float<T>(0);
+    for (uint32_t j = 0; j < OWNED; j++) {
+        const uint32_t c = lane + 32 * j;
+        if (c >= a.width) break;
+        const channel_mask m = mask_of_channel(mask, c);
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r++)
+            if (row + r < a.tokens) y[r * h.stride + c] = from_float<T>(masked(m, o[r][j] * inverse[r]));
     }
+    if (lane < behind)
+        for (uint32_t r = 0; r < ROWS && row + r < a.tokens; r++) y[r * h.stride + a.width + lane] = from_float<T>(0);
 }
 
 template <class T>

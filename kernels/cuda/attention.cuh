@@ -50,11 +50,19 @@ static GPU_INLINE attention_mask mask_of_head(const gpu_attention &a, const atte
     return {m.keep + (size_t)m.slot[h.pair] * m.rows + channel, m.fill ? m.fill + channel : nullptr};
 }
 
-/* x of the head's channel c after the mask. */
-static GPU_INLINE float masked(const attention_mask &m, uint32_t c, float x) {
-    if (!m.keep) return x;
-    const float k = m.keep[c];
-    return fmaf(k, x, m.fill ? (1 - k) * m.fill[c] : 0.0f);
+/* One channel of it: x becomes keep x + constant. Without a mask 1 and 0, which leave x as it is. */
+struct channel_mask {
+    float keep, constant;
+};
+
+static GPU_INLINE channel_mask mask_of_channel(const attention_mask &m, uint32_t c) {
+    if (!m.keep) return {1, 0};
+    const float keep = m.keep[c];
+    return {keep, m.fill ? (1 - keep) * m.fill[c] : 0.0f};
+}
+
+static GPU_INLINE float masked(channel_mask m, float x) {
+    return fmaf(m.keep, x, m.constant);
 }
 
 static inline uint32_t divide_up(uint32_t a, uint32_t b) {

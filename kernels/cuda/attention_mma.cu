@@ -38,9 +38,9 @@ template <class T, int WIDTH> struct tiling {
     static constexpr int TILE_BYTES = KEYS * VECTORS * 16; /* of K; V lies behind it */
     static constexpr int STAGES = 3;
     static constexpr int VECTOR = 16 / sizeof(T); /* elements */
-    /* Registers that a thread holds all along: O, Q and a tile of S, and in tf32 operands on their way through rounding.
+    /* Registers that a thread holds all along: O, Q and a tile of S.
      * 8 warps x 2 blocks on a multiprocessor leave it 128, 6 x 2 leave 168, 8 x 1 the most there is, 255. */
-    static constexpr int HELD = WIDTH / 2 + STEPS * 4 + KEYS / 2 + (sizeof(T) == 4 ? 8 : 0);
+    static constexpr int HELD = WIDTH / 2 + STEPS * 4 + KEYS / 2;
     static constexpr int BLOCKS = HELD <= 104 ? 2 : 1, WARPS = HELD > 80 && HELD <= 104 ? 6 : 8;
 };
 
@@ -85,15 +85,26 @@ static GPU_INLINE void load_tile(const gpu_attention &a, const attention_head &h
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ products */
-
-/* A 4-byte word of memory as an operand of mma: two 16-bit elements as they are, or one rounded to tf32. */
-template <class T> static GPU_INLINE uint32_t operand(uint32_t word) {
-    if constexpr (sizeof(T) == 4)
-        return round_tf32(__uint_as_float(word));
-    else
-        return word;
+/* Rounds to tf32, in place, what this thread has copied of a tile. Between the wait, which shows a thread its own copies,
+ * and the barrier, which shows them to the others: each element once, not once in every warp that reads it. */
+template <int WIDTH> static GPU_INLINE void round_tile(unsigned char *tile) {
+    using shape = tiling<tf32, WIDTH>;
+    struct alignas(16) words {
+        float at[4];
+    };
+    for (uint32_t i = threadIdx.x; i < shape::KEYS * shape::VECTORS; i += blockDim.x) {
+        unsigned char *at = tile + tile_offset<shape::VECTORS>(i / shape::VECTORS, i % shape::VECTORS);
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            words *to = reinterpret_cast<words *>(at + part * shape::TILE_BYTES), x = *to;
+#pragma unroll
+            for (int e = 0; e < 4; e++) x.at[e] = __uint_as_float(round_tf32(x.at[e]));
+            *to = x;
+        }
+    }
 }
+
+/* ------------------------------------------------------------------------------------------------ products */
 
 /* Q as operands of mma, for all steps: words t and t + 4 of the lane's rows, zeros behind T and width. Read straight from
  * memory: each word is needed by one lane only. */
@@ -108,7 +119,8 @@ static GPU_INLINE void load_queries(const gpu_attention &a, const attention_head
             const uint32_t row = first + lane / 4 + i % 2 * 8, word = step * 8 + lane % 4 + i / 2 * 4;
             const T *from = static_cast<const T *>(a.q) + h.first + row * h.stride;
             const bool inside = row < a.tokens && word < words;
-            q[step][i] = inside ? operand<T>(reinterpret_cast<const uint32_t *>(from)[word]) : 0;
+            q[step][i] = inside ? reinterpret_cast<const uint32_t *>(from)[word] : 0;
+            if (sizeof(T) == 4) q[step][i] = round_tf32(__uint_as_float(q[step][i]));
         }
 }
 
@@ -127,8 +139,7 @@ static GPU_INLINE void score_tile(const uint32_t (*q)[4], const unsigned char *k
             if (group * 16 >= (int)keys) continue;
             uint32_t b[4];
             ldmatrix_x4(b, k + matrices_offset<shape::VECTORS>(group, step, lane));
-            const uint32_t even[2] = {operand<T>(b[0]), operand<T>(b[2])},
-                           odd[2] = {operand<T>(b[1]), operand<T>(b[3])};
+            const uint32_t even[2] = {b[0], b[2]}, odd[2] = {b[1], b[3]};
             mma(s[group * 2], q[step], even, T{});
             mma(s[group * 2 + 1], q[step], odd, T{});
         }
@@ -176,7 +187,7 @@ static GPU_INLINE void mix_group(const float (*s)[4], const unsigned char *v, ui
             for (int i = 0; i < 2; i++) {
                 const uint32_t even = tile_offset<shape::VECTORS>(row, n * 2 + element / 4) + element % 4 * 4;
                 const uint32_t at = i ? (even ^ 16) + shape::VECTORS * 16 : even;
-                b[i] = round_tf32(*reinterpret_cast<const float *>(v + at));
+                b[i] = *reinterpret_cast<const uint32_t *>(v + at);
             }
             mma(o[n], p, b, tf32{});
         }
@@ -273,22 +284,21 @@ template <class T, int WIDTH>
 static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, uint32_t first, uint32_t lane,
                                   const float (*o)[4], const softmax_state &state) {
     const attention_mask mask = mask_of_head(a, h);
+    const float inverse[2] = {1 / quad_sum(state.sum[0]), 1 / quad_sum(state.sum[1])};
+    const uint32_t row = first + lane / 4;
+    T *y = static_cast<T *>(a.y) + h.first + (size_t)row * h.stride;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const float inverse = 1 / quad_sum(state.sum[r]);
-        const uint32_t row = first + lane / 4 + r * 8;
-        T *y = static_cast<T *>(a.y) + h.first + row * h.stride;
+    for (int n = 0; n < WIDTH / 8; n += 2) {
+        float x[2][2][2]; /* [row][tile][channel] */
 #pragma unroll
-        for (int n = 0; n < WIDTH / 8; n += 2) {
-            float x[2][2];
+        for (int i = 0; i < 4; i++) {
+            const uint32_t channel = (n + i / 2) * 8 + lane % 4 * 2 + i % 2;
+            const channel_mask m = channel < a.width ? mask_of_channel(mask, channel) : channel_mask{0, 0};
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint32_t channel = (n + i / 2) * 8 + lane % 4 * 2 + i % 2;
-                x[i / 2][i % 2] = o[n + i / 2][r * 2 + i % 2] * inverse;
-                if (channel < a.width) x[i / 2][i % 2] = masked(mask, channel, x[i / 2][i % 2]);
-            }
-            store_tiles(y, x, n, lane, row < a.tokens, a.width);
+            for (int r = 0; r < 2; r++) x[r][i / 2][i % 2] = masked(m, o[n + i / 2][r * 2 + i % 2] * inverse[r]);
         }
+#pragma unroll
+        for (int r = 0; r < 2; r++) store_tiles(y + r * 8 * h.stride, x[r], n, lane, row + r * 8 < a.tokens, a.width);
     }
 }
 
@@ -315,14 +325,15 @@ static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T,
     softmax_state state = {{-INFINITY, -INFINITY}, {0, 0}};
     float o[WIDTH / 8][4] = {};
     for (uint32_t tile = 0; tile < tiles; tile++) {
+        unsigned char *at = stages + tile % shape::STAGES * 2 * shape::TILE_BYTES;
         cp_async_wait<shape::STAGES - 2>();
+        if constexpr (sizeof(T) == 4) round_tile<WIDTH>(at);
         __syncthreads(); /* the whole tile is there, and nobody reads the one before, whose place is filled next */
         const uint32_t next = tile + shape::STAGES - 1;
         if (next < tiles)
             load_tile<T, WIDTH>(a, h, next * shape::KEYS, stages + next % shape::STAGES * 2 * shape::TILE_BYTES);
         cp_async_commit(); /* also when empty: the wait above counts groups */
         if (first >= a.tokens) continue;
-        const unsigned char *at = stages + tile % shape::STAGES * 2 * shape::TILE_BYTES;
         const uint32_t keys = a.tokens - tile * shape::KEYS;
         attend_tile<T, WIDTH>(q, at, keys, job.scale, lane, &state, o);
     }

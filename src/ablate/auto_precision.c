@@ -79,15 +79,17 @@ typedef struct trial {
     const example_batch *batch;
     sampler masks;
     float *part, *fp32, *lower;
+    int exact;
+    const plan_timing *timing;
 } trial;
 
 /* A plan of this precision in *out if its outputs are inside the bound, else an empty one. */
-static coar_status try_precision(trial *t, const char *precision, int exact, numerics_plan *out) {
+static coar_status try_precision(trial *t, const char *precision, numerics_plan *out) {
     coar_status status;
     numerics_plan plan = {0};
     const size_t examples = t->batch->count;
     bool agrees = true;
-    TRY_GOTO(plan_create(t->settings.graph, t->interface->name, precision, exact, &plan));
+    TRY_GOTO(plan_create_timed(t->settings.graph, t->interface->name, precision, t->exact, t->timing, &plan));
     t->settings.plan = &plan;
     TRY_GOTO(outputs_of(t->interface, &t->settings, t->batch, &t->masks, t->part, t->lower));
     for (size_t k = 0; k < t->settings.output_count; k++)
@@ -101,13 +103,13 @@ done:
     return status;
 }
 
-static coar_status try_all(trial *t, int exact, const coar_callbacks *callbacks, numerics_plan *plan) {
+static coar_status try_all(trial *t, numerics_plan *plan) {
     t->settings.plan = plan;
     TRY(outputs_of(t->interface, &t->settings, t->batch, &t->masks, t->part, t->fp32));
     for (const char *const *p = t->interface->precisions; *p; p++) {
         numerics_plan lower = {0};
-        TRY(try_precision(t, *p, exact, &lower));
-        log_info(callbacks, "--precision auto: %s %s the bound (correlation with fp32 over %d masks on %u examples)", *p,
+        TRY(try_precision(t, *p, &lower));
+        log_info(t->timing->callbacks, "--precision auto: %s %s the bound (correlation with fp32 over %d masks on %u examples)", *p,
                  lower.layers ? "stays inside" : "misses", AUTO_MASKS, t->batch->count);
         if (!lower.layers) continue;
         plan_free(plan);
@@ -118,11 +120,10 @@ static coar_status try_all(trial *t, int exact, const coar_callbacks *callbacks,
 }
 
 coar_status auto_precision(const backend_interface *interface, const backend_settings *s, const example_batch *batch,
-                           uint64_t seed, double alpha, int exact, const coar_callbacks *callbacks,
-                           numerics_plan *plan) {
+                           uint64_t seed, double alpha, int exact, const plan_timing *timing, numerics_plan *plan) {
     coar_status status;
     const size_t values = s->output_count * batch->count;
-    trial t = {.interface = interface, .settings = *s, .batch = batch};
+    trial t = {.interface = interface, .settings = *s, .batch = batch, .exact = exact, .timing = timing};
     if (!interface->precisions || !batch->count) return COAR_OK;
     t.settings.examples_max = batch->count;
     t.settings.masks_max = MASKS_AT_A_TIME;
@@ -134,7 +135,7 @@ coar_status auto_precision(const backend_interface *interface, const backend_set
     TRY_GOTO(memory_new(MASKS_AT_A_TIME, values * sizeof(float), "--precision auto", &t.part));
     TRY_GOTO(memory_new(AUTO_MASKS, values * sizeof(float), "--precision auto", &t.fp32));
     TRY_GOTO(memory_new(AUTO_MASKS, values * sizeof(float), "--precision auto", &t.lower));
-    TRY_GOTO(try_all(&t, exact, callbacks, plan));
+    TRY_GOTO(try_all(&t, plan));
 done:
     free(t.lower);
     free(t.fp32);

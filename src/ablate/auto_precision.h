@@ -14,9 +14,10 @@ enum { AUTO_MASKS = 128, AUTO_EXAMPLES = 32 };
  * stream 5 correlate with fp32's on every example that masks change; leaves it alone when none does.
  *   s       the job's settings; plan, examples_max and masks_max are not read
  *   alpha   of the masks, `seed` the run's
+ *   timing  for plans of lower precisions (plan_create_timed); its callbacks hear of the trials
  *   batch   at most AUTO_EXAMPLES examples with their labels */
 coar_status auto_precision(const backend_interface *interface, const backend_settings *s, const example_batch *batch,
-                           uint64_t seed, double alpha, int exact, const coar_callbacks *callbacks, numerics_plan *plan);
+                           uint64_t seed, double alpha, int exact, const plan_timing *timing, numerics_plan *plan);
 
 /* Whether so many masks' outputs, [AUTO_MASKS][examples] in fp32 and in a lower precision, are inside the bound: Pearson's r of an
  * example is .999 in the mean and .99 at least, over the examples whose standard deviation in fp32 exceeds .1. False without any

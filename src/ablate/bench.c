@@ -6,13 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/backend.h"
+#include "ablate/auto_precision.h"
 #include "core/files.h"
 #include "core/log.h"
 #include "core/options.h"
 #include "core/philox.h"
 #include "core/statistics.h"
 #include "model/model.h"
+#include "store/store.h"
 
 enum {
     /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
@@ -33,6 +34,9 @@ typedef struct bench {
     size_t output_count;
     uint32_t batch;
     sampler sampler;
+    uint8_t *images;
+    int32_t *labels;
+    example_batch examples; /* the two above */
     uint8_t *ones;  /* dense: [MASKS_MAX][mask_bytes(n)] */
     float *results; /* [outputs][MASKS_MAX][batch] */
     uint64_t masks; /* made so far */
@@ -53,28 +57,52 @@ static coar_status check_options(const coar_bench_options *o, double *alpha) {
     return COAR_OK;
 }
 
-/* Random pixels and labels: no kernel's time depends on them. */
-static coar_status bind_random(bench *b) {
-    coar_status status = COAR_OK;
+/* Random pixels and labels: no kernel's time depends on them. Freed with close_bench. */
+static coar_status make_examples(bench *b) {
     const shape input = b->model->graph->values[0];
     const size_t size = shape_positions(input) * input.c * b->batch;
     static const float mean[] = {0.5f, 0.5f, 0.5f, 0.5f}, deviation[] = {0.25f, 0.25f, 0.25f, 0.25f};
-    uint8_t *images = NULL;
-    int32_t *labels = NULL;
-    TRY_GOTO(memory_new(size + 16, 1, "images", &images));
-    TRY_GOTO(memory_new(b->batch, sizeof *labels, "labels", &labels));
+    TRY(memory_new(size + 16, 1, "images", &b->images));
+    TRY(memory_new(b->batch, sizeof *b->labels, "labels", &b->labels));
     for (size_t i = 0; i < size; i += 16) {
         uint32_t words[4];
         philox_words(0, PHILOX_STREAM_CALIBRATION, 0, (uint32_t)(i / 16), words);
-        memcpy(images + i, words, sizeof words);
+        memcpy(b->images + i, words, sizeof words);
     }
-    for (uint32_t e = 0; e < b->batch; e++) labels[e] = (int32_t)(e % b->model->classes);
-    const example_batch batch = {.images = images, .labels = labels, .count = b->batch, .mean = mean, .std = deviation};
-    TRY_GOTO(b->interface->bind(b->backend, &batch));
-done:
-    free(labels);
-    free(images);
-    return status;
+    for (uint32_t e = 0; e < b->batch; e++) b->labels[e] = (int32_t)(e % b->model->classes);
+    b->examples = (example_batch){
+        .images = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
+    return COAR_OK;
+}
+
+static coar_status take_plan(bench *b) {
+    char *json;
+    TRY(store_plan_file(b->o->plan, &json));
+    const coar_status status = plan_from_json(b->model->graph, json, b->o->plan, &b->plan);
+    free(json);
+    TRY(status);
+    const char *backend = plan_backend(b->plan.device_class);
+    if (!backend || strcmp(backend, b->interface->name))
+        return status_set(COAR_ERROR_MISMATCH, "--plan %s: is for device class %s, not for the %s backend", b->o->plan,
+                          b->plan.device_class, b->interface->name);
+    return plan_check_executable(&b->plan);
+}
+
+/* As for a run: a lower precision where the first examples allow it. */
+static coar_status settle_plan(bench *b, const backend_settings *settings) {
+    const coar_bench_options *o = b->o;
+    if (o->plan) return take_plan(b);
+    const graph *g = b->model->graph;
+    const plan_timing timing = {.pool = b->pool, .memory = settings->memory, .callbacks = o->callbacks};
+    const bool tries = (!o->precision || !strcmp(o->precision, "auto")) && b->interface->precisions;
+    TRY(plan_create_timed(g, b->interface->name, o->precision, o->exact, tries ? NULL : &timing, &b->plan));
+    if (!tries) return COAR_OK;
+    example_batch some = b->examples;
+    if (some.count > AUTO_EXAMPLES) some.count = AUTO_EXAMPLES;
+    TRY(auto_precision(b->interface, settings, &some, 0, b->sampler.alpha, o->exact, &timing, &b->plan));
+    if (strcmp(b->plan.precision, "fp32")) return COAR_OK;
+    plan_free(&b->plan);
+    return plan_create_timed(g, b->interface->name, "fp32", o->exact, &timing, &b->plan);
 }
 
 static coar_status prepare(bench *b, coar_bench_result *r) {
@@ -85,7 +113,9 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
     b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
     TRY(backend_find(o->backend, &b->interface));
-    TRY(plan_create(g, b->interface->name, o->precision, o->exact, &b->plan));
+    if (o->layer && !b->interface->time_layers)
+        return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
+                          b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
     TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
     TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
@@ -98,15 +128,17 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                        .outputs = b->outputs,
                                        .output_count = b->output_count,
                                        .pool = b->pool,
-                                       .memory = o->memory ? o->memory : memory_default(),
+                                       .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
                                        .examples_max = b->batch,
                                        .masks_max = MASKS_MAX};
+    TRY(make_examples(b));
+    TRY(settle_plan(b, &settings));
     TRY(b->interface->memory(&settings, &least, &best));
-    r->memory_bytes = (double)(best < settings.memory ? best : settings.memory);
+    r->memory_bytes = (double)(settings.memory && settings.memory < best ? settings.memory : best);
     log_info(o->callbacks, "memory: %.0f MiB planned, %s on %d threads", r->memory_bytes / 1048576,
              b->plan.device_class, thread_pool_size(b->pool));
     TRY(b->interface->prepare(&settings, &b->backend));
-    return bind_random(b);
+    return b->interface->bind(b->backend, &b->examples);
 }
 
 /* Runs `count` new masks; *seconds from their generation to the outputs. */
@@ -171,11 +203,38 @@ static void describe(const bench *b, double alpha, coar_bench_result *r) {
     if (r->peak_flops > 0) r->peak_fraction = r->images_per_second * r->flops_per_image / r->peak_flops;
 }
 
+/* The network's own memory is given up first: a layer is timed at the batch that fills the device. */
+static coar_status time_layers(bench *b, double peak_flops) {
+    const coar_bench_options *o = b->o;
+    const graph *g = b->model->graph;
+    const plan_timing timing = {.pool = b->pool, .memory = o->memory, .callbacks = o->callbacks};
+    layer_time *times;
+    size_t count;
+    b->interface->destroy(b->backend);
+    b->backend = NULL;
+    TRY(b->interface->time_layers(g, &b->plan, &timing, &times, &count));
+    for (size_t i = 0; i < count; i++) {
+        const layer_time *t = &times[i];
+        const double flops = t->pairs * graph_op_flops(g, &g->ops[t->op]) / t->seconds;
+        const coar_bench_layer layer = {.name = g->ops[t->op].name,
+                                        .shape = t->shape,
+                                        .form = b->plan.kernel[t->op],
+                                        .splits = b->plan.splits[t->op],
+                                        .seconds = t->seconds,
+                                        .peak_fraction = peak_flops > 0 && t->seconds > 0 ? flops / peak_flops : 0};
+        o->layer(o->user, &layer);
+    }
+    free(times);
+    return COAR_OK;
+}
+
 static void close_bench(bench *b) {
     if (b->backend) b->interface->destroy(b->backend);
     if (b->pool) thread_pool_destroy(b->pool);
     plan_free(&b->plan);
     model_destroy(b->model);
+    free(b->images);
+    free(b->labels);
     free(b->ones);
     free(b->results);
 }
@@ -191,11 +250,12 @@ coar_status coar_bench(const coar_bench_options *options, coar_bench_result *res
     double alpha = 0;
     TRY_GOTO(check_options(o, &alpha));
     TRY_GOTO(open_model(o, &b.model));
-    TRY_GOTO(prepare(&b, &r));
     b.sampler = (sampler){.kind = SAMPLER_BERNOULLI, .alpha = alpha, .n = b.model->graph->components};
+    TRY_GOTO(prepare(&b, &r));
     if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
     TRY_GOTO(measure(&b, &r));
     describe(&b, alpha, &r);
+    if (o->layer) TRY_GOTO(time_layers(&b, r.peak_flops));
     if (result) *result = r;
 done:
     close_bench(&b);

@@ -356,6 +356,15 @@ static coar_status take_plan(job *j, const job_options *o) {
     return status;
 }
 
+static plan_timing timing_of(const job *j) {
+    return (plan_timing){.pool = j->pool, .memory = j->memory, .callbacks = j->callbacks};
+}
+
+/* Whether the precision is to be found by trying. */
+static bool tries_precisions(const job *j, const job_options *o) {
+    return (!o->precision || !strcmp(o->precision, "auto")) && o->alpha > 0 && j->interface->precisions;
+}
+
 /* *fresh: the plan was made here, not stored. */
 static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
     if (o->plan_json) {
@@ -370,7 +379,9 @@ static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
         status_clear();
     }
     *fresh = true;
-    return plan_create(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact, &j->plan);
+    const plan_timing timing = timing_of(j);
+    return plan_create_timed(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact,
+                             tries_precisions(j, o) ? NULL : &timing, &j->plan);
 }
 
 /* The backend that was named; else the one of the stored plan, if there is one; else the fastest. */
@@ -381,20 +392,24 @@ static coar_status find_backend(job *j, const job_options *o) {
     return backend_find(name, &j->interface);
 }
 
-/* `auto` is settled with the first examples, once they are known; for them the plan was fp32. */
+/* `auto` is settled with the first examples, once they are known; for them the plan was fp32, by rule. */
 static coar_status settle_precision(job *j, const job_options *o) {
     coar_status status;
-    const bool automatic = !o->precision || !strcmp(o->precision, "auto");
+    const plan_timing timing = timing_of(j);
     const uint32_t count = j->count < AUTO_EXAMPLES ? (uint32_t)j->count : AUTO_EXAMPLES;
     uint8_t *images = NULL;
-    if (!automatic || !(o->alpha > 0) || !j->interface->precisions) return COAR_OK;
+    if (!tries_precisions(j, o)) return COAR_OK;
     TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(calibrate(j));
     const backend_settings s = settings_of(j, j->devices[0], j->pool);
     const example_batch batch = {
         .images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
-    TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, j->callbacks, &j->plan));
+    TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, &timing, &j->plan));
+    if (!strcmp(j->plan.precision, "fp32")) {
+        plan_free(&j->plan);
+        TRY_GOTO(plan_create_timed(j->model->graph, j->interface->name, "fp32", o->exact, &timing, &j->plan));
+    }
     j->memory_told = false; /* what was told was for fp32 */
 done:
     forget_means(j); /* they are the baseline's to make, in the precision that was chosen */

@@ -100,7 +100,7 @@ typedef struct backend_interface {
 
     /* Times every convolution in the plan's form, alone: *times[*count] in the order of the ops, malloc'ed. NULL: layers of this
      * backend cannot be timed one by one. */
-    coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_tuning *t, layer_time **times,
+    coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
                                size_t *count);
 
     /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */

@@ -38,8 +38,15 @@ typedef struct fit_device_interface {
     /* squares[i] = |L^-1 rows[i]|^2; rows [count][n]. */
     coar_status (*norms)(fit_device *d, const double *rows, size_t count, double *squares);
 
-    /* matrix[p][p], symmetric, becomes its eigenvectors, one a row; value[p] its eigenvalues, ascending. */
+    /* matrix[p][p], symmetric, becomes its eigenvectors, one a row; value[p] its eigenvalues, ascending. The device keeps the
+     * eigenvectors for the two functions below, which use the last r of them: V [r][p]. */
     coar_status (*eigenvectors)(fit_device *d, double *matrix, size_t p, double *value);
+
+    /* out[r][E] = V x, x [p][E]; or, `back`, out[p][E] = V' x, x [r][E]. */
+    coar_status (*rotate)(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out);
+
+    /* out[count][r] = rows V', rows [count][p]. */
+    coar_status (*coordinates)(fit_device *d, size_t r, const double *rows, size_t count, double *out);
 
     /* Keeps right[length][E] for the products below, until the next one. */
     coar_status (*hold)(fit_device *d, const double *right, size_t length, size_t E);

@@ -165,11 +165,11 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     return COAR_OK;
 }
 
-static coar_status choose_forms(const graph *g, numerics_plan *plan) {
+static coar_status choose_forms(const graph *g, const plan_timing *timing, numerics_plan *plan) {
     coar_status status = COAR_OK;
     uint32_t *reads = NULL;
     const plan_device *device = device_of(plan->device_class);
-    if (device) return device->choose(g, plan);
+    if (device) return device->choose(g, timing, plan);
     if (!is_cpu(plan)) return COAR_OK;
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
@@ -183,28 +183,27 @@ done:
 }
 
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
+    return plan_create_timed(g, backend, precision, exact, NULL, out);
+}
+
+/* On CPUs every form so far is direct: `exact` forbids nothing there. A device's rule may choose partial sums. */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+                              const plan_timing *timing, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
     *out = plan;
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, plan.device_class));
-    TRY_GOTO(choose_forms(g, &plan));
-    for (size_t i = 0; exact && i < plan.layers; i++) /* no rule chooses anything else that is not exact */
-        if (plan.form[i] == FORM_NAMED) plan.splits[i] = 1;
+    TRY_GOTO(choose_forms(g, exact ? NULL : timing, &plan));
+    for (size_t k = 0; exact && k < plan.layers; k++)
+        if (plan.form[k] == FORM_NAMED) plan.splits[k] = 1;
     TRY_GOTO(plan_hash(&plan));
     *out = plan;
     plan = (numerics_plan){0};
 done:
     plan_free(&plan);
     return status;
-}
-
-coar_status plan_tune(const graph *g, const plan_tuning *t, numerics_plan *plan) {
-    const plan_device *device = device_of(plan->device_class);
-    if (!device) return COAR_OK;
-    TRY(device->tune(g, t, plan));
-    return plan_hash(plan);
 }
 
 /* ------------------------------------------------------------------------------------------- JSON */

@@ -39,38 +39,35 @@ typedef struct numerics_plan {
     char hash[65];                      /* SHA-256 of the JSON below */
 } numerics_plan;
 
-/* What measuring a device takes. */
-typedef struct plan_tuning {
-    int device;       /* number of the device to measure on */
-    size_t memory;    /* bytes of device memory that may be taken for it; 0 = what is free */
+/* What a choice by timing may take. */
+typedef struct plan_timing {
     thread_pool *pool;
+    size_t memory; /* of the device, in bytes; 0 = what is free */
     const coar_callbacks *callbacks;
-} plan_tuning;
+} plan_timing;
 
 /* What a device folder adds: plans whose class begins with `prefix` are its own. */
 typedef struct plan_device {
     const char *prefix; /* "cuda/" */
     coar_status (*device_class)(char out[PLAN_CLASS_SIZE]);
-    /* Chooses kernel and splits of every OP_CONV; plan->precision is known. */
-    coar_status (*choose)(const graph *g, numerics_plan *plan);
-    /* Puts what is fastest by measurement in the place of what `choose` chose. */
-    coar_status (*tune)(const graph *g, const plan_tuning *t, numerics_plan *plan);
+    /* Chooses kernel and splits of every OP_CONV, by a rule where `timing` is NULL; plan->precision is known. */
+    coar_status (*choose)(const graph *g, const plan_timing *timing, numerics_plan *plan);
     /* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute the plan. */
     coar_status (*check)(const numerics_plan *plan);
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
- * examples chooses (ablate/precision.h). exact: no transformed kernels, no partial
- * sums. */
+ * examples chooses (ablate/precision.h). exact: no transformed kernels, and on
+ * a device none but the project's own, by rule. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
+
+/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is NULL). */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+                              const plan_timing *timing, numerics_plan *out);
 /* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
 coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);
-
-/* The last step of making a plan, for devices whose kernels are chosen by timing (measured once per device class, and cached);
- * others stay as they are. Not for plans that are to be exact. */
-coar_status plan_tune(const graph *g, const plan_tuning *t, numerics_plan *plan);
 
 /* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */
 const char *plan_backend(const char *device_class);

@@ -26,9 +26,9 @@ typedef struct ablate_texts {
         {"--components", OPTION_TEXT, &(o).components, "SET", "filters, neurons, heads, blocks (the model's first)"},   \
         {"--only", OPTION_TEXT, &(o).only, "GLOB", "component groups to take"},                                         \
         {"--except", OPTION_TEXT, &(o).except, "GLOB", "component groups to leave out"},                                \
-        {"--backend", OPTION_TEXT, &(o).backend, "NAME", "cpu (default) or reference"},                                 \
+        {"--backend", OPTION_TEXT, &(o).backend, "NAME", "cuda, cpu or reference (the fastest present)"},               \
         {"--devices", OPTION_TEXT, &(o).devices, "LIST", "GPUs to use, as in 0,1 (all)"},                               \
-        {"--precision", OPTION_TEXT, &(o).precision, "P", "auto (default) or fp32"},                                    \
+        {"--precision", OPTION_TEXT, &(o).precision, "P", "auto (default), fp32, tf32, bf16, fp16"},                    \
         {"--exact", OPTION_FLAG, &(o).exact, NULL, "direct kernels only"},                                              \
         {"--plan", OPTION_TEXT, &(o).plan, "FILE", "take over a numerics plan (run.h5 or its JSON)"},                   \
         {"--threads", OPTION_INT, &(o).threads, "T", "threads (one per core)"},                                         \

@@ -55,6 +55,22 @@ coar_status algebra_eigenvectors(fit_device *device, double *matrix, size_t n, d
     return COAR_OK;
 }
 
+coar_status algebra_rotate(fit_device *device, const double *basis, size_t r, size_t n, bool back, const double *x,
+                           size_t E, double *out) {
+    if (device) return device->interface->rotate(device, r, back, x, E, out);
+    cblas_dgemm(CblasRowMajor, back ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)(back ? n : r), (int)E,
+                (int)(back ? r : n), 1, basis, (int)n, x, (int)E, 0, out, (int)E);
+    return COAR_OK;
+}
+
+coar_status algebra_coordinates(fit_device *device, const double *basis, size_t r, size_t n, const double *rows,
+                                size_t count, double *out) {
+    if (device) return device->interface->coordinates(device, r, rows, count, out);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)r, (int)n, 1, rows, (int)n, basis, (int)n, 0,
+                out, (int)r);
+    return COAR_OK;
+}
+
 coar_status algebra_hold(fit_device *device, const double *right, size_t length, size_t E) {
     return device ? device->interface->hold(device, right, length, E) : COAR_OK;
 }

@@ -25,7 +25,16 @@ coar_status algebra_hold(fit_device *device, const double *right, size_t length,
 coar_status algebra_bits_product(fit_device *device, const bit_columns *bits, size_t first, size_t count,
                                  const double *right, size_t E, double *rows, double *product);
 
-/* The matrix becomes its eigenvectors, one a row; value[n] ascending. */
+/* The matrix becomes its eigenvectors, one a row; value[n] ascending. A device keeps them for the two functions below, whose basis
+ * [r][n] must be the last r of them. */
 coar_status algebra_eigenvectors(fit_device *device, double *matrix, size_t n, double *value);
+
+/* out[r][E] = basis x, x [n][E]; or, `back`, out[n][E] = basis' x, x [r][E]. */
+coar_status algebra_rotate(fit_device *device, const double *basis, size_t r, size_t n, bool back, const double *x,
+                           size_t E, double *out);
+
+/* out[count][r] = rows basis', rows [count][n]. */
+coar_status algebra_coordinates(fit_device *device, const double *basis, size_t r, size_t n, const double *rows,
+                                size_t count, double *out);
 
 #endif

@@ -59,8 +59,7 @@ static coar_status project(spectrum *s, const solver_block *block) {
     } else {
         TRY(fit_system_cross(s->system, block, s->coordinates));
     }
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->r, (int)E, (int)s->p, 1, s->basis, (int)s->p,
-                s->coordinates, (int)E, 0, s->alpha, (int)E);
+    TRY(algebra_rotate(s->system->device, s->basis, s->r, s->p, false, s->coordinates, E, s->alpha));
     for (size_t k = 0; k < s->r && !s->dual; k++) cblas_dscal((int)E, 1 / sqrt(s->value[k]), s->alpha + k * E, 1);
     return COAR_OK;
 }
@@ -81,8 +80,7 @@ static coar_status spectrum_solve(fit_solver *solver, solver_block *block) {
         for (size_t z = 0; z < E; z++) s->alpha[k * E + z] *= scale / (s->value[k] + solver->penalty[block->choice[z]]);
     }
     double *product = s->dual ? s->coordinates : block->weight;
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)s->p, (int)E, (int)s->r, 1, s->basis, (int)s->p, s->alpha,
-                (int)E, 0, product, (int)E);
+    TRY(algebra_rotate(s->system->device, s->basis, s->r, s->p, true, s->alpha, E, product));
     if (!s->dual) return COAR_OK;
     TRY(algebra_hold(s->system->device, product, s->p, E));
     for (size_t j = 0; j < components->count; j += DENSE_ROWS) {
@@ -97,7 +95,7 @@ static coar_status spectrum_solve(fit_solver *solver, solver_block *block) {
 
 /* squares[count][r]: squared entries first .. first + count - 1 of the columns of U (of_masks) or V. One side's are
  * the eigenvectors themselves; the other's follow from them: U = Xc V D^-1/2, V = Xc' U D^-1/2. */
-static void singular_squares(const spectrum *s, bool of_masks, size_t first, size_t count, double *squares) {
+static coar_status singular_squares(const spectrum *s, bool of_masks, size_t first, size_t count, double *squares) {
     const fit_system *system = s->system;
     size_t r = s->r;
     if (of_masks == s->dual) {
@@ -106,27 +104,27 @@ static void singular_squares(const spectrum *s, bool of_masks, size_t first, siz
                 double entry = s->basis[k * s->p + first + i];
                 squares[i * r + k] = entry * entry;
             }
-        return;
+        return COAR_OK;
     }
     bits_expand(of_masks ? &system->by_mask : &system->by_component, first, count, system->rows);
     /* Xc' U needs no centring: the columns of U sum to 0 */
     for (size_t i = 0; i < count && of_masks; i++)
         cblas_daxpy((int)s->p, -1, system->mean, 1, system->rows + i * s->p, 1);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)r, (int)s->p, 1, system->rows, (int)s->p,
-                s->basis, (int)s->p, 0, squares, (int)r);
+    TRY(algebra_coordinates(system->device, s->basis, r, s->p, system->rows, count, squares));
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < r; k++) squares[i * r + k] *= squares[i * r + k] / s->value[k];
+    return COAR_OK;
 }
 
 /* table[total][G] = (squared entries of U or V) * factor[r][G], `scratch` [DENSE_ROWS][r]. With `outside`, the row's
  * part outside all eigenvectors is added too. */
-static void tabulate(const spectrum *s, bool of_masks, const double *factor, bool outside, double *scratch,
-                     double *table) {
+static coar_status tabulate(const spectrum *s, bool of_masks, const double *factor, bool outside, double *scratch,
+                            double *table) {
     size_t G = s->head.penalties, r = s->r, m = s->system->by_mask.count;
     size_t total = of_masks ? m : s->system->by_component.count;
     for (size_t first = 0; first < total && r; first += DENSE_ROWS) {
         size_t count = total - first < DENSE_ROWS ? total - first : DENSE_ROWS;
-        singular_squares(s, of_masks, first, count, scratch);
+        TRY(singular_squares(s, of_masks, first, count, scratch));
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)G, (int)r, 1, scratch, (int)r, factor,
                     (int)G, 0, table + first * G, (int)G);
         for (size_t i = 0; i < count && outside; i++) {
@@ -136,6 +134,7 @@ static void tabulate(const spectrum *s, bool of_masks, const double *factor, boo
         }
     }
     for (size_t x = 0; x < total * G && !r; x++) table[x] = outside ? 1 - 1 / (double)m : 0;
+    return COAR_OK;
 }
 
 static coar_status tabulate_all(spectrum *s) {
@@ -151,14 +150,14 @@ static coar_status tabulate_all(spectrum *s) {
             s->head.freedom[g] += d / (d + penalty[g]);
             factor[k * G + g] = s->interpolating ? 1 / d : penalty[g] / (d + penalty[g]);
         }
-    tabulate(s, true, factor, r + 1 != s->system->by_mask.count, scratch, s->head.slack);
+    TRY_GOTO(tabulate(s, true, factor, r + 1 != s->system->by_mask.count, scratch, s->head.slack));
     if (s->head.error_scale) {
         for (size_t k = 0; k < r; k++)
             for (size_t g = 0; g < G; g++) {
                 double d = s->value[k], shrunk = d + penalty[g];
                 factor[k * G + g] = d / (shrunk * shrunk);
             }
-        tabulate(s, false, factor, false, scratch, s->head.error_scale);
+        TRY_GOTO(tabulate(s, false, factor, false, scratch, s->head.error_scale));
         for (size_t x = 0; x < s->system->by_component.count * G; x++)
             s->head.error_scale[x] = sqrt(s->head.error_scale[x]);
     }

@@ -294,7 +294,6 @@ static coar_status check_device(const selftest *s) {
 
 static coar_status run_all(selftest *s) {
     TRY(check_precisions(s->o->precision));
-    TRY(backend_find(s->o->backend, &s->tested));
     TRY(check_device(s));
     TRY(thread_pool_create(s->o->threads, &s->pool));
     snprintf(s->result.backend, sizeof s->result.backend, "%s", s->tested->name);
@@ -310,15 +309,22 @@ static coar_status run_all(selftest *s) {
     return status_set(COAR_ERROR_USAGE, "--only '%s': no case has such a name", s->o->only);
 }
 
-coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result) {
-    status_clear();
-    coar_selftest_options o;
-    TRY(options_take(&o, sizeof o, options, "COAR_SELFTEST_INIT"));
-    selftest s = {.o = &o};
+coar_status selftest_run(const coar_selftest_options *options, const backend_interface *tested,
+                         coar_selftest_result *result) {
+    selftest s = {.o = options, .tested = tested};
     const double start = clock_seconds();
     coar_status status = run_all(&s);
     s.result.seconds = clock_seconds() - start;
     if (result && status == COAR_OK) *result = s.result;
     thread_pool_destroy(s.pool);
     return status;
+}
+
+coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result) {
+    status_clear();
+    const backend_interface *tested;
+    coar_selftest_options o;
+    TRY(options_take(&o, sizeof o, options, "COAR_SELFTEST_INIT"));
+    TRY(backend_find(o.backend, &tested));
+    return selftest_run(&o, tested, result);
 }

@@ -1,7 +1,7 @@
 /*
- * selftest.h - what coar_selftest compares: graphs of one op at a table of shapes (ops.c), and whole networks with random
- * weights (nets.c).
- * Must not know: which backend is tested, how results are compared.
+ * selftest.h - what coar_selftest compares (graphs of one op at a table of shapes, ops.c; whole networks with random weights,
+ * nets.c; neither knows which backend is tested) and how (selftest.c).
+ * Must not know: runs, data sets.
  */
 #ifndef COAR_SELFTEST_SELFTEST_H
 #define COAR_SELFTEST_SELFTEST_H
@@ -24,5 +24,9 @@ typedef struct selftest_item {
 coar_status selftest_op(size_t index, bool quick, selftest_item *out);
 coar_status selftest_net(size_t index, bool quick, selftest_item *out);
 void selftest_item_free(selftest_item *item);
+
+/* coar_selftest of a backend that need not be on backend.c's list (tests). */
+coar_status selftest_run(const coar_selftest_options *options, const backend_interface *tested,
+                         coar_selftest_result *result);
 
 #endif

@@ -191,13 +191,17 @@ static void solution_free(solution *s) {
     free(s->weight), free(s->error), free(s->bias), free(s->penalty), free(s->r2), free(s->heldout);
 }
 
-/* y = 3 + z + X w + noise, w planted; `twins`: component 1 is masked with component 0, so that X has not full rank. */
-static problem problem_new(size_t m, uint32_t n, size_t N, fit_estimator estimator, bool twins) {
-    problem p = {.m = m, .n = n, .N = N, .estimator = estimator, .masks = random_masks(m, n, 0.2, m)};
+/* TWINS: component 1 is masked with component 0, so that X has not full rank. CONSTANT: every mask keeps everything. */
+typedef enum mask_kind { DISTINCT, TWINS, CONSTANT } mask_kind;
+
+/* y = 3 + z + X w + noise, w planted. */
+static problem problem_new(size_t m, uint32_t n, size_t N, fit_estimator estimator, mask_kind kind) {
+    const double alpha = kind == CONSTANT ? 1e-12 : 0.2;
+    problem p = {.m = m, .n = n, .N = N, .estimator = estimator, .masks = random_masks(m, n, alpha, m)};
     p.y = fresh(m * N, sizeof *p.y);
     for (size_t i = 0; i < m; i++) {
         uint8_t *mask = p.masks + i * mask_bytes(n);
-        if (twins) mask[0] = (uint8_t)((mask[0] & ~2) | (mask[0] & 1) << 1);
+        if (kind == TWINS) mask[0] = (uint8_t)((mask[0] & ~2) | (mask[0] & 1) << 1);
         for (size_t z = 0; z < N; z++) {
             double y = 3 + (double)z + 0.1 * noise(500 + z, i);
             for (size_t j = 0; j < n; j++) y += (mask[j / 8] >> j % 8 & 1) * noise(100 + z, j);
@@ -240,7 +244,8 @@ static void check_same_fit(const problem *p) {
     for (size_t z = 0; z < p->N; z++) {
         CHECK_NEAR(gpu.penalty[z], cpu.penalty[z], 1e-9 * fabs(cpu.penalty[z]));
         CHECK_NEAR(gpu.r2[z], cpu.r2[z], 1e-9);
-        CHECK_NEAR(gpu.heldout[z], cpu.heldout[z], 1e-9);
+        CHECK(isnan(gpu.heldout[z]) == isnan(cpu.heldout[z]));
+        if (!isnan(cpu.heldout[z])) CHECK_NEAR(gpu.heldout[z], cpu.heldout[z], 1e-9);
     }
     solution_free(&cpu), solution_free(&gpu);
 }
@@ -253,20 +258,21 @@ static void test_fits(void) {
         uint32_t n;
         size_t N;
         fit_estimator estimator;
-        bool twins;
+        mask_kind kind;
     } cases[] = {
-        {"ols by Cholesky", "cusolverDnDpotrf", "cusolverDnDsyevd", 200, 37, 5, FIT_OLS, false},
-        {"ols of components that are masked together", "cusolverDnDsyevd", NULL, 150, 20, 3, FIT_OLS, true},
-        {"ols of few masks", "cusolverDnDsyevd", "cusolverDnDpotrf", 30, 50, 4, FIT_OLS, false},
-        {"ridge", "cusolverDnDsyevd", "cusolverDnDpotrf", 160, 33, 6, FIT_RIDGE, false},
-        {"ridge of few masks", "cusolverDnDsyevd", "cusolverDnDpotrf", 40, 64, 2, FIT_RIDGE, false},
+        {"ols by Cholesky", "cusolverDnDpotrf", "cusolverDnDsyevd", 200, 37, 5, FIT_OLS, DISTINCT},
+        {"ols of components that are masked together", "cusolverDnDsyevd", NULL, 150, 20, 3, FIT_OLS, TWINS},
+        {"ols of few masks", "cusolverDnDsyevd", "cusolverDnDpotrf", 30, 50, 4, FIT_OLS, DISTINCT},
+        {"ridge", "cusolverDnDsyevd", "cusolverDnDpotrf", 160, 33, 6, FIT_RIDGE, DISTINCT},
+        {"ridge of few masks", "cusolverDnDsyevd", "cusolverDnDpotrf", 40, 64, 2, FIT_RIDGE, DISTINCT},
+        {"ridge of masks that never differ", "cusolverDnDsyevd", "cusolverDnDpotrf", 30, 9, 2, FIT_RIDGE, CONSTANT},
     };
     for (size_t o = 0; o < sizeof orders / sizeof *orders; o++)
         for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
             test_begin("%s on a device is the CPU's, %s", cases[k].name, orders[o]);
             setenv("COAR_STANDIN_ORDER", orders[o], 1);
             stand_in_reset();
-            problem p = problem_new(cases[k].m, cases[k].n, cases[k].N, cases[k].estimator, cases[k].twins);
+            problem p = problem_new(cases[k].m, cases[k].n, cases[k].N, cases[k].estimator, cases[k].kind);
             check_same_fit(&p);
             CHECK(stand_in_count(cases[k].ran) > 0);
             if (cases[k].did_not) CHECK_INT(stand_in_count(cases[k].did_not), 0);
@@ -302,7 +308,7 @@ static void test_failing_calls(void) {
         {"cublasIdamax_v2", 13, COAR_ERROR_UNSUPPORTED, "Idamax"},
         {"cublasDaxpy_v2", 13, COAR_ERROR_UNSUPPORTED, "Daxpy"},
     };
-    problem p = problem_new(120, 21, 3, FIT_OLS, false);
+    problem p = problem_new(120, 21, 3, FIT_OLS, DISTINCT);
     solution s = solution_new(&p);
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         test_begin("a failing %s ends the fit", cases[k].call);
@@ -322,7 +328,7 @@ static void test_failing_calls(void) {
 
 static void test_little_memory(void) {
     test_begin("a device with too little memory says what is needed");
-    problem p = problem_new(120, 64, 3, FIT_OLS, false);
+    problem p = problem_new(120, 64, 3, FIT_OLS, DISTINCT);
     solution s = solution_new(&p);
     fit_device *device = NULL;
     CHECK_OK(cuda_fit_create(0, 40000, &device)); /* two 64 x 64 matrices of doubles are 65,536 bytes */
@@ -337,6 +343,19 @@ static void test_little_memory(void) {
     CHECK_ERROR(solve(&p, device, &s), COAR_ERROR_MEMORY, "Gram matrix");
     device->interface->destroy(device);
     solution_free(&s), problem_free(&p);
+    check_released();
+}
+
+static void test_indefinite(void) {
+    test_begin("a matrix without a Cholesky factor is none, and no error");
+    double matrix[] = {1, 2, 0, 2, 1, 0, 0, 0, 1};
+    bool positive = true;
+    fit_device *device = NULL;
+    CHECK_OK(cuda_fit_create(0, 0, &device));
+    if (!device) return;
+    CHECK_OK(device->interface->factor(device, matrix, 3, &positive));
+    CHECK(!positive);
+    device->interface->destroy(device);
     check_released();
 }
 
@@ -370,7 +389,7 @@ static void write_npy(const char *path, npy_type type, const void *data, size_t 
 
 static void test_coar_fit(void) {
     test_begin("coar_fit: --backend");
-    problem p = problem_new(90, 13, 4, FIT_RIDGE, false);
+    problem p = problem_new(90, 13, 4, FIT_RIDGE, DISTINCT);
     uint8_t *kept = fresh(p.m * p.n, 1);
     const char *masks = test_temporary("masks.npy"), *outputs = test_temporary("outputs.npy");
     for (size_t i = 0; i < p.m; i++)
@@ -413,6 +432,7 @@ int main(void) {
     test_fits();
     test_failing_calls();
     test_little_memory();
+    test_indefinite();
     test_unsound_device();
     test_coar_fit();
     return test_end();

@@ -51,7 +51,7 @@ cudaError_t cudaGetDevice(int *device) {
 
 /* What the stand-in's kernels may use: the figures of the generation (CUDA programming guide, "Technical Specifications per
  * Compute Capability"). */
-static int shared_optin(void) {
+int shared_limit(void) {
     if (the_machine.major >= 9 && the_machine.major < 12) return 227 << 10;
     return the_machine.major == 8 && the_machine.minor == 0 ? 163 << 10 : the_machine.major < 8 ? 64 << 10 : 99 << 10;
 }
@@ -61,9 +61,9 @@ static void fill_properties(struct cudaDeviceProp *p, int device) {
     snprintf(p->name, sizeof p->name, "Stand-in sm_%d%d", the_machine.major, the_machine.minor);
     p->totalGlobalMem = the_machine.memory;
     p->sharedMemPerBlock = 48 << 10;
-    p->sharedMemPerBlockOptin = (size_t)shared_optin();
+    p->sharedMemPerBlockOptin = (size_t)shared_limit();
     p->reservedSharedMemPerBlock = 1 << 10;
-    p->sharedMemPerMultiprocessor = (size_t)shared_optin() + (1 << 10);
+    p->sharedMemPerMultiprocessor = (size_t)shared_limit() + (1 << 10);
     p->regsPerBlock = p->regsPerMultiprocessor = 65536;
     p->warpSize = 32;
     p->maxThreadsPerBlock = 1024;
@@ -165,9 +165,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value) {
     cudaError_t error = enter(__func__);
     if (error == cudaSuccess && (!function || attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
-                                 value > shared_optin())) {
+                                 value > shared_limit())) {
         refuse(__func__, "attribute %d cannot be %d here (dynamic shared memory: at most %d)", (int)attribute, value,
-               shared_optin());
+               shared_limit());
         error = cudaErrorInvalidValue;
     }
     return leave(error);

@@ -37,7 +37,7 @@ static cudaError_t run_launch(const void *arguments) {
 static cudaError_t check_geometry(const char *name, dim3 grid, dim3 block, size_t shared) {
     bool counts = grid.x && grid.y && grid.z && grid.x <= 2147483647 && grid.y <= 65535 && grid.z <= 65535 && block.x &&
                   block.y && block.z && block.z <= 64 && (uint64_t)block.x * block.y * block.z <= 1024;
-    if (counts && shared <= 227 << 10) return cudaSuccess;
+    if (counts && shared <= (size_t)shared_limit()) return cudaSuccess;
     refuse(name, "cannot be launched as a grid of %u x %u x %u, blocks of %u x %u x %u, %zu bytes of shared memory",
            grid.x, grid.y, grid.z, block.x, block.y, block.z, shared);
     return counts ? cudaErrorInvalidValue : cudaErrorInvalidConfiguration;
@@ -51,6 +51,7 @@ cudaError_t simt_launch(const char *name, void (*run)(void *), const void *argum
         refuse(name, "launched into a stream of device %d while device %d is current", s->device, current_device);
         error = cudaErrorInvalidResourceHandle;
     }
+    if (error == cudaSuccess && the_machine.major < 8) error = cudaErrorNoKernelImageForDevice; /* built for sm_80 */
     if (error == cudaSuccess) error = check_geometry(name, grid, block, shared);
     if (error != cudaSuccess) return leave(error);
     const launch l = {.name = name, .run = run, .grid = grid, .block = block, .shared = shared};

@@ -65,6 +65,9 @@ extern _Thread_local int current_device;
 /* What the results of a library's algorithm are multiplied by: 1, or 1.01 when it is the wrong one (COAR_STANDIN_WRONG). */
 double error_factor(const char *library, int algorithm);
 
+/* The most shared memory that a block may have. */
+int shared_limit(void);
+
 /* A number below `limit`, from the seed of ORDER_RANDOM. */
 unsigned random_below(unsigned limit);
 

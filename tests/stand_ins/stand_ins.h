@@ -9,7 +9,7 @@
  *
  * Settings come from the environment, so that the program itself can be run under them; stand_in_reset reads them again:
  *   COAR_STANDIN_DEVICES     number of devices (1)
- *   COAR_STANDIN_CAPABILITY  compute capability (8.0)
+ *   COAR_STANDIN_CAPABILITY  compute capability (8.0); below 8.0 no kernel can be launched
  *   COAR_STANDIN_MEMORY      bytes of device memory, each (268435456)
  *   COAR_STANDIN_DRIVER      driver version (the runtime's); 0 = none installed
  *   COAR_STANDIN_ORDER       lazy: nothing runs before something waits for it, and then only what it depends on (default)
@@ -36,7 +36,8 @@ extern "C" {
  * Everything must have been released. */
 void stand_in_reset(void);
 
-/* The (after + 1)-th call of `call` from now on returns `error` (the library's own number) and does nothing else. */
+/* The (after + 1)-th call of `call` from now on returns `error` (the library's own number) and does nothing else. Names are
+ * those of the symbols ("cublasDgemm_v2"); kernels are launched by "cudaLaunchKernel". */
 void stand_in_fail(const char *call, unsigned after, int error);
 
 /* Calls of `call` since the last reset; kernels and library calls that ran count under "run NAME". */

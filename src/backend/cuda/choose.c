@@ -1,8 +1,8 @@
 /*
  * choose.c - the numerics plan of a CUDA device: its class, and for each convolution a kernel and the number of its partial sums.
  *
- * Which of our kernels computes a convolution decides no bits (kernels.h), the number of partial sums does. Both follow from
- * the layer's shape and the device alone here.
+ * By rule, they follow from the layer's shape and the device, and are our kernels. Which of these computes a convolution
+ * decides no bits (kernels.h), the number of partial sums does. By timing, libraries compete (cuda_choose.h).
  */
 #include <stdio.h>
 #include <string.h>
@@ -71,7 +71,7 @@ gpu_type cuda_type(const numerics_plan *plan) {
     return types[p];
 }
 
-static coar_status choose(const graph *g, numerics_plan *plan) {
+static coar_status choose(const graph *g, const plan_timing *timing, numerics_plan *plan) {
     cuda_device d;
     TRY(cuda_device_open(0, &d));
     cuda_backend shapes = {.type = cuda_type(plan), .settings = {.graph = g, .plan = plan}};
@@ -84,7 +84,7 @@ static coar_status choose(const graph *g, numerics_plan *plan) {
         const int form = best_form(&c, &count);
         set_kernel(plan, i, c.type, form, best_splits(&c, count, d.multiprocessors));
     }
-    return COAR_OK;
+    return timing ? cuda_choose_plan(g, timing, plan) : COAR_OK;
 }
 
 static coar_status check(const numerics_plan *plan) {
@@ -114,6 +114,5 @@ const plan_device cuda_plan_device = {
     .prefix = "cuda/",
     .device_class = device_class,
     .choose = choose,
-    .tune = cuda_tune,
     .check = check,
 };

@@ -191,7 +191,7 @@ coar_status cuda_normalise(cuda_backend *b) {
 static coar_status cuda_bind(backend *base, const example_batch *batch) {
     cuda_backend *b = cuda_self(base);
     TRY(check_batch(b, batch));
-    TRY(cuda_device_open(b->device.index, NULL));
+    TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
     b->examples = batch->count;
     for (uint32_t e = 0; e < batch->count; e++) b->host_labels[e] = batch->labels ? batch->labels[e] : 0;
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */

@@ -123,13 +123,14 @@ static bool choice_parse(const char *text, engine_choice *e) {
 
 /* ------------------------------------------------------------------------------------------ propositions */
 
-/* Reads up to `max` values of an attribute; the number read, 0 after a failure. */
+/* Reads up to `max` values of an attribute; the number read, 0 after a failure. cuDNN counts those that there are, which may
+ * be more than it wrote. */
 static int64_t read_attribute(cudnn_list *l, cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                               cudnnBackendAttributeType_t type, int64_t max, void *values) {
     int64_t count = 0;
     if (l->status != COAR_OK) return 0;
     cudnn_list_check(l, l->f->cudnnBackendGetAttribute(descriptor, name, type, max, &count, values), "attribute");
-    return l->status == COAR_OK ? count : 0;
+    return l->status != COAR_OK ? 0 : count < max ? count : max;
 }
 
 /* Reads descriptors, into ones that are made for them. */

@@ -20,7 +20,8 @@ coar_status cuda_fit_enter(const cuda_fit *f) {
 }
 
 size_t cuda_fit_room(const cuda_fit *f) {
-    const size_t resident = 2 * f->side * f->side * sizeof(double) + f->held_bytes;
+    const size_t matrices = (f->matrix != NULL) + (size_t)(f->factor != NULL);
+    const size_t resident = matrices * f->side * f->side * sizeof(double) + f->held_bytes;
     return resident < f->allowed ? f->allowed - resident : 0;
 }
 
@@ -219,6 +220,8 @@ static const fit_device_interface interface = {
     .solve = cuda_fit_solve,
     .norms = cuda_fit_norms,
     .eigenvectors = cuda_fit_eigenvectors,
+    .rotate = cuda_fit_rotate,
+    .coordinates = cuda_fit_coordinates,
     .hold = cuda_fit_hold,
     .product = cuda_fit_product,
     .destroy = cuda_fit_destroy,

@@ -3,8 +3,8 @@
  * kernels (kernels/cuda/gram.cu), the dense algebra is cuBLAS's and cuSOLVER's.
  *
  * All work goes through one stream, in order, and every function waits for its results. Device memory is one scratch
- * allocation that grows to what the hungriest call so far needed, the two matrices that `factor` leaves, and the one
- * that is held for products.
+ * allocation that grows to what the hungriest call so far needed, the matrices that `factor` or `eigenvectors` leaves, and
+ * the one that is held for products.
  * Must not know: graphs, masks, estimators.
  */
 #ifndef COAR_BACKEND_CUDA_FIT_H
@@ -27,7 +27,7 @@ typedef struct cuda_fit {
     const cusolver_functions *cusolver;
     cublasHandle_t blas;
     cusolverDnHandle_t solver;
-    double *matrix, *factor; /* of the last `factor`: [side][side] on the device; NULL = none */
+    double *matrix, *factor; /* [side][side] on the device, of the last `factor`; or its eigenvectors and NULL */
     size_t side;
     double *held; /* the last `hold`'s [held_length][held_width] on the device, held_bytes taken; NULL = none */
     size_t held_length, held_width, held_bytes;
@@ -58,6 +58,8 @@ coar_status cuda_fit_factor(fit_device *d, double *matrix, size_t n, bool *posit
 coar_status cuda_fit_solve(fit_device *d, double *right, size_t E);
 coar_status cuda_fit_norms(fit_device *d, const double *rows, size_t count, double *squares);
 coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, double *value);
+coar_status cuda_fit_rotate(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out);
+coar_status cuda_fit_coordinates(fit_device *d, size_t r, const double *rows, size_t count, double *out);
 coar_status cuda_fit_hold(fit_device *d, const double *right, size_t length, size_t E);
 coar_status cuda_fit_product(fit_device *d, const uint64_t *words, size_t count, size_t stride, double *product);
 /* Loads the libraries and makes the handles; gives back those that there are, and all that resides. */

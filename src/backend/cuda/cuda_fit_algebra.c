@@ -79,43 +79,46 @@ static coar_status finish(cuda_fit *f, const char *what) {
 
 /* ------------------------------------------------------------------------------------------------ factor */
 
-static coar_status make_matrices(cuda_fit *f, size_t n) {
-    const size_t bytes = n * n * sizeof(double);
+/* A matrix, and on request its factor; uploads the matrix. */
+static coar_status make_matrices(cuda_fit *f, const double *matrix, size_t n, bool factor) {
+    const size_t bytes = n * n * sizeof(double), all = (factor ? 2 : 1) * bytes;
     void *memory;
     drop_matrices(f);
     cuda_fit_drop_scratch(f); /* counting left it large */
-    if (2 * bytes > f->allowed)
+    if (all > cuda_fit_room(f))
         return status_set(COAR_ERROR_MEMORY,
-                          "the fit: two %zu x %zu matrices need %.0f MiB of device memory, and may take %.0f MiB: give "
-                          "more --memory, or --backend cpu",
-                          n, n, 2 * (double)bytes / 1048576, (double)f->allowed / 1048576);
+                          "the fit: %s of %zu x %zu need %.0f MiB of device memory, and may take %.0f MiB: give more "
+                          "--memory, or --backend cpu",
+                          factor ? "matrix and factor" : "eigenvectors", n, n, (double)all / 1048576,
+                          (double)cuda_fit_room(f) / 1048576);
     f->side = n;
     TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for a matrix", bytes >> 20);
     f->matrix = memory;
+    TRY(copy(f, f->matrix, matrix, n * n, cudaMemcpyHostToDevice));
+    if (!factor) return COAR_OK;
     TRY_CUDA(cudaMalloc(&memory, bytes), "the fit: %zu MiB for its factor", bytes >> 20);
     f->factor = memory;
-    return COAR_OK;
+    return copy(f, f->factor, f->matrix, n * n, cudaMemcpyDeviceToDevice);
 }
 
 /* What a call of cuSOLVER works in. */
 typedef struct solver_memory {
-    double *matrix, *value; /* eigenvectors only */
-    double *work;           /* [size] */
+    double *value; /* [values] */
+    double *work;  /* [size] */
     int *info;
 } solver_memory;
 
-static void solver_place(arena *arena, size_t side, int size, solver_memory *m) {
-    arena_place(arena, side * side, sizeof *m->matrix, &m->matrix);
-    arena_place(arena, side, sizeof *m->value, &m->value);
+static void solver_place(arena *arena, size_t values, int size, solver_memory *m) {
+    arena_place(arena, values, sizeof *m->value, &m->value);
     arena_place(arena, (size_t)size, sizeof *m->work, &m->work);
     arena_place(arena, 1, sizeof *m->info, &m->info);
 }
 
-static coar_status solver_scratch(cuda_fit *f, size_t side, int size, const char *what, solver_memory *m) {
+static coar_status solver_scratch(cuda_fit *f, size_t values, int size, const char *what, solver_memory *m) {
     arena measure = {0}, scratch;
-    solver_place(&measure, side, size, m);
+    solver_place(&measure, values, size, m);
     TRY(cuda_fit_scratch(f, &measure, what, &scratch));
-    solver_place(&scratch, side, size, m);
+    solver_place(&scratch, values, size, m);
     return COAR_OK;
 }
 
@@ -133,9 +136,7 @@ coar_status cuda_fit_factor(fit_device *d, double *matrix, size_t n, bool *posit
     int size, info;
     solver_memory m;
     TRY(cuda_fit_enter(f));
-    TRY(make_matrices(f, n));
-    TRY(copy(f, f->matrix, matrix, n * n, cudaMemcpyHostToDevice));
-    TRY(copy(f, f->factor, f->matrix, n * n, cudaMemcpyDeviceToDevice));
+    TRY(make_matrices(f, matrix, n, true));
     TRY_SOLVER(f, cusolverDnDpotrf_bufferSize, CUBLAS_FILL_MODE_UPPER, side, f->factor, side, &size);
     TRY(solver_scratch(f, 0, size, "a Cholesky factor", &m));
     TRY_SOLVER(f, cusolverDnDpotrf, CUBLAS_FILL_MODE_UPPER, side, f->factor, side, m.work, size, m.info);
@@ -245,21 +246,66 @@ coar_status cuda_fit_eigenvectors(fit_device *d, double *matrix, size_t p, doubl
     int size, info;
     solver_memory m;
     TRY(cuda_fit_enter(f));
-    drop_matrices(f);
-    TRY(solver_scratch(f, p, 0, "eigenvectors", &m)); /* the question about the workspace names the matrix */
-    TRY_SOLVER(f, cusolverDnDsyevd_bufferSize, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, m.matrix, side,
+    TRY(make_matrices(f, matrix, p, false));
+    TRY(solver_scratch(f, p, 0, "eigenvectors", &m)); /* the question about the workspace names the eigenvalues */
+    TRY_SOLVER(f, cusolverDnDsyevd_bufferSize, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, f->matrix, side,
                m.value, &size);
     TRY(solver_scratch(f, p, size, "eigenvectors", &m));
-    TRY(copy(f, m.matrix, matrix, p * p, cudaMemcpyHostToDevice));
-    TRY_SOLVER(f, cusolverDnDsyevd, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, m.matrix, side, m.value,
+    TRY_SOLVER(f, cusolverDnDsyevd, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, side, f->matrix, side, m.value,
                m.work, size, m.info);
     TRY(read_info(f, m.info, "eigenvectors", &info));
     if (info > 0)
         return status_set(COAR_ERROR_INTERNAL, "the fit: the eigenvectors of a %d x %d matrix did not converge (%d)",
                           side, side, info);
-    TRY(copy(f, matrix, m.matrix, p * p, cudaMemcpyDeviceToHost)); /* its columns are rows here */
+    TRY(copy(f, matrix, f->matrix, p * p, cudaMemcpyDeviceToHost)); /* its columns are rows here */
     TRY(copy(f, value, m.value, p, cudaMemcpyDeviceToHost));
     return finish(f, "download of eigenvectors");
+}
+
+typedef struct pair_memory {
+    double *in, *out;
+} pair_memory;
+
+static void pair_place(arena *arena, size_t in, size_t out, pair_memory *m) {
+    arena_place(arena, in, sizeof *m->in, &m->in);
+    arena_place(arena, out, sizeof *m->out, &m->out);
+}
+
+/* Scratch for `in` and `out` doubles; the former are uploaded. */
+static coar_status pair_scratch(cuda_fit *f, const double *x, size_t in, size_t out, pair_memory *m) {
+    arena measure = {0}, scratch;
+    pair_place(&measure, in, out, m);
+    TRY(cuda_fit_scratch(f, &measure, "a product with eigenvectors", &scratch));
+    pair_place(&scratch, in, out, m);
+    return copy(f, m->in, x, in, cudaMemcpyHostToDevice);
+}
+
+/* Column-major, the last r eigenvectors are a matrix B of p x r: out (E x r) = x (E x p) B, or back, out (E x p) = x (E x r) B'. */
+coar_status cuda_fit_rotate(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;
+    const size_t from = back ? r : f->side, to = back ? f->side : r;
+    pair_memory m;
+    TRY(cuda_fit_enter(f));
+    TRY(pair_scratch(f, x, from * E, to * E, &m));
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_N, back ? CUBLAS_OP_T : CUBLAS_OP_N, (int)E, (int)to, (int)from, &one, m.in,
+             (int)E, basis, (int)f->side, &zero, m.out, (int)E);
+    TRY(copy(f, out, m.out, to * E, cudaMemcpyDeviceToHost));
+    return finish(f, "product with eigenvectors");
+}
+
+/* out (r x count) = B' rows (p x count) */
+coar_status cuda_fit_coordinates(fit_device *d, size_t r, const double *rows, size_t count, double *out) {
+    cuda_fit *f = cuda_fit_self(d);
+    const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;
+    const int side = (int)f->side;
+    pair_memory m;
+    TRY(cuda_fit_enter(f));
+    TRY(pair_scratch(f, rows, f->side * count, r * count, &m));
+    TRY_BLAS(f, cublasDgemm_v2, CUBLAS_OP_T, CUBLAS_OP_N, (int)r, (int)count, side, &one, basis, side, m.in, side,
+             &zero, m.out, (int)r);
+    TRY(copy(f, out, m.out, r * count, cudaMemcpyDeviceToHost));
+    return finish(f, "coordinates along eigenvectors");
 }
 
 /* ---------------------------------------------------------------------------------------------- products */

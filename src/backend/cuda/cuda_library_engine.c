@@ -97,7 +97,7 @@ const cuda_engine cuda_engine_cublaslt = {
 
 /* A backend that holds no device memory, for shapes and sizes: of a job that is large enough for any batch, since a plan does
  * not depend on the job. */
-static coar_status describe(const graph *g, const numerics_plan *plan, const plan_tuning *t, cuda_backend **out) {
+static coar_status describe(const graph *g, const numerics_plan *plan, const plan_timing *t, cuda_backend **out) {
     static const output_spec margin = {.kind = OUTPUT_MARGIN};
     const backend_settings s = {.graph = g,
                                 .plan = plan,
@@ -105,7 +105,6 @@ static coar_status describe(const graph *g, const numerics_plan *plan, const pla
                                 .output_count = 1,
                                 .pool = t->pool,
                                 .memory = t->memory,
-                                .device = t->device,
                                 .examples_max = 1024,
                                 .masks_max = 64};
     return cuda_describe(&s, out);
@@ -140,8 +139,8 @@ static coar_status list_layers(const cuda_backend *b, uint32_t pairs, cuda_choic
     return COAR_OK;
 }
 
-static cuda_choose_settings settings_of(const cuda_backend *b, const plan_tuning *t) {
-    return (cuda_choose_settings){.device = t->device,
+static cuda_choose_settings settings_of(const cuda_backend *b, const plan_timing *t) {
+    return (cuda_choose_settings){.device = b->device.index,
                                   .device_class = b->settings.plan->device_class,
                                   .memory = b->settings.memory,
                                   .pool = t->pool,
@@ -150,7 +149,7 @@ static cuda_choose_settings settings_of(const cuda_backend *b, const plan_tuning
 
 _Static_assert(CUDA_FORM_SIZE <= PLAN_FORM_SIZE, "every form fits into a plan");
 
-coar_status cuda_tune(const graph *g, const plan_tuning *t, numerics_plan *plan) {
+coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan) {
     coar_status status = COAR_OK;
     cuda_backend *b = NULL;
     cuda_choice *layers = NULL;
@@ -175,7 +174,7 @@ done:
     return status;
 }
 
-coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_tuning *t, layer_time **times,
+coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
                            size_t *count) {
     coar_status status = COAR_OK;
     cuda_backend *b = NULL;

@@ -14,12 +14,12 @@ extern const cuda_engine cuda_engine_cudnn, cuda_engine_cublaslt;
  * are given where the run gives some, and the same where they are the same; none may be followed. */
 gpu_conv cuda_layer_shape(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 
-/* plan_device's tune: every convolution in its fastest form, at the batch that fills this device; plan->pairs is that batch
- * when a library's form is among them. */
-coar_status cuda_tune(const graph *g, const plan_tuning *t, numerics_plan *plan);
+/* The fastest form of every convolution, in place of the form that each has already, at the batch that fills this device;
+ * plan->pairs is that batch when a library's form is among them. */
+coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan);
 
 /* backend_interface's time_layers. */
-coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_tuning *t, layer_time **times,
+coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
                            size_t *count);
 
 #endif

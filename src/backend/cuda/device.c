@@ -26,7 +26,7 @@ static void class_name(const char *name, char *out, size_t size) {
 
 static coar_status describe(int index, int driver, cuda_device *d) {
     struct cudaDeviceProp properties;
-    char name[64], libraries[32];
+    char name[64], libraries[48];
     TRY_CUDA(cudaGetDeviceProperties(&properties, index), "CUDA device %d: properties", index);
     *d = (cuda_device){.index = index};
     snprintf(d->name, sizeof d->name, "%.*s", (int)sizeof d->name - 1, properties.name);
@@ -35,8 +35,8 @@ static coar_status describe(int index, int driver, cuda_device *d) {
     TRY(attribute(&d->multiprocessors, cudaDevAttrMultiProcessorCount, index));
     class_name(d->name, name, sizeof name);
     cuda_library_versions(libraries, sizeof libraries);
-    snprintf(d->device_class, sizeof d->device_class, "cuda/%s/%d.%d/%s", name, driver / 1000, driver % 1000 / 10,
-             libraries);
+    snprintf(d->device_class, sizeof d->device_class, "cuda/%s/%d.%d/%s", name, driver / 1000 % 100,
+             driver / 10 % 100, libraries);
     return COAR_OK;
 }
 

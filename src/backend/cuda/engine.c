@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cuda/cuda_cublaslt.h"
+#include "backend/cuda/cuda_cudnn.h"
 #include "backend/cuda/cuda_library_engine.h"
 
 static const cuda_engine *const engines[] = {
@@ -23,10 +25,10 @@ const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form
 }
 
 void cuda_library_versions(char *text, size_t size) {
-    char cudnn[CUDA_VERSION_SIZE], cublaslt[CUDA_VERSION_SIZE];
+    char cudnn[CUDA_VERSION_SIZE], cublas[CUDA_VERSION_SIZE];
     cuda_cudnn_version(cudnn);
-    cuda_cublaslt_version(cublaslt);
-    snprintf(text, size, "%s/%s", cudnn, cublaslt);
+    cuda_cublaslt_version(cublas);
+    snprintf(text, size, "%s/%s", cudnn, cublas);
 }
 
 /* ------------------------------------------------------------------------------------- our kernels */
@@ -57,8 +59,9 @@ static coar_status own_launch(const cuda_backend *b, const cuda_layer *layer, co
     (void)b;
     const cudaError_t error = gpu_conv_launch(c, layer->form, stream);
     if (error == cudaSuccess) return COAR_OK;
-    return cuda_error(error, "layer '%s': kernel '%s' on a batch of %u", layer->op->name,
-                      gpu_conv_form(c->type, layer->form), c->pairs);
+    return cuda_error(error, "layer '%s': kernel '%s', %u x %u x %u to %u x %u x %u, batch of %u (compute stream)",
+                      layer->op->name, gpu_conv_form(c->type, layer->form), c->in_h, c->in_w, c->in_channels, c->out_h,
+                      c->out_w, c->out_channels, c->pairs);
 }
 
 const cuda_engine cuda_engine_own = {

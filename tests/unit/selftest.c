@@ -1,0 +1,163 @@
+/*
+ * selftest.c - the self-test passes where the backend is right, and names the case where it is not.
+ */
+#include "test.h"
+
+#include "core/status.h"
+#include "selftest/selftest.h"
+
+/* ----------------------------------------------------------------------- a backend that is wrong in one number */
+
+static int wrong_output = -1; /* which output of run is off, -1 = none */
+static bool wrong_logit, breaks;
+static backend_interface planted;
+
+static coar_status planted_prepare(const backend_settings *s, backend **out) {
+    TRY(backend_cpu.prepare(s, out));
+    (*out)->interface = &planted;
+    return COAR_OK;
+}
+
+static coar_status planted_run(backend *b, const mask_range *masks, float *outputs) {
+    if (breaks) return status_set(COAR_ERROR_IO, "planted: the device is gone");
+    TRY(backend_cpu.run(b, masks, outputs));
+    if (wrong_output >= 0) outputs[wrong_output] += 0.01f; /* of numbers up to about 3 */
+    return COAR_OK;
+}
+
+static coar_status planted_logits(backend *b, float *logits) {
+    TRY(backend_cpu.logits(b, logits));
+    if (wrong_logit) logits[2] = NAN;
+    return COAR_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- what it says */
+
+typedef struct seen {
+    int cases, failed, not_computed;
+    uint64_t compared, wrong;
+    double largest;
+    char first_failed[128], message[256];
+    int stop_after; /* cases; 0 = never */
+} seen;
+
+static void on_case(void *user, const coar_selftest_case *c) {
+    seen *s = user;
+    s->cases++;
+    s->failed += !c->passed;
+    s->not_computed += c->status != COAR_OK;
+    s->compared += c->compared;
+    s->wrong += c->wrong;
+    s->largest = fmax(s->largest, c->largest);
+    if (c->passed || s->first_failed[0]) return;
+    snprintf(s->first_failed, sizeof s->first_failed, "%s", c->name);
+    snprintf(s->message, sizeof s->message, "%s", c->message);
+}
+
+static int on_progress(void *user, const coar_progress *p) {
+    const seen *s = user;
+    return s->stop_after && p->done >= (uint64_t)s->stop_after;
+}
+
+static coar_selftest_options options_for(seen *s, const char *only) {
+    coar_selftest_options o = COAR_SELFTEST_INIT;
+    *s = (seen){0};
+    o.backend = "cpu";
+    o.quick = 1;
+    o.only = only;
+    o.threads = 2;
+    o.report = on_case;
+    o.user = s;
+    planted = backend_cpu;
+    planted.prepare = planted_prepare;
+    planted.run = planted_run;
+    planted.logits = planted_logits;
+    wrong_output = -1;
+    wrong_logit = breaks = false;
+    return o;
+}
+
+static void test_right(void) {
+    test_begin("every case passes on the cpu backend, and every kind of op and of network is among them");
+    seen s;
+    coar_selftest_result r;
+    coar_selftest_options o = options_for(&s, NULL);
+    CHECK_OK(coar_selftest(&o, &r));
+    CHECK_INT(r.cases, s.cases);
+    CHECK_INT(r.failed, 0);
+    CHECK_TEXT(r.backend, "cpu");
+    CHECK(!strncmp(r.device_class, "cpu/", 4));
+    CHECK_INT(s.wrong, 0);
+    CHECK(s.compared > 5000);
+    CHECK(s.largest > 0 && s.largest < 1e-4); /* not compared with itself */
+    static const char *const names[] = {"conv*",      "linear*", "maxpool*",   "avgpool*", "subsample*", "embed*",
+                                        "layernorm*", "select*", "attention*", "resnet*",  "vit*"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        o = options_for(&s, names[i]);
+        CHECK_OK(coar_selftest(&o, &r));
+        CHECK(r.cases > 0 && r.cases == (uint64_t)s.cases);
+    }
+}
+
+static void test_wrong(void) {
+    seen s;
+    coar_selftest_result r = {0};
+    test_begin("one number off by a hundredth is found, and its case is named");
+    coar_selftest_options o = options_for(&s, "linear 17x40*");
+    wrong_output = 7; /* the last mask of the second output, of three masks and two examples */
+    CHECK_OK(selftest_run(&o, &planted, &r));
+    CHECK_INT(r.failed, 1);
+    CHECK_INT(s.wrong, 1);
+    CHECK(!strncmp(s.first_failed, "linear 17x40", 12));
+
+    test_begin("a NaN on one side alone is wrong");
+    o = options_for(&s, "conv 1x1 7x5*");
+    wrong_logit = true;
+    CHECK_OK(selftest_run(&o, &planted, &r));
+    CHECK_INT(r.failed, 1);
+    CHECK_INT(s.wrong, 1);
+
+    test_begin("a case that cannot be computed fails with its message, and the others go on");
+    o = options_for(&s, "conv*");
+    breaks = true;
+    CHECK_OK(selftest_run(&o, &planted, &r));
+    CHECK_INT(r.failed, r.cases);
+    CHECK_INT(s.not_computed, s.cases);
+    CHECK(s.cases > 3);
+    CHECK_TEXT(s.message, "planted: the device is gone");
+}
+
+static void test_refused(void) {
+    seen s;
+    coar_selftest_result r;
+    test_begin("what cannot be tested is refused");
+    coar_selftest_options o = options_for(&s, "nothing");
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_ERROR_USAGE, "--only");
+    o = options_for(&s, NULL);
+    o.precision = "fp32,fp4";
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_ERROR_USAGE, "fp4");
+    o.precision = "bf16"; /* the cpu backend has fp32 alone */
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_ERROR_UNSUPPORTED, "bf16");
+    o = options_for(&s, NULL);
+    o.device = 1;
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_ERROR_USAGE, "--device 1");
+    o = options_for(&s, NULL);
+    o.backend = "abacus";
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_ERROR_USAGE, "abacus");
+    CHECK_INT(s.cases, 0);
+
+    test_begin("it stops when it is asked to");
+    const coar_callbacks callbacks = {.progress = on_progress, .user = &s};
+    o = options_for(&s, NULL);
+    s.stop_after = 2;
+    o.callbacks = &callbacks;
+    CHECK_ERROR(coar_selftest(&o, &r), COAR_STOPPED, "after 2 cases");
+    CHECK_INT(s.cases, 2);
+}
+
+int main(void) {
+    test_right();
+    test_wrong();
+    test_refused();
+    return test_end();
+}
