@@ -42,7 +42,8 @@ void engine_close(engine *e);
 /* outputs[output_count][S][E] of the masks on the batch; malloc'ed, NaN where the backend failed. */
 float *engine_run(engine *e, const example_batch *batch, const mask_range *masks);
 
-/* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the rms. */
+/* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the
+ * rms. */
 double largest_difference(const float *actual, const float *expected, size_t count);
 double rms_difference(const float *actual, const float *expected, size_t count);
 

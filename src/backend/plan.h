@@ -2,7 +2,8 @@
  * plan.h - the numerics plan: everything that decides bits, fixed when a stage of a run is created.
  *
  * CPU plans come from a committed rule (never from timing), a function of the graph, N, the device class and the
- * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by plan_device.
+ * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by
+ * plan_device.
  */
 #ifndef COAR_BACKEND_PLAN_H
 #define COAR_BACKEND_PLAN_H
@@ -58,10 +59,12 @@ typedef struct plan_device {
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
- * examples chooses (ablate/auto_precision.h). exact: no transformed kernels; on a device our own kernels without partial sums. */
+ * examples chooses (ablate/auto_precision.h). exact: no transformed kernels; on a device our own kernels without
+ * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 
-/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is NULL). */
+/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is
+ * NULL). */
 coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
                               const plan_timing *timing, numerics_plan *out);
 

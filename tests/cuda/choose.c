@@ -113,6 +113,12 @@ static const char *fresh_cache(const char *name) {
     return folder;
 }
 
+static bool cuda_has_cudnn(void) {
+    char version[CUDA_VERSION_SIZE];
+    cuda_cudnn_version(version);
+    return strcmp(version, "none") != 0;
+}
+
 static bool is_own(const char *form) {
     return strncmp(form, "cublaslt:", 9) && strncmp(form, "cudnn:", 6);
 }
@@ -184,6 +190,30 @@ static void wrong_form(void) {
     unsetenv("COAR_STANDIN_WRONG");
     cuda_forms_release();
     stand_in_reset();
+}
+
+static void cudnn_too(void) {
+    cuda_choice layer = {.conv = conv3x3(GPU_BF16, 4, 3, 8)};
+    test_clock clock = {.entries = {{"cudnn:conv,engine=7,knobs=2:2", 0, 1}}};
+    test_begin("cuDNN's engines are candidates");
+    fresh_cache("cudnn");
+    if (!cuda_has_cudnn()) {
+        test_skip("this build was made without cuDNN's headers");
+        return;
+    }
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK_TEXT(layer.form, "cudnn:conv,engine=7,knobs=2:2");
+    test_begin("without cuDNN the others go on, with one line in the log");
+    fresh_cache("without");
+    cuda_forms_release();
+    stand_in_fail("cudnnCreate", 0, 1);
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK(is_own(layer.form));
+    CHECK(log_has("cuDNN's forms are no candidates: cuDNN: cudnnCreate"));
+    layer.conv.pairs = 5;
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK(!strstr(lines.text, "no candidates"));
+    cuda_forms_release();
 }
 
 static void with_events(void) {
@@ -385,6 +415,7 @@ int main(void) {
     ties();
     partial_sums();
     wrong_form();
+    cudnn_too();
     with_events();
     images_by_example();
     too_little_memory();

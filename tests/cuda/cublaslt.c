@@ -88,6 +88,7 @@ static void refusals(void) {
         "cublaslt:id=1,tile=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=65536",
         "cublaslt:id=1,tile= 1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
         "cublaslt:id=99999999999999999999,tile=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
+        "cublaslt:id=1,tile=1,stages=1,splitk=2,reduction=1,swizzle=0,custom=0,inner=0,cluster=0",
         "cublaslt:tile=1,id=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
     };
     static float any;

@@ -188,6 +188,10 @@ static void refusals(void) {
     for (int i = 0; i < 50; i++) strcat(many, "/2:0"); /* more knobs than there are */
     CHECK_ERROR(cuda_form_open(handles, &c, many, 1, &form), COAR_ERROR_UNSUPPORTED, "is no form of cuDNN's");
     status_clear();
+    test_begin("an engine whose sums are not to be had by text either");
+    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=4", 1, &form), COAR_ERROR_UNSUPPORTED,
+                "does not keep fp32 sums");
+    status_clear();
     test_begin("engines and knobs that this cuDNN does not have");
     CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=99", 1, &form), COAR_ERROR_UNSUPPORTED,
                 "cuDNN: finalize");

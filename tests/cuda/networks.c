@@ -1,6 +1,6 @@
 /*
- * networks.c - every architecture family, in small sizes, through the whole CUDA path against the reference backend: in fp32
- * to 1e-4 of the largest output, in bf16, fp16 and tf32 to 3 % rms of the reference with the same rounding.
+ * networks.c - every architecture family, in small sizes, through the whole CUDA path against the reference backend:
+ * in fp32 to 1e-4 of the largest output, in bf16, fp16 and tf32 to 3 % rms of the reference with the same rounding.
  */
 #include "engines.h"
 #include "nets.h"
@@ -151,7 +151,8 @@ static void fills(void) {
         }
 }
 
-/* Ops in any order: convolutions that write over their residual, values read twice or never, pools and attention of the input. */
+/* Ops in any order: convolutions that write over their residual, values read twice or never, pools and attention of
+ * the input. */
 static void random_graphs(void) {
     for (uint64_t seed = 1; seed <= (REDUCED ? 4 : 12); seed++) {
         test_begin("random graph %d", (int)seed);

@@ -1,6 +1,6 @@
 /*
- * stand_in_algebra.c - the stand-ins for cuBLAS, cuSOLVER and cuBLASLt: results against sums in double or against what they
- * must satisfy, work deferred like everything else, arguments refused as the manuals say.
+ * stand_in_algebra.c - the stand-ins for cuBLAS, cuSOLVER and cuBLASLt: results against sums in double or against what
+ * they must satisfy, work deferred like everything else, arguments refused as the manuals say.
  */
 #include "stand_ins/stand_ins.h"
 #include "test.h"

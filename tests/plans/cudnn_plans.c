@@ -1,9 +1,9 @@
 /*
- * cudnn_plans.c - whether the real cuDNN takes the graphs that the engine would ask for: a plan for every convolution of
- * ResNet-50 and every matrix product of ViT-B/16 on an A100, an H100 and a B200, described by their properties. No device is
- * needed, nothing runs. Beside this program lies a libcuda.so.1 without a device (tests/stand_ins/libcuda), because
- * cuDNN offers no engine for a fused graph where it cannot load one, and reports success: what counts is the number of
- * engines, not the status.
+ * cudnn_plans.c - whether the real cuDNN takes the graphs that the engine would ask for: a plan for every convolution
+ * of ResNet-50 and every matrix product of ViT-B/16 on an A100, an H100 and a B200, described by their properties. No
+ * device is needed, nothing runs. Beside this program lies a libcuda.so.1 without a device (tests/stand_ins/libcuda),
+ * because cuDNN offers no engine for a fused graph where it cannot load one, and reports success: what counts is the
+ * number of engines, not the status.
  *
  * Prints one comment for each layer: the form, or who computes it instead.
  */
@@ -65,6 +65,11 @@ static gpu_conv conv_of(const graph *g, const op *o) {
     return c;
 }
 
+/* What is no 1x1 of stride 1 is no matrix product, whatever the network: the patch embedding. */
+static cuda_cudnn_kind kind_of(const gpu_conv *c, cuda_cudnn_kind wish) {
+    return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 ? wish : CUDA_CUDNN_CONV;
+}
+
 static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
     q->count = 0;
     for (size_t i = 0; i < g->op_count; i++) {
@@ -78,14 +83,14 @@ static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
         else if (k < q->count)
             q->list[k].count++;
         else
-            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind};
+            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind_of(&c, kind)};
     }
 }
 
 /* --------------------------------------------------------------------------------------------------- asking */
 
-/* Most layers' first engine does; the others' next ones are asked too. The first layer is never cuDNN's, since it reads its
- * images by index; that cuDNN would take it if they were gathered first is worth knowing. */
+/* Most layers' first engine does; the others' next ones are asked too. The first layer is never cuDNN's, since it reads
+ * its images by index; that cuDNN would take it if they were gathered first is worth knowing. */
 static coar_status ask(void *context, size_t i, int worker) {
     questions *q = context;
     question *one = &q->list[i];

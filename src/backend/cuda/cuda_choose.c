@@ -359,7 +359,9 @@ static void copy_answer(const cuda_choice *from, cuda_choice *to) {
     to->milliseconds = from->milliseconds;
 }
 
-static void log_handles(const cuda_choose_settings *s, const cuda_handles *h) {
+static void log_handles(const cuda_choose_settings *s, cuda_handles *h) {
+    if (h->told) return;
+    h->told = true;
     if (h->cudnn_why[0]) log_info(s->callbacks, "cuDNN's forms are no candidates: %s", h->cudnn_why);
     if (h->cublaslt_why[0]) log_info(s->callbacks, "cuBLASLt's forms are no candidates: %s", h->cublaslt_why);
 }

@@ -239,6 +239,9 @@ static cudnnBackendDescriptor_t build_configuration(const cuda_cudnn *d, cudnn_l
     cudnn_list_set(l, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &e->engine);
     cudnn_list_refer(l, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, d->device);
     cudnn_list_finalize(l, engine);
+    if (!engine_admitted(l, engine) && l->status == COAR_OK) /* the text may be anybody's */
+        l->status = status_set(COAR_ERROR_UNSUPPORTED, "engine %lld of cuDNN does not keep fp32 sums in a fixed order",
+                               (long long)e->engine);
     for (size_t i = 0; i < e->knobs; i++) {
         const cudnnBackendKnobType_t type = (cudnnBackendKnobType_t)e->type[i];
         knobs[i] = cudnn_list_make(l, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);

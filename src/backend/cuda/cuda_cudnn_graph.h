@@ -3,7 +3,7 @@
  *
  * The graph is the convolution (or, for 1x1 of stride 1, the matrix product) and the whole epilogue of kernels.h:
  *   y = out(act(post(scale * pre(W x) + shift) + residual)),
- * everything between the sums and y in fp32 and never in memory. What cuDNN 9.19 takes and refuses (issue 4, item 2):
+ * everything between the sums and y in fp32 and never in memory. What cuDNN 9.19 takes and refuses (docs/gpu.md):
  * one keep per image and channel, [N,K,1,1], is accepted behind the sums and nowhere else; zero strides are refused.
  * A fill needs no second tensor per image: k x + (1 - k) c = (x - c) k + c.
  *

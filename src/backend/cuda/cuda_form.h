@@ -23,6 +23,7 @@ typedef struct cuda_handles {
     cuda_cudnn *cudnn;
     cuda_cublaslt *cublaslt;
     char cudnn_why[256], cublaslt_why[256];
+    bool told; /* the log has the reasons already */
 } cuda_handles;
 
 /* Opens them at the first call; `device` becomes the calling thread's. Safe from any thread. */
