@@ -23,6 +23,7 @@ DYNAMIC = [
     (r"conv_mma_kernel<conv_mma_tile<\w+, (\d+), (\d+), (\d+), (\d+),", lambda m, n, row, stages: (m + n) * row * stages),
     (r"conv_f32_kernel<conv_f32_tile<(\d+), (\d+), (\d+),", lambda m, n, stages: (m + n) * 64 * stages),
     (r"attention_mma_kernel<\w+, (\d+)>", lambda width: 768 * width),
+    (r"attention_plain_kernel<", lambda: ((2 * 32 + 4 * 8) * 132 + 4 * 8 * 32) * 4),  # heads of 128, 8 warps
 ]
 
 
