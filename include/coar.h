@@ -12,7 +12,7 @@
  *    A NULL string or a zero means "the default", unless the field says otherwise. Options without a size
  *    (not initialised) are COAR_ERROR_USAGE.
  *  - In every options struct `threads` 0 is one per core this process may run on, and `memory` is in bytes of
- *    host memory, 0 for half of what this process may use.
+ *    host memory, 0 for half of what this process may use; with backend cuda of each device's memory, 0 for what is free.
  *  - A pointer that a result is written through may be NULL: the result is then not wanted. Only coar_info,
  *    which does nothing else, refuses that.
  *  - The library never prints, exits or aborts. Progress and log lines go through coar_callbacks.
@@ -21,6 +21,7 @@
  *    coar_fit and coar_evaluate set the number of threads of OpenBLAS, which is one for the whole process, and put
  *    it back: while they run, other threads' use of OpenBLAS is as parallel as `threads` says.
  *  - Environment: COAR_ISA (portable, avx2) forces the instruction set of coar_ablate, coar_evaluate and coar_bench;
+ *    COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else HOME/.cache/coar);
  *    no other variable of coar's is read. Numbers in options and files have decimal points, whatever the locale.
  *
  * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
@@ -157,7 +158,7 @@ typedef struct coar_ablate_options {
     const char *only, *except; /* globs over group names */
     const char *backend;     /* cuda, cpu, reference; NULL = the fastest present */
     const char *precision;   /* auto (default), fp32, tf32, bf16, fp16 */
-    int exact;               /* no transformed kernels (Winograd) */
+    int exact;               /* no transformed kernels (Winograd); on a GPU our own kernels by rule, nothing timed */
     int threads;
     uint64_t memory;         /* bytes; of the host, or with backend cuda of each device. 0 = half of the host's, or what is free */
     const char *plan;        /* a numerics plan to take over: FILE or run.h5 */

@@ -7,6 +7,13 @@
 
 #include "backend/backend.h"
 
+/* Under a sanitizer everything takes many times as long: tests of many combinations then take one of each kind. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { REDUCED = 1 };
+#else
+enum { REDUCED = 0 };
+#endif
+
 typedef struct engine_options {
     const char *backend, *precision; /* NULL: fp32 */
     const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3 */
@@ -35,7 +42,8 @@ void engine_close(engine *e);
 /* outputs[output_count][S][E] of the masks on the batch; malloc'ed, NaN where the backend failed. */
 float *engine_run(engine *e, const example_batch *batch, const mask_range *masks);
 
-/* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the rms. */
+/* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the
+ * rms. */
 double largest_difference(const float *actual, const float *expected, size_t count);
 double rms_difference(const float *actual, const float *expected, size_t count);
 

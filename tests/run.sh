@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
 # Runs the tests and prints `N passed, N failed, N skipped` as its last line.
 #   quick  unit tests and goldens
-#   full   also the command line, kills and restarts, sanitizers, fuzz, other readers of our files, and the CUDA backend without a
-#          GPU (docs/gpu.md): its kernels over the shim, its host side over stand-ins where there are CUDA's headers
+#   cuda   the CUDA backend without a GPU (docs/gpu.md): its kernels over the shim, its host side over stand-ins where there are
+#          CUDA's headers
+#   full   both, and the command line, kills and restarts, sanitizers, fuzz, other readers of our files
 # Every test is a program that speaks TAP. COAR_SHARED names the folder of larger goldens (absent: those tests are skipped);
 # PYTHON a Python with numpy and h5py.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 mode=${1:-full}
+case $mode in quick | full | cuda) ;; *) echo "tests/run.sh: '$mode' is neither quick, full nor cuda" >&2; exit 2 ;; esac
 logs=build/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"
 passed=0 failed=0 skipped=0
-export TEST_DIR=tests OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-2}
+export TEST_DIR=tests OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-2} PYTHON=${PYTHON:-$(tools/find-python.sh)}
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1
+export TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp
+# HDF5 and OpenBLAS keep memory until the process ends; their one-time allocations are no leaks of ours.
+export LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 
 # Runs one TAP program; its output, exit code and seconds go to the logs.
 launch() { # name, command...
@@ -81,11 +87,11 @@ threaded="core cpu data fit images reference selftest store store_journal store_
 cuda_without_gpu() {
     local headers script
     headers=$(tools/cuda-headers.sh)
-    if ls build/obj/kernels/cuda/*.ptxas >/dev/null 2>&1; then
-        tap kernels/registers "$PYTHON" tools/ptxas_table.py build/obj/kernels/cuda --check
+    if [ "$(cat build/obj/cuda 2>/dev/null)" = 1 ]; then
+        tap kernels/registers "${PYTHON:-python3}" tools/ptxas_table.py build/obj/kernels/cuda --check
     else
         skipped=$((skipped + 1))
-        echo "skipped: kernels/registers: no nvcc, so nothing of ptxas about spilled registers"
+        echo "skipped: kernels/registers: build/ was made without nvcc, so ptxas has said nothing of spilled registers"
     fi
     build release CUDA=simt kernel-tests ${headers:+host-tests binaries} || return
     programs build/simt/tests/simt simt/
@@ -107,8 +113,10 @@ cuda_without_gpu() {
     done
 }
 
-build release units binaries
-programs build/tests ""
+if [ "$mode" != cuda ]; then
+    build release units binaries
+    programs build/tests ""
+fi
 
 if [ "$mode" = full ]; then
     tools/setup.sh test || exit 1
@@ -118,20 +126,19 @@ if [ "$mode" = full ]; then
         case $script in */lib.sh) continue ;; esac
         tap "cli/$(basename "$script" .sh)" bash "$script"
     done
-    export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 TEST_REDUCED=1
+    export TEST_REDUCED=1
     build asan CUDA=0 units fuzzers
-    # HDF5 and OpenBLAS keep memory until the process ends; their one-time allocations are no leaks of ours.
-    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 \
-        programs build/asan/tests asan/
+    programs build/asan/tests asan/
     programs build/asan/fuzz fuzz/
-    export TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.supp OPENBLAS_NUM_THREADS=1
+    export OPENBLAS_NUM_THREADS=1
     # shellcheck disable=SC2086
     build tsan CUDA=0 $(printf 'build/tsan/tests/%s ' $threaded)
     # shellcheck disable=SC2086
     programs build/tsan/tests tsan/ $threaded
     unset TEST_REDUCED
-    cuda_without_gpu
 fi
+
+[ "$mode" = quick ] || cuda_without_gpu
 
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -93,7 +93,8 @@ static coar_status try_precision(trial *t, const char *precision, numerics_plan 
     t->settings.plan = &plan;
     TRY_GOTO(outputs_of(t->interface, &t->settings, t->batch, &t->masks, t->part, t->lower));
     for (size_t k = 0; k < t->settings.output_count; k++)
-        agrees &= auto_precision_agrees(t->fp32 + k * AUTO_MASKS * examples, t->lower + k * AUTO_MASKS * examples, examples);
+        agrees &=
+            auto_precision_agrees(t->fp32 + k * AUTO_MASKS * examples, t->lower + k * AUTO_MASKS * examples, examples);
     if (agrees) {
         *out = plan;
         plan = (numerics_plan){0};
@@ -109,7 +110,8 @@ static coar_status try_all(trial *t, numerics_plan *plan) {
     for (const char *const *p = t->interface->precisions; *p; p++) {
         numerics_plan lower = {0};
         TRY(try_precision(t, *p, &lower));
-        log_info(t->timing->callbacks, "--precision auto: %s %s the bound (correlation with fp32 over %d masks on %u examples)", *p,
+        log_info(t->timing->callbacks,
+                 "--precision auto: %s %s the bound (correlation with fp32 over %d masks on %u examples)", *p,
                  lower.layers ? "stays inside" : "misses", AUTO_MASKS, t->batch->count);
         if (!lower.layers) continue;
         plan_free(plan);

@@ -37,9 +37,9 @@ typedef struct bench {
     uint8_t *images;
     int32_t *labels;
     example_batch examples; /* the two above */
-    uint8_t *ones;  /* dense: [MASKS_MAX][mask_bytes(n)] */
-    float *results; /* [outputs][MASKS_MAX][batch] */
-    uint64_t masks; /* made so far */
+    uint8_t *ones;          /* dense: [MASKS_MAX][mask_bytes(n)] */
+    float *results;         /* [outputs][MASKS_MAX][batch] */
+    uint64_t masks;         /* made so far */
 } bench;
 
 static coar_status open_model(const coar_bench_options *o, model **out) {
@@ -70,8 +70,8 @@ static coar_status make_examples(bench *b) {
         memcpy(b->images + i, words, sizeof words);
     }
     for (uint32_t e = 0; e < b->batch; e++) b->labels[e] = (int32_t)(e % b->model->classes);
-    b->examples = (example_batch){
-        .images = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
+    b->examples =
+        (example_batch){.images = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
     return COAR_OK;
 }
 

@@ -132,30 +132,42 @@ coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **o
     return j->interface->prepare(&s, out);
 }
 
-/* For passes that one device is enough for. */
-static coar_status prepare_first(job *j, backend **out) {
-    TRY(job_tell_memory(j));
-    return job_prepare(j, j->devices[0], j->pool, out);
-}
-
-/* Calls `use` with the bound backend for every block of the job's examples. Labels do not count here: they may be unknown, or
- * about to be replaced by predictions. */
+/* What a pass over all blocks does with each; begins again with first == 0 where another device takes over. Labels do not count
+ * here: they may be unknown, or about to be replaced by predictions. */
 typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint32_t count);
 
-static coar_status for_each_block(job *j, backend *b, block_use use, void *context) {
-    coar_status status = COAR_OK;
+/* *device_failed: the failure is not one of reading the examples. */
+static coar_status pass_on_device(job *j, int device, block_use use, void *context, bool *device_failed) {
+    coar_status status;
+    backend *b = NULL;
     uint8_t *images = NULL;
+    *device_failed = true;
     TRY_GOTO(memory_new(j->unit_examples, job_image_bytes(j), "images", &images));
+    TRY_GOTO(job_prepare(j, device, j->pool, &b));
     for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
         uint64_t left = j->count - first;
         uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
+        *device_failed = false;
         TRY_GOTO(job_read(j, first, count, images));
+        *device_failed = true;
         TRY_GOTO(bind_with(j, b, first, count, images, NULL));
         TRY_GOTO(use(context, b, first, count));
     }
 done:
+    if (b) b->interface->destroy(b);
     free(images);
     return status;
+}
+
+/* Calls `use` with the bound backend for every block of the job's examples, on the first device that does it. */
+static coar_status for_each_block(job *j, block_use use, void *context) {
+    bool device_failed;
+    TRY(job_tell_memory(j));
+    for (;;) {
+        const coar_status status = pass_on_device(j, j->devices[0], use, context, &device_failed);
+        if (status == COAR_OK || !device_failed || j->device_count == 1) return status;
+        job_drop_device(j);
+    }
 }
 
 typedef struct logits_use {
@@ -189,21 +201,25 @@ static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_
 
 /* One unablated pass over the job's examples. Either result may be NULL. */
 static coar_status forward_all(job *j, int32_t *predicted, float *baseline) {
-    coar_status status = COAR_OK;
-    backend *b = NULL;
+    coar_status status;
     logits_use use = {.job = j, .predicted = predicted, .baseline = baseline};
     TRY_GOTO(memory_new((size_t)j->unit_examples * j->model->classes, sizeof(float), "logits", &use.logits));
-    TRY_GOTO(prepare_first(j, &b));
-    TRY_GOTO(for_each_block(j, b, use_logits, &use));
+    TRY_GOTO(for_each_block(j, use_logits, &use));
 done:
-    if (b) b->interface->destroy(b);
     free(use.logits);
     return status;
 }
 
+typedef struct sums_use {
+    double *sums; /* [rows] */
+    size_t rows;
+} sums_use;
+
 static coar_status use_sums(void *context, backend *b, uint64_t first, uint32_t count) {
-    (void)first, (void)count;
-    return b->interface->collect_row_sums(b, context);
+    const sums_use *u = context;
+    (void)count;
+    if (first == 0) memset(u->sums, 0, u->rows * sizeof *u->sums);
+    return b->interface->collect_row_sums(b, u->sums);
 }
 
 /* Makes the job's examples the rows given, keeping what was there in *saved, so that one loop serves both. */
@@ -260,27 +276,24 @@ done:
 static coar_status calibrate(job *j) {
     coar_status status = COAR_OK;
     const size_t rows = j->model->graph->rows;
-    double *sums = NULL;
+    sums_use use = {.rows = rows};
     uint32_t *positions = NULL;
-    backend *b = NULL;
     example_list other = {.rows = j->calibration_rows, .count = j->calibration_count};
     const bool others = j->calibration_rows != NULL;
-    TRY_GOTO(memory_new(rows, sizeof *sums, "row sums", &sums));
+    TRY_GOTO(memory_new(rows, sizeof *use.sums, "row sums", &use.sums));
     TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
     TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
-    TRY_GOTO(prepare_first(j, &b));
     if (others) swap_examples(j, &other);
-    status = for_each_block(j, b, use_sums, sums);
+    status = for_each_block(j, use_sums, &use);
     const size_t count = j->count;
     if (others) swap_examples(j, &other);
     if (status != COAR_OK) goto done;
     backend_row_positions(j->model->graph, positions);
-    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(sums[r] / ((double)count * positions[r]));
+    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(use.sums[r] / ((double)count * positions[r]));
     j->ablation.fill = j->fill;
 done:
-    if (b) b->interface->destroy(b);
     free(positions);
-    free(sums);
+    free(use.sums);
     return status;
 }
 
@@ -403,8 +416,7 @@ static coar_status settle_precision(job *j, const job_options *o) {
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(calibrate(j));
     const backend_settings s = settings_of(j, j->devices[0], j->pool);
-    const example_batch batch = {
-        .images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
+    const example_batch batch = {.images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
     TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, &timing, &j->plan));
     if (!strcmp(j->plan.precision, "fp32")) {
         plan_free(&j->plan);
@@ -417,46 +429,13 @@ done:
     return status;
 }
 
-/* "0,2": ascending numbers below `count`, which are few. */
-static coar_status parse_devices(const char *text, int count, job *j) {
-    for (const char *at = text;; at++) {
-        char *end;
-        const long device = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : -1;
-        if (device < 0 || (*end && *end != ','))
-            return status_set(COAR_ERROR_USAGE, "--devices '%s': give numbers, as in 0,1, or all", text);
-        if (device >= count)
-            return status_set(COAR_ERROR_USAGE, "--devices '%s': %s has devices 0 to %d here", text, j->interface->name,
-                              count - 1);
-        if (j->device_count && device <= j->devices[j->device_count - 1])
-            return status_set(COAR_ERROR_USAGE, "--devices '%s': give each device once, in ascending order", text);
-        j->devices[j->device_count++] = (int)device;
-        at = end;
-        if (!*at) return COAR_OK;
-    }
-}
-
-static coar_status choose_devices(job *j, const char *text) {
-    int count = 1;
-    const bool all = !text || !strcmp(text, "all");
-    if (j->interface->devices)
-        TRY(j->interface->devices(&count));
-    else if (!all)
-        return status_set(COAR_ERROR_USAGE, "--devices: backend %s runs on the machine itself: leave --devices out",
-                          j->interface->name);
-    TRY(memory_new((size_t)count, sizeof *j->devices, "devices", &j->devices));
-    if (!all) return parse_devices(text, count, j);
-    j->device_count = (size_t)count;
-    for (int d = 0; d < count; d++) j->devices[d] = d;
-    return COAR_OK;
-}
-
 static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
     TRY(ablation_parse(o->ablation, &j->ablation));
     TRY(find_backend(j, o));
-    TRY(choose_devices(j, o->devices));
+    TRY(job_choose_devices(j, o->devices));
     j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
     TRY(dataset_open(o->data, &j->data));
     model_options options = {.arch = o->arch,

@@ -63,6 +63,12 @@ void job_close(job *j);
  * until B E flops <= 1e13. */
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples);
 
+/* "0,2" or all (also NULL) of the backend's devices (job_devices.c). */
+coar_status job_choose_devices(job *j, const char *text);
+
+/* After a failure of the first device: goes on without it, with a warning. Not for the last one. */
+void job_drop_device(job *j);
+
 /* Logs, once a job, what its backends take; an error when that is more than they may. */
 coar_status job_tell_memory(job *j);
 

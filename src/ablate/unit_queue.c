@@ -36,8 +36,7 @@ coar_status unit_queue_create(const unit_grid *grid, const store_stage *stage, u
                     .shard = shard,
                     .shards = shards,
                     .units = unit_grid_units(grid),
-                    .blocks = (grid->examples + grid->unit_examples - 1) / grid->unit_examples,
-                    .returned_capacity = devices};
+                    .blocks = (grid->examples + grid->unit_examples - 1) / grid->unit_examples};
     TRY_GOTO(memory_new(q.blocks, sizeof *q.next, "work units", &q.next));
     TRY_GOTO(memory_new(q.blocks, sizeof *q.left, "work units", &q.left));
     TRY_GOTO(memory_new(devices, sizeof *q.returned, "work units", &q.returned));

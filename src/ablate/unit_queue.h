@@ -21,8 +21,8 @@ typedef struct unit_queue {
     uint64_t blocks;    /* of examples */
     uint64_t *next;     /* [blocks] the first unit of the block that was not looked at yet */
     uint64_t *left;     /* [blocks] units to hand out */
-    uint64_t *returned; /* [returned_capacity] given back by devices that failed */
-    size_t returned_count, returned_capacity;
+    uint64_t *returned; /* [devices] given back by devices that failed */
+    size_t returned_count;
     uint64_t images, images_done; /* masked images of this process's units; of those done when the queue was made */
 } unit_queue;
 

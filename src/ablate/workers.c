@@ -62,8 +62,8 @@ typedef struct crew {
 
 /* ------------------------------------------------------------------------------------------------ one unit */
 
-/* Non-finite outputs stay as NaN; true when there was one. In the direct fp32 form there is no more careful form to
- * compute them in once more. */
+/* Non-finite outputs stay as NaN; true when there was one. The backend has computed them once more in fp32, direct form,
+ * where that was not their form already. */
 static bool mark_non_finite(float *values, size_t count) {
     bool found = false;
     for (size_t i = 0; i < count; i++)

@@ -47,8 +47,9 @@ coar_status backend_find(const char *name, const backend_interface **out) {
         return COAR_OK;
     }
     if (!strcmp(name, "cuda"))
-        return status_set(COAR_ERROR_UNSUPPORTED, "--backend cuda: this build has no CUDA: install the CUDA toolkit and build "
-                                                  "with make CUDA=1, or give --backend cpu");
+        return status_set(COAR_ERROR_UNSUPPORTED,
+                          "--backend cuda: this build has no CUDA: install the CUDA toolkit and build "
+                          "with make CUDA=1, or give --backend cpu");
     return status_set(COAR_ERROR_USAGE, "--backend '%s' is unknown: give cpu, cuda or reference", name);
 }
 

@@ -266,8 +266,9 @@ static coar_status read_named(const cJSON *layer, size_t i, const char *origin, 
     const double count = cJSON_IsNumber(splits) ? splits->valuedouble : 0;
     if (cJSON_GetArraySize(layer) != 3 || !*form || strlen(form) >= PLAN_FORM_SIZE || !(count >= 1) ||
         count > PLAN_SPLITS_MAX || count != (uint32_t)count)
-        return status_set(COAR_ERROR_INPUT, "%s: layer '%s' of the plan must have a kernel's name and splits from 1 to %d",
-                          origin, plan->name[i], PLAN_SPLITS_MAX);
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: layer '%s' of the plan must have a kernel's name and splits from 1 to %d", origin,
+                          plan->name[i], PLAN_SPLITS_MAX);
     snprintf(plan->kernel[i], PLAN_FORM_SIZE, "%s", form);
     plan->splits[i] = (uint32_t)count;
     plan->form[i] = FORM_NAMED;
@@ -305,7 +306,8 @@ static coar_status read_pairs(const cJSON *root, const char *origin, numerics_pl
     const double count = cJSON_IsNumber(pairs) ? pairs->valuedouble : 0;
     if (!pairs) return COAR_OK;
     if (!is_device(plan) || !(count >= 1) || count > UINT32_MAX || count != (uint32_t)count)
-        return status_set(COAR_ERROR_INPUT, "%s: the plan's 'pairs' must be a batch's size, of a device's plan", origin);
+        return status_set(COAR_ERROR_INPUT, "%s: the plan's 'pairs' must be a batch's size, of a device's plan",
+                          origin);
     plan->pairs = (uint32_t)count;
     return COAR_OK;
 }

@@ -2,7 +2,8 @@
  * plan.h - the numerics plan: everything that decides bits, fixed when a stage of a run is created.
  *
  * CPU plans come from a committed rule (never from timing), a function of the graph, N, the device class and the
- * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by plan_device.
+ * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by
+ * plan_device.
  */
 #ifndef COAR_BACKEND_PLAN_H
 #define COAR_BACKEND_PLAN_H
@@ -58,19 +59,22 @@ typedef struct plan_device {
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
  * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
- * examples chooses (ablate/precision.h). exact: no transformed kernels, and on
- * a device none but the project's own, by rule. */
+ * examples chooses (ablate/auto_precision.h). exact: no transformed kernels; on a device our own kernels without
+ * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 
-/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is NULL). */
+/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is
+ * NULL). */
 coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
                               const plan_timing *timing, numerics_plan *out);
+
 /* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
 coar_status plan_blank(const graph *g, numerics_plan *out);
 void plan_free(numerics_plan *plan);
 
 /* The backend that executes plans of this class: "cpu", "cuda", "reference"; NULL = none that is known. */
 const char *plan_backend(const char *device_class);
+
 /* The class of a plan as JSON, unchecked otherwise; false when it has none. */
 bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]);
 

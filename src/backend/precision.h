@@ -7,8 +7,8 @@
  *   bf16  every stored value and every weight of a product, to 7 bits of fraction (to nearest, ties to even)
  *   fp16  the same to IEEE binary16; what lies above its range becomes infinite
  *
- * Sums are fp32 (or better) in each of them, logits and what an epilogue adds (scale, shift, layer norms, positions) stay fp32.
- * Must not know: graphs, devices.
+ * Sums are fp32 (or better) in each of them, logits and what an epilogue adds (scale, shift, layer norms, positions)
+ * stay fp32. Must not know: graphs, devices.
  */
 #ifndef COAR_BACKEND_PRECISION_H
 #define COAR_BACKEND_PRECISION_H

@@ -1,6 +1,7 @@
 /*
- * batches.c - what the CUDA path's outputs must not depend on, to the bit: memory (and with it the size of batches), the masks and
- * examples beside them, the order in which streams get on, replays of graphs. And what becomes of outputs that are not finite.
+ * batches.c - what the CUDA path's outputs must not depend on, to the bit: memory (and with it the size of batches),
+ * the masks and examples beside them, the order in which streams get on, replays of graphs. And what becomes of
+ * outputs that are not finite.
  */
 #include "engines.h"
 #include "nets.h"

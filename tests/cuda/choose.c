@@ -1,7 +1,7 @@
 /*
- * choose.c - the timed choice with a clock that the test sets: the fastest form that computes the layer wins, close ones go to
- * our kernels, wrong ones are found out; the cache file makes the second job start at once, and whatever is wrong with it
- * costs a line in the log and nothing else.
+ * choose.c - the timed choice with a clock that the test sets: the fastest form that computes the layer wins, close
+ * ones go to our kernels, wrong ones are found out; the cache file makes the second job start at once, and whatever
+ * is wrong with it costs a line in the log and nothing else.
  */
 #include "backend/cuda/cuda_choose.h"
 #include "backend/cuda/cuda_plan_cache.h"
@@ -21,9 +21,22 @@
 static char given[2];
 
 static gpu_conv linear(gpu_type type, uint32_t pairs, uint32_t tokens, uint32_t in, uint32_t out) {
-    return (gpu_conv){.type = type, .pairs = pairs, .in_h = 1, .in_w = tokens, .in_channels = in, .out_h = 1, .out_w = tokens,
-                      .out_channels = out, .kernel_h = 1, .kernel_w = 1, .stride = 1, .x = given, .weight = given, .y = given,
-                      .shift = (const float *)(const void *)given, .mask = {.place = GPU_PLACE_PRE}};
+    return (gpu_conv){.type = type,
+                      .pairs = pairs,
+                      .in_h = 1,
+                      .in_w = tokens,
+                      .in_channels = in,
+                      .out_h = 1,
+                      .out_w = tokens,
+                      .out_channels = out,
+                      .kernel_h = 1,
+                      .kernel_w = 1,
+                      .stride = 1,
+                      .x = given,
+                      .weight = given,
+                      .y = given,
+                      .shift = (const float *)(const void *)given,
+                      .mask = {.place = GPU_PLACE_PRE}};
 }
 
 static gpu_conv conv3x3(gpu_type type, uint32_t pairs, uint32_t side, uint32_t channels) {
@@ -49,8 +62,8 @@ typedef struct test_clock {
     int calls;
 } test_clock;
 
-static coar_status tell_time(void *context, const char *form, uint32_t splits, cudaGraphExec_t launch, cudaStream_t stream,
-                             float *milliseconds) {
+static coar_status tell_time(void *context, const char *form, uint32_t splits, cudaGraphExec_t launch,
+                             cudaStream_t stream, float *milliseconds) {
     test_clock *t = context;
     (void)stream;
     t->calls++;
@@ -100,7 +113,15 @@ static const char *fresh_cache(const char *name) {
     return folder;
 }
 
-static bool is_own(const char *form) { return strncmp(form, "cublaslt:", 9) && strncmp(form, "cudnn:", 6); }
+static bool cuda_has_cudnn(void) {
+    char version[CUDA_VERSION_SIZE];
+    cuda_cudnn_version(version);
+    return strcmp(version, "none") != 0;
+}
+
+static bool is_own(const char *form) {
+    return strncmp(form, "cublaslt:", 9) && strncmp(form, "cudnn:", 6);
+}
 
 static bool log_has(const char *text) {
     if (strstr(lines.text, text)) return true;
@@ -169,6 +190,30 @@ static void wrong_form(void) {
     unsetenv("COAR_STANDIN_WRONG");
     cuda_forms_release();
     stand_in_reset();
+}
+
+static void cudnn_too(void) {
+    cuda_choice layer = {.conv = conv3x3(GPU_BF16, 4, 3, 8)};
+    test_clock clock = {.entries = {{"cudnn:conv,engine=7,knobs=2:2", 0, 1}}};
+    test_begin("cuDNN's engines are candidates");
+    fresh_cache("cudnn");
+    if (!cuda_has_cudnn()) {
+        test_skip("this build was made without cuDNN's headers");
+        return;
+    }
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK_TEXT(layer.form, "cudnn:conv,engine=7,knobs=2:2");
+    test_begin("without cuDNN the others go on, with one line in the log");
+    fresh_cache("without");
+    cuda_forms_release();
+    stand_in_fail("cudnnCreate", 0, 1);
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK(is_own(layer.form));
+    CHECK(log_has("cuDNN's forms are no candidates: cuDNN: cudnnCreate"));
+    layer.conv.pairs = 5;
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK(!strstr(lines.text, "no candidates"));
+    cuda_forms_release();
 }
 
 static void with_events(void) {
@@ -240,14 +285,22 @@ static void write_cache(const char *text) {
 
 static void damaged(void) {
     static const char *const bad[] = {
-        "", "{", "[]", "null", "{\"version\":1}",
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"version\":1}",
         "{\"version\":2,\"device_class\":\"" CLASS "\",\"layers\":{}}",
         "{\"version\":1,\"device_class\":\"cuda/other\",\"layers\":{}}",
         "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":[]}",
-        "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":{\"x\":{\"form\":7,\"splits\":1,\"milliseconds\":1}}}",
-        "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":1.5,\"milliseconds\":1}}}",
-        "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":65,\"milliseconds\":1}}}",
-        "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":1,\"milliseconds\":-1}}}",
+        "{\"version\":1,\"device_class\":\"" CLASS
+        "\",\"layers\":{\"x\":{\"form\":7,\"splits\":1,\"milliseconds\":1}}}",
+        "{\"version\":1,\"device_class\":\"" CLASS
+        "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":1.5,\"milliseconds\":1}}}",
+        "{\"version\":1,\"device_class\":\"" CLASS
+        "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":65,\"milliseconds\":1}}}",
+        "{\"version\":1,\"device_class\":\"" CLASS
+        "\",\"layers\":{\"x\":{\"form\":\"f\",\"splits\":1,\"milliseconds\":-1}}}",
         "{\"version\":1,\"device_class\":\"" CLASS "\",\"layers\":{\"x\":{\"splits\":1,\"milliseconds\":1}}}",
     };
     cuda_choice layer = {.conv = linear(GPU_BF16, 3, 2, 16, 16)};
@@ -346,7 +399,8 @@ static void given_forms(void) {
     cuda_choice layer = {.conv = conv3x3(GPU_BF16, 2, 3, 8), .splits = 1};
     test_clock clock = {.entries = {{name, 0, .25f}}};
     const cuda_timer timer = {.time = tell_time, .context = &clock};
-    const cuda_choose_settings s = {.device_class = CLASS, .memory = (size_t)64 << 20, .timer = &timer, .callbacks = &callbacks};
+    const cuda_choose_settings s = {
+        .device_class = CLASS, .memory = (size_t)64 << 20, .timer = &timer, .callbacks = &callbacks};
     test_begin("the time of a given form");
     snprintf(layer.form, sizeof layer.form, "%s", name);
     CHECK_OK(cuda_choose_time(&s, &layer, 1));
@@ -361,6 +415,7 @@ int main(void) {
     ties();
     partial_sums();
     wrong_form();
+    cudnn_too();
     with_events();
     images_by_example();
     too_little_memory();

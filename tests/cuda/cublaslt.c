@@ -1,18 +1,28 @@
 /*
- * cublaslt.c - linear layers by cuBLASLt: every algorithm that is proposed computes the layer with every epilogue in every
- * precision, its text makes the same algorithm again, and texts that are none are refused.
+ * cublaslt.c - linear layers by cuBLASLt: every algorithm that is proposed computes the layer with every epilogue in
+ * every precision, its text makes the same algorithm again, and texts that are none are refused.
  */
 #include "layer_case.h"
 #include "stand_ins/stand_ins.h"
 
 static const gpu_type types[] = {GPU_F32, GPU_TF32, GPU_BF16, GPU_F16};
-static const char *const type_names[] = {[GPU_F32] = "fp32", [GPU_TF32] = "tf32", [GPU_BF16] = "bf16", [GPU_F16] = "fp16"};
+static const char *const type_names[] = {
+    [GPU_F32] = "fp32", [GPU_TF32] = "tf32", [GPU_BF16] = "bf16", [GPU_F16] = "fp16"};
 
 static cuda_handles *handles;
 
 static gpu_conv linear(gpu_type type, uint32_t pairs, uint32_t tokens, uint32_t in, uint32_t out) {
-    return (gpu_conv){.type = type, .pairs = pairs, .in_h = 1, .in_w = tokens, .in_channels = in, .out_h = 1, .out_w = tokens,
-                      .out_channels = out, .kernel_h = 1, .kernel_w = 1, .stride = 1};
+    return (gpu_conv){.type = type,
+                      .pairs = pairs,
+                      .in_h = 1,
+                      .in_w = tokens,
+                      .in_channels = in,
+                      .out_h = 1,
+                      .out_w = tokens,
+                      .out_channels = out,
+                      .kernel_h = 1,
+                      .kernel_w = 1,
+                      .stride = 1};
 }
 
 static const struct {
@@ -22,10 +32,23 @@ static const struct {
 } cases[] = {
     {"bare", 1, 1, 8, 8, {0}},
     {"odd sizes, PRE, bias", 3, 5, 19, 13, {.place = GPU_PLACE_PRE, .shift = true}},
-    {"PRE with fill, GELU", 2, 4, 24, 32, {.place = GPU_PLACE_PRE, .fill = true, .shift = true, .activation = GPU_GELU_ERF}},
-    {"POST, residual in place", 2, 3, 16, 24,
+    {"PRE with fill, GELU",
+     2,
+     4,
+     24,
+     32,
+     {.place = GPU_PLACE_PRE, .fill = true, .shift = true, .activation = GPU_GELU_ERF}},
+    {"POST, residual in place",
+     2,
+     3,
+     16,
+     24,
      {.place = GPU_PLACE_POST, .shift = true, .residual = true, .in_place = true}},
-    {"OUT, scale, ReLU, residual", 2, 3, 16, 10,
+    {"OUT, scale, ReLU, residual",
+     2,
+     3,
+     16,
+     10,
      {.place = GPU_PLACE_OUT, .fill = true, .scale = true, .shift = true, .residual = true, .activation = GPU_RELU}},
     {"logits", 5, 1, 40, 10, {.shift = true, .wide = true}},
 };
@@ -65,6 +88,7 @@ static void refusals(void) {
         "cublaslt:id=1,tile=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=65536",
         "cublaslt:id=1,tile= 1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
         "cublaslt:id=99999999999999999999,tile=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
+        "cublaslt:id=1,tile=1,stages=1,splitk=2,reduction=1,swizzle=0,custom=0,inner=0,cluster=0",
         "cublaslt:tile=1,id=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
     };
     static float any;

@@ -1,7 +1,7 @@
 /*
- * cudnn.c - convolutions and linear layers by cuDNN's graphs: every engine that is proposed computes the layer with every
- * epilogue; engines whose sums are not what they should be are never proposed; a form's text makes the same plan again; and
- * without engines there are no candidates, whatever the status says.
+ * cudnn.c - convolutions and linear layers by cuDNN's graphs: every engine that is proposed computes the layer with
+ * every epilogue; engines whose sums are not what they should be are never proposed; a form's text makes the same
+ * plan again; and without engines there are no candidates, whatever the status says.
  */
 #include "backend/cuda/cuda_libraries.h"
 #include "layer_case.h"
@@ -16,17 +16,66 @@ static const struct {
     uint32_t pairs, side, in, out, kernel, stride, pad;
     layer_epilogue epilogue;
 } cases[] = {
-    {"3x3 PRE scale shift residual ReLU", 3, 5, 16, 8, 3, 1, 1,
+    {"3x3 PRE scale shift residual ReLU",
+     3,
+     5,
+     16,
+     8,
+     3,
+     1,
+     1,
      {.place = GPU_PLACE_PRE, .scale = true, .shift = true, .residual = true, .activation = GPU_RELU}},
-    {"3x3 stride 2 POST fill", 2, 6, 8, 16, 3, 2, 1, {.place = GPU_PLACE_POST, .fill = true, .scale = true, .shift = true}},
-    {"7x7 stride 2, colours, OUT", 2, 9, 3, 8, 7, 2, 3,
+    {"3x3 stride 2 POST fill",
+     2,
+     6,
+     8,
+     16,
+     3,
+     2,
+     1,
+     {.place = GPU_PLACE_POST, .fill = true, .scale = true, .shift = true}},
+    {"7x7 stride 2, colours, OUT",
+     2,
+     9,
+     3,
+     8,
+     7,
+     2,
+     3,
      {.place = GPU_PLACE_OUT, .scale = true, .shift = true, .activation = GPU_RELU}},
-    {"1x1 PRE fill residual in place", 2, 3, 24, 16, 1, 1, 0,
-     {.place = GPU_PLACE_PRE, .fill = true, .scale = true, .shift = true, .residual = true, .in_place = true, .activation = GPU_RELU}},
+    {"1x1 PRE fill residual in place",
+     2,
+     3,
+     24,
+     16,
+     1,
+     1,
+     0,
+     {.place = GPU_PLACE_PRE,
+      .fill = true,
+      .scale = true,
+      .shift = true,
+      .residual = true,
+      .in_place = true,
+      .activation = GPU_RELU}},
     {"1x1 PRE GELU", 3, 2, 16, 24, 1, 1, 0, {.place = GPU_PLACE_PRE, .shift = true, .activation = GPU_GELU_ERF}},
-    {"1x1 POST GELU-tanh residual", 2, 2, 16, 8, 1, 1, 0,
+    {"1x1 POST GELU-tanh residual",
+     2,
+     2,
+     16,
+     8,
+     1,
+     1,
+     0,
      {.place = GPU_PLACE_POST, .shift = true, .residual = true, .activation = GPU_GELU_TANH}},
-    {"1x1 OUT fill QuickGELU", 2, 3, 8, 8, 1, 1, 0,
+    {"1x1 OUT fill QuickGELU",
+     2,
+     3,
+     8,
+     8,
+     1,
+     1,
+     0,
      {.place = GPU_PLACE_OUT, .fill = true, .shift = true, .activation = GPU_QUICKGELU}},
     {"1x1 stride 2 bare", 2, 5, 8, 16, 1, 2, 0, {.place = GPU_PLACE_NONE}},
     {"logits", 5, 1, 40, 16, 1, 1, 0, {.shift = true, .wide = true}},
@@ -35,13 +84,24 @@ enum { CASES = sizeof cases / sizeof *cases };
 
 static gpu_conv shape_of(size_t i, gpu_type type) {
     const uint32_t k = cases[i].kernel, s = cases[i].stride, side = (cases[i].side + 2 * cases[i].pad - k) / s + 1;
-    return (gpu_conv){.type = type, .pairs = cases[i].pairs, .in_h = cases[i].side, .in_w = cases[i].side,
-                      .in_channels = cases[i].in, .out_h = side, .out_w = side, .out_channels = cases[i].out,
-                      .kernel_h = k, .kernel_w = k, .stride = s, .pad = cases[i].pad};
+    return (gpu_conv){.type = type,
+                      .pairs = cases[i].pairs,
+                      .in_h = cases[i].side,
+                      .in_w = cases[i].side,
+                      .in_channels = cases[i].in,
+                      .out_h = side,
+                      .out_w = side,
+                      .out_channels = cases[i].out,
+                      .kernel_h = k,
+                      .kernel_w = k,
+                      .stride = s,
+                      .pad = cases[i].pad};
 }
 
 /* Engine 12 of the stand-in is proposed and refuses every plan; 4 is a Winograd one. */
-static bool refuses_plans(const char *form) { return strstr(form, "engine=12") != NULL; }
+static bool refuses_plans(const char *form) {
+    return strstr(form, "engine=12") != NULL;
+}
 
 static void check_forms(const layer_case *l, cuda_cudnn_kind kind) {
     char forms[16][CUDA_FORM_SIZE];
@@ -52,7 +112,8 @@ static void check_forms(const layer_case *l, cuda_cudnn_kind kind) {
         cuda_form *form = NULL;
         CHECK(!strstr(forms[k], "engine=4"));
         if (refuses_plans(forms[k])) {
-            CHECK_ERROR(cuda_form_open(handles, &l->conv, forms[k], 1, &form), COAR_ERROR_UNSUPPORTED, "cuDNN: finalize");
+            CHECK_ERROR(cuda_form_open(handles, &l->conv, forms[k], 1, &form), COAR_ERROR_UNSUPPORTED,
+                        "cuDNN: finalize");
             status_clear();
             continue;
         }
@@ -101,9 +162,18 @@ static void which_layers(void) {
 
 static void refusals(void) {
     static const char *const bad[] = {
-        "cudnn:", "cudnn:conv", "cudnn:conv,engine=", "cudnn:conv,engine=7,", "cudnn:conv,engine=7,knobs=",
-        "cudnn:conv,engine=7,knobs=2", "cudnn:conv,engine=7,knobs=2:", "cudnn:conv,engine=7,knobs=2:1/",
-        "cudnn:conv,engine=7 ", "cudnn:conv,engine= 7", "cudnn:pool,engine=7", "cudnn:matmul,engine=7",
+        "cudnn:",
+        "cudnn:conv",
+        "cudnn:conv,engine=",
+        "cudnn:conv,engine=7,",
+        "cudnn:conv,engine=7,knobs=",
+        "cudnn:conv,engine=7,knobs=2",
+        "cudnn:conv,engine=7,knobs=2:",
+        "cudnn:conv,engine=7,knobs=2:1/",
+        "cudnn:conv,engine=7 ",
+        "cudnn:conv,engine= 7",
+        "cudnn:pool,engine=7",
+        "cudnn:matmul,engine=7",
     };
     char many[CUDA_FORM_SIZE] = "cudnn:conv,engine=7,knobs=2:0";
     static float any;
@@ -118,8 +188,13 @@ static void refusals(void) {
     for (int i = 0; i < 50; i++) strcat(many, "/2:0"); /* more knobs than there are */
     CHECK_ERROR(cuda_form_open(handles, &c, many, 1, &form), COAR_ERROR_UNSUPPORTED, "is no form of cuDNN's");
     status_clear();
+    test_begin("an engine whose sums are not to be had by text either");
+    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=4", 1, &form), COAR_ERROR_UNSUPPORTED,
+                "does not keep fp32 sums");
+    status_clear();
     test_begin("engines and knobs that this cuDNN does not have");
-    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=99", 1, &form), COAR_ERROR_UNSUPPORTED, "cuDNN: finalize");
+    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=99", 1, &form), COAR_ERROR_UNSUPPORTED,
+                "cuDNN: finalize");
     status_clear();
     CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=7,knobs=2:99", 1, &form), COAR_ERROR_UNSUPPORTED,
                 "cuDNN: finalize");
@@ -134,7 +209,8 @@ static void large_workspace(void) {
     c.x = c.weight = c.y = &any;
     c.pairs = 1 << 17;
     test_begin("a plan that wants too much workspace is refused");
-    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=1", 1, &form), COAR_ERROR_UNSUPPORTED, "wants a workspace of");
+    CHECK_ERROR(cuda_form_open(handles, &c, "cudnn:conv,engine=1", 1, &form), COAR_ERROR_UNSUPPORTED,
+                "wants a workspace of");
     status_clear();
 }
 
@@ -167,10 +243,11 @@ static void failures(void) {
     status_clear();
 }
 
-/* The n-th call of each function fails, for every n until the work succeeds: nothing is left behind, and nothing is used. */
+/* The n-th call of each function fails, for every n until the work succeeds: nothing is left behind, and nothing is
+ * used. */
 static void every_call_fails(void) {
-    static const char *const calls[] = {"cudnnBackendCreateDescriptor", "cudnnBackendSetAttribute", "cudnnBackendFinalize",
-                                        "cudnnBackendGetAttribute"};
+    static const char *const calls[] = {"cudnnBackendCreateDescriptor", "cudnnBackendSetAttribute",
+                                        "cudnnBackendFinalize", "cudnnBackendGetAttribute"};
     static float any;
     gpu_conv c = shape_of(0, GPU_BF16);
     c.x = c.weight = c.y = &any;

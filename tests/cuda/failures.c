@@ -1,6 +1,6 @@
 /*
- * failures.c - a machine without what the CUDA backend needs, and a device that fails in the middle: one clear line each,
- * nothing left behind, and smaller batches where only memory is short.
+ * failures.c - a machine without what the CUDA backend needs, and a device that fails in the middle: one clear line
+ * each, nothing left behind, and smaller batches where only memory is short.
  */
 #include <cuda_runtime_api.h>
 
@@ -12,7 +12,7 @@
 enum { MASKS = 5, EXAMPLES = 2, PAIRS = MASKS * EXAMPLES };
 
 /* Places at which one kind of call is made to fail. */
-enum { PLACES = 6 };
+enum { PLACES = REDUCED ? 2 : 6 };
 
 static void set(const char *name, const char *value) {
     if (value)
@@ -93,7 +93,8 @@ static mask_range range;
 static engine_options options;
 static float *expected;
 
-/* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when there was none. */
+/* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when
+ * there was none. */
 static coar_status whole_job(void) {
     engine e;
     coar_status status = COAR_OK;
@@ -138,7 +139,8 @@ static void make_job(void) {
     CHECK_INT(stand_in_leaks(), 0);
 }
 
-/* Each call of a kind fails once, the first, the second, and so on; the job says so, in one line, or goes on by itself. */
+/* Each call of a kind fails once, the first, the second, and so on; the job says so, in one line, or goes on by
+ * itself. */
 static void every_call(const char *call, cudaError_t error, coar_status status, const char *text) {
     test_begin("%s fails, wherever it is called", call);
     size_t failed = 0;
@@ -154,7 +156,8 @@ static void every_call(const char *call, cudaError_t error, coar_status status, 
             failed++;
             CHECK_INT(got, status);
             if (!strstr(coar_last_error(), text))
-                test_fail(__FILE__, __LINE__, "call %zu: got \"%s\", expected \"%s\" in it", after, coar_last_error(), text);
+                test_fail(__FILE__, __LINE__, "call %zu: got \"%s\", expected \"%s\" in it", after, coar_last_error(),
+                          text);
         }
         status_clear();
         CHECK_INT(stand_in_leaks(), 0);
@@ -205,8 +208,7 @@ int main(void) {
     short_of_memory();
     every_call("cudaMalloc", cudaErrorMemoryAllocation, COAR_ERROR_MEMORY, "out of memory");
     every_call("cudaMemcpyAsync", cudaErrorUnknown, COAR_ERROR_UNSUPPORTED, "unknown error");
-    every_call("cudaLaunchKernel", cudaErrorLaunchOutOfResources, COAR_ERROR_UNSUPPORTED,
-               "compute stream");
+    every_call("cudaLaunchKernel", cudaErrorLaunchOutOfResources, COAR_ERROR_UNSUPPORTED, "compute stream");
     every_call("cudaStreamSynchronize", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "stream");
     every_call("cudaEventSynchronize", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "batch of");
     every_call("cudaStreamCreateWithFlags", cudaErrorNotPermitted, COAR_ERROR_UNSUPPORTED, "CUDA stream");

@@ -1,6 +1,6 @@
 /*
- * layer_case.h - one layer with random numbers on the device and its result computed in double on the host, straight from the
- * definition in kernels.h: what a form of a library is compared with.
+ * layer_case.h - one layer with random numbers on the device and its result computed in double on the host, straight
+ * from the definition in kernels.h: what a form of a library is compared with.
  */
 #ifndef COAR_TESTS_CUDA_LAYER_CASE_H
 #define COAR_TESTS_CUDA_LAYER_CASE_H
@@ -38,9 +38,10 @@ static inline void *layer_upload(layer_case *l, const void *host, size_t bytes) 
     return device;
 }
 
-/* [rows][stride], `width` of each row random; as stored to the device, as rounded to *values. tf32 operands are exact in
- * bf16, so that the products are the same whatever rounds them. */
-static inline void *layer_values(layer_case *l, gpu_type type, size_t rows, size_t width, size_t stride, float **values) {
+/* [rows][stride], `width` of each row random; as stored to the device, as rounded to *values. tf32 operands are exact
+ * in bf16, so that the products are the same whatever rounds them. */
+static inline void *layer_values(layer_case *l, gpu_type type, size_t rows, size_t width, size_t stride,
+                                 float **values) {
     const size_t count = rows * stride;
     float *v = calloc(count, sizeof *v);
     uint16_t *narrow = calloc(count, sizeof *narrow);
@@ -81,7 +82,8 @@ static inline double layer_sum(const gpu_conv *c, const layer_host *h, size_t pa
     double sum = 0;
     for (uint32_t r = 0; r < c->kernel_h; r++)
         for (uint32_t s = 0; s < c->kernel_w; s++) {
-            const int at_y = y * (int)c->stride + (int)r - (int)c->pad, at_x = x * (int)c->stride + (int)s - (int)c->pad;
+            const int at_y = y * (int)c->stride + (int)r - (int)c->pad,
+                      at_x = x * (int)c->stride + (int)s - (int)c->pad;
             if (at_y < 0 || at_x < 0 || at_y >= (int)c->in_h || at_x >= (int)c->in_w) continue;
             const float *from = h->x + ((pair * c->in_h + (size_t)at_y) * c->in_w + (size_t)at_x) * in;
             const float *w = h->weight + (((size_t)k * c->kernel_h + r) * c->kernel_w + s) * in;
@@ -90,7 +92,8 @@ static inline double layer_sum(const gpu_conv *c, const layer_host *h, size_t pa
     return sum;
 }
 
-static inline double layer_mask(const gpu_conv *c, const layer_host *h, gpu_place place, size_t pair, uint32_t k, double x) {
+static inline double layer_mask(const gpu_conv *c, const layer_host *h, gpu_place place, size_t pair, uint32_t k,
+                                double x) {
     if (c->mask.place != place) return x;
     const double keep = (double)h->keep[h->slot[pair] * c->mask.rows + k];
     return keep * x + (1 - keep) * (h->fill ? (double)h->fill[k] : 0);
@@ -181,9 +184,11 @@ static inline void layer_check(const layer_case *l, const cuda_form *form, const
     CHECK_INT(cudaStreamSynchronize(stream), cudaSuccess);
     for (size_t i = 0; i < count; i++) {
         const size_t k = i % out;
-        const double got = layer_load(&c, y, i), expected = k < c.out_channels ? l->expected[i / out * c.out_channels + k] : 0;
+        const double got = layer_load(&c, y, i),
+                     expected = k < c.out_channels ? l->expected[i / out * c.out_channels + k] : 0;
         if (fabs(got - expected) <= (k < c.out_channels ? unit * fabs(expected) + 1e-5 : 0)) continue;
-        test_fail(__FILE__, __LINE__, "%s: place %zu, channel %zu: got %.9g, expected %.9g", text, i / out, k, got, expected);
+        test_fail(__FILE__, __LINE__, "%s: place %zu, channel %zu: got %.9g, expected %.9g", text, i / out, k, got,
+                  expected);
         break;
     }
     CHECK_INT(cudaStreamDestroy(stream), cudaSuccess);

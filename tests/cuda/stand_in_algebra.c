@@ -1,6 +1,6 @@
 /*
- * stand_in_algebra.c - the stand-ins for cuBLAS, cuSOLVER and cuBLASLt: results against sums in double or against what they
- * must satisfy, work deferred like everything else, arguments refused as the manuals say.
+ * stand_in_algebra.c - the stand-ins for cuBLAS, cuSOLVER and cuBLASLt: results against sums in double or against what
+ * they must satisfy, work deferred like everything else, arguments refused as the manuals say.
  */
 #include "stand_ins/stand_ins.h"
 #include "test.h"
@@ -94,12 +94,12 @@ static void test_gemm_types(void) {
     CHECK_NEAR(c[1], 0, 0);
     CHECK_NEAR(c[3], 1.25, 0);
 
-    const float x = 1 + 1.0f / 4096, rounded = 1; /* 2^-12 is less than half of tf32's last bit */
+    const float x = 1 + 3.0f / 4096, rounded = 1 + 1.0f / 1024; /* three quarters of tf32's last bit */
     float *dx = upload(&x, sizeof x), y, *dy = upload(&x, sizeof x);
     CHECK_CALL(cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 1, &one, dx, CUDA_R_32F, 1, dx, CUDA_R_32F, 1, &zero,
                             dy, CUDA_R_32F, 1, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
     take(&y, dy, sizeof y);
-    CHECK_NEAR(y, rounded, 0);
+    CHECK_NEAR(y, rounded * rounded, 0);
     cudaFree(a);
     cudaFree(dx);
 }

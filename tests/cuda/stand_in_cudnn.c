@@ -1,6 +1,6 @@
 /*
- * stand_in_cudnn.c - the stand-in for cuDNN: a fused graph against sums in double, engines that have to be chosen from, and every
- * descriptor that the real library refuses.
+ * stand_in_cudnn.c - the stand-in for cuDNN: a fused graph against sums in double, engines that have to be chosen from,
+ * and every descriptor that the real library refuses.
  */
 #include "stand_ins/stand_ins.h"
 #include "test.h"

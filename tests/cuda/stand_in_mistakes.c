@@ -1,6 +1,6 @@
 /*
- * stand_in_mistakes.c - every class of mistake that a program can make with the CUDA runtime is reported by its stand-in. A
- * mistake ends the process, so each is made in a child.
+ * stand_in_mistakes.c - every class of mistake that a program can make with the CUDA runtime is reported by its
+ * stand-in. A mistake ends the process, so each is made in a child.
  */
 #include "stand_ins/stand_ins.h"
 #include "test.h"

@@ -1,6 +1,6 @@
 /*
- * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, bad machines
- * and refused calls give the errors of the real one. Mistakes are in stand_in_mistakes.c.
+ * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, bad
+ * machines and refused calls give the errors of the real one. Mistakes are in stand_in_mistakes.c.
  */
 #include "stand_ins/stand_ins.h"
 #include "test.h"

@@ -97,50 +97,56 @@ static void reset(const problem *p, instance *n) {
     if (p->alias) n->c.residual = n->c.y;
 }
 
-static instance make(const problem *p, gpu_type type) {
-    /* tf32 is rounded by the kernel; the other types hold their operands exactly */
-    const kernel_format given = kernel_stored(type), operand = kernel_exact(type);
-    const size_t taps = (size_t)p->kernel_h * p->kernel_w, stride = gpu_stride(p->out_channels);
-    instance n = {.c = {.type = type,
-                        .pairs = p->pairs,
-                        .in_h = p->in_h,
-                        .in_w = p->in_w,
-                        .in_channels = p->in_channels,
-                        .out_channels = p->out_channels,
-                        .kernel_h = p->kernel_h,
-                        .kernel_w = p->kernel_w,
-                        .stride = p->stride,
-                        .pad = p->pad,
-                        .wide = p->wide,
-                        .activation = p->activation,
-                        .splits = p->splits}};
-    gpu_conv *c = &n.c;
-    c->out_h = out_size(p->in_h, p->pad, p->kernel_h, p->stride);
-    c->out_w = out_size(p->in_w, p->pad, p->kernel_w, p->stride);
-    n.rows = (size_t)p->pairs * c->out_h * c->out_w;
-    n.stored = p->wide ? GPU_F32 : type;
-    n.expected = kernel_zeros(n.rows * p->out_channels);
+/* The problem's sizes; no buffers yet. */
+static gpu_conv describe(const problem *p, gpu_type type) {
+    gpu_conv c = {.type = type, .pairs = p->pairs, .in_h = p->in_h, .in_w = p->in_w, .in_channels = p->in_channels};
+    c.out_h = out_size(p->in_h, p->pad, p->kernel_h, p->stride);
+    c.out_w = out_size(p->in_w, p->pad, p->kernel_w, p->stride);
+    c.out_channels = p->out_channels;
+    c.kernel_h = p->kernel_h;
+    c.kernel_w = p->kernel_w;
+    c.stride = p->stride;
+    c.pad = p->pad;
+    c.wide = p->wide;
+    c.activation = p->activation;
+    c.splits = p->splits;
+    return c;
+}
 
-    const size_t images = p->shared ? EXAMPLES : p->pairs, pixels = images * p->in_h * p->in_w;
-    double *x = kernel_values(pixels * p->in_channels, 1, given);
-    double *weight = kernel_zeros(stride * taps * p->in_channels); /* the rows behind the last channel are zero */
-    memcpy(weight, kernel_values(p->out_channels * taps * p->in_channels, 2, given),
-           p->out_channels * taps * p->in_channels * sizeof *weight);
-    c->x = kernel_upload(type, x, pixels, p->in_channels);
-    c->weight = kernel_upload(type, weight, stride * taps, p->in_channels);
-    if (p->shared) {
-        uint32_t *example = kernel_buffer(p->pairs * sizeof *example);
-        for (uint32_t i = 0; i < p->pairs; i++) example[i] = (i / 2 + 1) % EXAMPLES;
-        c->example = example;
-    }
+/* Everything that a launch reads but x and weight. */
+static void add_epilogue(const problem *p, instance *n) {
+    gpu_conv *c = &n->c;
     if (!p->plain) {
         c->scale = kernel_floats(kernel_values(p->out_channels, 3, KERNEL_FLOAT), p->out_channels);
         c->shift = kernel_floats(kernel_values(p->out_channels, 4, KERNEL_FLOAT), p->out_channels);
     }
     if (p->place != GPU_PLACE_NONE) add_mask(p, c);
-    if (p->residual || p->alias) n.residual = kernel_values(n.rows * p->out_channels, 5, given);
-    if (p->residual) c->residual = kernel_upload(type, n.residual, n.rows, p->out_channels);
+    if (p->residual || p->alias) n->residual = kernel_values(n->rows * p->out_channels, 5, kernel_stored(c->type));
+    if (p->residual) c->residual = kernel_upload(c->type, n->residual, n->rows, p->out_channels);
     if (gpu_conv_workspace(c)) c->workspace = kernel_buffer(gpu_conv_workspace(c));
+}
+
+static instance make(const problem *p, gpu_type type) {
+    instance n = {.c = describe(p, type), .stored = p->wide ? GPU_F32 : type};
+    n.rows = (size_t)p->pairs * n.c.out_h * n.c.out_w;
+    n.expected = kernel_zeros(n.rows * p->out_channels);
+
+    /* tf32 is rounded by the kernel; the other types hold their operands exactly */
+    const kernel_format given = kernel_stored(type), operand = kernel_exact(type);
+    const size_t taps = (size_t)p->kernel_h * p->kernel_w, stride = gpu_stride(p->out_channels);
+    const size_t pixels = (size_t)(p->shared ? EXAMPLES : p->pairs) * p->in_h * p->in_w;
+    const size_t weights = p->out_channels * taps * p->in_channels;
+    double *x = kernel_values(pixels * p->in_channels, 1, given);
+    double *weight = kernel_zeros(stride * taps * p->in_channels); /* the rows behind the last channel are zero */
+    memcpy(weight, kernel_values(weights, 2, given), weights * sizeof *weight);
+    n.c.x = kernel_upload(type, x, pixels, p->in_channels);
+    n.c.weight = kernel_upload(type, weight, stride * taps, p->in_channels);
+    if (p->shared) {
+        uint32_t *example = kernel_buffer(p->pairs * sizeof *example);
+        for (uint32_t i = 0; i < p->pairs; i++) example[i] = (i / 2 + 1) % EXAMPLES;
+        n.c.example = example;
+    }
+    add_epilogue(p, &n);
     expect(p, &n, x, weight, operand);
     reset(p, &n);
     return n;

@@ -76,8 +76,8 @@ static void guard(const block *b, bool guarded) {
 #endif
 }
 
-/* The data begin at 256 in a block aligned to 512: an odd multiple of 256, so that a kernel which counts on more than it was
- * promised is found out. */
+/* The data begin at 256 in a block aligned to 512: an odd multiple of 256, so that a kernel which counts on more than
+ * it was promised is found out. */
 void *kernel_buffer(size_t bytes) {
     unsigned char *base = checked(device_allocate(FRONT + bytes + BEHIND));
     memset(base, GUARD_BYTE, FRONT);

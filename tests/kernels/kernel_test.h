@@ -14,8 +14,9 @@
  *     static void tests(void) { kernel_each("op", KERNEL_ALL, check); }
  *     TEST_MAIN...: int main(void) { return kernel_main(tests); }
  *
- * Everything that the functions return is released, and the buffers' guards are checked, when a check ends. All of it also
- * runs on a real device (compiled with COAR_REAL_CUDA, linked with nvcc's kernels): buffers are then managed memory.
+ * Everything that the functions return is released, and the buffers' guards are checked, when a check ends. All of it
+ * also runs on a real device (compiled with COAR_REAL_CUDA, linked with nvcc's kernels): buffers are then managed
+ * memory.
  */
 #ifndef COAR_TESTS_KERNEL_TEST_H
 #define COAR_TESTS_KERNEL_TEST_H
@@ -31,7 +32,7 @@ typedef enum kernel_format { KERNEL_DOUBLE, KERNEL_FLOAT, KERNEL_TF32, KERNEL_BF
 kernel_format kernel_exact(gpu_type type);
 /* The format in which a result of `type` is stored: tf32 values are stored as fp32. */
 kernel_format kernel_stored(gpu_type type);
-/* x rounded to the format, to nearest (ties to even; tf32: away from zero). Written apart from the shim's conversions. */
+/* x rounded to the format, to nearest, ties to even (tf32: away from zero); not by the shim's conversions. */
 double kernel_round(kernel_format format, double x);
 
 /* ---- arrays of double, and device buffers. All are released at the end of the check. */
@@ -86,9 +87,9 @@ double kernel_epsilon(gpu_type type);
 
 const char *kernel_type_name(gpu_type type);
 
-/* One group of checks for each type in the set and each thread order of the shim (report.h): all four, but only one where the
- * memory checker is built in, which is slow and sees a race in any order. KERNEL_ORDERS in the environment names others,
- * separated by commas. Shapes are small, so that all of it takes seconds. */
+/* One group of checks for each type in the set and each thread order of the shim (report.h): all four, but only one
+ * where the memory checker is built in, which is slow and sees a race in any order. KERNEL_ORDERS in the environment
+ * names others, separated by commas. Shapes are small, so that all of it takes seconds. */
 void kernel_each(const char *name, unsigned types, void (*check)(gpu_type type));
 /* The same for a check without a type. */
 void kernel_check(const char *name, void (*check)(void));

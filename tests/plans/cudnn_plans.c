@@ -1,9 +1,9 @@
 /*
- * cudnn_plans.c - whether the real cuDNN takes the graphs that the engine would ask for: a plan for every convolution of
- * ResNet-50 and every matrix product of ViT-B/16 on an A100, an H100 and a B200, described by their properties. No device is
- * needed, nothing runs. Beside this program lies a libcuda.so.1 without a device (tests/stand_ins/libcuda), because
- * cuDNN offers no engine for a fused graph where it cannot load one, and reports success: what counts is the number of
- * engines, not the status.
+ * cudnn_plans.c - whether the real cuDNN takes the graphs that the engine would ask for: a plan for every convolution
+ * of ResNet-50 and every matrix product of ViT-B/16 on an A100, an H100 and a B200, described by their properties. No
+ * device is needed, nothing runs. Beside this program lies a libcuda.so.1 without a device (tests/stand_ins/libcuda),
+ * because cuDNN offers no engine for a fused graph where it cannot load one, and reports success: what counts is the
+ * number of engines, not the status.
  *
  * Prints one comment for each layer: the form, or who computes it instead.
  */
@@ -65,6 +65,11 @@ static gpu_conv conv_of(const graph *g, const op *o) {
     return c;
 }
 
+/* What is no 1x1 of stride 1 is no matrix product, whatever the network: the patch embedding. */
+static cuda_cudnn_kind kind_of(const gpu_conv *c, cuda_cudnn_kind wish) {
+    return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 ? wish : CUDA_CUDNN_CONV;
+}
+
 static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
     q->count = 0;
     for (size_t i = 0; i < g->op_count; i++) {
@@ -78,22 +83,25 @@ static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
         else if (k < q->count)
             q->list[k].count++;
         else
-            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind};
+            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind_of(&c, kind)};
     }
 }
 
 /* --------------------------------------------------------------------------------------------------- asking */
 
-/* Most layers' first engine does; the others' next ones are asked too. */
+/* Most layers' first engine does; the others' next ones are asked too. The first layer is never cuDNN's, since it reads
+ * its images by index; that cuDNN would take it if they were gathered first is worth knowing. */
 static coar_status ask(void *context, size_t i, int worker) {
     questions *q = context;
     question *one = &q->list[i];
+    gpu_conv c = one->conv;
     (void)worker;
-    one->asked = cuda_cudnn_can(&one->conv, one->kind);
-    if (!one->asked) return COAR_OK;
-    TRY(cuda_cudnn_ask(q->device, &one->conv, one->kind, 1, &one->answer));
+    one->asked = cuda_cudnn_can(&c, one->kind);
+    c.example = NULL;
+    if (!cuda_cudnn_can(&c, one->kind)) return COAR_OK;
+    TRY(cuda_cudnn_ask(q->device, &c, one->kind, 1, &one->answer));
     if (!one->answer.planned && one->answer.admitted > 1)
-        TRY(cuda_cudnn_ask(q->device, &one->conv, one->kind, 4, &one->answer));
+        TRY(cuda_cudnn_ask(q->device, &c, one->kind, 4, &one->answer));
     return COAR_OK;
 }
 
@@ -105,11 +113,6 @@ static void describe(const question *q, char out[160]) {
              c->activation == GPU_NONE ? "" : ", activation");
 }
 
-/* What is not asked has a reason that is the layer's own (cuda_cudnn_can). */
-static const char *why_not_asked(const question *q) {
-    return q->conv.example ? "reads its images by index" : "channels that fill no whole vector";
-}
-
 static void report(const questions *q, unsigned *planned, unsigned *ours) {
     *planned = *ours = 0;
     for (size_t i = 0; i < q->count; i++) {
@@ -118,7 +121,7 @@ static void report(const questions *q, unsigned *planned, unsigned *ours) {
         describe(one, layer);
         if (!one->asked) {
             *ours += one->count;
-            printf("# %s: our own kernel (%s)\n", layer, why_not_asked(one));
+            printf("# %s: our own kernel; gathered: %s\n", layer, one->answer.planned ? one->answer.form : "refused");
         } else if (one->answer.planned) {
             *planned += one->count;
             printf("# %s: %s, %zu of %zu engines admitted, workspace %zu\n", layer, one->answer.form,

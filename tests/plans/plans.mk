@@ -1,5 +1,5 @@
-# plans.mk - CUDA=simt: the program that asks the real cuDNN for plans on described devices, where the library is installed;
-# part of tests/simt/simt.mk. `make CUDA=simt plan-tests` builds it, build/simt/plans/cudnn_plans runs it.
+# plans.mk - CUDA=simt: the program that asks the real cuDNN for plans on described devices, where the library is
+# installed; part of tests/simt/simt.mk. `make CUDA=simt plan-tests` builds it, build/simt/plans/cudnn_plans runs it.
 
 comma := ,
 # Beside the headers' folders: the toolkit's lib64, a wheel's lib.
@@ -16,7 +16,8 @@ $(O)/obj/plans/cuda_libraries.o: src/backend/cuda/cuda_libraries.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -UCOAR_LIBRARIES_LINKED -c $< -o $@
 
-$(O)/plans/cudnn_plans: tests/plans/cudnn_plans.c $(O)/obj/plans/cuda_libraries.o $(wildcard tests/*.c) $(O)/libcoar.a | $(O)/plans/libcuda.so.1
+$(O)/plans/cudnn_plans: tests/plans/cudnn_plans.c $(O)/obj/plans/cuda_libraries.o $(wildcard tests/*.c) $(O)/libcoar.a \
+                        | $(O)/plans/libcuda.so.1
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.o %.a,$^) -o $@ $(PLAN_RPATH) $(LDFLAGS) $(LIBS)
 

@@ -25,7 +25,7 @@ struct async_request {
     const void *pc;
 };
 
-/* What a thread is doing, for the other threads' reports. `name` NULL: running or ready. */
+/* What a thread waits at, or did last, for reports. A barrier's mask is 0. */
 struct whereabouts {
     const char *name;
     unsigned mask;
@@ -78,7 +78,8 @@ struct block_state {
 extern block_state block;
 extern thread threads[THREADS_MAX];
 extern warp warps[WARPS_MAX];
-extern thread *current; /* NULL outside kernels */
+extern thread *current;            /* NULL outside kernels */
+extern thread_local bool executes; /* whether this host thread is the one that runs a launch */
 
 /* ---- simt.cc */
 
@@ -90,8 +91,8 @@ void make_ready(warp *w, unsigned lanes);
 
 /* ---- report.cc */
 
-/* Says what is wrong in thread t, at pc (the return address of the shim's caller). Called on any fiber; does not return: the
- * process ends, or the launch is given up. */
+/* Says what is wrong in thread t, at pc (the return address of the shim's caller). Called on any fiber; does not
+ * return: the process ends, or the launch is given up. */
 [[noreturn]] void report(const thread *t, simt_bug bug, const void *pc, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 /* The same without a thread, at the end of a block. */

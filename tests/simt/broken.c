@@ -1,7 +1,8 @@
 /*
  * broken.c - every planted bug is caught: as the right class, in the line that is marked, in all thread orders.
  *
- * Some need CONFIG=check, which sees accesses to memory; some the address sanitizer, which ends the process (a child here).
+ * Some need CONFIG=check, which sees accesses to memory; some the address sanitizer, which ends the process (a child
+ * here).
  */
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,17 +1,17 @@
 /*
  * check.cc - the memory checker of CONFIG=check: sees every load and store of kernel code.
  *
- * Kernels are compiled with -fsanitize=thread, which puts a call in front of each access to memory that others could see.
- * No sanitizer is linked; the calls end here. For each byte there is a cell that remembers who wrote it last and who has
- * read it since, and when. Two accesses to a byte, one of them a write, are a race unless the first happened before the
- * second, that is when
+ * Kernels are compiled with -fsanitize=thread, which puts a call in front of each access to memory that others could
+ * see. No sanitizer is linked; the calls end here. For each byte there is a cell that remembers who wrote it last and
+ * who has read it since, and when. Two accesses to a byte, one of them a write, are a race unless the first happened
+ * before the second, that is when
  * - one thread made both, or a __syncthreads lies between (their epochs differ), or
  * - both are of one warp and __syncwarp lies between, directly or through other lanes (vector clocks, warp::clock).
  *   Shuffles and votes order nothing, as CUDA's programming guide says of them;
- * - in global memory also: both are atomic, or both blocks have used atomics before, as where the last block to finish adds
- *   up what the others left (which atomic is not looked at, so that some races of such kernels are missed).
- * A race is found whether or not this run's thread order made it do harm. Of several lanes' unordered reads only the earliest
- * time is kept: where __syncwarp is used on part of a warp a race can be missed, none is made up.
+ * - in global memory also: both are atomic, or both blocks have used atomics before, as where the last block to finish
+ *   adds up what the others left (which atomic is not looked at, so that some races of such kernels are missed).
+ * A race is found whether or not this run's thread order made it do harm. Of several lanes' unordered reads only the
+ * earliest time is kept: where __syncwarp is used on part of a warp a race can be missed, none is made up.
  */
 #ifdef SIMT_CHECK
 
@@ -305,7 +305,7 @@ namespace {
 
 /* From the compiler's call. Code of a .cu file that runs on the host is none of our business. */
 void compiled_access(access_kind kind, const void *address, size_t size, const void *pc) {
-    if (!current) return;
+    if (!executes || !current) return;
     touch_any({current, kind, (uintptr_t)address, size, pc, in_arena(address)});
 }
 
@@ -328,7 +328,7 @@ void simt_guard(const void *address, size_t size, bool guarded) {
         guards.erase(begin);
 }
 
-/* ------------------------------------------------------------------- what the compiler calls: the sanitizer's interface */
+/* --------------------------------------------------------------- what the compiler calls: the sanitizer's interface */
 
 extern "C" {
 
@@ -368,7 +368,8 @@ SIMT_ACCESS(8)
 SIMT_ACCESS(16)
 #undef SIMT_ACCESS
 
-/* -fsanitize=alignment: a pointer is used that is not aligned as its type says. The compiler may split the access later. */
+/* -fsanitize=alignment: a pointer is used that is not aligned as its type says. The compiler may split the access
+ * later. */
 struct simt_type_mismatch {
     const char *file;
     unsigned line, column;

@@ -1,6 +1,6 @@
 /*
- * correct.c - kernels without a bug give the right values in every thread order, and nothing is reported: a report would end
- * the program.
+ * correct.c - kernels without a bug give the right values in every thread order, and nothing is reported: a report
+ * would end the program.
  */
 #include <pthread.h>
 

@@ -55,24 +55,27 @@ __attribute__((noreturn, used, visibility("hidden"))) void simt_fiber_start() {
 }
 }
 
-void fiber_create(fiber *f, unsigned index) {
-    static char *pool;
-    static unsigned created;
-    const unsigned CHUNK = 32;
-    /* Whole chunks, each stack behind a page that may not be touched. They are asked for once in a process's life. */
-    static char *chunks[1024 / CHUNK];
-    if (index >= created) {
-        pool = (char *)mmap(nullptr, CHUNK * (STACK + PAGE), PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (pool == MAP_FAILED) {
-            perror("simt: stacks of CUDA threads");
-            abort();
-        }
-        for (unsigned i = 0; i < CHUNK; i++) mprotect(pool + i * (STACK + PAGE), PAGE, PROT_NONE);
-        chunks[created / CHUNK] = pool;
-        created += CHUNK;
+/* Stacks are asked for in chunks, each stack behind a page that may not be touched, and kept. */
+static char *new_chunk(unsigned stacks) {
+    void *chunk = mmap(nullptr, stacks * (STACK + PAGE), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (chunk == MAP_FAILED) {
+        perror("simt: stacks of CUDA threads");
+        abort();
     }
-    f->stack = chunks[index / CHUNK] + index % CHUNK * (STACK + PAGE) + PAGE;
+    for (unsigned i = 0; i < stacks; i++) mprotect((char *)chunk + i * (STACK + PAGE), PAGE, PROT_NONE);
+    return (char *)chunk;
+}
+
+void fiber_create(fiber *f) {
+    const unsigned CHUNK = 32;
+    static char *chunk;
+    static unsigned used = CHUNK;
+    if (used == CHUNK) {
+        chunk = new_chunk(CHUNK);
+        used = 0;
+    }
+    f->stack = chunk + used++ * (STACK + PAGE) + PAGE;
     f->size = STACK;
     f->fake_stack = nullptr;
 }
@@ -110,8 +113,8 @@ asm(".text\n"
     ".size simt_fiber_swap, . - simt_fiber_swap\n");
 
 void fiber_begin(fiber *f, void (*entry)()) {
-    /* Stacks are a power of two and a page apart: without a shift of its own each fiber's busy top would fall into the same
-     * few sets of the cache. 17 is odd, so that 64 neighbours use 64 different lines of a page. */
+    /* Stacks are a power of two and a page apart: without a shift of its own each fiber's busy top would fall into the
+     * same few sets of the cache. 17 is odd, so that 64 neighbours use 64 different lines of a page. */
     size_t shift = ((uintptr_t)f->stack / (STACK + PAGE)) * 17 % 64 * 64;
     void **top = (void **)((char *)f->stack + f->size - shift);
     *--top = nullptr; /* a return address, for whoever walks the stack; a function begins 8 below a multiple of 16 */

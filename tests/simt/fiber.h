@@ -1,8 +1,8 @@
 /*
  * fiber.h - stacks that take turns on one host thread.
  *
- * x86-64 switches by a dozen instructions; other machines by ucontext, correct but slower. The address sanitizer is told
- * of every switch. The thread sanitizer need not be: kernels are compiled without its call-stack records.
+ * x86-64 switches by a dozen instructions; other machines by ucontext, correct but slower. The address sanitizer is
+ * told of every switch. The thread sanitizer need not be: kernels are compiled without its call-stack records.
  * Must not know: CUDA.
  */
 #ifndef COAR_TESTS_SIMT_FIBER_H
@@ -27,8 +27,8 @@ struct fiber {
 #endif
 };
 
-/* Gives a fiber its stack for good: number `index` of a pool that grows and is never returned. */
-void fiber_create(fiber *f, unsigned index);
+/* Gives a fiber a stack of its own, for good. */
+void fiber_create(fiber *f);
 
 /* Lets the next switch to f begin `entry` on an empty stack. entry never returns. */
 void fiber_begin(fiber *f, void (*entry)());

@@ -2,8 +2,8 @@
  * machine.h - the simulated GPU as kernels see it through simt.h: who a thread is, where threads meet, shared memory,
  * asynchronous copies, tensor cores; and how work enters it.
  *
- * Blocks run one after another, the threads of a block as fibers of which one runs at a time, each until it has to wait.
- * Which one is next is the thread order (simt_set_order). What is wrong in a kernel is reported (report.h).
+ * Blocks run one after another, the threads of a block as fibers of which one runs at a time, each until it has to
+ * wait. Which one is next is the thread order (simt_set_order). What is wrong in a kernel is reported (report.h).
  * The functions are called with the fiber of a CUDA thread current. `line` is the caller's source line.
  *
  * Must not know: what kernels compute.
@@ -16,14 +16,15 @@
 #include <stdint.h>
 
 extern "C" {
-/* Enqueues a launch: `run` is called once in every CUDA thread with the `size` bytes of arguments (aligned to 16). Executes at
- * once, unless a stand-in for the CUDA runtime defines it to keep the order of streams. `name` lives for ever. */
+/* Enqueues a launch: `run` is called once in every CUDA thread with the `size` bytes of arguments (aligned to 16).
+ * Executes at once, unless a stand-in for the CUDA runtime defines it to keep the order of streams. `name` lives for
+ * ever. */
 cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t size, dim3 grid,
                         dim3 block, size_t shared, cudaStream_t stream);
 
-/* Executes a launch to its end. cudaErrorInvalidConfiguration for a geometry no device takes, cudaErrorInvalidValue for more
- * shared memory than simt_shared_limit, cudaErrorLaunchFailure when a bug was reported and reports are collected. One
- * launch at a time: calls from other host threads wait. */
+/* Executes a launch to its end. cudaErrorInvalidConfiguration for a geometry no device takes, cudaErrorInvalidValue
+ * for more shared memory than simt_shared_limit, cudaErrorLaunchFailure when a bug was reported and reports are
+ * collected. One launch at a time: calls from other host threads wait. */
 cudaError_t simt_execute(const char *name, void (*run)(void *), const void *arguments, dim3 grid, dim3 block,
                          size_t shared);
 }

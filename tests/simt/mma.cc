@@ -84,8 +84,8 @@ template <mma_kind KIND> inline float element(uint32_t bits, int h) {
     }
 }
 
-/* `PER` elements share a register: the k of register i, element h of lane l is PER (l % 4) + h, and `half` more for every
- * second step of a's rows and for b's second register. */
+/* `PER` elements share a register: the k of register i, element h of lane l is PER (l % 4) + h, and `half` more for
+ * every second step of a's rows and for b's second register. */
 template <mma_kind KIND, int PER> void multiply_warp(const mma_fragments *f) {
     const int half = 4 * PER, depth = 2 * half;
     float a[ROWS][depth];

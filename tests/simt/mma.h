@@ -15,8 +15,8 @@ struct mma_fragments {
     const uint32_t *b[32]; /* [2] each */
 };
 
-/* d += a b with 16 x 8 sums over k = 16 (bf16, fp16) or 8 (tf32). Products are exact in fp32; they are added in the order
- * of k, rounding each time. (Hardware adds several at once and truncates; which is not documented.) */
+/* d += a b with 16 x 8 sums over k = 16 (bf16, fp16) or 8 (tf32). Products are exact in fp32; they are added in the
+ * order of k, rounding each time. (Hardware adds several at once and truncates; which is not documented.) */
 void mma_warp(mma_kind kind, const mma_fragments *f);
 
 } // namespace simt

@@ -1,8 +1,8 @@
 /*
  * report.cc - one line about a bug: what, where, who. See report.h.
  *
- * Source lines come from the program's line table by way of addr2line, run once, when there is something to say. Without
- * it the line shows the address.
+ * Source lines come from the program's line table by way of addr2line, run once, when there is something to say.
+ * Without it the line shows the address.
  */
 #include "block.h"
 

@@ -1,9 +1,9 @@
 /*
  * report.h - what the shim says about a kernel with a bug, and the settings tests change. Plain C.
  *
- * A report is one line on stderr that names the class of the bug, the kernel, the block, the thread and the source line;
- * the process then aborts. A test that plants bugs collects reports instead: the launch is given up, its other threads
- * with it, and returns cudaErrorLaunchFailure.
+ * A report is one line on stderr that names the class of the bug, the kernel, the block, the thread and the source
+ * line; the process then aborts. A test that plants bugs collects reports instead: the launch is given up, its other
+ * threads with it, and returns cudaErrorLaunchFailure.
  */
 #ifndef COAR_TESTS_SIMT_REPORT_H
 #define COAR_TESTS_SIMT_REPORT_H
@@ -15,7 +15,8 @@
 extern "C" {
 #endif
 
-/* Classes of bugs: name, what is said. The last seven need CONFIG=check, but for bounds, which a redzone may show later. */
+/* Classes of bugs: name, what is said. The last four need CONFIG=check. With it bounds and alignment are seen of
+ * every access; without, of what the shim itself copies, and bounds where a redzone was written to. */
 #define SIMT_BUGS(X)                                                                                                   \
     X(NONE, "none")                                                                                                    \
     X(DIVERGENT_BARRIER, "divergent barrier")                                                                          \
@@ -43,11 +44,11 @@ const char *simt_bug_text(simt_bug bug);
 
 /* From now on reports are collected (true), or end the process (false, the beginning). */
 void simt_collect_reports(bool collect);
-/* The first bug since the last call, and its line of text (valid until the next report); SIMT_NONE and "" without one. */
+/* The first bug since the last call, and its line of text (valid until the next call); without one SIMT_NONE and "". */
 simt_bug simt_take_report(const char **text);
 
-/* Thread order: "forward" (the default), "reverse", "interleaved" (warps take turns) or "random:SEED"; NULL = the environment's
- * SIMT_ORDER, or forward. False for anything else. */
+/* Thread order: "forward" (the default), "reverse", "interleaved" (warps take turns) or "random:SEED"; NULL = the
+ * environment's SIMT_ORDER, or forward. False for anything else. */
 bool simt_set_order(const char *order);
 
 /* Bytes of shared memory, static and dynamic, that a block may have: 99 KiB, what the smallest device of the sm_80
@@ -55,8 +56,8 @@ bool simt_set_order(const char *order);
 void simt_set_shared_limit(size_t bytes);
 size_t simt_shared_limit(void);
 
-/* From now on kernels that touch these bytes of global memory (guarded), or may again (not), are out of bounds. Without effect
- * where simt_checks_memory is false. */
+/* Puts these bytes of global memory out of bounds for kernels, or (guarded false) back in. Without effect where
+ * simt_checks_memory is false. */
 void simt_guard(const void *address, size_t size, bool guarded);
 
 /* Whether this build sees every access of kernels (CONFIG=check). */

@@ -2,7 +2,8 @@
  * shared.cc - shared memory of the running block, and cp.async.
  *
  * One arena holds all of it: static variables in the order in which they are met, then dynamic memory, each between
- * redzones. At the start of a block its bytes are 0xff (NaN in every floating type), so that a value that nobody wrote shows.
+ * redzones. At the start of a block its bytes are 0xff (NaN in every floating type), so that a value that nobody wrote
+ * shows.
  */
 #include "block.h"
 
@@ -72,6 +73,7 @@ void shared_begin_launch(size_t dynamic) {
     memset(arena, REDZONE_BYTE, REDZONE);
     ASAN_POISON_MEMORY_REGION(arena, sizeof arena);
     used = REDZONE;
+    dynamic_offset = 0; /* a kernel that asks for none gets a redzone */
     if (dynamic) dynamic_offset = place(dynamic, DYNAMIC_ALIGNMENT, "dynamic shared memory");
 }
 
@@ -80,7 +82,8 @@ void shared_begin_block() {
     for (const variable &v : variables) memset(arena + v.offset, POISON_BYTE, v.size);
 }
 
-/* What wrote into a redzone is known no better than by its neighbour. The checker and the address sanitizer see the access. */
+/* What wrote into a redzone is known no better than by its neighbour. The checker and the address sanitizer see the
+ * access. */
 bool shared_end_block() {
 #ifndef __SANITIZE_ADDRESS__
     size_t from = 0;

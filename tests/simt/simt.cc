@@ -21,6 +21,7 @@ block_state block;
 thread threads[THREADS_MAX];
 warp warps[WARPS_MAX];
 thread *current;
+thread_local bool executes;
 
 namespace {
 
@@ -88,7 +89,8 @@ thread *pick_thread() {
     return &threads[w * LANES + lane];
 }
 
-/* Everybody waits, somebody at a warp operation: a barrier that all wait at is passed. Who waits for whom decides what the bug is called. */
+/* Everybody waits, somebody of them at a warp operation: a barrier that all wait at is passed. Who waits for whom
+ * decides what the bug is called. */
 [[noreturn]] void report_stuck() {
     thread *at_barrier = nullptr, *at_warp = nullptr;
     for (unsigned i = 0; i < block.threads; i++) {
@@ -123,21 +125,17 @@ void run_thread() {
         if (w->meetings[i].mask >> self->lane & 1)
             report(current, SIMT_WARP_MASK, w->meetings[i].pc, "it ends while lanes %08x wait for it",
                    w->meetings[i].arrived);
-    if (--block.alive == 0) {
-        current = nullptr;
-        fiber_switch(&self->stack, &host, true);
-    }
-    if (!block.ready_warps) report_stuck();
-    current = pick_thread();
-    fiber_switch(&self->stack, &current->stack, true);
-    abort();
+    if (--block.alive && !block.ready_warps) report_stuck();
+    current = block.alive ? pick_thread() : nullptr;
+    fiber_switch(&self->stack, current ? &current->stack : &host, true);
+    abort(); /* nobody switches back */
 }
 
 void create_threads(unsigned count) {
     static unsigned created;
     for (; created < count; created++) {
         thread *t = &threads[created];
-        fiber_create(&t->stack, created);
+        fiber_create(&t->stack);
         t->number = created;
         t->lane = created % LANES;
         t->warp = &warps[created / LANES];
@@ -277,6 +275,11 @@ int barrier_count(int predicate, int line) {
 
 using namespace simt;
 
+__attribute__((weak)) cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t,
+                                              dim3 grid, dim3 shape, size_t shared, cudaStream_t) {
+    return simt_execute(name, run, arguments, grid, shape, shared);
+}
+
 bool simt_set_order(const char *text) {
     if (!text) text = getenv("SIMT_ORDER");
     if (!text || !strcmp(text, "forward"))
@@ -318,7 +321,10 @@ cudaError_t simt_execute(const char *name, void (*run)(void *), const void *argu
     create_threads(block.threads);
     shared_begin_launch(shared);
     shadow_begin_launch();
-    if (run_grid()) return cudaSuccess;
+    executes = true;
+    bool whole = run_grid();
+    executes = false;
+    if (whole) return cudaSuccess;
     for (unsigned i = 0; i < block.threads; i++) {
         fiber_abandon(&threads[i].stack);
         threads[i].copies.clear();

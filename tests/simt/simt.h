@@ -1,9 +1,10 @@
 /*
  * simt.h - gpu.h's other side: the names that kernels use, for a C++ compiler without a GPU.
  *
- * Included by gpu.h only. A kernel becomes an ordinary function; each CUDA thread runs it on a fiber of its own (machine.h),
- * and whatever lets threads meet (barriers, warp operations, mma) or is more than C++ (shared memory, cp.async) is a call
- * into the shim. Values are what the hardware gives: conversions and fragment layouts are those of the PTX ISA.
+ * Included by gpu.h only. A kernel becomes an ordinary function; each CUDA thread runs it on a fiber of its own
+ * (machine.h), and whatever lets threads meet (barriers, warp operations, mma) or is more than C++ (shared memory,
+ * cp.async) is a call into the shim. Values are what the hardware gives: conversions and fragment layouts are those of
+ * the PTX ISA.
  *
  * Knows nothing of the project but the three storage types that gpu.h declares before it includes this file.
  */

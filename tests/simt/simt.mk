@@ -1,5 +1,5 @@
-# simt.mk - CUDA=simt: kernels compiled as C++ against tests/simt, which executes them where there is no GPU, under the whole
-# program or under tests of their own; part of the Makefile.
+# simt.mk - CUDA=simt: kernels compiled as C++ against tests/simt, which executes them where there is no GPU, under the
+# whole program or under tests of their own; part of the Makefile.
 #
 #   CONFIG=check       every access of a kernel to memory is checked
 #   SIMT_HEADERS=own   the shim's own CUDA headers even where a toolkit is: kernel tests alone
@@ -65,8 +65,8 @@ $(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernel
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
 
-# The whole program with the CUDA backend: libcoar.a over the shim, and stand-ins for CUDA's libraries, which are compiled
-# against the real headers.
+# The whole program with the CUDA backend: libcoar.a over the shim, and stand-ins for CUDA's libraries, which are
+# compiled against the real headers.
 ifneq ($(TOOLKIT),)
 STAND_INS    := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
 CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)

@@ -1,4 +1,5 @@
-/* sums.c - the smallest kernel test: a buffer there and back, and a sum that needs barriers, shuffles and shared memory. */
+/* sums.c - the smallest kernel test: a buffer there and back, and a sum that needs barriers, shuffles and shared
+ * memory. */
 #include "tests/kernels/kernel_test.h"
 
 cudaError_t block_sums_launch(const float *x, float *y, int n, cudaStream_t stream);

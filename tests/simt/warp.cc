@@ -1,9 +1,9 @@
 /*
- * warp.cc - operations in which the lanes of a warp meet: shuffles, votes, __syncwarp, ldmatrix; mma's meeting (its arithmetic is
- * in mma.cc).
+ * warp.cc - operations in which the lanes of a warp meet: shuffles, votes, __syncwarp, ldmatrix; mma's meeting (its
+ * arithmetic is in mma.cc).
  *
- * A lane leaves a pointer to its operands, which are on its own stack, and waits. The last lane of the mask does the work
- * for all of them, writes each result to its owner's stack, makes the others ready and goes on at once.
+ * A lane leaves a pointer to its operands, which are on its own stack, and waits. The last lane of the mask does the
+ * work for all of them, writes each result to its owner's stack, makes the others ready and goes on at once.
  */
 #include "block.h"
 
@@ -27,8 +27,8 @@ const char *const NAMES[] = {"__shfl_sync", "__shfl_xor_sync", "__shfl_up_sync",
                              "__any_sync",  "__all_sync",      "__syncwarp",     "ldmatrix",         "ldmatrix.trans",
                              "mma of bf16", "mma of fp16",     "mma of tf32"};
 
-/* The meeting that the current lane belongs to, or NULL when it is the first. Lanes may come to one __syncwarp from different
- * lines; of all else hardware wants the same instruction. */
+/* The meeting that the current lane belongs to, or NULL when it is the first. Lanes may come to one __syncwarp from
+ * different lines; of all else hardware wants the same instruction. */
 meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line, const void *pc) {
     meeting *found = nullptr;
     for (unsigned i = 0; i < w->meeting_count; i++) {
@@ -44,7 +44,8 @@ meeting *find_meeting(warp *w, unsigned lane, int kind, unsigned mask, int line,
     return found;
 }
 
-/* Waits for the other lanes of the mask. True in the last one, before the others go on: it does the work, then calls leave(). */
+/* Waits for the other lanes of the mask. True in the last one, before the others go on: it does the work, then calls
+ * leave(). */
 bool meet(int kind, unsigned mask, int line, void *operand, const void *pc) {
     thread *self = current;
     warp *w = self->warp;

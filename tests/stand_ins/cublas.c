@@ -1,6 +1,6 @@
 /*
- * cublas.c - a stand-in for the calls of cuBLAS in use: column-major, scalars on the host, work deferred to the handle's
- * stream. What the manual calls an invalid value is refused with CUBLAS_STATUS_INVALID_VALUE.
+ * cublas.c - a stand-in for the calls of cuBLAS in use: column-major, scalars on the host, work deferred to the
+ * handle's stream. What the manual calls an invalid value is refused with CUBLAS_STATUS_INVALID_VALUE.
  *
  * Must not know: what the results are for.
  */

@@ -1,6 +1,6 @@
 /*
- * cublaslt.h - what cuBLASLt's opaque types are in its stand-in; shared by cublaslt.c (descriptors) and cublaslt_matmul.c
- * (algorithms, products).
+ * cublaslt.h - what cuBLASLt's opaque types are in its stand-in; shared by cublaslt.c (descriptors) and
+ * cublaslt_matmul.c (algorithms, products).
  *
  * Must not know: what the results are for.
  */

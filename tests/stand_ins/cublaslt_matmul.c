@@ -1,6 +1,7 @@
 /*
- * cublaslt_matmul.c - algorithms and matrix products of the stand-in for cuBLASLt. The algorithms differ in what they need and
- * in the order of their sums, so that a program has to choose and results differ as they do between real kernels:
+ * cublaslt_matmul.c - algorithms and matrix products of the stand-in for cuBLASLt. The algorithms differ in what they
+ * need and in the order of their sums, so that a program has to choose and results differ as they do between real
+ * kernels:
  *
  *   0  takes whatever is allowed            sums in one go
  *   1  operands aligned to 16 bytes         sums in two parts

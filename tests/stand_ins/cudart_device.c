@@ -49,8 +49,8 @@ cudaError_t cudaGetDevice(int *device) {
     return leave(error);
 }
 
-/* What the stand-in's kernels may use: the figures of the generation (CUDA programming guide, "Technical Specifications per
- * Compute Capability"). */
+/* What the stand-in's kernels may use: the figures of the generation (CUDA programming guide, "Technical Specifications
+ * per Compute Capability"). */
 int shared_limit(void) {
     if (the_machine.major >= 9 && the_machine.major < 12) return 227 << 10;
     return the_machine.major == 8 && the_machine.minor == 0 ? 163 << 10 : the_machine.major < 8 ? 64 << 10 : 99 << 10;

@@ -1,6 +1,7 @@
 /*
- * cudart_graph.c - stream capture and graphs. A captured operation becomes a node with its arguments by value and the nodes
- * that come before it; a launch puts copies of all nodes into a stream, in an order that the nodes' dependencies allow.
+ * cudart_graph.c - stream capture and graphs. A captured operation becomes a node with its arguments by value and the
+ * nodes that come before it; a launch puts copies of all nodes into a stream, in an order that the nodes' dependencies
+ * allow.
  *
  * Must not know: what operations do, how work is ordered outside of graphs.
  */
@@ -247,8 +248,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
     return leave(cudaSuccess);
 }
 
-/* The next node of a launch: one that is not placed and whose predecessors are. The newest such node first, so that a branch
- * that does not wait for another overtakes it; random with ORDER_RANDOM; as captured with ORDER_EAGER. */
+/* The next node of a launch: one that is not placed and whose predecessors are. The newest such node first, so that a
+ * branch that does not wait for another overtakes it; random with ORDER_RANDOM; as captured with ORDER_EAGER. */
 static size_t choose_node(const body *b, const bool *placed) {
     size_t chosen = b->count;
     unsigned found = 0;

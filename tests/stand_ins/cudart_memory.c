@@ -5,7 +5,8 @@
  * aligned to 256 bytes as near to the page behind it as that allows; what is left over holds a pattern that is
  * checked, and is poisoned for AddressSanitizer. It is filled with 0xff (NaN in every floating-point type). Device
  * memory is inaccessible but while work of its device runs: host code that dereferences a device pointer, a kernel
- * that touches another device's memory, and both that touch freed memory stop with a segmentation fault, which a line explains.
+ * that touches another device's memory, and both that touch freed memory stop with a segmentation fault, which a line
+ * explains.
  *
  * Must not know: streams, but for the question what is running.
  */

@@ -1,9 +1,10 @@
 /*
- * cudart_queue.c - streams and events of the stand-in's devices: operations wait in their streams until something waits for
- * them, and are then executed in an order that keeps to streams and events and is otherwise chosen (COAR_STANDIN_ORDER).
+ * cudart_queue.c - streams and events of the stand-in's devices: operations wait in their streams until something waits
+ * for them, and are then executed in an order that keeps to streams and events and is otherwise chosen
+ * (COAR_STANDIN_ORDER).
  *
- * While an operation that reads or writes host memory is pending, that memory has a check sum: a program that writes to it
- * too early is stopped when the operation runs. What a download will overwrite is filled with 0xff meanwhile.
+ * While an operation that reads or writes host memory is pending, that memory has a check sum: a program that writes to
+ * it too early is stopped when the operation runs. What a download will overwrite is filled with 0xff meanwhile.
  *
  * Must not know: what operations do; graphs, but that a captured stream hands its operations to them.
  */
@@ -155,7 +156,8 @@ static cudaError_t count_launch(int device) {
     return dies ? the_machine.kill_error : cudaSuccess;
 }
 
-/* Executes the next operation of a stream, which must be ready. On a device that failed nothing is executed any more. */
+/* Executes the next operation of a stream, which must be ready. On a device that failed nothing is
+ * executed any more. */
 static void execute(struct CUstream_st *s) {
     operation *o = s->head;
     cudaError_t *error = &the_machine.device[s->device].error;

@@ -1,6 +1,6 @@
 /*
- * cudart_work.c - what the CUDA runtime puts into streams: kernels, copies, fills; their arguments are checked at the call and
- * again when they run, since memory may have been freed in between.
+ * cudart_work.c - what the CUDA runtime puts into streams: kernels, copies, fills; their arguments are checked at the
+ * call and again when they run, since memory may have been freed in between.
  *
  * Pageable host memory behaves as "API synchronization behavior" of the runtime's manual says: uploads are staged at
  * the call, downloads are complete when the call returns.

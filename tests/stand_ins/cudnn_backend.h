@@ -1,6 +1,6 @@
 /*
- * cudnn_backend.h - descriptors of cuDNN's backend API in its stand-in; shared by cudnn.c (attributes), cudnn_check.c (what a
- * descriptor must be like to be finalized), cudnn_engine.c (engines and plans) and cudnn_execute.c (results).
+ * cudnn_backend.h - descriptors of cuDNN's backend API in its stand-in; shared by cudnn.c (attributes), cudnn_check.c
+ * (what a descriptor must be like to be finalized), cudnn_engine.c (engines and plans) and cudnn_execute.c (results).
  *
  * Must not know: what graphs are for.
  */

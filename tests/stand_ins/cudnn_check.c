@@ -1,6 +1,6 @@
 /*
- * cudnn_check.c - what cuDNN's descriptors must be like to be finalized: tensors, operations whose shapes fit together, graphs
- * in which every intermediate is made once. What is valid here may still find no engine (cudnn_engine.c).
+ * cudnn_check.c - what cuDNN's descriptors must be like to be finalized: tensors, operations whose shapes fit together,
+ * graphs in which every intermediate is made once. What is valid here may still find no engine (cudnn_engine.c).
  *
  * Must not know: engines, memory.
  */

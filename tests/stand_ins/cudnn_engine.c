@@ -1,6 +1,6 @@
 /*
- * cudnn_engine.c - engines, heuristics and plans of the stand-in for cuDNN. What is refused, and when, is what cuDNN 9.19 does
- * (seen with the real library on described devices):
+ * cudnn_engine.c - engines, heuristics and plans of the stand-in for cuDNN. What is refused, and when, is what cuDNN
+ * 9.19 does (seen with the real library on described devices):
  *   zero strides, graphs of pointwise operations alone:   heuristics succeed and offer nothing
  *   an operation in front of the convolution:             an engine is offered, its plan fails to compile
  *

@@ -1,7 +1,7 @@
 /*
- * cudnn_execute.c - results of the stand-in for cuDNN: a plan's graph, operation by operation, in fp32; tensors in memory are
- * rounded to their type. Every tensor that is not virtual must be in the variant pack, at an address aligned as its
- * descriptor promised, and all of it must be memory of the device.
+ * cudnn_execute.c - results of the stand-in for cuDNN: a plan's graph, operation by operation, in fp32; tensors in
+ * memory are rounded to their type. Every tensor that is not virtual must be in the variant pack, at an address aligned
+ * as its descriptor promised, and all of it must be memory of the device.
  *
  * Must not know: which graphs engines take.
  */

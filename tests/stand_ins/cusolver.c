@@ -1,6 +1,6 @@
 /*
- * cusolver.c - a stand-in for the calls of cuSOLVER's dense part in use. Workspaces are filled with NaN, since nothing else
- * may live in them; results of a failed factorisation are reported in devInfo, when the work has run.
+ * cusolver.c - a stand-in for the calls of cuSOLVER's dense part in use. Workspaces are filled with NaN, since nothing
+ * else may live in them; results of a failed factorisation are reported in devInfo, when the work has run.
  *
  * Must not know: what the systems are for.
  */

@@ -1,6 +1,7 @@
 /*
- * device.h - the simulated devices, as the stand-ins see them: one lock around everything, memory that knows its device and
- * its end, streams of deferred operations. cudart_*.c implement it; the libraries' stand-ins enqueue their work through it.
+ * device.h - the simulated devices, as the stand-ins see them: one lock around everything, memory that knows its device
+ * and its end, streams of deferred operations. cudart_*.c implement it; the libraries' stand-ins enqueue their work
+ * through it.
  *
  * Every call of an API begins with enter and ends with leave, which hold the lock in between.
  */
@@ -62,7 +63,8 @@ typedef struct machine {
 extern machine the_machine;
 extern _Thread_local int current_device;
 
-/* What the results of a library's algorithm are multiplied by: 1, or 1.01 when it is the wrong one (COAR_STANDIN_WRONG). */
+/* What the results of a library's algorithm are multiplied by: 1, or 1.01 when it is the wrong one
+ * (COAR_STANDIN_WRONG). */
 double error_factor(const char *library, int algorithm);
 
 /* The most shared memory that a block may have. */
@@ -171,8 +173,8 @@ struct CUevent_st {
 struct CUstream_st *stream_find(const char *call, cudaStream_t stream);
 struct CUevent_st *event_find(const char *call, cudaEvent_t event);
 
-/* Puts work into a stream, or into the graph that is being captured from it. arguments (size bytes) are copied; run gets the
- * copy. Library calls: `run` may read and write what memory_check would accept. */
+/* Puts work into a stream, or into the graph that is being captured from it. arguments (size bytes) are copied; run
+ * gets the copy. Library calls: `run` may read and write what memory_check would accept. */
 cudaError_t enqueue(const char *name, struct CUstream_st *stream, operation_run *run, const void *arguments,
                     size_t size);
 cudaError_t enqueue_operation(struct CUstream_st *stream, operation *o); /* takes o over */

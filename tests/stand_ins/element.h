@@ -27,8 +27,8 @@ typedef struct matrix {
 
 typedef enum sums { SUMS_F32, SUMS_TF32, SUMS_F64 } sums;
 
-/* out[i * n + j] = sum over l of a(i, l) b(l, j), in `kind`; the l are cut into `parts` ranges whose sums are added in order, as
- * different kernels do it. */
+/* out[i * n + j] = sum over l of a(i, l) b(l, j), in `kind`; the l are cut into `parts` ranges whose sums are added in
+ * order, as different kernels do it. */
 void matrix_product(double *out, size_t m, size_t n, size_t k, matrix a, matrix b, sums kind, size_t parts);
 
 #endif

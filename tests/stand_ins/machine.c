@@ -1,6 +1,6 @@
 /*
- * machine.c - the simulated machine under all stand-ins: settings, the lock, failures on request, reports of misuse, and the
- * libraries' objects. The functions of stand_ins.h are here.
+ * machine.c - the simulated machine under all stand-ins: settings, the lock, failures on request, reports of misuse,
+ * and the libraries' objects. The functions of stand_ins.h are here.
  *
  * Must not know: any call of any library, how memory is protected, how work is ordered.
  */
@@ -120,13 +120,13 @@ static void read_order(const char *text) {
 
 static void read_settings(void) {
     machine *m = &the_machine;
-    int capability = 80, error = 0;
+    int error = 0;
     memset(m, 0, sizeof *m);
     m->devices = atoi(setting("COAR_STANDIN_DEVICES", "1"));
     if (m->devices < 0 || m->devices > MAX_DEVICES)
         misuse("COAR_STANDIN_DEVICES", "%d is not 0 to %d", m->devices, MAX_DEVICES);
     if (sscanf(setting("COAR_STANDIN_CAPABILITY", "8.0"), "%d.%d", &m->major, &m->minor) != 2)
-        misuse("COAR_STANDIN_CAPABILITY", "is not MAJOR.MINOR, such as %d.%d", capability / 10, capability % 10);
+        misuse("COAR_STANDIN_CAPABILITY", "is not MAJOR.MINOR, such as 8.0");
     m->memory = strtoull(setting("COAR_STANDIN_MEMORY", "268435456"), NULL, 10);
     const char *driver = getenv("COAR_STANDIN_DRIVER");
     m->driver = driver ? atoi(driver) : CUDART_VERSION;

@@ -329,6 +329,34 @@ static void test_shards(void) {
     close_trial(&t);
 }
 
+static void test_baseline(void) {
+    test_begin("a device that fails in the unablated pass is left out for good, and the next one does the pass");
+    trial whole, t;
+    plan_devices(1, -1, -1, -1);
+    open_trial(&whole, "baseline1.h5");
+    CHECK_OK(job_baseline(whole.job));
+    plan_devices(2, -2, -1, -1);
+    open_trial(&t, "baseline2.h5");
+    CHECK_OK(job_baseline(t.job));
+    CHECK_INT(t.told.warnings, 1);
+    CHECK(strstr(t.told.warning, "device 0 ") && strstr(t.told.warning, "no kernel image"));
+    CHECK_INT(t.job->device_count, 1);
+    CHECK_INT(t.job->devices[0], 1);
+    CHECK(!memcmp(t.job->baseline, whole.job->baseline, EXAMPLES * sizeof *t.job->baseline));
+    CHECK_OK(workers_run(t.job, &t.work, t.stage));
+    check_units(&t);
+    CHECK_INT(t.told.warnings, 1);
+    close_trial(&t);
+    close_trial(&whole);
+
+    test_begin("the last device's failure in it is the caller's");
+    plan_devices(2, -2, -2, -1);
+    open_trial(&t, "baseline3.h5");
+    CHECK_ERROR(job_baseline(t.job), COAR_ERROR_UNSUPPORTED, "no kernel image");
+    CHECK_INT(t.told.warnings, 1);
+    close_trial(&t);
+}
+
 int main(void) {
     test_one();
     test_several();
@@ -337,5 +365,6 @@ int main(void) {
     test_stop();
     test_not_the_device();
     test_shards();
+    test_baseline();
     return test_end();
 }

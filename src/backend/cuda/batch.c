@@ -1,15 +1,16 @@
 /*
  * batch.c - the (mask, example) pairs of a run as batches.
  *
- * Three streams: masks go up on `upload`, everything from mask bits to outputs runs on `compute`, outputs come down on `download`.
- * Two lanes of staging take turns; of one lane's batch
+ * Three streams: masks go up on `upload`, everything from mask bits to outputs runs on `compute`, outputs come down
+ * on `download`. Two lanes of staging take turns; of one lane's batch
  *   uploaded    is waited for by compute: the masks are there
  *   computed    by download: the outputs are there
- *   downloaded  by the host before it touches the lane again. By then compute has read the lane's inputs, and upload has read
+ *   downloaded  by the host before it touches the lane again. By then compute has read the lane's inputs, and upload
+ * has read
  *               its pinned twin, so nothing else needs to be waited for.
  *
- * The first batch of a shape is launched op by op, each waited for: a failure is then known by its op, and kernels are loaded
- * outside of any capture. From the second on it is a graph.
+ * The first batch of a shape is launched op by op, each waited for: a failure is then known by its op, and kernels
+ * are loaded outside of any capture. From the second on it is a graph.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -131,10 +132,8 @@ static coar_status expand_keeps(const cuda_backend *b, const cuda_lane *lane, co
 
 static gpu_output_kind output_kind_of(output_kind kind) {
     static const gpu_output_kind kinds[] = {
-        [OUTPUT_MARGIN] = GPU_OUTPUT_MARGIN,
-        [OUTPUT_LOGIT] = GPU_OUTPUT_LOGIT,
-        [OUTPUT_LOGIT_CLASS] = GPU_OUTPUT_CLASS,
-        [OUTPUT_LOGIT_DIFFERENCE] = GPU_OUTPUT_DIFFERENCE,
+        [OUTPUT_MARGIN] = GPU_OUTPUT_MARGIN,     [OUTPUT_LOGIT] = GPU_OUTPUT_LOGIT,
+        [OUTPUT_LOGIT_CLASS] = GPU_OUTPUT_CLASS, [OUTPUT_LOGIT_DIFFERENCE] = GPU_OUTPUT_DIFFERENCE,
         [OUTPUT_LOSS] = GPU_OUTPUT_LOSS,
     };
     return kinds[kind];
@@ -160,8 +159,8 @@ static coar_status enqueue(cuda_backend *b, const cuda_lane *lane, const cuda_sh
     return COAR_OK;
 }
 
-/* Where an op other than a convolution reads the input, it is there once for each pair. The list of examples is the host's, so
- * this stays outside of graphs; no published architecture needs it. */
+/* Where an op other than a convolution reads the input, it is there once for each pair. The list of examples is the
+ * host's, so this stays outside of graphs; no published architecture needs it. */
 static coar_status gather_input(const cuda_backend *b, const cuda_lane *lane, uint32_t pairs) {
     const shape s = b->settings.graph->values[0];
     const size_t bytes = shape_positions(s) * gpu_stride(s.c) * gpu_type_size(b->type);
@@ -180,7 +179,8 @@ static coar_status capture(cuda_backend *b, cuda_lane *lane, const cuda_shape *s
     TRY_CUDA(cudaStreamBeginCapture(b->compute, cudaStreamCaptureModeThreadLocal), "capturing a batch of %u",
              shape->pairs);
     status = enqueue(b, lane, shape, false);
-    const cudaError_t ended = cudaStreamEndCapture(b->compute, &graph); /* also after a failure: or the stream stays captured */
+    const cudaError_t ended =
+        cudaStreamEndCapture(b->compute, &graph); /* also after a failure: or the stream stays captured */
     if (status != COAR_OK) goto done;
     TRY_CUDA_GOTO(ended, "capturing a batch of %u", shape->pairs);
     TRY_CUDA_GOTO(cudaGraphInstantiate(&lane->graph, graph, 0), "the graph of a batch of %u", shape->pairs);
@@ -230,9 +230,10 @@ static coar_status finish(const run_call *call, cuda_lane *lane) {
     if (!lane->count) return COAR_OK;
     const uint32_t count = lane->count;
     lane->count = 0;
-    TRY_CUDA(cudaEventSynchronize(lane->downloaded), "a batch of %u pairs from mask %zu of the unit on (%s, streams "
-             "compute and download; CUDA_LAUNCH_BLOCKING=1 names the kernel)", call->shape.pairs,
-             lane->first / b->examples, b->settings.plan->precision);
+    TRY_CUDA(cudaEventSynchronize(lane->downloaded),
+             "a batch of %u pairs from mask %zu of the unit on (%s, streams "
+             "compute and download; CUDA_LAUNCH_BLOCKING=1 names the kernel)",
+             call->shape.pairs, lane->first / b->examples, b->settings.plan->precision);
     for (size_t k = 0; k < b->settings.output_count; k++)
         memcpy(call->outputs + k * call->total + lane->first, lane->host_outputs + k * call->shape.pairs,
                count * sizeof *call->outputs);
@@ -297,9 +298,9 @@ static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, fl
     cuda_pass pass;
     TRY(cuda_batches_unablated(b, first, count, &pass));
     TRY(cuda_forward(&pass));
-    TRY_CUDA(cudaMemcpyAsync(padded, b->batch.logits, count * stride * sizeof *padded, cudaMemcpyDeviceToHost,
-                             b->compute),
-             "logits of %u examples (compute stream)", count);
+    TRY_CUDA(
+        cudaMemcpyAsync(padded, b->batch.logits, count * stride * sizeof *padded, cudaMemcpyDeviceToHost, b->compute),
+        "logits of %u examples (compute stream)", count);
     TRY_CUDA(cudaStreamSynchronize(b->compute), "logits of %u examples (compute stream)", count);
     for (uint32_t p = 0; p < count; p++)
         memcpy(logits + (size_t)(first + p) * b->classes, padded + p * stride, b->classes * sizeof *logits);

@@ -1,8 +1,10 @@
 /*
- * choose.c - the numerics plan of a CUDA device: its class, and for each convolution a kernel and the number of its partial sums.
+ * choose.c - the numerics plan of a CUDA device: its class, and for each convolution a kernel and the number of its
+ * partial sums.
  *
- * By rule, they follow from the layer's shape and the device, and are our kernels. Which of these computes a convolution
- * decides no bits (kernels.h), the number of partial sums does. By timing, libraries compete (cuda_choose.h).
+ * By rule, they follow from the layer's shape and the device, and are our kernels. Which of these computes a
+ * convolution decides no bits (kernels.h), the number of partial sums does. By timing, libraries compete
+ * (cuda_choose.h).
  */
 #include <stdio.h>
 #include <string.h>

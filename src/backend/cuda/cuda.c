@@ -175,16 +175,16 @@ static coar_status check_batch(const cuda_backend *b, const example_batch *batch
 coar_status cuda_normalise(cuda_backend *b) {
     const shape s = b->settings.graph->values[0];
     const uint32_t positions = (uint32_t)shape_positions(s);
-    TRY_CUDA(cudaMemcpyAsync(b->labels, b->host_labels, b->examples * sizeof *b->labels, cudaMemcpyHostToDevice,
-                             b->compute),
-             "labels of %u examples", b->examples);
+    TRY_CUDA(
+        cudaMemcpyAsync(b->labels, b->host_labels, b->examples * sizeof *b->labels, cudaMemcpyHostToDevice, b->compute),
+        "labels of %u examples", b->examples);
     TRY_CUDA(cudaMemcpyAsync(b->pixel_mul, b->mul, s.c * sizeof *b->mul, cudaMemcpyHostToDevice, b->compute), "std");
     TRY_CUDA(cudaMemcpyAsync(b->pixel_add, b->add, s.c * sizeof *b->add, cudaMemcpyHostToDevice, b->compute), "mean");
     TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, b->input,
                                   b->compute),
              "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h, s.w, s.c);
-    TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h,
-             s.w, s.c);
+    TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples,
+             s.h, s.w, s.c);
     return COAR_OK;
 }
 

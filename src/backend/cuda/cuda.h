@@ -1,10 +1,10 @@
 /*
  * cuda.h - the inside of the CUDA backend (docs/design.md, section 3, "CUDA").
  *
- * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order of masks,
- * into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs a batch is one CUDA graph,
- * captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is computed, the other's
- * masks go up and its outputs come down.
+ * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order
+ * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs a batch is
+ * one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is
+ * computed, the other's masks go up and its outputs come down.
  *
  *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
  *   device.c    which device, what it can do, its class
@@ -37,11 +37,12 @@ typedef struct cuda_device {
     char device_class[PLAN_CLASS_SIZE]; /* cuda/GPU/driver/cuDNN/cuBLAS */
 } cuda_device;
 
-/* Makes device `index` the calling thread's; fills *out (which may be NULL). One clear line when there is no driver, an old
- * one, no such device, or an older architecture than this build's kernels. */
+/* Makes device `index` the calling thread's; fills *out (which may be NULL). One clear line when there is no driver,
+ * an old one, no such device, or an older architecture than this build's kernels. */
 coar_status cuda_device_open(int index, cuda_device *out);
 
-/* Bytes of device memory that a backend may plan with when it is not told: what is free now, less some for CUDA itself. */
+/* Bytes of device memory that a backend may plan with when it is not told: what is free now, less some for CUDA
+ * itself. */
 coar_status cuda_device_memory(int index, size_t *bytes);
 
 coar_status cuda_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
@@ -58,10 +59,10 @@ typedef struct cuda_layer {
     const struct cuda_engine *engine; /* OP_CONV: who computes it */
     int form;                         /* own kernels: gpu_conv_form's number */
     uint32_t splits;
-    void *state;        /* the engine's, host memory; engine->release frees it */
-    void *weight;       /* OP_CONV: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma, OP_EMBED table; NULL = none */
-    float *scale;       /* OP_CONV [O]; NULL = 1 */
-    float *shift;       /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
+    void *state;  /* the engine's, host memory; engine->release frees it */
+    void *weight; /* OP_CONV: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma, OP_EMBED table; NULL = none */
+    float *scale; /* OP_CONV [O]; NULL = 1 */
+    float *shift; /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
 } cuda_layer;
 
 /* Shapes, engines and forms of all layers, from the plan. */
@@ -74,8 +75,8 @@ coar_status cuda_layers_upload(struct cuda_backend *b);
 coar_status cuda_layers_prepare(struct cuda_backend *b, uint32_t pairs);
 void cuda_layers_release(struct cuda_backend *b);
 
-/* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x, residual, y,
- * mask pointers or workspace. What an engine needs to prepare itself, to choose and to be measured. */
+/* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x,
+ * residual, y, mask pointers or workspace. What an engine needs to prepare itself, to choose and to be measured. */
 gpu_conv cuda_layer_conv(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 
 /* ------------------------------------------------------------------------------------------ engine.c */
@@ -90,12 +91,13 @@ typedef struct cuda_engine {
     /* Bytes of workspace for the convolution c at most. Cheap: asked for many batch sizes while memory is planned. */
     size_t (*workspace)(const struct cuda_backend *b, const cuda_layer *layer, const gpu_conv *c);
 
-    /* Makes what launches of this shape need; keeps what earlier calls for other numbers of pairs made. NULL = nothing. Never
-     * called while a graph is captured. */
+    /* Makes what launches of this shape need; keeps what earlier calls for other numbers of pairs made. NULL =
+     * nothing. Never called while a graph is captured. */
     coar_status (*prepare)(struct cuda_backend *b, cuda_layer *layer, const gpu_conv *c);
 
     /* Enqueues it on the stream; allocates nothing and waits for nothing (it may be captured). */
-    coar_status (*launch)(const struct cuda_backend *b, const cuda_layer *layer, const gpu_conv *c, cudaStream_t stream);
+    coar_status (*launch)(const struct cuda_backend *b, const cuda_layer *layer, const gpu_conv *c,
+                          cudaStream_t stream);
 
     void (*release)(cuda_layer *layer); /* frees layer->state. NULL = nothing */
 } cuda_engine;
@@ -104,7 +106,8 @@ typedef struct cuda_engine {
 const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form);
 extern const cuda_engine cuda_engine_own;
 
-/* "cuDNN/cuBLAS" of the device class: versions of the libraries that this build calls, "none" for one that it does not. */
+/* "cuDNN/cuBLAS" of the device class: versions of the libraries that this build calls, "none" for one that it does
+ * not. */
 void cuda_library_versions(char *text, size_t size);
 
 /* ------------------------------------------------------------------------------------------ memory.c */
@@ -146,11 +149,11 @@ typedef struct cuda_batch {
     uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
     cuda_shape known; /* has been launched op by op already: graphs of it may be captured */
     void *memory, *pinned;
-    void **buffer;   /* host array [buffers.buffers]: device address of each */
-    float *logits;   /* [pairs][gpu_stride(classes)] */
-    float *keep;     /* [slots][rows] */
-    float *observed; /* x of one PRE or POST site of observed_pairs pairs, fp32 */
-    void *workspace; /* of one convolution */
+    void **buffer;                    /* host array [buffers.buffers]: device address of each */
+    float *logits;                    /* [pairs][gpu_stride(classes)] */
+    float *keep;                      /* [slots][rows] */
+    float *observed;                  /* x of one PRE or POST site of observed_pairs pairs, fp32 */
+    void *workspace;                  /* of one convolution */
     size_t input_header, input_bytes; /* of a lane's block: without the masks, and in all */
     cuda_lane lane[CUDA_LANES];
 } cuda_batch;
@@ -177,21 +180,21 @@ typedef struct cuda_backend {
     buffer_plan buffers;
     size_t *buffer_bytes; /* [buffers.buffers] for one pair */
     uint32_t classes;
-    size_t elements;   /* of one image */
-    bool gathers;      /* an op other than a convolution reads the input: it is copied for each pair */
+    size_t elements;    /* of one image */
+    bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
     cuda_layer *layers; /* [op_count] */
     cudaStream_t compute, upload, download;
-    void *memory;        /* one device allocation for all that follows */
-    uint8_t *pixels;     /* [examples_max][elements] */
-    void *input;         /* [examples_max][positions][stride] normalised, in the type */
+    void *memory;                 /* one device allocation for all that follows */
+    uint8_t *pixels;              /* [examples_max][elements] */
+    void *input;                  /* [examples_max][positions][stride] normalised, in the type */
     float *pixel_mul, *pixel_add; /* [input channels] */
-    int32_t *labels;     /* [examples_max] */
-    uint32_t *component; /* [rows] */
-    float *fill;         /* [rows]; NULL = zeros */
-    double *sums;        /* [rows] */
+    int32_t *labels;              /* [examples_max] */
+    uint32_t *component;          /* [rows] */
+    float *fill;                  /* [rows]; NULL = zeros */
+    double *sums;                 /* [rows] */
     cuda_batch batch;
-    uint32_t examples;   /* bound now */
-    float *mul, *add;    /* host twins of pixel_mul, pixel_add: a side context is bound from them */
+    uint32_t examples; /* bound now */
+    float *mul, *add;  /* host twins of pixel_mul, pixel_add: a side context is bound from them */
     int32_t *host_labels;
     numerics_plan fp32_plan;   /* of `fp32` */
     struct cuda_backend *fp32; /* computes non-finite outputs once more; NULL until there are some */
@@ -208,8 +211,8 @@ coar_status cuda_describe(const backend_settings *s, cuda_backend **out);
 /* Ready for bind and run; `s` as in backend.h. */
 coar_status cuda_create(const backend_settings *s, cuda_backend **out);
 void cuda_destroy(backend *b);
-/* The bound examples' pixels are on the device, labels and pixel_mul, pixel_add on the host: uploads the latter, and fills
- * b->input. */
+/* The bound examples' pixels are on the device, labels and pixel_mul, pixel_add on the host: uploads the latter, and
+ * fills b->input. */
 coar_status cuda_normalise(cuda_backend *b);
 
 /* ------------------------------------------------------------------------------------------ forward.c */
@@ -217,7 +220,7 @@ coar_status cuda_normalise(cuda_backend *b);
 /* One pass over the op list. */
 typedef struct cuda_pass {
     cuda_backend *b;
-    uint32_t pairs, count; /* computed; and the first `count` of them, behind which the last one is repeated */
+    uint32_t pairs, count;          /* computed; and the first `count` of them, behind which the last one is repeated */
     const uint32_t *slot, *example; /* device */
     cudaStream_t stream;
     bool checked; /* waits after each op, so that a failure is that op's; not while a graph is captured */
@@ -241,8 +244,8 @@ coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaEr
 coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs);
 /* The unablated model: logits [E][classes]. */
 coar_status cuda_batches_logits(cuda_backend *b, float *logits);
-/* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs (by lane
- * 0, on the compute stream, not waited for) and fills *pass for cuda_forward. */
+/* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs
+ * (by lane 0, on the compute stream, not waited for) and fills *pass for cuda_forward. */
 coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass);
 void cuda_batches_free_graphs(cuda_backend *b);
 
@@ -253,8 +256,8 @@ coar_status cuda_means_add(cuda_backend *b, double *sums);
 
 /* -------------------------------------------------------------------------------------------- retry.c */
 
-/* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results in their
- * place. */
+/* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results
+ * in their place. */
 coar_status cuda_retry_non_finite(cuda_backend *b, const mask_range *masks, float *outputs);
 /* Makes b->fp32_plan, and finds b->retry_bytes. */
 coar_status cuda_retry_plan(cuda_backend *b);

@@ -18,7 +18,7 @@ enum {
     SPLITS_MAX = 8,      /* partial sums: the workspace grows with them */
     SPLIT_PRODUCTS = 256 /* fewer in one partial sum do not pay for adding it up */
 };
-#define TIE 1.02 /* closer times are not told apart reliably */
+#define TIE 1.02     /* closer times are not told apart reliably */
 #define HOPELESS 1.5 /* slower than the fastest by this in the first round: out */
 
 typedef struct candidate {
@@ -61,14 +61,17 @@ static coar_status time_replays(const event_clock *clock, cudaGraphExec_t launch
     return COAR_OK;
 }
 
-/* One replay first: it warms up, and tells how many are worth a millisecond, which the events' half microsecond does not blur. */
+/* One replay first: it warms up, and tells how many are worth a millisecond, which the events' half microsecond does
+ * not blur. */
 static coar_status time_by_events(void *context, const char *form, uint32_t splits, cudaGraphExec_t launch,
                                   cudaStream_t stream, float *milliseconds) {
     enum { REPLAYS_MAX = 20 };
     const event_clock *clock = context;
     (void)form, (void)splits;
     TRY(time_replays(clock, launch, 1, stream, milliseconds));
-    const int replays = *milliseconds * REPLAYS_MAX <= 1 ? REPLAYS_MAX : *milliseconds >= 1 ? 1 : (int)(1 / *milliseconds);
+    const int replays = *milliseconds * REPLAYS_MAX <= 1 ? REPLAYS_MAX
+                        : *milliseconds >= 1             ? 1
+                                                         : (int)(1 / *milliseconds);
     return time_replays(clock, launch, replays, stream, milliseconds);
 }
 
@@ -89,7 +92,8 @@ static coar_status add_candidate(race *r, const char *text, uint32_t splits) {
     return COAR_OK;
 }
 
-/* Partial sums pay where a launch has too few blocks for the device: fewer than two 64x64 tiles for each multiprocessor. */
+/* Partial sums pay where a launch has too few blocks for the device: fewer than two 64x64 tiles for each
+ * multiprocessor. */
 static uint32_t most_splits(const race *r) {
     const gpu_conv *c = &r->layer->conv;
     const uint64_t tile = 64, rows = (uint64_t)c->pairs * c->out_h * c->out_w;
@@ -135,8 +139,7 @@ static coar_status add_cublaslt(race *r) {
     char forms[ALGORITHMS_MAX][CUDA_FORM_SIZE];
     size_t count;
     if (!r->handles->cublaslt || !cuda_cublaslt_can(&r->layer->conv)) return COAR_OK;
-    TRY(refused_is_none(
-        cuda_cublaslt_propose(r->handles->cublaslt, &r->layer->conv, ALGORITHMS_MAX, forms, &count)));
+    TRY(refused_is_none(cuda_cublaslt_propose(r->handles->cublaslt, &r->layer->conv, ALGORITHMS_MAX, forms, &count)));
     for (size_t i = 0; i < count; i++) TRY(add_candidate(r, forms[i], 1));
     return COAR_OK;
 }
@@ -209,8 +212,8 @@ static coar_status run_rounds(race *r) {
     return COAR_OK;
 }
 
-/* Whether the form serves the layer filled with means too: a plan does not say which ablation it is for. For our own kernels,
- * and behind cuBLASLt, a fill changes nothing that could be refused. */
+/* Whether the form serves the layer filled with means too: a plan does not say which ablation it is for. For our own
+ * kernels, and behind cuBLASLt, a fill changes nothing that could be refused. */
 static coar_status check_filled(const race *r, const candidate *c, bool *serves, char why[256]) {
     static const float any = 0;
     gpu_conv filled = r->layer->conv;
@@ -259,10 +262,11 @@ static size_t largest_workspace(const race *r) {
 static coar_status prepare_trial(race *r) {
     const size_t workspace = largest_workspace(r), bytes = cuda_trial_bytes(&r->layer->conv, workspace);
     if (bytes > r->s->memory)
-        return status_set(COAR_ERROR_MEMORY,
-                          "choosing the form of a layer takes %zu MiB of device memory at a batch of %u, %zu are allowed: "
-                          "give more --memory, or --exact",
-                          bytes >> 20, r->layer->conv.pairs, r->s->memory >> 20);
+        return status_set(
+            COAR_ERROR_MEMORY,
+            "choosing the form of a layer takes %zu MiB of device memory at a batch of %u, %zu are allowed: "
+            "give more --memory, or --exact",
+            bytes >> 20, r->layer->conv.pairs, r->s->memory >> 20);
     return cuda_trial_create(&r->layer->conv, workspace, r->stream, &r->trial);
 }
 
@@ -355,13 +359,15 @@ static void copy_answer(const cuda_choice *from, cuda_choice *to) {
     to->milliseconds = from->milliseconds;
 }
 
-static void log_handles(const cuda_choose_settings *s, const cuda_handles *h) {
+static void log_handles(const cuda_choose_settings *s, cuda_handles *h) {
+    if (h->told) return;
+    h->told = true;
     if (h->cudnn_why[0]) log_info(s->callbacks, "cuDNN's forms are no candidates: %s", h->cudnn_why);
     if (h->cublaslt_why[0]) log_info(s->callbacks, "cuBLASLt's forms are no candidates: %s", h->cublaslt_why);
 }
 
-/* Those with an answer in the cache that can still be made; known[i] says which. A cached form that this machine refuses is
- * measured again. */
+/* Those with an answer in the cache that can still be made; known[i] says which. A cached form that this machine
+ * refuses is measured again. */
 static coar_status take_known(const bench_frame *f, const cuda_plan_cache *cache, cuda_choice *layers, size_t count,
                               bool *known) {
     coar_status status = COAR_OK;

@@ -1,11 +1,12 @@
 /*
  * cuda_choose.h - which form computes a layer fastest on this device: measured once per device class and layer.
  *
- * Candidates of a layer: each of our kernels that gpu_conv_can, also with partial sums where it has few blocks; the engines
- * that cuDNN and the algorithms that cuBLASLt propose. Each must first agree with our fp32 kernel (cuda_trial.h); then
- * all are timed in turn, so that a change of the clock meets all of them; the median of several counts. Of those
- * within 2 % of the fastest, ours come first, then fewer partial sums: their bits do not depend on the batch size.
- * The winner must also give every pair the same bits wherever it stands in the batch, and every time; else the next wins.
+ * Candidates of a layer: each of our kernels that gpu_conv_can, also with partial sums where it has few blocks; the
+ * engines that cuDNN and the algorithms that cuBLASLt propose. Each must first agree with our fp32 kernel
+ * (cuda_trial.h); then all are timed in turn, so that a change of the clock meets all of them; the median of several
+ * counts. Of those within 2 % of the fastest, ours come first, then fewer partial sums: their bits do not depend on
+ * the batch size. The winner must also give every pair the same bits wherever it stands in the batch, and every time;
+ * else the next wins.
  *
  * Must not know: graphs of ops, numerics plans.
  */
@@ -39,10 +40,10 @@ typedef struct cuda_choose_settings {
     const coar_callbacks *callbacks;
 } cuda_choose_settings;
 
-/* Fills the answers. Layers of one signature are measured once; what the cache file knows is not measured. The answers are
- * written back to it; a cache that cannot be read or written costs a line in the log. Forms that were chosen are kept in
- * the process, ready for cuda_form_get. COAR_ERROR_MEMORY when a layer's trial does not fit; COAR_STOPPED when the
- * progress callback asks for it. */
+/* Fills the answers. Layers of one signature are measured once; what the cache file knows is not measured. The
+ * answers are written back to it; a cache that cannot be read or written costs a line in the log. Forms that were
+ * chosen are kept in the process, ready for cuda_form_get. COAR_ERROR_MEMORY when a layer's trial does not fit;
+ * COAR_STOPPED when the progress callback asks for it. */
 coar_status cuda_choose(const cuda_choose_settings *s, cuda_choice *layers, size_t count);
 
 /* Times the given forms (form and splits are read, milliseconds written), without the cache. */

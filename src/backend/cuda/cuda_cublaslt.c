@@ -150,7 +150,10 @@ static const struct attribute {
     {"inner", CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, 2},
     {"cluster", CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, 2},
 };
-enum { ATTRIBUTES = sizeof attributes / sizeof *attributes };
+enum { ATTRIBUTES = sizeof attributes / sizeof *attributes, REDUCTION = 4 /* its place */ };
+
+/* Partial sums that are added in fp32, in a step of their own: in place, their order would not be fixed. */
+#define REDUCTIONS CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
 
 static coar_status read_attribute(const cublaslt_functions *f, const cublasLtMatmulAlgo_t *algorithm,
                                   const struct attribute *a, uint32_t *value) {
@@ -158,8 +161,8 @@ static coar_status read_attribute(const cublaslt_functions *f, const cublasLtMat
     size_t written;
     const bool wide = a->size == sizeof *value;
     void *to = wide ? (void *)value : (void *)&narrow;
-    TRY(cublaslt_status(
-        f, f->cublasLtMatmulAlgoConfigGetAttribute(algorithm, a->attribute, to, a->size, &written), a->name));
+    TRY(cublaslt_status(f, f->cublasLtMatmulAlgoConfigGetAttribute(algorithm, a->attribute, to, a->size, &written),
+                        a->name));
     if (!wide) *value = narrow;
     return COAR_OK;
 }
@@ -186,7 +189,7 @@ static bool algorithm_parse(const char *text, uint32_t values[ATTRIBUTES]) {
             return false;
         values[i] = (uint32_t)value;
     }
-    return !*text;
+    return !*text && !(values[REDUCTION] & ~(uint32_t)REDUCTIONS);
 }
 
 /* -------------------------------------------------------------------------------------- proposals, plans */
@@ -194,7 +197,7 @@ static bool algorithm_parse(const char *text, uint32_t values[ATTRIBUTES]) {
 static coar_status preference_create(const cublaslt_functions *f, cublasLtMatmulPreference_t *out) {
     coar_status status = COAR_OK;
     const uint64_t workspace = CUDA_LIBRARY_WORKSPACE;
-    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    const uint32_t reductions = REDUCTIONS;
     TRY_LT(cublasLtMatmulPreferenceCreate, out);
     TRY_LT(cublasLtMatmulPreferenceSetAttribute, *out, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
            sizeof workspace);
@@ -275,8 +278,7 @@ size_t cuda_cublaslt_plan_workspace(const cuda_cublaslt_plan *plan) {
     return plan->sums_bytes + plan->own_bytes;
 }
 
-coar_status cuda_cublaslt_launch(const cuda_cublaslt_plan *p, const gpu_conv *c, void *workspace,
-                                 cudaStream_t stream) {
+coar_status cuda_cublaslt_launch(const cuda_cublaslt_plan *p, const gpu_conv *c, void *workspace, cudaStream_t stream) {
     coar_status status = COAR_OK;
     const cublaslt_functions *f = p->l->f;
     const float one = 1, zero = 0;

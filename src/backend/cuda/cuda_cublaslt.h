@@ -38,7 +38,8 @@ coar_status cuda_cublaslt_propose(const cuda_cublaslt *l, const gpu_conv *c, siz
 /* An algorithm with everything that it needs for one shape. */
 typedef struct cuda_cublaslt_plan cuda_cublaslt_plan;
 
-/* COAR_ERROR_UNSUPPORTED when this library or device does not have the algorithm, or it wants more workspace than allowed. */
+/* COAR_ERROR_UNSUPPORTED when this library or device does not have the algorithm, or it wants more workspace than
+ * allowed. */
 coar_status cuda_cublaslt_plan_create(const cuda_cublaslt *l, const gpu_conv *c, const char *form,
                                       cuda_cublaslt_plan **out);
 void cuda_cublaslt_plan_destroy(cuda_cublaslt_plan *plan);

@@ -97,8 +97,8 @@ static const char *const kind_names[] = {[CUDA_CUDNN_CONV] = "conv", [CUDA_CUDNN
 static bool choice_format(const engine_choice *e, char form[CUDA_FORM_SIZE]) {
     int used = snprintf(form, CUDA_FORM_SIZE, "cudnn:%s,engine=%lld", kind_names[e->kind], (long long)e->engine);
     for (size_t i = 0; i < e->knobs && used < CUDA_FORM_SIZE; i++)
-        used += snprintf(form + used, CUDA_FORM_SIZE - (size_t)used, "%s%lld:%lld", i ? "/" : ",knobs=",
-                         (long long)e->type[i], (long long)e->value[i]);
+        used += snprintf(form + used, CUDA_FORM_SIZE - (size_t)used, "%s%lld:%lld",
+                         i ? "/" : ",knobs=", (long long)e->type[i], (long long)e->value[i]);
     return used < CUDA_FORM_SIZE;
 }
 
@@ -123,8 +123,8 @@ static bool choice_parse(const char *text, engine_choice *e) {
 
 /* ------------------------------------------------------------------------------------------ propositions */
 
-/* Reads up to `max` values of an attribute; the number read, 0 after a failure. cuDNN counts those that there are, which may
- * be more than it wrote. */
+/* Reads up to `max` values of an attribute; the number read, 0 after a failure. cuDNN counts those that there are,
+ * which may be more than it wrote. */
 static int64_t read_attribute(cudnn_list *l, cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                               cudnnBackendAttributeType_t type, int64_t max, void *values) {
     int64_t count = 0;
@@ -239,6 +239,9 @@ static cudnnBackendDescriptor_t build_configuration(const cuda_cudnn *d, cudnn_l
     cudnn_list_set(l, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &e->engine);
     cudnn_list_refer(l, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, d->device);
     cudnn_list_finalize(l, engine);
+    if (!engine_admitted(l, engine) && l->status == COAR_OK) /* the text may be anybody's */
+        l->status = status_set(COAR_ERROR_UNSUPPORTED, "engine %lld of cuDNN does not keep fp32 sums in a fixed order",
+                               (long long)e->engine);
     for (size_t i = 0; i < e->knobs; i++) {
         const cudnnBackendKnobType_t type = (cudnnBackendKnobType_t)e->type[i];
         knobs[i] = cudnn_list_make(l, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
@@ -303,9 +306,14 @@ size_t cuda_cudnn_plan_workspace(const cuda_cudnn_plan *plan) {
 /* The addresses of a launch: what the plan's tensors are this time. */
 static coar_status execute(cuda_cudnn *d, const cuda_cudnn_plan *p, const gpu_conv *c, float *keep, void *scratch) {
     const void *const address[CUDNN_TENSORS] = {
-        [CUDNN_X] = c->x,         [CUDNN_WEIGHT] = c->weight, [CUDNN_Y] = c->y,
-        [CUDNN_SCALE] = c->scale, [CUDNN_SHIFT] = c->shift,   [CUDNN_KEEP] = keep,
-        [CUDNN_FILL] = c->mask.fill,                          [CUDNN_RESIDUAL] = c->residual,
+        [CUDNN_X] = c->x,
+        [CUDNN_WEIGHT] = c->weight,
+        [CUDNN_Y] = c->y,
+        [CUDNN_SCALE] = c->scale,
+        [CUDNN_SHIFT] = c->shift,
+        [CUDNN_KEEP] = keep,
+        [CUDNN_FILL] = c->mask.fill,
+        [CUDNN_RESIDUAL] = c->residual,
     };
     int64_t ids[CUDNN_TENSORS], count = 0;
     const void *given[CUDNN_TENSORS];

@@ -32,7 +32,7 @@ typedef struct cuda_cudnn cuda_cudnn;
 /* For the current CUDA device. COAR_ERROR_UNSUPPORTED, saying why, without cuDNN. One per worker: its handle belongs to
  * one thread at a time. */
 coar_status cuda_cudnn_open(cuda_cudnn **out);
-/* For the device that `json` describes (cuDNN's own serialisation of device properties): plans can be built, not run. */
+/* For the device that `json` describes (cuDNN's serialisation of device properties): plans can be built, not run. */
 coar_status cuda_cudnn_open_described(const char *json, cuda_cudnn **out);
 void cuda_cudnn_close(cuda_cudnn *d);
 
@@ -48,8 +48,8 @@ coar_status cuda_cudnn_propose(const cuda_cudnn *d, const gpu_conv *c, cuda_cudn
 /* An execution plan: compiled and ready, the same for every pointer of that shape. */
 typedef struct cuda_cudnn_plan cuda_cudnn_plan;
 
-/* Builds one (0.5 to 2 s where it is compiled at run time). COAR_ERROR_UNSUPPORTED when this cuDNN or device refuses it,
- * or when it wants more than workspace_max bytes. Safe on one `d` from any thread. */
+/* Builds one (0.5 to 2 s where it is compiled at run time). COAR_ERROR_UNSUPPORTED when this cuDNN or device refuses
+ * it, or when it wants more than workspace_max bytes. Safe on one `d` from any thread. */
 coar_status cuda_cudnn_plan_create(const cuda_cudnn *d, const gpu_conv *c, const char *form, size_t workspace_max,
                                    cuda_cudnn_plan **out);
 void cuda_cudnn_plan_destroy(cuda_cudnn_plan *plan);
@@ -72,8 +72,8 @@ typedef struct cuda_cudnn_answer {
     char why[256];             /* the last refusal; "" = none */
 } cuda_cudnn_answer;
 
-/* Builds the layer's graph, asks for engines, and builds plans for the first `tries` of them. Refusals by cuDNN are part of
- * the answer; an error is a failure to ask. */
+/* Builds the layer's graph, asks for engines, and builds plans for the first `tries` of them. Refusals by cuDNN are
+ * part of the answer; an error is a failure to ask. */
 coar_status cuda_cudnn_ask(const cuda_cudnn *d, const gpu_conv *c, cuda_cudnn_kind kind, size_t tries,
                            cuda_cudnn_answer *answer);
 

@@ -57,8 +57,8 @@ typedef struct builder {
     cudnn_list *list;
     const gpu_conv *c;
     cuda_cudnn_kind kind;
-    uint32_t tensors;  /* 1 << id of every tensor in memory */
-    int64_t virtuals;  /* made so far: their ids begin behind those of the tensors in memory */
+    uint32_t tensors; /* 1 << id of every tensor in memory */
+    int64_t virtuals; /* made so far: their ids begin behind those of the tensors in memory */
     cudnnBackendDescriptor_t operations[16];
     size_t operation_count;
 } builder;
@@ -69,7 +69,8 @@ typedef struct extent {
     int64_t n, h, w, channels;
 } extent;
 
-/* Every pointer is aligned to 256 bytes, so what a row's length leaves is what vectors may use; 16 bytes are the widest. */
+/* Every pointer is aligned to 256 bytes, so what a row's length leaves is what vectors may use; 16 bytes are the
+ * widest. */
 static int64_t row_alignment(int64_t channels, cudnnDataType_t type) {
     const int64_t bytes = channels * (type == CUDNN_DATA_FLOAT ? 4 : 2);
     return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : 4;
@@ -105,8 +106,12 @@ static cudnnDataType_t storage(const gpu_conv *c) {
 }
 
 /* Channels as stored: those behind the last are zeros of the weights and of x, and take part like any other. */
-static int64_t stored_in(const gpu_conv *c) { return gpu_stride(c->in_channels); }
-static int64_t stored_out(const gpu_conv *c) { return gpu_stride(c->out_channels); }
+static int64_t stored_in(const gpu_conv *c) {
+    return gpu_stride(c->in_channels);
+}
+static int64_t stored_out(const gpu_conv *c) {
+    return gpu_stride(c->out_channels);
+}
 
 /* fp32 channels of the output: the same for all images, or one row for each. */
 static cudnnBackendDescriptor_t channels(builder *b, int64_t id, int64_t images) {

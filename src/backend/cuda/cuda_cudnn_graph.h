@@ -3,7 +3,7 @@
  *
  * The graph is the convolution (or, for 1x1 of stride 1, the matrix product) and the whole epilogue of kernels.h:
  *   y = out(act(post(scale * pre(W x) + shift) + residual)),
- * everything between the sums and y in fp32 and never in memory. What cuDNN 9.19 takes and refuses (issue 4, item 2):
+ * everything between the sums and y in fp32 and never in memory. What cuDNN 9.19 takes and refuses (docs/gpu.md):
  * one keep per image and channel, [N,K,1,1], is accepted behind the sums and nowhere else; zero strides are refused.
  * A fill needs no second tensor per image: k x + (1 - k) c = (x - c) k + c.
  *
@@ -17,8 +17,8 @@
 
 #if COAR_HAVE_CUDNN
 
-/* Descriptors under construction. The first failure is kept in `status`, with its message; every later call does nothing,
- * so that a graph is written down as a straight list and tested once. */
+/* Descriptors under construction. The first failure is kept in `status`, with its message; every later call does
+ * nothing, so that a graph is written down as a straight list and tested once. */
 typedef struct cudnn_list {
     const cudnn_functions *f;
     coar_status status;
@@ -52,8 +52,8 @@ enum {
     CUDNN_TENSORS, /* one more than the last */
 };
 
-/* Adds the operation graph of layer c to the list; the bits of *tensors (1 << id) say which tensors it takes. c must pass
- * cuda_cudnn_can. NULL after a failure. */
+/* Adds the operation graph of layer c to the list; the bits of *tensors (1 << id) say which tensors it takes. c must
+ * pass cuda_cudnn_can. NULL after a failure. */
 cudnnBackendDescriptor_t cudnn_graph_build(cudnn_list *l, const gpu_conv *c, cuda_cudnn_kind kind, uint32_t *tensors);
 
 #endif

@@ -44,8 +44,7 @@ static coar_status open_handles(int device, cuda_handles **out) {
     TRY(memory_new(1, sizeof *h, "handles", &h));
     h->device = device;
     coar_status status = without(cuda_cudnn_open(&h->cudnn), h->cudnn_why, sizeof h->cudnn_why);
-    if (status == COAR_OK)
-        status = without(cuda_cublaslt_open(&h->cublaslt), h->cublaslt_why, sizeof h->cublaslt_why);
+    if (status == COAR_OK) status = without(cuda_cublaslt_open(&h->cublaslt), h->cublaslt_why, sizeof h->cublaslt_why);
     if (status == COAR_OK) {
         *out = h;
         return COAR_OK;
@@ -89,7 +88,8 @@ void cuda_forms_release(void) {
 /* --------------------------------------------------------------------------------------------- signature */
 
 void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]) {
-    static const char *const types[] = {[GPU_F32] = "fp32", [GPU_TF32] = "tf32", [GPU_BF16] = "bf16", [GPU_F16] = "fp16"};
+    static const char *const types[] = {
+        [GPU_F32] = "fp32", [GPU_TF32] = "tf32", [GPU_BF16] = "bf16", [GPU_F16] = "fp16"};
     static const char *const places[] = {"", " pre", " post", " out"};
     static const char *const activations[] = {[GPU_NONE] = "",
                                               [GPU_RELU] = " relu",
@@ -100,16 +100,20 @@ void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]) {
              c->pairs, c->in_h, c->in_w, c->in_channels, c->out_h, c->out_w, c->out_channels, c->kernel_h, c->kernel_w,
              c->stride, c->pad, places[c->mask.place], c->mask.place != GPU_PLACE_NONE && c->mask.fill ? " fill" : "",
              c->scale ? " scale" : "", c->shift ? " shift" : "",
-             !c->residual            ? ""
+             !c->residual          ? ""
              : c->residual == c->y ? " residual-in-place"
-                                     : " residual",
+                                   : " residual",
              activations[c->activation], c->wide ? " wide" : "", c->example ? " example" : "");
 }
 
 /* -------------------------------------------------------------------------------------------- one form */
 
-static bool is_cudnn(const char *text) { return !strncmp(text, "cudnn:", strlen("cudnn:")); }
-static bool is_cublaslt(const char *text) { return !strncmp(text, "cublaslt:", strlen("cublaslt:")); }
+static bool is_cudnn(const char *text) {
+    return !strncmp(text, "cudnn:", strlen("cudnn:"));
+}
+static bool is_cublaslt(const char *text) {
+    return !strncmp(text, "cublaslt:", strlen("cublaslt:"));
+}
 
 bool cuda_form_is_library(const char *text) {
     return is_cudnn(text) || is_cublaslt(text);

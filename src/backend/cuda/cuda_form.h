@@ -1,5 +1,6 @@
 /*
- * cuda_form.h - one layer computed in one form: our kernel, cuDNN's engine or cuBLASLt's algorithm behind the same call.
+ * cuda_form.h - one layer computed in one form: our kernel, cuDNN's engine or cuBLASLt's algorithm behind the same
+ * call.
  *
  * What a form needs besides its text (handles of the libraries, plans that take seconds to build) is made once in a
  * process and kept to its end: a job prepares several backends one after another, for the same layers.
@@ -15,20 +16,21 @@
 
 /* -------------------------------------------------------------------------------------- devices' libraries */
 
-/* The libraries' handles of one device, for the life of the process. A library that cannot be had is NULL and its forms are
- * no candidates; `why` says so ("" = there). */
+/* The libraries' handles of one device, for the life of the process. A library that cannot be had is NULL and its
+ * forms are no candidates; `why` says so ("" = there). */
 typedef struct cuda_handles {
     int device;
     cuda_cudnn *cudnn;
     cuda_cublaslt *cublaslt;
     char cudnn_why[256], cublaslt_why[256];
+    bool told; /* the log has the reasons already */
 } cuda_handles;
 
 /* Opens them at the first call; `device` becomes the calling thread's. Safe from any thread. */
 coar_status cuda_handles_get(int device, cuda_handles **out);
 
-/* Frees all that is kept: handles and forms. Nobody may use any of them any more. Not needed at exit, where the libraries may
- * be gone already. */
+/* Frees all that is kept: handles and forms. Nobody may use any of them any more. Not needed at exit, where the
+ * libraries may be gone already. */
 void cuda_forms_release(void);
 
 /* ------------------------------------------------------------------------------------------------- forms */
@@ -46,8 +48,8 @@ bool cuda_form_is_library(const char *text);
 /* A form ready to be launched on layers of one signature. */
 typedef struct cuda_form cuda_form;
 
-/* Makes one. COAR_ERROR_UNSUPPORTED, naming the form, where this build, device or library does not have it. `splits` (of
- * our own kernels only) as in gpu_conv. */
+/* Makes one. COAR_ERROR_UNSUPPORTED, naming the form, where this build, device or library does not have it. `splits`
+ * (of our own kernels only) as in gpu_conv. */
 coar_status cuda_form_open(cuda_handles *h, const gpu_conv *c, const char *text, uint32_t splits, cuda_form **out);
 void cuda_form_close(cuda_form *form);
 
@@ -63,8 +65,8 @@ typedef struct cuda_form_wanted {
     uint32_t splits;
 } cuda_form_wanted;
 
-/* Makes and keeps those that are not kept yet, in parallel on the pool (NULL: one after another), and says so in the log when
- * there are some that take long. */
+/* Makes and keeps those that are not kept yet, in parallel on the pool (NULL: one after another), and says so in the
+ * log when there are some that take long. */
 coar_status cuda_forms_build(cuda_handles *h, const cuda_form_wanted *wanted, size_t count, thread_pool *pool,
                              const coar_callbacks *callbacks);
 
@@ -72,8 +74,8 @@ coar_status cuda_forms_build(cuda_handles *h, const cuda_form_wanted *wanted, si
 size_t cuda_form_workspace(const cuda_form *form);
 size_t cuda_form_workspace_max(const gpu_conv *c, const char *text);
 
-/* Enqueues layer c, of the form's signature, on the stream; c->workspace has room for cuda_form_workspace. Can be captured.
- * Safe from several threads, each on its stream. */
+/* Enqueues layer c, of the form's signature, on the stream; c->workspace has room for cuda_form_workspace. Can be
+ * captured. Safe from several threads, each on its stream. */
 coar_status cuda_form_launch(const cuda_form *form, const gpu_conv *c, cudaStream_t stream);
 
 #endif

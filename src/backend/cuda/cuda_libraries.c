@@ -4,11 +4,11 @@
 #ifdef COAR_LIBRARIES_LINKED
 
 #define X(name) .name = name,
-#define DEFINE_LIBRARY(library, functions, soname, LIST)               \
-    coar_status cuda_library_##library(const functions **out) {        \
-        static const functions table = {LIST(X)};                      \
-        *out = &table;                                                 \
-        return COAR_OK;                                                \
+#define DEFINE_LIBRARY(library, functions, soname, LIST)                                                               \
+    coar_status cuda_library_##library(const functions **out) {                                                        \
+        static const functions table = {LIST(X)};                                                                      \
+        *out = &table;                                                                                                 \
+        return COAR_OK;                                                                                                \
     }
 
 #else
@@ -57,20 +57,20 @@ static coar_status library_get(library *l) {
 #define TEXT2(x) #x
 #define TEXT(x) TEXT2(x)
 #define X(name) #name,
-#define DEFINE_LIBRARY(library_name, table_type, file, LIST)                                   \
-    coar_status cuda_library_##library_name(const table_type **out) {                          \
-        static table_type table;                                                               \
-        static const char *const names[] = {LIST(X)};                                          \
-        static library l = {.soname = file,                                                    \
-                            .names = names,                                                    \
-                            .functions = &table,                                               \
-                            .count = sizeof names / sizeof *names,                             \
-                            .mutex = PTHREAD_MUTEX_INITIALIZER};                               \
-        _Static_assert(sizeof table == sizeof names / sizeof *names * sizeof(void *), "layout"); \
-        *out = NULL;                                                                           \
-        TRY(library_get(&l));                                                                  \
-        *out = &table;                                                                         \
-        return COAR_OK;                                                                        \
+#define DEFINE_LIBRARY(library_name, table_type, file, LIST)                                                           \
+    coar_status cuda_library_##library_name(const table_type **out) {                                                  \
+        static table_type table;                                                                                       \
+        static const char *const names[] = {LIST(X)};                                                                  \
+        static library l = {.soname = file,                                                                            \
+                            .names = names,                                                                            \
+                            .functions = &table,                                                                       \
+                            .count = sizeof names / sizeof *names,                                                     \
+                            .mutex = PTHREAD_MUTEX_INITIALIZER};                                                       \
+        _Static_assert(sizeof table == sizeof names / sizeof *names * sizeof(void *), "layout");                       \
+        *out = NULL;                                                                                                   \
+        TRY(library_get(&l));                                                                                          \
+        *out = &table;                                                                                                 \
+        return COAR_OK;                                                                                                \
     }
 
 #endif

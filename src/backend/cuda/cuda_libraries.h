@@ -11,8 +11,8 @@
 #ifndef COAR_BACKEND_CUDA_LIBRARIES_H
 #define COAR_BACKEND_CUDA_LIBRARIES_H
 
-#include <cublasLt.h>
 #include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cusolverDn.h>
 
 #if __has_include(<cudnn.h>)
@@ -27,57 +27,57 @@
 
 #include "core/status.h"
 
-#define CUDNN_FUNCTIONS(X)           \
-    X(cudnnGetVersion)               \
-    X(cudnnGetErrorString)           \
-    X(cudnnGetLastErrorString)       \
-    X(cudnnCreate)                   \
-    X(cudnnDestroy)                  \
-    X(cudnnSetStream)                \
-    X(cudnnBackendCreateDescriptor)  \
-    X(cudnnBackendDestroyDescriptor) \
-    X(cudnnBackendFinalize)          \
-    X(cudnnBackendSetAttribute)      \
-    X(cudnnBackendGetAttribute)      \
+#define CUDNN_FUNCTIONS(X)                                                                                             \
+    X(cudnnGetVersion)                                                                                                 \
+    X(cudnnGetErrorString)                                                                                             \
+    X(cudnnGetLastErrorString)                                                                                         \
+    X(cudnnCreate)                                                                                                     \
+    X(cudnnDestroy)                                                                                                    \
+    X(cudnnSetStream)                                                                                                  \
+    X(cudnnBackendCreateDescriptor)                                                                                    \
+    X(cudnnBackendDestroyDescriptor)                                                                                   \
+    X(cudnnBackendFinalize)                                                                                            \
+    X(cudnnBackendSetAttribute)                                                                                        \
+    X(cudnnBackendGetAttribute)                                                                                        \
     X(cudnnBackendExecute)
 
-#define CUBLASLT_FUNCTIONS(X)               \
-    X(cublasLtGetVersion)                   \
-    X(cublasLtGetStatusString)              \
-    X(cublasLtCreate)                       \
-    X(cublasLtDestroy)                      \
-    X(cublasLtMatmulDescCreate)             \
-    X(cublasLtMatmulDescDestroy)            \
-    X(cublasLtMatmulDescSetAttribute)       \
-    X(cublasLtMatrixLayoutCreate)           \
-    X(cublasLtMatrixLayoutDestroy)          \
-    X(cublasLtMatmulPreferenceCreate)       \
-    X(cublasLtMatmulPreferenceDestroy)      \
-    X(cublasLtMatmulPreferenceSetAttribute) \
-    X(cublasLtMatmulAlgoGetHeuristic)       \
-    X(cublasLtMatmulAlgoInit)               \
-    X(cublasLtMatmulAlgoCheck)              \
-    X(cublasLtMatmulAlgoConfigGetAttribute) \
-    X(cublasLtMatmulAlgoConfigSetAttribute) \
+#define CUBLASLT_FUNCTIONS(X)                                                                                          \
+    X(cublasLtGetVersion)                                                                                              \
+    X(cublasLtGetStatusString)                                                                                         \
+    X(cublasLtCreate)                                                                                                  \
+    X(cublasLtDestroy)                                                                                                 \
+    X(cublasLtMatmulDescCreate)                                                                                        \
+    X(cublasLtMatmulDescDestroy)                                                                                       \
+    X(cublasLtMatmulDescSetAttribute)                                                                                  \
+    X(cublasLtMatrixLayoutCreate)                                                                                      \
+    X(cublasLtMatrixLayoutDestroy)                                                                                     \
+    X(cublasLtMatmulPreferenceCreate)                                                                                  \
+    X(cublasLtMatmulPreferenceDestroy)                                                                                 \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                                            \
+    X(cublasLtMatmulAlgoGetHeuristic)                                                                                  \
+    X(cublasLtMatmulAlgoInit)                                                                                          \
+    X(cublasLtMatmulAlgoCheck)                                                                                         \
+    X(cublasLtMatmulAlgoConfigGetAttribute)                                                                            \
+    X(cublasLtMatmulAlgoConfigSetAttribute)                                                                            \
     X(cublasLtMatmul)
 
-#define CUBLAS_FUNCTIONS(X)      \
-    X(cublasCreate_v2)           \
-    X(cublasDestroy_v2)          \
-    X(cublasSetStream_v2)        \
-    X(cublasDtrsm_v2)            \
-    X(cublasDgemm_v2)            \
-    X(cublasDgemmStridedBatched) \
-    X(cublasIdamax_v2)           \
+#define CUBLAS_FUNCTIONS(X)                                                                                            \
+    X(cublasCreate_v2)                                                                                                 \
+    X(cublasDestroy_v2)                                                                                                \
+    X(cublasSetStream_v2)                                                                                              \
+    X(cublasDtrsm_v2)                                                                                                  \
+    X(cublasDgemm_v2)                                                                                                  \
+    X(cublasDgemmStridedBatched)                                                                                       \
+    X(cublasIdamax_v2)                                                                                                 \
     X(cublasDaxpy_v2)
 
-#define CUSOLVER_FUNCTIONS(X)      \
-    X(cusolverDnCreate)            \
-    X(cusolverDnDestroy)           \
-    X(cusolverDnSetStream)         \
-    X(cusolverDnDpotrf_bufferSize) \
-    X(cusolverDnDpotrf)            \
-    X(cusolverDnDsyevd_bufferSize) \
+#define CUSOLVER_FUNCTIONS(X)                                                                                          \
+    X(cusolverDnCreate)                                                                                                \
+    X(cusolverDnDestroy)                                                                                               \
+    X(cusolverDnSetStream)                                                                                             \
+    X(cusolverDnDpotrf_bufferSize)                                                                                     \
+    X(cusolverDnDpotrf)                                                                                                \
+    X(cusolverDnDsyevd_bufferSize)                                                                                     \
     X(cusolverDnDsyevd)
 
 #define X(name) __typeof__(name) *name;

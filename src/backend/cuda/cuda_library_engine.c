@@ -59,8 +59,8 @@ static coar_status library_prepare(cuda_backend *b, cuda_layer *layer, const gpu
     for (size_t i = 0; i < g->op_count; i++) {
         const cuda_layer *other = &b->layers[i];
         if (other->engine != &cuda_engine_cudnn && other->engine != &cuda_engine_cublaslt) continue;
-        wanted[count++] = (cuda_form_wanted){
-            .conv = cuda_layer_shape(b, other, c->pairs), .text = kernel_of(b, other), .splits = 1};
+        wanted[count++] =
+            (cuda_form_wanted){.conv = cuda_layer_shape(b, other, c->pairs), .text = kernel_of(b, other), .splits = 1};
     }
     TRY_GOTO(cuda_forms_build(handles, wanted, count, b->settings.pool, NULL));
 done:
@@ -95,8 +95,8 @@ const cuda_engine cuda_engine_cublaslt = {
 
 /* ------------------------------------------------------------------------------------------ whole plans */
 
-/* A backend that holds no device memory, for shapes and sizes: of a job that is large enough for any batch, since a plan does
- * not depend on the job. */
+/* A backend that holds no device memory, for shapes and sizes: of a job that is large enough for any batch, since a
+ * plan does not depend on the job. */
 static coar_status describe(const graph *g, const numerics_plan *plan, const plan_timing *t, cuda_backend **out) {
     static const output_spec margin = {.kind = OUTPUT_MARGIN};
     const backend_settings s = {.graph = g,
@@ -110,8 +110,8 @@ static coar_status describe(const graph *g, const numerics_plan *plan, const pla
     return cuda_describe(&s, out);
 }
 
-/* The batch that a plan is tuned for: what fills the device, in half of its memory at most. A function of the model, the
- * precision and the device alone: it decides bits when a library's form is chosen. */
+/* The batch that a plan is tuned for: what fills the device, in half of its memory at most. A function of the model,
+ * the precision and the device alone: it decides bits when a library's form is chosen. */
 static coar_status planned_pairs(cuda_backend *b, uint32_t *pairs) {
     size_t available, total;
     TRY_CUDA(cudaMemGetInfo(&available, &total), "CUDA device %d: memory", b->device.index);
@@ -122,7 +122,8 @@ static coar_status planned_pairs(cuda_backend *b, uint32_t *pairs) {
 }
 
 /* The plan's convolutions with their forms at a batch of `pairs`; op[i] is the index of choice i. Free both. */
-static coar_status list_layers(const cuda_backend *b, uint32_t pairs, cuda_choice **layers, size_t **op, size_t *count) {
+static coar_status list_layers(const cuda_backend *b, uint32_t pairs, cuda_choice **layers, size_t **op,
+                               size_t *count) {
     const graph *g = b->settings.graph;
     const numerics_plan *plan = b->settings.plan;
     *count = 0;

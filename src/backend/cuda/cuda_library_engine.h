@@ -1,6 +1,6 @@
 /*
- * cuda_library_engine.h - where the backend and the libraries' forms meet: cuDNN and cuBLASLt as entries of the engine table,
- * and the timed choice for a whole plan. Must not know: how forms are computed or measured.
+ * cuda_library_engine.h - where the backend and the libraries' forms meet: cuDNN and cuBLASLt as entries of the
+ * engine table, and the timed choice for a whole plan. Must not know: how forms are computed or measured.
  */
 #ifndef COAR_BACKEND_CUDA_LIBRARY_ENGINE_H
 #define COAR_BACKEND_CUDA_LIBRARY_ENGINE_H
@@ -10,12 +10,12 @@
 
 extern const cuda_engine cuda_engine_cudnn, cuda_engine_cublaslt;
 
-/* A convolution as a run of b with batches of `pairs` will launch it, for forms to be made, chosen and measured: pointers
- * are given where the run gives some, and the same where they are the same; none may be followed. */
+/* A convolution as a run of b with batches of `pairs` will launch it, for forms to be made, chosen and measured:
+ * pointers are given where the run gives some, and the same where they are the same; none may be followed. */
 gpu_conv cuda_layer_shape(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 
-/* The fastest form of every convolution, in place of the form that each has already, at the batch that fills this device;
- * plan->pairs is that batch when a library's form is among them. */
+/* The fastest form of every convolution, in place of the form that each has already, at the batch that fills this
+ * device; plan->pairs is that batch when a library's form is among them. */
 coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan);
 
 /* backend_interface's time_layers. */

@@ -92,8 +92,7 @@ static cJSON *parse_layers(const char *text, size_t size, const char *device_cla
     const cJSON *version = cJSON_GetObjectItemCaseSensitive(root, "version"), *answer;
     const char *class = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "device_class"));
     bool valid = cJSON_IsNumber(version) && version->valuedouble == CACHE_VERSION && class &&
-                 !strcmp(class, device_class) &&
-                 cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "layers"));
+                 !strcmp(class, device_class) && cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "layers"));
     if (valid) layers = cJSON_DetachItemFromObjectCaseSensitive(root, "layers");
     cJSON_ArrayForEach(answer, layers) {
         cuda_choice unused;
@@ -105,7 +104,8 @@ static cJSON *parse_layers(const char *text, size_t size, const char *device_cla
     return NULL;
 }
 
-/* The layers of the file; NULL when there is none that can be read, and then `why` names what is wrong ("" = no file). */
+/* The layers of the file; NULL when there is none that can be read, and then `why` names what is wrong ("" = no
+ * file). */
 static cJSON *read_layers(const char *path, const char *device_class, char why[512]) {
     file_map map = {0};
     cJSON *layers = NULL;

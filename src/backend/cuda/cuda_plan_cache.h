@@ -25,8 +25,8 @@ bool cuda_plan_cache_find(const cuda_plan_cache *cache, cuda_choice *layer);
 /* Adds the layer's answer, in place of an older one. */
 coar_status cuda_plan_cache_add(cuda_plan_cache *cache, const cuda_choice *layer);
 
-/* Writes the file whole, if something was added; together with what another process has added meanwhile. A failure is a line
- * in the log. */
+/* Writes the file whole, if something was added; together with what another process has added meanwhile. A failure is
+ * a line in the log. */
 void cuda_plan_cache_save(cuda_plan_cache *cache);
 
 #endif

@@ -27,8 +27,8 @@ struct cuda_trial {
 
 /* ----------------------------------------------------------------------------------------------- numbers */
 
-/* Uniform in [-1, 1), cut to 8 significant bits and not smaller than 2^-6, so that it is exact in bf16, fp16 and tf32, and
- * stays so when it is scaled by a power of two that fp16 can hold. */
+/* Uniform in [-1, 1), cut to 8 significant bits and not smaller than 2^-6, so that it is exact in bf16, fp16 and
+ * tf32, and stays so when it is scaled by a power of two that fp16 can hold. */
 static float exact_number(uint32_t word) {
     const float smallest = 0x1p-6f;
     float value = (float)(int32_t)word * 0x1p-31f;
@@ -102,7 +102,9 @@ static sizes sizes_of(const gpu_conv *c) {
     return s;
 }
 
-static gpu_type y_type(const gpu_conv *c) { return c->wide ? GPU_F32 : c->type; }
+static gpu_type y_type(const gpu_conv *c) {
+    return c->wide ? GPU_F32 : c->type;
+}
 
 /* Sizes (arena without a base) or places everything on the device. */
 static void place(cuda_trial *t, const gpu_conv *c, arena *a) {
@@ -251,9 +253,9 @@ static coar_status compute_expected(cuda_trial *t) {
     const size_t count = t->period * t->pair_elements;
     TRY(memory_new(count, sizeof *t->expected, "trial", &t->expected));
     TRY_CUDA(gpu_conv_launch(&t->reference, 0, t->stream), "trial: the fp32 kernel");
-    TRY_CUDA(cudaMemcpyAsync(t->expected, t->reference.y, count * sizeof *t->expected, cudaMemcpyDeviceToHost,
-                             t->stream),
-             "trial: download");
+    TRY_CUDA(
+        cudaMemcpyAsync(t->expected, t->reference.y, count * sizeof *t->expected, cudaMemcpyDeviceToHost, t->stream),
+        "trial: download");
     TRY_CUDA(cudaStreamSynchronize(t->stream), "trial: the fp32 kernel");
     for (size_t i = 0; i < count; i++)
         if (fabsf(t->expected[i]) > t->largest) t->largest = fabsf(t->expected[i]);
@@ -327,7 +329,8 @@ static coar_status download(cuda_trial *t, uint32_t pair, uint32_t count, char *
 }
 
 static bool compare(const cuda_trial *t, char why[256]) {
-    static const float units[] = {[GPU_F32] = 0x1p-20f, [GPU_TF32] = 0x1p-20f, [GPU_BF16] = 0x1p-8f, [GPU_F16] = 0x1p-10f};
+    static const float units[] = {
+        [GPU_F32] = 0x1p-20f, [GPU_TF32] = 0x1p-20f, [GPU_BF16] = 0x1p-8f, [GPU_F16] = 0x1p-10f};
     const gpu_type type = y_type(&t->conv);
     const size_t stride = gpu_stride(t->conv.out_channels);
     const float slack = 0x1p-12f * t->largest;
@@ -335,8 +338,8 @@ static bool compare(const cuda_trial *t, char why[256]) {
         const float y = load(type, t->first, i), expected = t->expected[i];
         const bool behind = i % stride >= t->conv.out_channels; /* the last channel: exactly zero */
         if (behind ? y == 0 : fabsf(y - expected) <= units[type] * fabsf(expected) + slack) continue;
-        snprintf(why, 256, "pair %zu, position %zu, channel %zu: %.9g, expected %.9g +- %.3g",
-                 i / t->pair_elements, i % t->pair_elements / stride, i % stride, (double)y, (double)expected,
+        snprintf(why, 256, "pair %zu, position %zu, channel %zu: %.9g, expected %.9g +- %.3g", i / t->pair_elements,
+                 i % t->pair_elements / stride, i % stride, (double)y, (double)expected,
                  behind ? 0.0 : (double)(units[type] * fabsf(expected) + slack));
         return false;
     }

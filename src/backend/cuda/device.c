@@ -35,8 +35,8 @@ static coar_status describe(int index, int driver, cuda_device *d) {
     TRY(attribute(&d->multiprocessors, cudaDevAttrMultiProcessorCount, index));
     class_name(d->name, name, sizeof name);
     cuda_library_versions(libraries, sizeof libraries);
-    snprintf(d->device_class, sizeof d->device_class, "cuda/%s/%d.%d/%s", name, driver / 1000 % 100,
-             driver / 10 % 100, libraries);
+    snprintf(d->device_class, sizeof d->device_class, "cuda/%s/%d.%d/%s", name, driver / 1000 % 100, driver / 10 % 100,
+             libraries);
     return COAR_OK;
 }
 
@@ -46,23 +46,26 @@ coar_status cuda_device_open(int index, cuda_device *out) {
     TRY_CUDA(cudaDriverGetVersion(&driver), "--backend cuda: the CUDA driver");
     TRY_CUDA(cudaRuntimeGetVersion(&runtime), "--backend cuda: the CUDA runtime");
     if (driver == 0)
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "--backend cuda: there is no CUDA driver on this machine: install one, or give --backend cpu");
+        return status_set(
+            COAR_ERROR_UNSUPPORTED,
+            "--backend cuda: there is no CUDA driver on this machine: install one, or give --backend cpu");
     if (driver / 1000 < runtime / 1000) /* minor versions of one major version are compatible */
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "--backend cuda: the driver knows CUDA up to %d.%d, this build needs %d.0: update the driver, "
-                          "or give --backend cpu",
-                          driver / 1000, driver % 1000 / 10, runtime / 1000);
+        return status_set(
+            COAR_ERROR_UNSUPPORTED,
+            "--backend cuda: the driver knows CUDA up to %d.%d, this build needs %d.0: update the driver, "
+            "or give --backend cpu",
+            driver / 1000, driver % 1000 / 10, runtime / 1000);
     TRY_CUDA(cudaGetDeviceCount(&count), "--backend cuda: counting devices");
     if (index < 0 || index >= count)
         return status_set(COAR_ERROR_UNSUPPORTED, "--backend cuda: device %d of %d: there is no such device", index,
                           count);
     TRY(describe(index, driver, &d));
     if (d.major < COMPUTE_CAPABILITY_MIN)
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "--backend cuda: %s has compute capability %d.%d, the kernels need %d.0 (A100 and later): give "
-                          "--backend cpu",
-                          d.name, d.major, d.minor, COMPUTE_CAPABILITY_MIN);
+        return status_set(
+            COAR_ERROR_UNSUPPORTED,
+            "--backend cuda: %s has compute capability %d.%d, the kernels need %d.0 (A100 and later): give "
+            "--backend cpu",
+            d.name, d.major, d.minor, COMPUTE_CAPABILITY_MIN);
     TRY_CUDA(cudaSetDevice(index), "--backend cuda: device %d (%s)", index, d.name);
     if (out) *out = d;
     return COAR_OK;
@@ -79,16 +82,16 @@ coar_status cuda_device_memory(int index, size_t *bytes) {
 
 /* -------------------------------------------------------------------------------------------- peak */
 
-/* Dense flops of one multiprocessor in one clock, fp32 sums: on CUDA cores, and on tensor cores with 16-bit operands (tf32: half of
- * that). From NVIDIA's architecture white papers: A100, GA102, AD102, H100, B200, GB202. */
+/* Dense flops of one multiprocessor in one clock, fp32 sums: on CUDA cores, and on tensor cores with 16-bit operands
+ * (tf32: half of that). From NVIDIA's architecture white papers: A100, GA102, AD102, H100, B200, GB202. */
 static const struct throughput {
     int major, minor, fp32, tensor;
 } throughputs[] = {
     {8, 0, 128, 2048}, {8, 6, 256, 1024}, {8, 9, 256, 1024}, {9, 0, 256, 4096}, {10, 0, 256, 8192}, {12, 0, 256, 1024},
 };
 
-/* What the data sheet allows at the device's highest clock: there is no faster way to know it than to be told, since a loop of mma
- * alone would measure the power limit. 0 for an architecture that is not in the table. */
+/* What the data sheet allows at the device's highest clock: there is no faster way to know it than to be told, since
+ * a loop of mma alone would measure the power limit. 0 for an architecture that is not in the table. */
 coar_status cuda_peak(const numerics_plan *plan, thread_pool *pool, double *flops) {
     cuda_device d;
     int kilohertz = 0;

@@ -1,6 +1,6 @@
 /*
- * engine.c - who computes a convolution: one table, asked by the prefix of the plan's kernel name; and the project's own
- * kernels as the last of its entries.
+ * engine.c - who computes a convolution: one table, asked by the prefix of the plan's kernel name; and the project's
+ * own kernels as the last of its entries.
  */
 #include <stdio.h>
 #include <string.h>

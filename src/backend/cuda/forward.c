@@ -145,8 +145,8 @@ static coar_status launch_select(const cuda_pass *pass, const cuda_layer *layer)
 
 coar_status cuda_forward(const cuda_pass *pass) {
     static coar_status (*const launches[])(const cuda_pass *, const cuda_layer *) = {
-        [OP_CONV] = launch_conv,           [OP_MAXPOOL] = launch_pool, [OP_AVGPOOL] = launch_pool,
-        [OP_SUBSAMPLE] = launch_subsample, [OP_EMBED] = launch_embed,  [OP_LAYERNORM] = launch_layernorm,
+        [OP_CONV] = launch_conv,           [OP_MAXPOOL] = launch_pool,  [OP_AVGPOOL] = launch_pool,
+        [OP_SUBSAMPLE] = launch_subsample, [OP_EMBED] = launch_embed,   [OP_LAYERNORM] = launch_layernorm,
         [OP_ATTENTION] = launch_attention, [OP_SELECT] = launch_select,
     };
     for (size_t i = 0; i < pass->b->settings.graph->op_count; i++) {

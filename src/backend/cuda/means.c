@@ -1,9 +1,9 @@
 /*
  * means.c - sums of x over positions and examples, per masked channel, for `mean` ablation.
  *
- * The unablated model runs op by op. x is the op's own result where the mask acts on that (OUT); for PRE and POST it is the
- * convolution once more without what comes behind the place. Sums run over examples and positions in their order, in double,
- * so that they do not depend on how many examples are computed at a time.
+ * The unablated model runs op by op. x is the op's own result where the mask acts on that (OUT); for PRE and POST it
+ * is the convolution once more without what comes behind the place. Sums run over examples and positions in their
+ * order, in double, so that they do not depend on how many examples are computed at a time.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +17,8 @@ static coar_status add_sums(const cuda_pass *pass, const cuda_layer *layer, bool
                                                  layer->out.c, x, b->sums + layer->op->mask.row_first, pass->stream));
 }
 
-/* x of a PRE or POST site in fp32. Its inputs are still there, but for a residual whose place the result took: that is not part
- * of x. */
+/* x of a PRE or POST site in fp32. Its inputs are still there, but for a residual whose place the result took: that
+ * is not part of x. */
 static coar_status compute_site(const cuda_pass *pass, const cuda_layer *layer) {
     gpu_conv c = cuda_conv_args(pass, layer);
     c.pairs = pass->count;
@@ -61,7 +61,8 @@ coar_status cuda_means_add(cuda_backend *b, double *sums) {
         TRY_GOTO(cuda_batches_unablated(b, first, left < most ? left : most, &pass));
         pass.see = see;
         TRY_GOTO(cuda_forward(&pass));
-        TRY_CUDA_GOTO(cudaStreamSynchronize(b->compute), "row sums (compute stream)"); /* before the lane is filled again */
+        TRY_CUDA_GOTO(cudaStreamSynchronize(b->compute),
+                      "row sums (compute stream)"); /* before the lane is filled again */
     }
     TRY_CUDA_GOTO(cudaMemcpyAsync(found, b->sums, rows * sizeof *found, cudaMemcpyDeviceToHost, b->compute),
                   "row sums (compute stream)");

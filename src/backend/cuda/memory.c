@@ -2,7 +2,8 @@
  * memory.c - all memory of a backend, measured before it is taken.
  *
  * fixed      weights, tables, the bound examples: one device allocation
- * per batch  values, keeps, logits, workspace, the lanes' staging: one device and one pinned allocation, whose size follows
+ * per batch  values, keeps, logits, workspace, the lanes' staging: one device and one pinned allocation, whose size
+ * follows
  *            from the number of pairs. Given up and taken again smaller when the device refuses.
  */
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 /* Real-valued keeps are 32 times as large as bits: a batch holds no more masks of them than this. */
 #define VALUE_SLOTS_MAX 8
 
-/* Examples whose sums for `mean` ablation are computed at a time: once a run, so their fp32 values get little memory. */
+/* Examples whose sums for `mean` ablation are computed at a time: once a run, so their fp32 values get little
+ * memory. */
 #define OBSERVED_PAIRS_MAX 16
 
 /* Pairs beyond this are not worth their memory, whatever the layers are: one launch takes milliseconds by then. */
@@ -46,8 +48,8 @@ static void place_fixed(cuda_backend *b, arena *arena) {
 
 /* --------------------------------------------------------------------------------------- per batch */
 
-/* One pair's values in each buffer. The logits are kept apart, because they are fp32; so is the input, unless it is copied for each
- * pair. */
+/* One pair's values in each buffer. The logits are kept apart, because they are fp32; so is the input, unless it is
+ * copied for each pair. */
 static void measure_buffers(cuda_backend *b) {
     const graph *g = b->settings.graph;
     memset(b->buffer_bytes, 0, b->buffers.buffers * sizeof *b->buffer_bytes);
@@ -91,7 +93,8 @@ static void place_input(const cuda_backend *b, const cuda_batch *batch, arena *a
                 &input->masks);
 }
 
-/* The block of one lane's inputs, as an arena of its own inside `arena`, so that pinned and device twins are the same. */
+/* The block of one lane's inputs, as an arena of its own inside `arena`, so that pinned and device twins are the
+ * same. */
 static char *place_block(const cuda_backend *b, cuda_batch *batch, arena *outer, cuda_input *input) {
     arena measure = {0};
     cuda_input unplaced;
@@ -146,8 +149,8 @@ size_t cuda_memory_bytes(cuda_backend *b, uint32_t pairs) {
     return size_add(arena.used, b->retry_bytes, &bytes) ? bytes : SIZE_MAX;
 }
 
-/* A convolution fills the device when it has two 128 x 128 tiles for each multiprocessor; less, and its last wave leaves many idle.
- * Layers of one position (classifiers) never do, and do not matter. */
+/* A convolution fills the device when it has two 128 x 128 tiles for each multiprocessor; less, and its last wave
+ * leaves many idle. Layers of one position (classifiers) never do, and do not matter. */
 uint32_t cuda_memory_useful_pairs(const cuda_backend *b) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
@@ -241,21 +244,23 @@ static coar_status open_largest_batch(cuda_backend *b, uint32_t pairs) {
 
 static coar_status planned_batch_refused(cuda_backend *b) {
     const uint32_t planned = b->settings.plan->pairs;
-    return status_set(COAR_ERROR_MEMORY,
-                      "%s: the numerics plan is for batches of exactly %u, which need %zu MiB of device memory, but %zu MiB "
-                      "are allowed: raise --memory, free the device, or begin a run with --exact",
-                      b->device.name, planned, (cuda_memory_bytes(b, planned) >> 20) + 1, b->settings.memory >> 20);
+    return status_set(
+        COAR_ERROR_MEMORY,
+        "%s: the numerics plan is for batches of exactly %u, which need %zu MiB of device memory, but %zu MiB "
+        "are allowed: raise --memory, free the device, or begin a run with --exact",
+        b->device.name, planned, (cuda_memory_bytes(b, planned) >> 20) + 1, b->settings.memory >> 20);
 }
 
 coar_status cuda_memory_allocate(cuda_backend *b) {
     const uint32_t pairs = allowed_pairs(b);
     if (!pairs && b->settings.plan->pairs) return planned_batch_refused(b);
     if (!pairs)
-        return status_set(COAR_ERROR_MEMORY,
-                          "%s: the cuda backend needs at least %zu MiB of device memory (%zu MiB for full batches), but "
-                          "%zu MiB are allowed: raise --memory, or free the device",
-                          b->device.name, (cuda_memory_bytes(b, 1) >> 20) + 1,
-                          (cuda_memory_bytes(b, cuda_memory_useful_pairs(b)) >> 20) + 1, b->settings.memory >> 20);
+        return status_set(
+            COAR_ERROR_MEMORY,
+            "%s: the cuda backend needs at least %zu MiB of device memory (%zu MiB for full batches), but "
+            "%zu MiB are allowed: raise --memory, or free the device",
+            b->device.name, (cuda_memory_bytes(b, 1) >> 20) + 1,
+            (cuda_memory_bytes(b, cuda_memory_useful_pairs(b)) >> 20) + 1, b->settings.memory >> 20);
     arena arena = {0};
     place_fixed(b, &arena);
     TRY_CUDA(cudaMalloc(&b->memory, arena.used), "%zu MiB of device memory for weights and examples", arena.used >> 20);
@@ -270,9 +275,10 @@ coar_status cuda_memory_shrink(cuda_backend *b) {
     const uint32_t pairs = b->batch.pairs / 2;
     if (b->settings.plan->pairs) return planned_batch_refused(b);
     if (!pairs)
-        return status_set(COAR_ERROR_MEMORY,
-                          "%s: out of device memory with one pair in a batch: free the device; what was finished is saved",
-                          b->device.name);
+        return status_set(
+            COAR_ERROR_MEMORY,
+            "%s: out of device memory with one pair in a batch: free the device; what was finished is saved",
+            b->device.name);
     close_batch(b);
     return open_largest_batch(b, pairs);
 }

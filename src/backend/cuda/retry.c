@@ -1,6 +1,7 @@
 /*
- * retry.c - non-finite outputs once more (docs/design.md, section 6): those (mask, example) pairs alone, in fp32 and the direct
- * form, by a small backend of its own that is made when the first of them appears. Its memory is left free from the start.
+ * retry.c - non-finite outputs once more (docs/design.md, section 6): those (mask, example) pairs alone, in fp32 and
+ * the direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free
+ * from the start.
  */
 #include <math.h>
 #include <stdlib.h>

@@ -4,9 +4,9 @@
  * A plan of a lower precision rounds weights, values and operands as backend/precision.h says, so that a device can be
  * compared with the same rounding of the same numbers.
  *
- * It exists to be right and readable, not fast. What the ops mean is in reference_ops.c; this file binds examples, turns
- * masks into keeps and shares (mask, example) pairs out to threads. A pair's outputs depend on nothing but the pair.
- * Must not know: models, files, runs.
+ * It exists to be right and readable, not fast. What the ops mean is in reference_ops.c; this file binds examples,
+ * turns masks into keeps and shares (mask, example) pairs out to threads. A pair's outputs depend on nothing but the
+ * pair. Must not know: models, files, runs.
  */
 #include <stdlib.h>
 #include <string.h>

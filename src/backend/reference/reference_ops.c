@@ -44,8 +44,8 @@ static double operand(const reference_operands *v, double x) {
     return v->precision == PRECISION_TF32 ? precision_operand(v->precision, (float)x) : x;
 }
 
-/* The pixels under the kernel at output pixel (oy, ox), zeros outside the image: patch[I][kernel_h][kernel_w], the order
- * of a weight row. (im2col of one pixel.) */
+/* The pixels under the kernel at output pixel (oy, ox), zeros outside the image: patch[I][kernel_h][kernel_w], the
+ * order of a weight row. (im2col of one pixel.) */
 static void gather_patch(const op *o, const reference_operands *v, uint32_t oy, uint32_t ox, double *patch) {
     const shape in = v->in;
     for (uint32_t i = 0; i < in.c; i++) {

@@ -2,8 +2,8 @@
  * reference_ops.h - what every op means, in plain loops over one example under one mask.
  *
  * Values are double [positions][channels]; an image is [h][w][c]. One function per op, without state: what a reverse
- * pass needs is the op, its inputs and its result. In a precision below fp32 results are rounded as a device stores them,
- * and operands of products as it multiplies them; sums stay double. Weights come rounded already.
+ * pass needs is the op, its inputs and its result. In a precision below fp32 results are rounded as a device stores
+ * them, and operands of products as it multiplies them; sums stay double. Weights come rounded already.
  * Must not know: batches, threads, where masks come from.
  */
 #ifndef COAR_BACKEND_REFERENCE_OPS_H

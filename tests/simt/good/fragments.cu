@@ -1,6 +1,6 @@
 /*
- * fragments.cu - the seam's arithmetic laid bare: conversions, ldmatrix and mma of values that a test gives, into buffers it
- * reads. Fragments are filled here element by element as gpu.h describes them, without ldmatrix.
+ * fragments.cu - the seam's arithmetic laid bare: conversions, ldmatrix and mma of values that a test gives, into
+ * buffers it reads. Fragments are filled here element by element as gpu.h describes them, without ldmatrix.
  */
 #include "kernels/cuda/gpu.h"
 

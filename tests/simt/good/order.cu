@@ -3,8 +3,8 @@
  */
 #include "kernels/cuda/gpu.h"
 
-/* Halves of a warp on their own, at different operations, then together. y[i] = the sum over its half, + 100 if any lane of the
- * warp holds more than n. */
+/* Halves of a warp on their own, at different operations, then together. y[i] = the sum over its half, + 100 if any
+ * lane of the warp holds more than n. */
 static __global__ void halves_kernel(const int *x, int *y, int n) {
     int v = x[threadIdx.x], sum = v;
     bool low = threadIdx.x % 32 < 16;

@@ -1,9 +1,9 @@
 /*
- * product.cu - a matrix product as the real kernels do it: three stages of cp.async into swizzled dynamic shared memory, ldmatrix,
- * mma. y[m][n] = a[m][k] b[k][n] in bf16, y in fp32; m, n multiples of 32, k of 16.
+ * product.cu - a matrix product as the real kernels do it: three stages of cp.async into swizzled dynamic shared
+ * memory, ldmatrix, mma. y[m][n] = a[m][k] b[k][n] in bf16, y in fp32; m, n multiples of 32, k of 16.
  *
- * A block of four warps makes 32 x 32 of y, a warp 16 x 16. Per stage a's tile is 32 rows of 32 bytes, b's 16 rows of 64. The
- * chunks of 16 bytes of a row are permuted by an exclusive or with bits of the row's number.
+ * A block of four warps makes 32 x 32 of y, a warp 16 x 16. Per stage a's tile is 32 rows of 32 bytes, b's 16 rows of
+ * 64. The chunks of 16 bytes of a row are permuted by an exclusive or with bits of the row's number.
  */
 #include "kernels/cuda/gpu.h"
 

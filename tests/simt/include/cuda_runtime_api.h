@@ -1,8 +1,9 @@
 /*
- * cuda_runtime_api.h - for machines without the CUDA toolkit: what kernels.h and the kernels need of it, under its names
- * and with its values (tests/simt/headers.c compares them with the toolkit's where there is one). C and C++.
+ * cuda_runtime_api.h - for machines without the CUDA toolkit: what kernels.h and the kernels need of it, under its
+ * names and with its values (tests/simt/headers.c: both builds give the same). C and C++.
  *
- * Must not become a replacement: the host side of the CUDA backend is compiled with the toolkit's headers or not at all.
+ * Must not become a replacement: the host side of the CUDA backend is compiled with the toolkit's headers or not at
+ * all.
  */
 #ifndef COAR_TESTS_SIMT_CUDA_RUNTIME_API_H
 #define COAR_TESTS_SIMT_CUDA_RUNTIME_API_H
@@ -16,18 +17,18 @@
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
-#define SIMT_VECTOR(type, element, align2, align4)                                  \
-    struct __attribute__((aligned(align2))) type##2 {                               \
-        element x, y;                                                               \
-    };                                                                              \
-    struct type##3 {                                                                \
-        element x, y, z;                                                            \
-    };                                                                              \
-    struct __attribute__((aligned(align4))) type##4 {                               \
-        element x, y, z, w;                                                         \
-    };                                                                              \
-    typedef struct type##2 type##2;                                                 \
-    typedef struct type##3 type##3;                                                 \
+#define SIMT_VECTOR(type, element, align2, align4)                                                                     \
+    struct __attribute__((aligned(align2))) type##2 {                                                                  \
+        element x, y;                                                                                                  \
+    };                                                                                                                 \
+    struct type##3 {                                                                                                   \
+        element x, y, z;                                                                                               \
+    };                                                                                                                 \
+    struct __attribute__((aligned(align4))) type##4 {                                                                  \
+        element x, y, z, w;                                                                                            \
+    };                                                                                                                 \
+    typedef struct type##2 type##2;                                                                                    \
+    typedef struct type##3 type##3;                                                                                    \
     typedef struct type##4 type##4;
 SIMT_VECTOR(char, signed char, 2, 4)
 SIMT_VECTOR(uchar, unsigned char, 2, 4)
@@ -65,37 +66,9 @@ typedef struct CUstream_st *cudaStream_t;
 enum cudaError {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
-    cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
-    cudaErrorInvalidDevice = 101,
     cudaErrorLaunchFailure = 719,
-    cudaErrorNotSupported = 801,
 };
 typedef enum cudaError cudaError_t;
-
-enum cudaDeviceAttr {
-    cudaDevAttrMaxThreadsPerBlock = 1,
-    cudaDevAttrMaxSharedMemoryPerBlock = 8,
-    cudaDevAttrWarpSize = 10,
-    cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrComputeCapabilityMajor = 75,
-    cudaDevAttrComputeCapabilityMinor = 76,
-    cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
-    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
-};
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-cudaError_t cudaGetDevice(int *device);
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
-cudaError_t cudaGetLastError(void);
-cudaError_t cudaPeekAtLastError(void);
-const char *cudaGetErrorString(cudaError_t error);
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * libcuda.c - a libcuda.so.1 without a device, so that the real cuDNN builds execution plans for described devices on
- * machines without a driver. cuDNN compiles and loads kernels while it builds a plan: loading succeeds and gives handles
- * that nothing can run; every other call answers CUDA_ERROR_NO_DEVICE. Without any libcuda.so.1 cuDNN offers no engine for
- * a fused graph, and reports success.
+ * machines without a driver. cuDNN compiles and loads kernels while it builds a plan: loading succeeds and gives
+ * handles that nothing can run; every other call answers CUDA_ERROR_NO_DEVICE. Without any libcuda.so.1 cuDNN offers no
+ * engine for a fused graph, and reports success.
  *
  * cuDNN looks up some functions by name in the library, and the CUDA runtime inside it all of them by cuGetProcAddress.
  */
