@@ -66,16 +66,17 @@ def demangle(names):
     return dict(zip(names, [re.sub(r"\(conv_gather\)", "gather ", re.sub(r"\((?!conv_gather).*", "", s)) for s in short]))
 
 
-def threads_of(files):
-    """{mangled kernel: threads of a block} from the .maxntid lines of the PTX."""
+def threads_of(folder, files):
+    """{mangled kernel: threads of a block} from the .maxntid lines of the PTX, which is kept beside the logs."""
     nvcc, found = os.environ.get("NVCC", "nvcc"), {}
     for file in files:
-        command = [nvcc, "-std=c++17", "-I.", "-arch=compute_80", "-ptx", f"kernels/cuda/{file}.cu", "-o", "-"]
-        try:
-            ptx = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            return {}
-        for kernel, bounds in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid ([\d, ]+)", ptx, re.S):
+        source, ptx = f"kernels/cuda/{file}.cu", os.path.join(folder, file + ".ptx")
+        if not os.path.exists(ptx) or os.path.getmtime(ptx) < os.path.getmtime(source):
+            try:
+                subprocess.run([nvcc, "-std=c++17", "-I.", "-arch=compute_80", "-ptx", source, "-o", ptx], check=True)
+            except (OSError, subprocess.CalledProcessError):
+                return {}
+        for kernel, bounds in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid ([\d, ]+)", open(ptx).read(), re.S):
             product = 1
             for number in bounds.split(","):
                 product *= int(number)
@@ -91,10 +92,10 @@ def dynamic_shared(kernel):
     return 0
 
 
-def table(kernels):
+def table(folder, kernels):
     archs = sorted({arch for facts in kernels.values() for arch in facts})
     names = demangle([kernel for _, kernel in kernels])
-    threads = threads_of(sorted({file for file, _ in kernels}))
+    threads = threads_of(folder, sorted({file for file, _ in kernels}))
     heads = [f"sm_{arch}" for arch in archs]
     lines = [f"| kernel | threads | shared, bytes | registers: {', '.join(heads)} | occupancy, %: {', '.join(heads)} |",
              "|---|---|---|---|---|"]
@@ -137,9 +138,9 @@ def main():
     if not kernels:
         sys.exit(f"{sys.argv[1]}: no .ptxas files: build with CUDA=1 first")
     if "--write" in sys.argv:
-        write(table(kernels))
+        write(table(sys.argv[1], kernels))
     else:
-        print(table(kernels))
+        print(table(sys.argv[1], kernels))
 
 
 main()
