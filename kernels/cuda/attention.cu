@@ -3,37 +3,32 @@
  *
  *   y[p][t][h] = out(sum over s of softmax_s(q[p][t][h] . k[p][s][h] / sqrt(width)) v[p][s][h])
  *
- * q, k, v, y [pairs][tokens][gpu_stride(heads * width)]. The plain kernel computes GPU_F32 (reference grade: no operand is
- * rounded) and, for the other types, the widths that attention_mma.cu does not take; the last head zeroes the channels
- * behind it.
+ * q, k, v, y [pairs][tokens][gpu_stride(heads * width)]. The plain kernel computes GPU_F32 (reference grade: no
+ * operand is rounded) and, for the other types, the widths that attention_mma.cu does not take; the last head zeroes
+ * the channels behind it.
  *
  * Block: up to 8 warps (4 from width 129 up) of ROWS query rows each, of one head of one pair. Tiles of 32 keys, with
- * the online softmax between them (attention_mma.cu states it): a lane scores one key for all rows of the warp, then owns
- * the channels lane, lane + 32, ... of the result. Sums run over channels and over keys in order, one multiply-add at a
- * time; l is summed per lane and over lanes at the end. Bits depend on T and width only.
+ * the online softmax between them (attention_mma.cu states it): a lane scores one key for all rows of the warp, then
+ * owns the channels lane, lane + 32, ... of the result. Sums run over channels and over keys in order, one
+ * multiply-add at a time; l is summed per lane and over lanes at the end. Bits depend on T and width only.
  *
- * Shared memory, fp32: K and V tiles, the block's queries, the weights of one tile: (64 + ROWS warps) pitch + 32 ROWS warps
- * values, pitch the width rounded up to a multiple of 4 that is odd in vectors (lanes read different keys at one channel):
- * 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers: PLAIN_REGISTERS.
+ * Shared memory, fp32: K and V tiles, the block's queries, the weights of one tile: (64 + ROWS warps) pitch + 32 ROWS
+ * warps values, pitch the width rounded up to a multiple of 4 that is odd in vectors (lanes read different keys at one
+ * channel): 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers: 128, no spills.
  *
- * Flops 4 T^2 width, bytes 4 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32, A100 (19.5
- * TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 1.57 ms; 620 MB, 0.30 ms: bound by arithmetic, and by the reads of shared memory that
- * feed it (16 multiply-adds to 5 reads of 16 bytes in the scores, 32 to 12 in the mixing).
+ * Flops 4 T^2 width, bytes 4 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32, A100
+ * (19.5 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 1.57 ms; 620 MB, 0.30 ms: bound by arithmetic, and by the reads of shared
+ * memory that feed it (16 multiply-adds to 5 reads of 16 bytes in the scores, 32 to 12 in the mixing).
  */
 #include "kernels/cuda/attention.cuh"
 
 constexpr uint32_t ROWS = 4, KEYS = 32;
 constexpr uint32_t OWNED = ATTENTION_WIDTH / 32; /* channels of the result in one lane */
 
-struct alignas(16) float_vector {
-    float at[4];
-};
+using float_vector = channel_vector<float, 4>;
 
-static GPU_INLINE float_vector vector_at(const float *from) {
-    return *reinterpret_cast<const float_vector *>(from);
-}
-
-/* Copies rows [first, first + rows) of a head to fp32 rows of `pitch` elements, zeros behind T and width. A warp a row. */
+/* Copies rows [first, first + rows) of a head to fp32 rows of `pitch` elements, zeros behind T and width. A warp a
+ * row. */
 template <class T>
 static GPU_INLINE void load_rows(const void *x, const gpu_attention &a, const attention_head &h, uint32_t first,
                                  uint32_t rows, uint32_t pitch, float *to) {
@@ -49,10 +44,10 @@ static GPU_INLINE void score_key(const float *q, const float *key, uint32_t widt
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) s[r] = 0;
     for (uint32_t c = 0; c < width; c += 4) {
-        const float_vector k = vector_at(key + c);
+        const float_vector k = load_vector<float_vector>(key + c, 0);
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r++) {
-            const float_vector x = vector_at(q + r * pitch + c);
+            const float_vector x = load_vector<float_vector>(q + r * pitch + c, 0);
 #pragma unroll
             for (int i = 0; i < 4; i++) s[r] = fmaf(x.at[i], k.at[i], s[r]);
         }
@@ -65,7 +60,7 @@ static GPU_INLINE void mix_values(const float *weights, const float *v, uint32_t
     for (uint32_t key = 0; key < KEYS; key += 4) {
         float_vector p[ROWS];
 #pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++) p[r] = vector_at(weights + r * KEYS + key);
+        for (uint32_t r = 0; r < ROWS; r++) p[r] = load_vector<float_vector>(weights + r * KEYS + key, 0);
 #pragma unroll
         for (uint32_t j = 0; j < OWNED; j++) {
             const uint32_t c = lane + 32 * j;
@@ -142,9 +137,9 @@ static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attentio
 }
 
 template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaStream_t stream) {
-    const uint32_t most = a->width <= 128 ? 8 : 4, groups = divide_up(a->tokens, ROWS);
-    const uint32_t warps = divide_up(groups, divide_up(groups, most));
-    const uint32_t pitch = (divide_up(a->width, 4) | 1) * 4;
+    const uint32_t most = a->width <= 128 ? 8 : 4, groups = blocks_of(a->tokens, ROWS);
+    const uint32_t warps = blocks_of(groups, blocks_of(groups, most));
+    const uint32_t pitch = (blocks_of(a->width, 4) | 1) * 4;
     const size_t shared = ((2 * KEYS + ROWS * warps) * pitch + ROWS * warps * KEYS) * sizeof(float);
     attention_job job;
     dim3 grid;
@@ -155,6 +150,7 @@ template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaS
 static bool valid(const gpu_attention *a) {
     const gpu_mask *m = &a->mask;
     if (!a->pairs || !a->tokens || !a->heads || !a->width || a->width > ATTENTION_WIDTH) return false;
+    if ((uint64_t)a->heads * a->width > INT32_MAX) return false;
     if (!a->q || !a->k || !a->v || !a->y) return false;
     return m->place == GPU_PLACE_NONE || (m->place == GPU_PLACE_OUT && m->keep && m->slot);
 }

@@ -1,15 +1,14 @@
 /*
  * attention.cuh - what the attention kernels share: where a block works, the mask of a head, who calls whom.
  *
- * A block computes some query rows of one head of one pair, whatever kernel it runs. Blocks are numbered rows first, then
- * heads, then pairs, so that those which read the same keys and values run side by side and find them in L2.
- * Must not know: graphs, models, other ops.
+ * A block computes some query rows of one head of one pair, whatever kernel it runs. Blocks are numbered rows first,
+ * then heads, then pairs, so that those which read the same keys and values run side by side and find them in L2. Must
+ * not know: graphs, models, other ops.
  */
 #ifndef COAR_KERNELS_CUDA_ATTENTION_CUH
 #define COAR_KERNELS_CUDA_ATTENTION_CUH
 
-#include "kernels/cuda/gpu.h"
-#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/vectors.cuh"
 
 /* Widest head of the tensor-core kernels, and of any. */
 constexpr uint32_t ATTENTION_MMA_WIDTH = 128, ATTENTION_WIDTH = 256;
@@ -65,13 +64,10 @@ static GPU_INLINE float masked(channel_mask m, float x) {
     return fmaf(m.keep, x, m.constant);
 }
 
-static inline uint32_t divide_up(uint32_t a, uint32_t b) {
-    return (a + b - 1) / b;
-}
-
-/* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too large. */
+/* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too large.
+ * */
 static inline bool attention_job_of(const gpu_attention *a, uint32_t block_rows, attention_job *job, dim3 *grid) {
-    const uint32_t row_blocks = divide_up(a->tokens, block_rows);
+    const uint32_t row_blocks = blocks_of(a->tokens, block_rows);
     const uint32_t stride = gpu_stride(a->heads * a->width);
     if ((uint64_t)a->pairs * a->heads > INT32_MAX / row_blocks || a->tokens > INT32_MAX / stride) return false;
     *job = {*a, row_blocks, block_rows, stride, 1.44269504088896341f / sqrtf((float)a->width)};

@@ -3,29 +3,31 @@
  *
  *   y[p][t][h] = out(sum over s of softmax_s(q[p][t][h] . k[p][s][h] / sqrt(width)) v[p][s][h])
  *
- * q, k, v, y [pairs][tokens][heads * width], 16-bit or tf32; width a multiple of 8 up to 128. The tokens x tokens scores
- * exist in registers only, KEYS columns at a time.
+ * q, k, v, y [pairs][tokens][heads * width], 16-bit or tf32; width a multiple of 8 up to 128. The tokens x tokens
+ * scores exist in registers only, SPAN = 32 columns at a time.
  *
- * Block: up to 8 warps of 16 query rows each, of one head of one pair; warps are chosen so that the row blocks of a head
- * have equally many (T = 197: 2 blocks of 7 warps). Keys and values come in tiles of KEYS tokens, three tiles deep by
- * cp.async; every warp reads all of a tile. For each tile, S = Q K' (fp32, mma), then the online softmax in fp32:
+ * Block: up to 8 warps of 16 query rows each (6 where registers are scarce), of one head of one pair; the row blocks
+ * of a head have equally many (T = 197: 2 blocks of 7 warps). Keys and values come in tiles of 64 tokens (tf32: 32),
+ * three tiles deep by cp.async; every warp reads all of a tile. For each SPAN of keys, S = Q K' (fp32, mma), then the
+ * online softmax:
  *   m' = max(m, max S), P = exp(S - m'), l' = l exp(m - m') + sum P, O' = O exp(m - m') + P V (mma),
- * in base 2: m is kept times scale = log2(e) / sqrt(width), and S scale - m is one multiply-add, so no score is rounded
- * after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so the weights that
- * are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes out unchanged.
- * P goes from accumulators to operands in registers. At the end y = out(O / l).
- * The order of all sums depends on T and width only. Causal attention would be a template flag of attend (the limit of
- * a row instead of that of all rows) and an earlier last tile.
+ * in base 2 and fp32: m is kept times scale = log2(e) / sqrt(width), and S scale - m is one multiply-add, so no score
+ * is rounded after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so
+ * that the weights which are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes
+ * out unchanged. P goes from accumulators to operands in registers. At the end y = out(O / l). The order of all sums
+ * depends on T and width only. Causal attention would be a template flag of `attend` (a limit for each row instead of
+ * one for all) and an earlier last tile.
  *
- * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80, 96 or 128, zeros behind), 16-byte
- * vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values hit a bank twice (but for tf32 of
- * width 80: values twice). 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles.
- * Registers: REGISTERS_HERE
+ * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
+ * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank
+ * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers (sm_80, and the
+ * most of sm_80 to 120), no spills: 16 bits 85 (91), 122 (126), 142 (144), 161 (165), 197 (199); tf32 111 (124), 128
+ * (166), 174 (200), 213 (226).
  *
  * Flops 4 T^2 width, bytes 4 T width size, both per head and pair (a head's K and V are read from L2 by each of its row
- * blocks). ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 0.098 ms (0.109
- * with rows and keys rounded up to 16), 310 MB, 0.152 ms: bound by memory. H100 (989 TFLOP/s, 3.35 TB/s): 0.031 and 0.093
- * ms. tf32: twice the bytes and the time of the products.
+ * blocks). ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 0.098 ms
+ * (0.109 with rows and keys rounded up to 16), 310 MB, 0.152 ms: bound by memory. H100 (989 TFLOP/s, 3.35 TB/s): 0.031
+ * and 0.093 ms. tf32: twice the bytes, and twice the time of the products.
  */
 #include "kernels/cuda/attention.cuh"
 
@@ -33,7 +35,7 @@
 constexpr int WARP_ROWS = 16, SPAN = 32;
 
 /* How a head of WIDTH stored channels is cut up. The same in bytes for all types: a step of mma takes 32 bytes of a row
- * (16 channels of 16 bits, 8 of tf32), a tile has 128 bytes of keys (64 or 32). */
+ * (16 channels of 16 bits, 8 of tf32), and a tile has as many bytes with 64 keys of 16 bits as with 32 of tf32. */
 template <class T, int WIDTH> struct tiling {
     static constexpr int KEYS = 128 / sizeof(T);
     static constexpr int VECTORS = WIDTH * sizeof(T) / 16; /* of 16 bytes, in a row of K or V */
@@ -59,8 +61,8 @@ template <class T, int WIDTH> struct query_rows {
 /* ------------------------------------------------------------------------------------------- shared memory */
 
 /* Byte offset of a 16-byte vector in a tile. ldmatrix reads 8 rows at one vector column, which must lie at 8 different
- * places of a 128-byte line. Rows are VECTORS vectors apart, so that by themselves they take turns at 8 / span places only:
- * within groups of `span` columns the order is changed, by XOR, from one turn to the next. */
+ * places of a 128-byte line. Rows are VECTORS vectors apart, so that by themselves they take turns at 8 / span places
+ * only: within groups of `span` columns the order is changed, by XOR, from one turn to the next. */
 template <int VECTORS> static GPU_INLINE uint32_t tile_offset(uint32_t row, uint32_t vector) {
     constexpr uint32_t span = VECTORS % 8 == 0 ? 8 : VECTORS % 4 == 0 ? 4 : 2;
     const uint32_t turned = (vector % span) ^ (row / (8 / span) % span);
@@ -73,8 +75,8 @@ template <int VECTORS> static GPU_INLINE uint32_t matrices_offset(uint32_t group
     return tile_offset<VECTORS>(group * 16 + lane % 16, columns * 2 + lane / 16);
 }
 
-/* Begins to copy the KEYS tokens from `first` on of K and V; what lies behind T or width becomes zeros, so that weights of
- * zero meet no NaN. */
+/* Begins to copy the KEYS tokens from `first` on of K and V; what lies behind T or width becomes zeros, so that
+ * weights of zero meet no NaN. */
 template <class T, int WIDTH>
 static GPU_INLINE void load_tile(const gpu_attention &a, const attention_head &h, uint32_t first, unsigned char *tile) {
     using shape = tiling<T, WIDTH>;
@@ -90,13 +92,11 @@ static GPU_INLINE void load_tile(const gpu_attention &a, const attention_head &h
     }
 }
 
-/* Rounds to tf32, in place, what this thread has copied of a tile. Between the wait, which shows a thread its own copies,
- * and the barrier, which shows them to the others: each element once, not once in every warp that reads it. */
+/* Rounds to tf32, in place, what this thread has copied of a tile. Between the wait, which shows a thread its own
+ * copies, and the barrier, which shows them to the others: each element once, not once in every warp that reads it. */
 template <int WIDTH> static GPU_INLINE void round_tile(unsigned char *tile) {
     using shape = tiling<tf32, WIDTH>;
-    struct alignas(16) words {
-        float at[4];
-    };
+    using words = channel_vector<float, 4>;
     for (uint32_t i = threadIdx.x; i < shape::KEYS * shape::VECTORS; i += blockDim.x) {
         unsigned char *at = tile + tile_offset<shape::VECTORS>(i / shape::VECTORS, i % shape::VECTORS);
 #pragma unroll
@@ -111,8 +111,8 @@ template <int WIDTH> static GPU_INLINE void round_tile(unsigned char *tile) {
 
 /* ------------------------------------------------------------------------------------------------ products */
 
-/* Q for all steps: words t and t + 4 of a row, zeros behind T and width. Read straight from memory: each word is needed by
- * one lane only. */
+/* Q for all steps: words t and t + 4 of a row, zeros behind T and width. Read straight from memory: each word is
+ * needed by one lane only. */
 template <class T, int WIDTH>
 static GPU_INLINE void load_queries(const gpu_attention &a, const attention_head &h, query_rows<T, WIDTH> &w) {
     const uint32_t words = a.width * sizeof(T) / 4;
@@ -148,7 +148,8 @@ static GPU_INLINE void score(const query_rows<T, WIDTH> &w, const unsigned char 
         }
 }
 
-/* o += P V for 16 keys of 16-bit types, in one step. P = s rounded: accumulators of two n-tiles are the operand's quarters. */
+/* o += P V for 16 keys of 16-bit types, in one step. P = s rounded: accumulators of two n-tiles are the operand's
+ * quarters. */
 template <class T, int WIDTH>
 static GPU_INLINE void mix_group(query_rows<T, WIDTH> &w, const float (*s)[4], const unsigned char *v, uint32_t group) {
     using shape = tiling<T, WIDTH>;
@@ -167,12 +168,14 @@ static GPU_INLINE void mix_group(query_rows<T, WIDTH> &w, const float (*s)[4], c
     }
 }
 
-/* The same for tf32, 8 keys a step. A lane's accumulators are keys 2 t and 2 t + 1, its operand is columns t and t + 4: the
- * sum over keys may run in any order, so columns t and t + 4 are said to be keys 2 t and 2 t + 1, in P and V alike. */
+/* The same for tf32, 8 keys a step. A lane's accumulators are keys 2 t and 2 t + 1, its operand is columns t and t +
+ * 4: the sum over keys may run in any order, so columns t and t + 4 are said to be keys 2 t and 2 t + 1, in P and V
+ * alike. */
 template <int WIDTH>
 static GPU_INLINE void mix_group(query_rows<tf32, WIDTH> &w, const float (*s)[4], const unsigned char *v,
                                  uint32_t group) {
     using shape = tiling<tf32, WIDTH>;
+    static_assert(shape::VECTORS % 8 == 0, "the row behind an even one has its vectors swapped in pairs: offset ^ 16");
 #pragma unroll
     for (int half_group = 0; half_group < 2; half_group++) {
         uint32_t p[4];
@@ -251,14 +254,12 @@ static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile
 
 /* ------------------------------------------------------------------------------------------------ epilogue */
 
-/* Writes channels c, c + 1 of n-tiles n and n + 1 (x[tile][2]) in one row. Lanes swap words in pairs, so that a lane has 8
- * contiguous bytes and four lanes a 32-byte sector. All lanes of a warp must come here. */
+/* Writes channels c, c + 1 of n-tiles n and n + 1 (x[tile][2]) in one row. Lanes swap words in pairs, so that a lane
+ * has 8 contiguous bytes and four lanes a 32-byte sector. All lanes of a warp must come here. */
 template <class T>
 static GPU_INLINE void store_tiles(T *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside,
                                    uint32_t width) {
-    struct alignas(8) words {
-        uint32_t at[2];
-    };
+    using words = channel_vector<uint32_t, 2>;
     const bool odd = lane % 2;
     const uint32_t low = pack2<T>(x[0][0], x[0][1]), high = pack2<T>(x[1][0], x[1][1]);
     const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
@@ -268,13 +269,11 @@ static GPU_INLINE void store_tiles(T *row, const float (*x)[2], uint32_t n, uint
 }
 static GPU_INLINE void store_tiles(tf32 *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside,
                                    uint32_t width) {
-    struct alignas(8) pair {
-        float at[2];
-    };
+    using words = channel_vector<float, 2>;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const uint32_t channel = (n + i) * 8 + lane % 4 * 2;
-        if (inside && channel < width) *reinterpret_cast<pair *>(row + channel) = {{x[i][0], x[i][1]}};
+        if (inside && channel < width) *reinterpret_cast<words *>(row + channel) = {{x[i][0], x[i][1]}};
     }
 }
 
@@ -354,8 +353,8 @@ bool attention_mma_can(const gpu_attention *a) {
 
 template <class T, int WIDTH> static cudaError_t launch_width(const gpu_attention *a, cudaStream_t stream) {
     using shape = tiling<T, WIDTH>;
-    const uint32_t groups = divide_up(a->tokens, WARP_ROWS), row_blocks = divide_up(groups, shape::WARPS);
-    const uint32_t warps = divide_up(groups, row_blocks), tiles = divide_up(a->tokens, shape::KEYS);
+    const uint32_t groups = blocks_of(a->tokens, WARP_ROWS), row_blocks = blocks_of(groups, shape::WARPS);
+    const uint32_t warps = blocks_of(groups, row_blocks), tiles = blocks_of(a->tokens, shape::KEYS);
     const size_t stages = tiles < shape::STAGES ? tiles : shape::STAGES;
     attention_job job;
     dim3 grid;

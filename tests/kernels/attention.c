@@ -148,8 +148,8 @@ static void masks(gpu_type type) {
     }
 }
 
-/* Scores of thousands: their exponentials would be infinite, and those of most differences zero. q and k are small integers
- * times 30, so that the scores are exact in fp32 and the weights can be compared. */
+/* Scores of thousands: their exponentials would be infinite, and those of most differences zero. q and k are small
+ * integers times 30, so that the scores are exact in fp32 and the weights can be compared. */
 static void extreme_scores(gpu_type type) {
     static const shape_case cases[] = {{1, 70, 2, 64}, {1, 70, 1, 20}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -216,7 +216,7 @@ static bool is_finite(gpu_type type, const void *buffer, size_t index) {
     return (((const uint16_t *)buffer)[index] & 0x7fff) < (type == GPU_BF16 ? 0x7f80 : 0x7c00);
 }
 
-/* Infinity in one query spoils that query's result, all of it, and nothing else: what is broken must not look well. */
+/* Infinity in one query spoils that query's result, all of it, and nothing else: what is broken must show. */
 static void infinite_query(gpu_type type) {
     static const shape_case cases[] = {{1, 37, 2, 32}, {1, 37, 2, 12}};
     const uint32_t broken = 18;
@@ -233,7 +233,7 @@ static void infinite_query(gpu_type type) {
     }
 }
 
-/* Infinity in one head's k or v stays in that head, also where the next head's channels lie in the padding of the tile. */
+/* Infinity in one head's k or v stays in that head, also where its channels lie where the tile of another is padded. */
 static void infinite_head(gpu_type type) {
     static const shape_case s = {1, 20, 2, 40};
     for (int i = 0; i < 2; i++) {
