@@ -96,8 +96,12 @@ cuda_without_gpu() {
     build release CUDA=simt kernel-tests ${headers:+host-tests binaries} || return
     programs build/simt/tests/simt simt/
     programs build/simt/tests/kernels kernels/
-    build check CUDA=simt kernel-tests && programs build/simt/check/tests/kernels check/kernels/
+    if build check CUDA=simt kernel-tests; then
+        programs build/simt/check/tests/simt check/simt/ # all planted bugs
+        programs build/simt/check/tests/kernels check/kernels/
+    fi
     build asan CUDA=simt kernel-tests ${headers:+host-tests}
+    programs build/simt/asan/tests/simt asan/simt/
     programs build/simt/asan/tests/kernels asan/kernels/
     if [ -z "$headers" ]; then
         skipped=$((skipped + 1))
