@@ -14,9 +14,9 @@
 /* Bytes in front of a buffer and behind it. The address sanitizer's own redzone, which sees reads too, begins with the
  * first byte behind. */
 #ifdef __SANITIZE_ADDRESS__
-enum { FRONT = 256, BEHIND = 0 };
+enum { FRONT = 256, BEHIND = 0, SANITIZED = true };
 #else
-enum { FRONT = 256, BEHIND = 256 };
+enum { FRONT = 256, BEHIND = 256, SANITIZED = false };
 #endif
 static const unsigned char GUARD_BYTE = 0xc3;
 
@@ -329,7 +329,7 @@ static bool set_order(const char *order) {
 }
 #else
 static const char *default_orders(void) {
-    return simt_checks_memory() ? "random:1" : KERNEL_ALL_ORDERS;
+    return simt_checks_memory() || SANITIZED ? "random:1" : KERNEL_ALL_ORDERS;
 }
 static bool set_order(const char *order) {
     return simt_set_order(order);
