@@ -88,8 +88,9 @@ double kernel_epsilon(gpu_type type);
 const char *kernel_type_name(gpu_type type);
 
 /* One group of checks for each type in the set and each thread order of the shim (report.h): all four, but only one
- * where the memory checker or a sanitizer is built in: both are slow, and what they see does not hang on the order. KERNEL_ORDERS in the environment
- * names others, separated by commas. Shapes are small, so that all of it takes seconds. */
+ * where the memory checker or a sanitizer is built in: both are slow, and what they see does not hang on the order.
+ * KERNEL_ORDERS in the environment names others, separated by commas. Shapes are small, so that all of it takes
+ * seconds. */
 void kernel_each(const char *name, unsigned types, void (*check)(gpu_type type));
 /* The same for a check without a type. */
 void kernel_check(const char *name, void (*check)(void));
