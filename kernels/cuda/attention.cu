@@ -14,7 +14,8 @@
  *
  * Shared memory, fp32: K and V tiles, the block's queries, the weights of one tile: (64 + ROWS warps) pitch + 32 ROWS warps
  * values, pitch the width rounded up to a multiple of 4 that is odd in vectors (lanes read different keys at one channel):
- * 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers: PLAIN_REGISTERS.
+ * 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers 128 (sm_80; two blocks on a
+ * multiprocessor), no spills.
  *
  * Flops 4 T^2 width, bytes 4 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32, A100 (19.5
  * TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 1.57 ms; 620 MB, 0.30 ms: bound by arithmetic, and by the reads of shared memory that
@@ -154,7 +155,8 @@ template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaS
 
 static bool valid(const gpu_attention *a) {
     const gpu_mask *m = &a->mask;
-    if (!a->pairs || !a->tokens || !a->heads || !a->width || a->width > ATTENTION_WIDTH) return false;
+    if (!a->pairs || !a->tokens || !a->width || a->width > ATTENTION_WIDTH) return false;
+    if (!a->heads || a->heads > INT32_MAX / ATTENTION_WIDTH || a->tokens > INT32_MAX) return false;
     if (!a->q || !a->k || !a->v || !a->y) return false;
     return m->place == GPU_PLACE_NONE || (m->place == GPU_PLACE_OUT && m->keep && m->slot);
 }

@@ -66,7 +66,7 @@ static GPU_INLINE float masked(channel_mask m, float x) {
 }
 
 static inline uint32_t divide_up(uint32_t a, uint32_t b) {
-    return (a + b - 1) / b;
+    return a / b + (a % b != 0);
 }
 
 /* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too large. */
