@@ -14,8 +14,8 @@
  *
  * Shared memory, fp32: K and V tiles, the block's queries, the weights of one tile: (64 + ROWS warps) pitch + 32 ROWS warps
  * values, pitch the width rounded up to a multiple of 4 that is odd in vectors (lanes read different keys at one channel):
- * 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers 128 (sm_80; two blocks on a
- * multiprocessor), no spills.
+ * 30 KiB at width 64, 53 at 128, 84 at 256, whatever T is. Registers 128 (sm_80), so that two
+ * blocks find room on a multiprocessor; no spills.
  *
  * Flops 4 T^2 width, bytes 4 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32, A100 (19.5
  * TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 1.57 ms; 620 MB, 0.30 ms: bound by arithmetic, and by the reads of shared memory that
