@@ -149,7 +149,8 @@ template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaS
 
 static bool valid(const gpu_attention *a) {
     const gpu_mask *m = &a->mask;
-    if (!a->pairs || !a->tokens || !a->heads || !a->width || a->width > ATTENTION_WIDTH) return false;
+    if (!a->pairs || !a->tokens || a->tokens > INT32_MAX || !a->heads) return false;
+    if (!a->width || a->width > ATTENTION_WIDTH) return false;
     if ((uint64_t)a->heads * a->width > INT32_MAX) return false;
     if (!a->q || !a->k || !a->v || !a->y) return false;
     return m->place == GPU_PLACE_NONE || (m->place == GPU_PLACE_OUT && m->keep && m->slot);

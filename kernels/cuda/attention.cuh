@@ -64,8 +64,8 @@ static GPU_INLINE float masked(channel_mask m, float x) {
     return fmaf(m.keep, x, m.constant);
 }
 
-/* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too large.
- * */
+/* The job and grid of a launch whose blocks have `block_rows` rows each; false where the grid or a value is too
+ * large. */
 static inline bool attention_job_of(const gpu_attention *a, uint32_t block_rows, attention_job *job, dim3 *grid) {
     const uint32_t row_blocks = blocks_of(a->tokens, block_rows);
     const uint32_t stride = gpu_stride(a->heads * a->width);

@@ -14,15 +14,15 @@
  * in base 2 and fp32: m is kept times scale = log2(e) / sqrt(width), and S scale - m is one multiply-add, so no score
  * is rounded after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so
  * that the weights which are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes
- * out unchanged. P goes from accumulators to operands in registers. At the end y = out(O / l). The order of all sums
+ * out unchanged but for the fp32 rounding of the two sums. P goes from accumulators to operands in registers. At the end y = out(O / l). The order of all sums
  * depends on T and width only. Causal attention would be a template flag of `attend` (a limit for each row instead of
  * one for all) and an earlier last tile.
  *
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
  * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank
- * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers (sm_80, and the
- * most of sm_80 to 120), no spills: 16 bits 85 (91), 122 (126), 142 (144), 161 (165), 197 (199); tf32 111 (124), 128
- * (166), 174 (200), 213 (226).
+ * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers by
+ * WIDTH (sm_80, 90, 120), no spills: 16 bits 80 to 85, 116 to 122, 128 to 140, 147 to 159, 188 to 194; tf32 (no 80) 111
+ * to 124, 128 to 168, 165 to 200, 195 to 227.
  *
  * Flops 4 T^2 width, bytes 4 T width size, both per head and pair (a head's K and V are read from L2 by each of its row
  * blocks). ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 0.098 ms
@@ -219,7 +219,7 @@ template <class T, int WIDTH> static GPU_INLINE void softmax_step(query_rows<T, 
 #pragma unroll
         for (int n = 0; n < SPAN / 8; n++) largest = fmaxf(largest, fmaxf(s[n][r * 2], s[n][r * 2 + 1]));
         largest = fmaxf(w.largest[r], quad_max(largest) * scale);
-        const float rescale = exp2f(w.largest[r] - largest);
+        const float rescale = fast_exp2(w.largest[r] - largest);
         w.largest[r] = largest;
         w.sum[r] *= rescale;
 #pragma unroll
@@ -227,7 +227,7 @@ template <class T, int WIDTH> static GPU_INLINE void softmax_step(query_rows<T, 
 #pragma unroll
             for (int n = 0; n < WIDTH / 8; n++) w.o[n][e] *= rescale;
 #pragma unroll
-            for (int n = 0; n < SPAN / 8; n++) s[n][e] = exp2f(fmaf(s[n][e], scale, -largest));
+            for (int n = 0; n < SPAN / 8; n++) s[n][e] = fast_exp2(fmaf(s[n][e], scale, -largest));
         }
     }
 }

@@ -4,13 +4,14 @@
  *
  *   y = out(act(post(scale * pre(sum) + shift) + residual))
  *
- * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
- * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row,
- * a row being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its
- * channels and goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only
- * where the slot changes. The channels behind the last one are written as zeros.
+ * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per
+ * channel, k = keep[slot[pair]][channel]. Everything is computed in fp32 and rounded once, when it is stored.
+ * What a thread handles is a quad: four neighbouring channels of a row, a row being one position of one pair: 8 or 16
+ * bytes to load (residual) and to store. A thread stays with its channels and goes down the rows, so that scale,
+ * shift, fill and keep stay in registers; keep is read again only where the slot changes. The channels behind the last
+ * one are written as zeros.
  * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not
- * depend on the kernel around.
+ * depend on the kernel around: a sum whose operand may end in a product (expf's does) is an __fadd_rn.
  *
  * Must not know: how the sums came about.
  */
@@ -61,10 +62,11 @@ template <class T> GPU_INLINE void epilogue_load(const void *from, size_t at, fl
 }
 
 template <class T> GPU_INLINE void epilogue_store(void *to, size_t at, const float (&v)[4]) {
-    epilogue_quad<T> q;
-#pragma unroll
-    for (int i = 0; i < 4; i++) q.value[i] = from_float<T>(v[i]);
-    *(epilogue_quad<T> *)((T *)to + at) = q;
+    if constexpr (sizeof(T) == 2) {
+        *(uint2 *)((T *)to + at) = make_uint2(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]));
+    } else {
+        *(float4 *)((T *)to + at) = make_float4(v[0], v[1], v[2], v[3]);
+    }
 }
 
 /* --------------------------------------------------------------------------------------- the epilogue */
@@ -121,14 +123,14 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
         for (int i = 0; i < 4; i++) v[i] = v[i] < 0 ? 0 : v[i]; /* in this order NaN stays NaN */
     } else if (activation == GPU_GELU_ERF) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = v[i] * 0.5f * (1 + erff(v[i] * sqrt_half));
+        for (int i = 0; i < 4; i++) v[i] = v[i] * 0.5f * __fadd_rn(1, erff(v[i] * sqrt_half));
     } else if (activation == GPU_GELU_TANH) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = v[i] * 0.5f * (1 + tanhf(sqrt_2_over_pi * fmaf(0.044715f * v[i] * v[i], v[i], v[i])));
+            v[i] = v[i] * 0.5f * __fadd_rn(1, tanhf(sqrt_2_over_pi * fmaf(0.044715f * v[i] * v[i], v[i], v[i])));
     } else if (activation == GPU_QUICKGELU) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = v[i] / (1 + expf(-1.702f * v[i]));
+        for (int i = 0; i < 4; i++) v[i] = v[i] / __fadd_rn(1, expf(-1.702f * v[i]));
     }
 }
 

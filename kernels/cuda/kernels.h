@@ -75,13 +75,14 @@ typedef struct gpu_conv {
 /* Forms of a convolution kernel: block tiles. All give every element the same sum in the same order for the same
  * `splits`. gpu_conv_form(type, i) names form i ("128x128x32 s4 w8"), NULL behind the last; form 0 always exists. */
 const char *gpu_conv_form(gpu_type type, int form);
-/* Whether form `form` can compute c (shared memory of the current device, vector widths). */
+/* Whether form `form` can compute c: sizes in range, and compiled for the way that c reads x (stems have fewer forms).
+ * Every device has the shared memory for every form. */
 bool gpu_conv_can(const gpu_conv *c, int form);
 size_t gpu_conv_workspace(const gpu_conv *c);
 cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream);
 
-/* The epilogue alone, behind a library's matrix product: sums[pairs * out_h * out_w][gpu_stride(out_channels)] fp32 takes the place
- * of W x; members x, weight and workspace are not read. sums may be y when `wide`. */
+/* The epilogue alone, behind a library's matrix product: sums[pairs * out_h * out_w][gpu_stride(out_channels)] fp32
+ * takes the place of W x; members x, weight and workspace are not read. sums may be y when `wide`. */
 cudaError_t gpu_epilogue_launch(const gpu_conv *c, const float *sums, cudaStream_t stream);
 
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
@@ -151,14 +152,14 @@ cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positi
                                  cudaStream_t stream);
 
 /* ----------------------------------------------------------------------------------------------- masks (masks.cu)
- * All write keep[slots][rows], row r of a slot being the keep of component `component[r]`. */
+ * All write keep[slots][rows], row r of a slot being the keep of component `component[r]`; slots up to 65,535. */
 
 /* From packed bits [slots][bytes] (little bit order, 1 = kept): 1, or gain where the bit is 0. */
 cudaError_t gpu_keep_from_bits_launch(const uint8_t *bits, uint32_t bytes, float gain, const uint32_t *component,
                                       uint32_t rows, uint32_t slots, float *keep, cudaStream_t stream);
 
-/* Bernoulli masks `*first + slot` made on the device: component j is ablated when word j of Philox4x32-10 with counter (block,
- * mask low, mask high, philox_stream), key = seed, is below threshold (64 bits: ceil(alpha 2^32) may be 2^32).
+/* Bernoulli masks `*first + slot` made on the device: component j is ablated when word j of Philox4x32-10 with counter
+ * (block, mask low, mask high, philox_stream), key = seed, is below threshold (64 bits: ceil(alpha 2^32) may be 2^32).
  * `first` is device memory, so that a captured graph can be replayed for other masks. */
 cudaError_t gpu_keep_from_philox_launch(uint64_t seed, uint32_t philox_stream, const uint64_t *first, uint64_t threshold,
                                         float gain, const uint32_t *component, uint32_t rows, uint32_t slots,
@@ -183,8 +184,8 @@ typedef enum gpu_output_kind {
     GPU_OUTPUT_LOSS,       /* -log softmax(logits)[label] */
 } gpu_output_kind;
 
-/* out[pair] = the output of fp32 logits[pair][gpu_stride(classes)]; label[example[pair]]. NaN logits give NaN. The arithmetic is
- * output_value's of graph.h: differences and sums of exponentials in double. */
+/* out[pair] = the output of fp32 logits[pair][gpu_stride(classes)]; label[example[pair]] is below `classes`. NaN logits
+ * give NaN. The arithmetic is output_value's of graph.h: differences and sums of exponentials in double. */
 cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
                               const float *logits, const int32_t *label, const uint32_t *example, float *out,
                               cudaStream_t stream);
@@ -204,7 +205,8 @@ cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uint32_t words
 cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, uint32_t words, const int64_t *fixed,
                              uint32_t examples, int64_t *cross, cudaStream_t stream);
 
-/* rows[j][i] = bit i of vector j as 0.0 or 1.0, for the `length` <= 32 words bits of [count][length] doubles. */
+/* rows[j][i] = bit i of vector j as 0.0 or 1.0, for the `length` <= 32 words bits of [count][length] doubles; count up to
+ * 65,535. */
 cudaError_t gpu_expand_bits_launch(const uint32_t *bits, uint32_t count, uint32_t words, uint32_t length, double *rows,
                                    cudaStream_t stream);
 

@@ -252,8 +252,8 @@ static void refusals(void) {
     uint32_t slot = 0;
     const gpu_attention good = {
         .type = GPU_F32, .pairs = 1, .tokens = 1, .heads = 1, .width = 1, .q = &x, .k = &x, .v = &x, .y = &x};
-    gpu_attention bad[9];
-    for (size_t i = 0; i < 9; i++) bad[i] = good;
+    gpu_attention bad[11];
+    for (size_t i = 0; i < 11; i++) bad[i] = good;
     bad[0].pairs = 0;
     bad[1].tokens = 0;
     bad[2].heads = 0;
@@ -263,7 +263,9 @@ static void refusals(void) {
     bad[6].mask = (gpu_mask){.place = GPU_PLACE_PRE, .keep = &x, .slot = &slot, .rows = 1};
     bad[7].mask = (gpu_mask){.place = GPU_PLACE_OUT, .slot = &slot, .rows = 1};
     bad[8].pairs = bad[8].tokens = 1u << 20; /* more blocks than a grid has */
-    for (size_t i = 0; i < 9; i++) CHECK_INT(gpu_attention_launch(&bad[i], 0), cudaErrorInvalidValue);
+    bad[9].tokens = UINT32_MAX;                /* rounding up must not wrap */
+    bad[10].heads = UINT32_MAX;
+    for (size_t i = 0; i < 11; i++) CHECK_INT(gpu_attention_launch(&bad[i], 0), cudaErrorInvalidValue);
 }
 
 static void tests(void) {

@@ -216,9 +216,6 @@ GPU_INLINE float __logf(float x) {
 GPU_INLINE float __log2f(float x) {
     return log2f(x);
 }
-GPU_INLINE float __exp2f(float x) {
-    return exp2f(x);
-}
 GPU_INLINE float __fdividef(float a, float b) {
     return a / b;
 }
@@ -358,6 +355,13 @@ GPU_INLINE float to_float(bf16 x) {
 }
 GPU_INLINE float to_float(half x) {
     return simt::half_to_float(x.bits);
+}
+template <class T> GPU_INLINE uint32_t pack2(float low, float high) {
+    return (uint32_t)from_float<T>(low).bits | (uint32_t)from_float<T>(high).bits << 16;
+}
+GPU_INLINE float fast_exp2(float x) {
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0 : y;
 }
 GPU_INLINE uint32_t round_tf32(float f) {
     return simt::float_to_tf32(f);
