@@ -5,13 +5,11 @@
 #   SIMT_HEADERS=own   the shim's own CUDA headers even where a toolkit is: kernel tests alone
 
 CXX_WARNINGS := -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers
-# This machine runs what it compiles here. Without contraction the wider registers change no bit.
-SIMT_NATIVE  := $(if $(shell grep -m 1 -w avx2 /proc/cpuinfo 2>/dev/null | grep -w fma),-mavx2 -mfma)
 # This machine runs what it compiles here. Without contraction wider registers change no bit.
 SIMT_NATIVE  := $(if $(shell grep -m 1 -w avx2 /proc/cpuinfo 2>/dev/null | grep -w fma),-mavx2 -mfma)
 # Sibling calls would hide the line that a report names.
 SIMT_BASE    := -std=c++17 -fPIC -fvisibility=hidden -pthread -MMD -MP $(CXX_WARNINGS) -ffp-contract=off \
-                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g $(SIMT_NATIVE) $(SIMT_NATIVE)
+                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g $(SIMT_NATIVE)
 TOOLKIT      := $(if $(filter own,$(SIMT_HEADERS)),,$(shell CUDA_HOME=$(CUDA_HOME) tools/cuda-headers.sh))
 CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 # The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call

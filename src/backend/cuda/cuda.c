@@ -136,7 +136,10 @@ static coar_status fill_device(cuda_backend *b) {
     TRY_CUDA(cudaStreamCreateWithFlags(&b->download, cudaStreamNonBlocking), "CUDA stream");
     TRY(cuda_memory_allocate(b));
     TRY(cuda_layers_upload(b));
-    return upload_tables(b);
+    TRY(upload_tables(b));
+    /* A copy from pageable memory may return before it has arrived, and streams of this kind do not wait for the default one. */
+    TRY_CUDA(cudaDeviceSynchronize(), "upload of weights");
+    return COAR_OK;
 }
 
 coar_status cuda_create(const backend_settings *s, cuda_backend **out) {
