@@ -7,12 +7,6 @@
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
 
-static coar_status cuda_devices(int *count) {
-    TRY(cuda_device_open(0, NULL));
-    TRY_CUDA(cudaGetDeviceCount(count), "--backend cuda: counting devices");
-    return COAR_OK;
-}
-
 /* ------------------------------------------------------------------------------------ preparation */
 
 /* The logits are fp32 in a buffer of their own: so a convolution makes them, and nobody reads them again. */
@@ -273,7 +267,7 @@ static const char *const precisions[] = {"bf16", "fp16", "tf32", NULL};
 const backend_interface backend_cuda = {
     .name = "cuda",
     .precisions = precisions,
-    .devices = cuda_devices,
+    .devices = cuda_device_count,
     .memory = cuda_memory,
     .prepare = cuda_prepare,
     .bind = cuda_bind,

@@ -447,14 +447,21 @@ done:
 
 static coar_status time_layer(const race *frame, cuda_choice *layer) {
     coar_status status = COAR_OK;
+    char why[256];
+    bool agrees;
     race r = *frame;
     r.layer = layer;
     TRY_GOTO(add_candidate(&r, layer->form, layer->splits));
     candidate *c = &r.list[0];
     TRY_GOTO(cuda_form_open(r.handles, &layer->conv, c->text, c->splits, &c->form));
     TRY_GOTO(prepare_trial(&r));
-    TRY_GOTO(cuda_trial_capture(r.trial, c->form, &c->launch));
-    c->out = !c->launch;
+    TRY_GOTO(cuda_trial_agrees(r.trial, c->form, &agrees, why)); /* and its kernels are loaded before the capture */
+    if (agrees) TRY_GOTO(cuda_trial_capture(r.trial, c->form, &c->launch));
+    if (!c->launch) {
+        status = status_set(COAR_ERROR_UNSUPPORTED, "form '%s' cannot be timed: %s", c->text,
+                            agrees ? "it cannot be captured" : why);
+        goto done;
+    }
     TRY_GOTO(run_rounds(&r));
     layer->milliseconds = (float)c->milliseconds;
 done:
