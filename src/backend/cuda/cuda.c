@@ -75,7 +75,7 @@ void cuda_destroy(backend *base) {
     if (!base) return;
     cuda_backend *b = cuda_self(base);
     cudaStream_t *const streams[] = {&b->compute, &b->upload, &b->download};
-    (void)cudaSetDevice(b->device.index);
+    if (b->device.major) (void)cudaSetDevice(b->device.index); /* 0: never opened, and nothing is on it */
     if (b->fp32) cuda_destroy(&b->fp32->base);
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
         if (*streams[i]) (void)cudaStreamSynchronize(*streams[i]); /* a run that failed may have left work behind */

@@ -33,8 +33,8 @@ static const char *advice(cudaError_t error) {
     case cudaErrorInsufficientDriver:
         return "the driver is missing or older than this build's CUDA: update the driver, or give --backend cpu";
     case cudaErrorDevicesUnavailable:
-        return "another process has it for itself, or it is in an exclusive or prohibited mode (nvidia-smi -q -d "
-               "COMPUTE)";
+        return "another process has it for itself, or its mode is exclusive or prohibited (nvidia-smi -q -d COMPUTE): "
+               "choose another by --devices, or give --backend cpu";
     case cudaErrorStubLibrary:
         return "the libcuda.so.1 that was found is the toolkit's stub: take its folder out of LD_LIBRARY_PATH";
     case cudaErrorSystemDriverMismatch:
