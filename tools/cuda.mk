@@ -31,12 +31,17 @@ ifneq ($(shell printf '%s\n' $(CUDA_OLDEST) $(CUDA_VERSION) | sort -V | head -n 
 $(error CUDA=1: $(NVCC) is of CUDA $(CUDA_VERSION): $(CUDA_OLDEST) or later is needed, or build with CUDA=0)
 endif
 
-ARCHS_KNOWN := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code))
+ifneq ($(words $(wildcard $(CUDA_HOME)/include/cublasLt.h $(CUDA_HOME)/include/cusolverDn.h)),2)
+$(error CUDA=1: the headers of cuBLAS and cuSOLVER are not in $(CUDA_HOME)/include: install them (libcublas-dev and libcusolver-dev of this toolkit), or build with CUDA=0)
+endif
+
+# Older GPUs cannot run the kernels, which use the feature set of sm_80: they are as good as none.
+ARCHS_KNOWN := $(shell $(NVCC) --list-gpu-code | sed -n 's/^sm_//p' | awk '$$1 + 0 >= 80')
 ARCHS_HERE   = $(filter $(ARCHS_KNOWN),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu))
 GPU_ARCHS   ?= $(or $(shell cat $(O)/obj/gpu-archs 2>/dev/null),$(ARCHS_HERE),80)
 ARCHS       := $(if $(filter all,$(GPU_ARCHS)),$(filter $(ARCHS_KNOWN),$(ARCHS_ALL)),$(GPU_ARCHS))
 ifneq ($(filter-out $(ARCHS_KNOWN),$(ARCHS)),)
-$(error GPU_ARCHS: $(NVCC) does not know $(filter-out $(ARCHS_KNOWN),$(ARCHS)); it knows $(ARCHS_KNOWN))
+$(error GPU_ARCHS: no kernels for $(filter-out $(ARCHS_KNOWN),$(ARCHS)): this nvcc compiles them for $(ARCHS_KNOWN))
 endif
 
 # Spilled registers are warnings of ptxas, and these errors, as all others. What ptxas says of each kernel is kept beside the

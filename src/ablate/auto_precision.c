@@ -89,7 +89,8 @@ static coar_status try_precision(trial *t, const char *precision, numerics_plan 
     numerics_plan plan = {0};
     const size_t examples = t->batch->count;
     bool agrees = true;
-    TRY_GOTO(plan_create_timed(t->settings.graph, t->interface->name, precision, t->exact, t->timing, &plan));
+    TRY_GOTO(plan_create_timed(t->settings.graph, t->interface->name, precision, t->exact, t->settings.device,
+                               t->timing, &plan));
     t->settings.plan = &plan;
     TRY_GOTO(outputs_of(t->interface, &t->settings, t->batch, &t->masks, t->part, t->lower));
     for (size_t k = 0; k < t->settings.output_count; k++)

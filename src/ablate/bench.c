@@ -85,7 +85,7 @@ static coar_status take_plan(bench *b) {
     if (!backend || strcmp(backend, b->interface->name))
         return status_set(COAR_ERROR_MISMATCH, "--plan %s: is for device class %s, not for the %s backend", b->o->plan,
                           b->plan.device_class, b->interface->name);
-    return plan_check_executable(&b->plan);
+    return plan_check_executable(&b->plan, 0);
 }
 
 /* As for a run: a lower precision where the first examples allow it. */
@@ -95,14 +95,14 @@ static coar_status settle_plan(bench *b, const backend_settings *settings) {
     const graph *g = b->model->graph;
     const plan_timing timing = {.pool = b->pool, .memory = settings->memory, .callbacks = o->callbacks};
     const bool tries = (!o->precision || !strcmp(o->precision, "auto")) && b->interface->precisions;
-    TRY(plan_create_timed(g, b->interface->name, o->precision, o->exact, tries ? NULL : &timing, &b->plan));
+    TRY(plan_create_timed(g, b->interface->name, o->precision, o->exact, 0, tries ? NULL : &timing, &b->plan));
     if (!tries) return COAR_OK;
     example_batch some = b->examples;
     if (some.count > AUTO_EXAMPLES) some.count = AUTO_EXAMPLES;
     TRY(auto_precision(b->interface, settings, &some, 0, b->sampler.alpha, o->exact, &timing, &b->plan));
     if (strcmp(b->plan.precision, "fp32")) return COAR_OK;
     plan_free(&b->plan);
-    return plan_create_timed(g, b->interface->name, "fp32", o->exact, &timing, &b->plan);
+    return plan_create_timed(g, b->interface->name, "fp32", o->exact, 0, &timing, &b->plan);
 }
 
 static coar_status prepare(bench *b, coar_bench_result *r) {

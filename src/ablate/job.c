@@ -387,14 +387,14 @@ static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
             return status_set(COAR_ERROR_MISMATCH,
                               "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
                               o->plan_origin, j->plan.precision, o->precision);
-        if (status == COAR_OK) return plan_check_executable(&j->plan);
+        if (status == COAR_OK) return plan_check_executable(&j->plan, j->devices[0]);
         if (o->plan_given || status == COAR_ERROR_MEMORY) return status;
         status_clear();
     }
     *fresh = true;
     const plan_timing timing = timing_of(j);
     return plan_create_timed(j->model->graph, j->interface->name, o->precision ? o->precision : "auto", o->exact,
-                             tries_precisions(j, o) ? NULL : &timing, &j->plan);
+                             j->devices[0], tries_precisions(j, o) ? NULL : &timing, &j->plan);
 }
 
 /* The backend that was named; else the one of the stored plan, if there is one; else the fastest. */
@@ -420,7 +420,8 @@ static coar_status settle_precision(job *j, const job_options *o) {
     TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, &timing, &j->plan));
     if (!strcmp(j->plan.precision, "fp32")) {
         plan_free(&j->plan);
-        TRY_GOTO(plan_create_timed(j->model->graph, j->interface->name, "fp32", o->exact, &timing, &j->plan));
+        TRY_GOTO(
+            plan_create_timed(j->model->graph, j->interface->name, "fp32", o->exact, j->devices[0], &timing, &j->plan));
     }
     j->memory_told = false; /* what was told was for fp32 */
 done:

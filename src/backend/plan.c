@@ -75,13 +75,14 @@ static coar_status forced_isa(const char **out) {
     return status_set(COAR_ERROR_USAGE, "COAR_ISA='%s' is unknown: give portable or avx2, or unset it", isa);
 }
 
-static coar_status device_class(const char *backend, char out[PLAN_CLASS_SIZE]) {
+static coar_status device_class(const char *backend, int device, char out[PLAN_CLASS_SIZE]) {
+    (void)device;
     if (!strcmp(backend, "reference")) {
         snprintf(out, PLAN_CLASS_SIZE, "reference");
         return COAR_OK;
     }
 #ifdef COAR_CUDA
-    if (!strcmp(backend, "cuda")) return cuda_plan_device.device_class(out);
+    if (!strcmp(backend, "cuda")) return cuda_plan_device.device_class(device, out);
 #endif
     if (strcmp(backend, "cpu")) return status_set(COAR_ERROR_USAGE, "no numerics plan for backend '%s'", backend);
     const char *isa;
@@ -91,11 +92,11 @@ static coar_status device_class(const char *backend, char out[PLAN_CLASS_SIZE]) 
     return COAR_OK;
 }
 
-coar_status plan_check_executable(const numerics_plan *plan) {
+coar_status plan_check_executable(const numerics_plan *plan, int device) {
     const char *class = plan->device_class, *layer = plan->layers ? plan->name[0] : "", *isa;
-    const plan_device *device = device_of(class);
+    const plan_device *folder = device_of(class);
     if (!strcmp(class, "reference")) return COAR_OK;
-    if (device) return device->check(plan);
+    if (folder) return folder->check(plan, device);
     if (strcmp(class, "cpu/portable") && strcmp(class, "cpu/avx2"))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, which this build lacks",
                           layer, class);
@@ -165,11 +166,11 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     return COAR_OK;
 }
 
-static coar_status choose_forms(const graph *g, const plan_timing *timing, numerics_plan *plan) {
+static coar_status choose_forms(const graph *g, int device, const plan_timing *timing, numerics_plan *plan) {
     coar_status status = COAR_OK;
     uint32_t *reads = NULL;
-    const plan_device *device = device_of(plan->device_class);
-    if (device) return device->choose(g, timing, plan);
+    const plan_device *folder = device_of(plan->device_class);
+    if (folder) return folder->choose(g, device, timing, plan);
     if (!is_cpu(plan)) return COAR_OK;
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
@@ -183,19 +184,19 @@ done:
 }
 
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out) {
-    return plan_create_timed(g, backend, precision, exact, NULL, out);
+    return plan_create_timed(g, backend, precision, exact, 0, NULL, out);
 }
 
 /* On CPUs every form so far is direct: `exact` forbids nothing there. A device's rule may choose partial sums. */
-coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact, int device,
                               const plan_timing *timing, numerics_plan *out) {
     coar_status status = COAR_OK;
     numerics_plan plan = {0};
     *out = plan;
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
-    TRY_GOTO(device_class(backend, plan.device_class));
-    TRY_GOTO(choose_forms(g, exact ? NULL : timing, &plan));
+    TRY_GOTO(device_class(backend, device, plan.device_class));
+    TRY_GOTO(choose_forms(g, device, exact ? NULL : timing, &plan));
     for (size_t k = 0; exact && k < plan.layers; k++)
         if (plan.form[k] == FORM_NAMED) plan.splits[k] = 1;
     TRY_GOTO(plan_hash(&plan));

@@ -50,11 +50,11 @@ typedef struct plan_timing {
 /* What a device folder adds: plans whose class begins with `prefix` are its own. */
 typedef struct plan_device {
     const char *prefix; /* "cuda/" */
-    coar_status (*device_class)(char out[PLAN_CLASS_SIZE]);
+    coar_status (*device_class)(int device, char out[PLAN_CLASS_SIZE]);
     /* Chooses kernel and splits of every OP_CONV, by a rule where `timing` is NULL; plan->precision is known. */
-    coar_status (*choose)(const graph *g, const plan_timing *timing, numerics_plan *plan);
-    /* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute the plan. */
-    coar_status (*check)(const numerics_plan *plan);
+    coar_status (*choose)(const graph *g, int device, const plan_timing *timing, numerics_plan *plan);
+    /* COAR_ERROR_MISMATCH naming the layer when the device cannot execute the plan. */
+    coar_status (*check)(const numerics_plan *plan, int device);
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
@@ -63,9 +63,9 @@ typedef struct plan_device {
  * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 
-/* The same, but devices time their kernels and the libraries', and take the fastest (unless `exact`, or timing is
- * NULL). */
-coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact,
+/* The same for one of the backend's devices (no other is touched), which times its kernels and the libraries', and takes
+ * the fastest (unless `exact`, or timing is NULL). */
+coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact, int device,
                               const plan_timing *timing, numerics_plan *out);
 
 /* Every layer FORM_PLAIN, fp32, no class, no hash: for device folders to fill. Free it also after a failure. */
@@ -82,7 +82,7 @@ bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]);
 char *plan_to_json(const numerics_plan *plan);
 coar_status plan_from_json(const graph *g, const char *json, const char *origin, numerics_plan *out);
 
-/* COAR_ERROR_MISMATCH naming the layer when this machine cannot execute it. */
-coar_status plan_check_executable(const numerics_plan *plan);
+/* COAR_ERROR_MISMATCH naming the layer when this machine, or this one of its backend's devices, cannot execute it. */
+coar_status plan_check_executable(const numerics_plan *plan, int device);
 
 #endif

@@ -135,8 +135,11 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
     const bool tested = interface == t->test->tested;
     numerics_plan plan = {0};
     backend *b = NULL;
-    /* ops are to be computed by the project's own kernels, networks by whatever a run would take */
-    TRY_GOTO(plan_create(item->graph, interface->name, t->precision, item->model == NULL, &plan));
+    /* ops are to be computed by the project's own kernels, networks by whatever a run would take, which is measured */
+    const int device = tested ? o->device : 0;
+    const plan_timing timing = {.pool = t->test->pool, .memory = (size_t)o->memory, .callbacks = o->callbacks};
+    TRY_GOTO(plan_create_timed(item->graph, interface->name, t->precision, item->model == NULL, device,
+                               tested && !o->quick ? &timing : NULL, &plan));
     if (tested) snprintf(t->device_class, sizeof t->device_class, "%s", plan.device_class);
     const backend_settings settings = {.graph = item->graph,
                                        .plan = &plan,
@@ -144,7 +147,7 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
                                        .outputs = t->outputs,
                                        .output_count = t->output_count,
                                        .pool = t->test->pool,
-                                       .device = tested ? o->device : 0,
+                                       .device = device,
                                        .memory = tested && (o->memory || interface->devices) ? (size_t)o->memory
                                                                                              : memory_default(),
                                        .examples_max = item->examples,
@@ -255,7 +258,7 @@ static coar_status has_precision(const selftest *s, const char *precision, bool 
     selftest_item smallest;
     numerics_plan plan = {0};
     TRY(selftest_op(0, true, &smallest));
-    coar_status status = plan_create(smallest.graph, s->tested->name, precision, 1, &plan);
+    coar_status status = plan_create_timed(smallest.graph, s->tested->name, precision, 1, s->o->device, NULL, &plan);
     plan_free(&plan);
     selftest_item_free(&smallest);
     *has = status == COAR_OK;

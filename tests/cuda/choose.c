@@ -203,6 +203,24 @@ static void cudnn_too(void) {
     }
     CHECK_OK(choose(&clock, &layer, 1));
     CHECK_TEXT(layer.form, "cudnn:conv,engine=7,knobs=2:2");
+    test_begin("in fp16 one that loses NaN is left out");
+    fresh_cache("nan");
+    setenv("COAR_STANDIN_NAN", "dropped", 1);
+    cuda_forms_release();
+    stand_in_reset();
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK_TEXT(layer.form, "cudnn:conv,engine=7,knobs=2:2");
+    cuda_choice narrow = {.conv = conv3x3(GPU_F16, 4, 3, 8)};
+    CHECK_OK(choose(&clock, &narrow, 1));
+    CHECK(is_own(narrow.form));
+    CHECK(log_has("is left out: channel 0 is a number where its input is NaN"));
+    unsetenv("COAR_STANDIN_NAN");
+    cuda_forms_release();
+    stand_in_reset();
+    cuda_choice kept = {.conv = conv3x3(GPU_F16, 4, 3, 8)};
+    fresh_cache("nan kept");
+    CHECK_OK(choose(&clock, &kept, 1));
+    CHECK(!is_own(kept.form));
     test_begin("without cuDNN the others go on, with one line in the log");
     fresh_cache("without");
     cuda_forms_release();

@@ -375,6 +375,7 @@ static void test_unsound_device(void) {
     cuda_fit *f = (cuda_fit *)device;
     double wrong = 5;
     CHECK_INT(cudaMemcpy(f->factor + 3 * SIDE + 3, &wrong, sizeof wrong, cudaMemcpyHostToDevice), cudaSuccess);
+    CHECK_INT(cudaDeviceSynchronize(), cudaSuccess);
     status_clear();
     CHECK_ERROR(device->interface->solve(device, right, 1), COAR_ERROR_INTERNAL, "residual");
     device->interface->destroy(device);

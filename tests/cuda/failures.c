@@ -78,10 +78,34 @@ static void too_little_memory(void) {
     snprintf(e.plan.device_class, sizeof e.plan.device_class, "cuda/Another/13.0/none/none");
     CHECK_ERROR(e.interface->prepare(&e.settings, &e.b), COAR_ERROR_MISMATCH, "cuda/Another");
     status_clear();
-    CHECK_ERROR(plan_check_executable(&e.plan), COAR_ERROR_MISMATCH, "layer 'conv0'");
+    CHECK_ERROR(plan_check_executable(&e.plan, 0), COAR_ERROR_MISMATCH, "layer 'conv0'");
     status_clear();
     engine_close(&e);
     graph_destroy(g);
+}
+
+/* A context on a device that nobody asked for takes memory there, which may be all in use. */
+static void other_devices(void) {
+    const backend_interface *interface;
+    numerics_plan plan;
+    int count = 0, current = -1;
+    graph *g = net_basic(NET_FILTERS, 1);
+    test_begin("a job for device 1 takes nothing of device 0");
+    set("COAR_STANDIN_DEVICES", "2");
+    CHECK_INT(cudaSetDevice(1), cudaSuccess);
+    CHECK_OK(backend_find("cuda", &interface));
+    CHECK_OK(interface->devices(&count));
+    CHECK_INT(count, 2);
+    CHECK_INT(cudaGetDevice(&current), cudaSuccess);
+    CHECK_INT(current, 1);
+    CHECK_OK(plan_create_timed(g, "cuda", "bf16", 0, 1, NULL, &plan));
+    CHECK_OK(plan_check_executable(&plan, 1));
+    CHECK_INT(cudaGetDevice(&current), cudaSuccess);
+    CHECK_INT(current, 1);
+    plan_free(&plan);
+    graph_destroy(g);
+    CHECK_INT(cudaSetDevice(0), cudaSuccess);
+    set("COAR_STANDIN_DEVICES", NULL);
 }
 
 /* --------------------------------------------------------------------------------------- in the middle */
@@ -204,6 +228,7 @@ static void lost_device(void) {
 int main(void) {
     machines();
     too_little_memory();
+    other_devices();
     make_job();
     short_of_memory();
     every_call("cudaMalloc", cudaErrorMemoryAllocation, COAR_ERROR_MEMORY, "out of memory");

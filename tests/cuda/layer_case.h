@@ -34,6 +34,7 @@ static inline void *layer_upload(layer_case *l, const void *host, size_t bytes) 
     void *device = NULL;
     CHECK_INT(cudaMalloc(&device, bytes), cudaSuccess);
     CHECK_INT(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    CHECK_INT(cudaDeviceSynchronize(), cudaSuccess); /* the copy may return before it has arrived */
     l->device[l->devices++] = device;
     return device;
 }

@@ -124,7 +124,7 @@ static void open_library(engine *e, const graph *g, ablation a) {
     plan_free(&e->plan);
     CHECK_OK(plan_from_json(g, json, "test", &e->plan));
     CHECK_INT(e->plan.pairs, PAIRS);
-    CHECK_OK(plan_check_executable(&e->plan));
+    CHECK_OK(plan_check_executable(&e->plan, 0));
     coar_free(json);
     CHECK_OK(e->interface->prepare(&e->settings, &e->b));
 }
@@ -237,7 +237,7 @@ static void chosen(const graph *g) {
     cuda_forms_release();
     stand_in_reset();
     test_begin("a plan by timing has a form for every layer, and its batch when one is a library's");
-    CHECK_OK(plan_create_timed(g, "cuda", "bf16", 0, &timing, &plan));
+    CHECK_OK(plan_create_timed(g, "cuda", "bf16", 0, 0, &timing, &plan));
     bool library = false;
     for (size_t i = 0; i < plan.layers; i++)
         if (g->ops[i].kind == OP_CONV) {
@@ -247,7 +247,7 @@ static void chosen(const graph *g) {
     CHECK((plan.pairs != 0) == library);
     CHECK(plan.layers && !cuda_form_is_library(plan.kernel[0])); /* it reads the images through `example` */
     test_begin("an exact plan is ours, without partial sums");
-    CHECK_OK(plan_create_timed(g, "cuda", "bf16", 1, &timing, &exact));
+    CHECK_OK(plan_create_timed(g, "cuda", "bf16", 1, 0, &timing, &exact));
     CHECK_INT(exact.pairs, 0);
     for (size_t i = 0; i < exact.layers; i++)
         if (g->ops[i].kind == OP_CONV) CHECK(!cuda_form_is_library(exact.kernel[i]) && exact.splits[i] == 1);

@@ -35,6 +35,7 @@ static void *upload(const void *host, size_t bytes) {
     void *p = NULL;
     CHECK_CALL(cudaMalloc(&p, bytes));
     CHECK_CALL(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
+    CHECK_CALL(cudaDeviceSynchronize()); /* the copy may return before it has arrived */
     return p;
 }
 
@@ -256,6 +257,7 @@ static void check_cholesky(bool upper) {
 
     a[2 + 2 * LD] = -1; /* the leading minor of order 3 is not positive */
     CHECK_CALL(cudaMemcpy(da, a, sizeof a, cudaMemcpyHostToDevice));
+    CHECK_CALL(cudaDeviceSynchronize());
     dinfo = upload(&info, sizeof info);
     CHECK_CALL(cusolverDnDpotrf(solver, uplo, M, da, LD, work, size, dinfo));
     take(&info, dinfo, sizeof info);

@@ -209,6 +209,7 @@ static void *upload(const void *host, size_t bytes) {
     void *p = NULL;
     CHECK_CALL(cudaMalloc(&p, bytes));
     CHECK_CALL(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
+    CHECK_CALL(cudaDeviceSynchronize()); /* the copy may return before it has arrived */
     return p;
 }
 

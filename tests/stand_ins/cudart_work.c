@@ -115,8 +115,10 @@ static void check_direction(const char *call, enum cudaMemcpyKind kind, bool to_
         misuse(call, "the direction is %d, but this is a copy from %s", (int)kind, names[from_device][to_device]);
 }
 
-/* Enqueues the copy (call, addresses, sizes are set). Gives whether the call has to wait for it. */
-static cudaError_t enqueue_copy(copy c, struct CUstream_st *s, enum cudaMemcpyKind kind, bool *wait) {
+/* Enqueues the copy (call, addresses, sizes are set). Gives whether the call has to wait for it: a blocking one from pageable
+ * memory may return once its bytes are staged, one between device addresses at once ("API synchronization behavior" of
+ * the runtime's manual). */
+static cudaError_t enqueue_copy(copy c, struct CUstream_st *s, enum cudaMemcpyKind kind, bool blocking, bool *wait) {
     const char *call = c.call;
     const size_t to_size = extent(c.width, c.height, c.to_pitch), from_size = extent(c.width, c.height, c.from_pitch);
     const place target = find_place(call, "the destination", c.to, to_size, s->device);
@@ -139,7 +141,7 @@ static cudaError_t enqueue_copy(copy c, struct CUstream_st *s, enum cudaMemcpyKi
             .start = c.to, .size = to_size, .written = true, .sparse = c.to_pitch != c.width && c.height > 1};
     else if (source == PLACE_PINNED)
         o->host = (host_range){.start = (unsigned char *)(uintptr_t)from, .size = from_size};
-    *wait = !c.to_device && target == PLACE_PAGEABLE;
+    *wait = blocking ? !c.to_device || source == PLACE_PINNED : !c.to_device && target == PLACE_PAGEABLE;
     return enqueue_operation(s, o);
 }
 
@@ -154,8 +156,8 @@ static cudaError_t do_copy(const char *call, cudaStream_t stream, copy c, enum c
     if (error != cudaSuccess || !c.width || !c.height) return error;
     struct CUstream_st *s = stream_find(call, stream);
     snprintf(c.call, sizeof c.call, "%s", call);
-    error = enqueue_copy(c, s, kind, &wait);
-    if (error == cudaSuccess && (blocking || wait)) error = run_until(stream_end(s));
+    error = enqueue_copy(c, s, kind, blocking, &wait);
+    if (error == cudaSuccess && wait) error = run_until(stream_end(s));
     return error;
 }
 

@@ -143,7 +143,7 @@ static double apply(const descriptor *how, double x, double b) {
     case CUDNN_POINTWISE_MUL:
         return (float)(x * b);
     case CUDNN_POINTWISE_RELU_FWD:
-        return x > 0 ? x : isnan(x) ? x : 0;
+        return x > 0 ? x : isnan(x) && !the_machine.drops_nan ? x : 0;
     case CUDNN_POINTWISE_SIGMOID_FWD:
         return 1 / (1 + exp(-x));
     case CUDNN_POINTWISE_TANH_FWD:

@@ -57,6 +57,7 @@ typedef struct machine {
     unsigned long kill_launches;
     cudaError_t kill_error;
     char wrong[64];
+    bool drops_nan; /* cuDNN's ReLU */
     device device[MAX_DEVICES];
 } machine;
 

@@ -137,6 +137,7 @@ static void read_settings(void) {
     if (*kill && sscanf(kill, "%d:%lu:%d", &m->kill_device, &m->kill_launches, &error) != 3)
         misuse("COAR_STANDIN_KILL", "\"%s\" is not DEVICE:LAUNCHES:ERROR", kill);
     m->kill_error = (cudaError_t)error;
+    m->drops_nan = !strcmp(setting("COAR_STANDIN_NAN", "kept"), "dropped");
     snprintf(m->wrong, sizeof m->wrong, "%s", setting("COAR_STANDIN_WRONG", ""));
     read_failures(setting("COAR_STANDIN_FAIL", ""));
 }

@@ -22,6 +22,7 @@
  *   COAR_STANDIN_KILL        DEVICE:LAUNCHES:ERROR: after that many kernels the device fails for good
  *   COAR_STANDIN_WRONG       LIBRARY:N: results of algorithm N of cublaslt, or engine N of cudnn, are a hundredth too
  *                            large
+ *   COAR_STANDIN_NAN         dropped = cuDNN's ReLU makes 0 of NaN, as it may
  *   COAR_STANDIN_LEAKS       0 = what is left at exit is no error
  *
  * Must not know: the engine, kernels, tests.

@@ -316,15 +316,15 @@ static void plan_device_classes(void) {
     status_clear();
 
     CHECK_OK(plan_create(g, "cpu", "auto", 0, &plan)); /* whatever this machine has, it can execute */
-    CHECK_OK(plan_check_executable(&plan));
+    CHECK_OK(plan_check_executable(&plan, 0));
     snprintf(plan.device_class, sizeof plan.device_class, "cpu/portable");
-    CHECK_OK(plan_check_executable(&plan));
+    CHECK_OK(plan_check_executable(&plan, 0));
     snprintf(plan.device_class, sizeof plan.device_class, "cuda/H100");
-    CHECK_ERROR(plan_check_executable(&plan), COAR_ERROR_MISMATCH, "layer 'conv0'");
+    CHECK_ERROR(plan_check_executable(&plan, 0), COAR_ERROR_MISMATCH, "layer 'conv0'");
     status_clear();
     setenv("COAR_ISA", "portable", 1);
     snprintf(plan.device_class, sizeof plan.device_class, "cpu/avx2");
-    CHECK_ERROR(plan_check_executable(&plan), COAR_ERROR_MISMATCH, "conv0");
+    CHECK_ERROR(plan_check_executable(&plan, 0), COAR_ERROR_MISMATCH, "conv0");
     status_clear();
     unsetenv("COAR_ISA");
     plan_free(&plan);

@@ -24,7 +24,7 @@ coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out)
         &cpu_kernels_portable,
     };
     const char *class = plan->device_class;
-    TRY(plan_check_executable(plan));
+    TRY(plan_check_executable(plan, 0));
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         if (!strncmp(class, "cpu/", 4) && !strcmp(class + 4, tables[i]->isa)) {
             *out = tables[i];

@@ -181,7 +181,10 @@ static coar_status capture(cuda_backend *b, cuda_lane *lane, const cuda_shape *s
     status = enqueue(b, lane, shape, false);
     const cudaError_t ended =
         cudaStreamEndCapture(b->compute, &graph); /* also after a failure: or the stream stays captured */
-    if (status != COAR_OK) goto done;
+    if (status != COAR_OK) {
+        (void)cudaGetLastError(); /* that the capture ended badly is no news, and not for the next launch to report */
+        goto done;
+    }
     TRY_CUDA_GOTO(ended, "capturing a batch of %u", shape->pairs);
     TRY_CUDA_GOTO(cudaGraphInstantiate(&lane->graph, graph, 0), "the graph of a batch of %u", shape->pairs);
 done:

@@ -17,9 +17,9 @@
 /* Fewer products than this in a partial sum do not pay for adding it up afterwards. */
 #define SPLIT_PRODUCTS_MIN 512
 
-static coar_status device_class(char out[PLAN_CLASS_SIZE]) {
+static coar_status device_class(int device, char out[PLAN_CLASS_SIZE]) {
     cuda_device d;
-    TRY(cuda_device_open(0, &d));
+    TRY(cuda_device_open(device, &d));
     memcpy(out, d.device_class, PLAN_CLASS_SIZE);
     return COAR_OK;
 }
@@ -73,9 +73,9 @@ gpu_type cuda_type(const numerics_plan *plan) {
     return types[p];
 }
 
-static coar_status choose(const graph *g, const plan_timing *timing, numerics_plan *plan) {
+static coar_status choose(const graph *g, int device, const plan_timing *timing, numerics_plan *plan) {
     cuda_device d;
-    TRY(cuda_device_open(0, &d));
+    TRY(cuda_device_open(device, &d));
     cuda_backend shapes = {.type = cuda_type(plan), .settings = {.graph = g, .plan = plan}};
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
@@ -86,12 +86,12 @@ static coar_status choose(const graph *g, const plan_timing *timing, numerics_pl
         const int form = best_form(&c, &count);
         set_kernel(plan, i, c.type, form, best_splits(&c, count, d.multiprocessors));
     }
-    return timing ? cuda_choose_plan(g, timing, plan) : COAR_OK;
+    return timing ? cuda_choose_plan(g, device, timing, plan) : COAR_OK;
 }
 
-static coar_status check(const numerics_plan *plan) {
+static coar_status check(const numerics_plan *plan, int device) {
     char class[PLAN_CLASS_SIZE];
-    TRY(device_class(class));
+    TRY(device_class(device, class));
     if (strcmp(class, plan->device_class))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, this machine's is %s",
                           plan->layers ? plan->name[0] : "", plan->device_class, class);

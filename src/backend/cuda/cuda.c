@@ -7,12 +7,6 @@
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
 
-static coar_status cuda_devices(int *count) {
-    TRY(cuda_device_open(0, NULL));
-    TRY_CUDA(cudaGetDeviceCount(count), "--backend cuda: counting devices");
-    return COAR_OK;
-}
-
 /* ------------------------------------------------------------------------------------ preparation */
 
 /* The logits are fp32 in a buffer of their own: so a convolution makes them, and nobody reads them again. */
@@ -81,7 +75,7 @@ void cuda_destroy(backend *base) {
     if (!base) return;
     cuda_backend *b = cuda_self(base);
     cudaStream_t *const streams[] = {&b->compute, &b->upload, &b->download};
-    (void)cudaSetDevice(b->device.index);
+    if (b->device.major) (void)cudaSetDevice(b->device.index); /* 0: never opened, and nothing is on it */
     if (b->fp32) cuda_destroy(&b->fp32->base);
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
         if (*streams[i]) (void)cudaStreamSynchronize(*streams[i]); /* a run that failed may have left work behind */
@@ -136,7 +130,10 @@ static coar_status fill_device(cuda_backend *b) {
     TRY_CUDA(cudaStreamCreateWithFlags(&b->download, cudaStreamNonBlocking), "CUDA stream");
     TRY(cuda_memory_allocate(b));
     TRY(cuda_layers_upload(b));
-    return upload_tables(b);
+    TRY(upload_tables(b));
+    /* A copy from pageable memory may return before it has arrived, and streams of this kind do not wait for the default one. */
+    TRY_CUDA(cudaDeviceSynchronize(), "upload of weights");
+    return COAR_OK;
 }
 
 coar_status cuda_create(const backend_settings *s, cuda_backend **out) {
@@ -270,7 +267,7 @@ static const char *const precisions[] = {"bf16", "fp16", "tf32", NULL};
 const backend_interface backend_cuda = {
     .name = "cuda",
     .precisions = precisions,
-    .devices = cuda_devices,
+    .devices = cuda_device_count,
     .memory = cuda_memory,
     .prepare = cuda_prepare,
     .bind = cuda_bind,

@@ -27,7 +27,8 @@ typedef struct candidate {
     cuda_form *form; /* NULL: it cannot be made */
     cudaGraphExec_t launch;
     double samples[ROUNDS], milliseconds;
-    bool out; /* of the race */
+    bool out;      /* of the race */
+    bool hopeless; /* out because it was slow, and for nothing else */
 } candidate;
 
 /* One layer's race. Candidates stand in the order of preference. */
@@ -199,7 +200,11 @@ static coar_status run_rounds(race *r) {
     for (size_t i = 0; i < r->count; i++)
         if (!r->list[i].out) TRY(time_candidate(r, &r->list[i], &r->list[i].milliseconds));
     const double limit = fastest(r) * HOPELESS;
-    for (size_t i = 0; i < r->count; i++) r->list[i].out |= r->list[i].milliseconds > limit;
+    for (size_t i = 0; i < r->count; i++) {
+        candidate *c = &r->list[i];
+        c->hopeless = !c->out && c->milliseconds > limit;
+        c->out |= c->hopeless;
+    }
     for (int round = 0; round < ROUNDS; round++)
         for (size_t i = 0; i < r->count; i++)
             if (!r->list[i].out) TRY(time_candidate(r, &r->list[i], &r->list[i].samples[round]));
@@ -229,12 +234,25 @@ static coar_status check_filled(const race *r, const candidate *c, bool *serves,
     return refused_is_none(status);
 }
 
+/* The slow ones, when none of the fast ones holds; false when there are none. Their times are those of the first round. */
+static bool let_hopeless_in(race *r) {
+    bool any = false;
+    for (size_t i = 0; i < r->count; i++) {
+        candidate *c = &r->list[i];
+        if (!c->hopeless) continue;
+        c->out = c->hopeless = false;
+        any = true;
+    }
+    return any;
+}
+
 /* The first in the order of preference that is about as fast as the fastest, and holds; NULL when nobody is left. */
 static coar_status find_winner(race *r, candidate **winner) {
     char why[256], signature[CUDA_SIGNATURE_SIZE];
     cuda_signature(&r->layer->conv, signature);
     *winner = NULL;
-    for (double limit; (limit = fastest(r)) >= 0;) {
+    for (double limit; (limit = fastest(r)) >= 0 || let_hopeless_in(r);) {
+        if (limit < 0) continue;
         candidate *c = r->list;
         while (c->out || c->milliseconds > limit * TIE) c++;
         bool holds;
@@ -447,14 +465,21 @@ done:
 
 static coar_status time_layer(const race *frame, cuda_choice *layer) {
     coar_status status = COAR_OK;
+    char why[256];
+    bool agrees;
     race r = *frame;
     r.layer = layer;
     TRY_GOTO(add_candidate(&r, layer->form, layer->splits));
     candidate *c = &r.list[0];
     TRY_GOTO(cuda_form_open(r.handles, &layer->conv, c->text, c->splits, &c->form));
     TRY_GOTO(prepare_trial(&r));
-    TRY_GOTO(cuda_trial_capture(r.trial, c->form, &c->launch));
-    c->out = !c->launch;
+    TRY_GOTO(cuda_trial_agrees(r.trial, c->form, &agrees, why)); /* and its kernels are loaded before the capture */
+    if (agrees) TRY_GOTO(cuda_trial_capture(r.trial, c->form, &c->launch));
+    if (!c->launch) {
+        status = status_set(COAR_ERROR_UNSUPPORTED, "form '%s' cannot be timed: %s", c->text,
+                            agrees ? "it cannot be captured" : why);
+        goto done;
+    }
     TRY_GOTO(run_rounds(&r));
     layer->milliseconds = (float)c->milliseconds;
 done:

@@ -97,13 +97,15 @@ const cuda_engine cuda_engine_cublaslt = {
 
 /* A backend that holds no device memory, for shapes and sizes: of a job that is large enough for any batch, since a
  * plan does not depend on the job. */
-static coar_status describe(const graph *g, const numerics_plan *plan, const plan_timing *t, cuda_backend **out) {
+static coar_status describe(const graph *g, const numerics_plan *plan, int device, const plan_timing *t,
+                            cuda_backend **out) {
     static const output_spec margin = {.kind = OUTPUT_MARGIN};
     const backend_settings s = {.graph = g,
                                 .plan = plan,
                                 .outputs = &margin,
                                 .output_count = 1,
                                 .pool = t->pool,
+                                .device = device,
                                 .memory = t->memory,
                                 .examples_max = 1024,
                                 .masks_max = 64};
@@ -150,14 +152,14 @@ static cuda_choose_settings settings_of(const cuda_backend *b, const plan_timing
 
 _Static_assert(CUDA_FORM_SIZE <= PLAN_FORM_SIZE, "every form fits into a plan");
 
-coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan) {
+coar_status cuda_choose_plan(const graph *g, int device, const plan_timing *t, numerics_plan *plan) {
     coar_status status = COAR_OK;
     cuda_backend *b = NULL;
     cuda_choice *layers = NULL;
     size_t *op = NULL, count;
     uint32_t pairs = 0;
     bool library = false;
-    TRY_GOTO(describe(g, plan, t, &b));
+    TRY_GOTO(describe(g, plan, device, t, &b));
     TRY_GOTO(planned_pairs(b, &pairs));
     TRY_GOTO(list_layers(b, pairs, &layers, &op, &count));
     const cuda_choose_settings s = settings_of(b, t);
@@ -184,7 +186,7 @@ coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan
     size_t *op = NULL;
     uint32_t pairs = 0;
     *times = NULL;
-    TRY_GOTO(describe(g, plan, t, &b));
+    TRY_GOTO(describe(g, plan, 0, t, &b));
     TRY_GOTO(planned_pairs(b, &pairs));
     TRY_GOTO(list_layers(b, pairs, &layers, &op, count));
     const cuda_choose_settings s = settings_of(b, t);

@@ -16,7 +16,7 @@ gpu_conv cuda_layer_shape(const cuda_backend *b, const cuda_layer *layer, uint32
 
 /* The fastest form of every convolution, in place of the form that each has already, at the batch that fills this
  * device; plan->pairs is that batch when a library's form is among them. */
-coar_status cuda_choose_plan(const graph *g, const plan_timing *t, numerics_plan *plan);
+coar_status cuda_choose_plan(const graph *g, int device, const plan_timing *t, numerics_plan *plan);
 
 /* backend_interface's time_layers. */
 coar_status cuda_time_plan(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,

@@ -369,11 +369,30 @@ static coar_status all_alike(cuda_trial *t, bool *alike, char why[256]) {
     return COAR_OK;
 }
 
+/* One number of x becomes NaN, and all channels of the position of y that it is part of must. Reads behind t->first. */
+static coar_status tells_nan(cuda_trial *t, const cuda_form *form, bool *tells, char why[256]) {
+    const size_t size = gpu_type_size(t->conv.type);
+    char *y = t->first + t->period * t->pair_bytes, *x = (char *)t->conv.x, kept[sizeof(float)];
+    TRY_CUDA(cudaMemcpyAsync(kept, x, size, cudaMemcpyDeviceToHost, t->stream), "trial: copy");
+    TRY_CUDA(cudaStreamSynchronize(t->stream), "trial: copy");
+    TRY_CUDA(cudaMemsetAsync(x, 0xff, size, t->stream), "trial: NaN");
+    TRY(launch(t, form, tells, why));
+    TRY_CUDA(cudaMemcpyAsync(x, kept, size, cudaMemcpyHostToDevice, t->stream), "trial: copy");
+    TRY(download(t, 0, 1, y)); /* waits */
+    for (size_t c = 0; *tells && c < t->conv.out_channels; c++)
+        if (!isnan(load(y_type(&t->conv), y, c))) {
+            snprintf(why, 256, "channel %zu is a number where its input is NaN", c);
+            *tells = false;
+        }
+    return COAR_OK;
+}
+
 coar_status cuda_trial_repeats(cuda_trial *t, const cuda_form *form, bool *repeats, char why[256]) {
     TRY(cuda_trial_agrees(t, form, repeats, why));
     if (*repeats) TRY(all_alike(t, repeats, why));
     if (*repeats) TRY(launch(t, form, repeats, why));
     if (*repeats) TRY(all_alike(t, repeats, why));
+    if (*repeats && t->conv.type == GPU_F16) TRY(tells_nan(t, form, repeats, why));
     return COAR_OK;
 }
 

@@ -40,22 +40,41 @@ static coar_status describe(int index, int driver, cuda_device *d) {
     return COAR_OK;
 }
 
-coar_status cuda_device_open(int index, cuda_device *out) {
-    int driver = 0, runtime = 0, count = 0;
-    cuda_device d;
-    TRY_CUDA(cudaDriverGetVersion(&driver), "--backend cuda: the CUDA driver");
+/* The driver's version, and how many devices it shows. */
+static coar_status ask_driver(int *driver, int *count) {
+    int runtime = 0;
+    TRY_CUDA(cudaDriverGetVersion(driver), "--backend cuda: the CUDA driver");
     TRY_CUDA(cudaRuntimeGetVersion(&runtime), "--backend cuda: the CUDA runtime");
-    if (driver == 0)
+    if (*driver == 0)
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: there is no CUDA driver on this machine: install one, or give --backend cpu");
-    if (driver / 1000 < runtime / 1000) /* minor versions of one major version are compatible */
+    if (*driver / 1000 < runtime / 1000) /* minor versions of one major version are compatible */
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: the driver knows CUDA up to %d.%d, this build needs %d.0: update the driver, "
             "or give --backend cpu",
-            driver / 1000, driver % 1000 / 10, runtime / 1000);
-    TRY_CUDA(cudaGetDeviceCount(&count), "--backend cuda: counting devices");
+            *driver / 1000, *driver % 1000 / 10, runtime / 1000);
+    TRY_CUDA(cudaGetDeviceCount(count), "--backend cuda: counting devices");
+    return COAR_OK;
+}
+
+coar_status cuda_device_count(int *count) {
+    int driver = 0;
+    *count = 0;
+    TRY(ask_driver(&driver, count));
+    for (int i = 0; i < *count; i++) {
+        int major;
+        TRY(attribute(&major, cudaDevAttrComputeCapabilityMajor, i));
+        if (major >= COMPUTE_CAPABILITY_MIN) return COAR_OK;
+    }
+    return cuda_device_open(0, NULL); /* says what is wrong with it, as with all the others */
+}
+
+coar_status cuda_device_open(int index, cuda_device *out) {
+    int driver = 0, count = 0;
+    cuda_device d;
+    TRY(ask_driver(&driver, &count));
     if (index < 0 || index >= count)
         return status_set(COAR_ERROR_UNSUPPORTED, "--backend cuda: device %d of %d: there is no such device", index,
                           count);
@@ -63,8 +82,8 @@ coar_status cuda_device_open(int index, cuda_device *out) {
     if (d.major < COMPUTE_CAPABILITY_MIN)
         return status_set(
             COAR_ERROR_UNSUPPORTED,
-            "--backend cuda: %s has compute capability %d.%d, the kernels need %d.0 (A100 and later): give "
-            "--backend cpu",
+            "--backend cuda: %s has compute capability %d.%d, the kernels need %d.0 (A100 and later): leave "
+            "it out by --devices, or give --backend cpu",
             d.name, d.major, d.minor, COMPUTE_CAPABILITY_MIN);
     TRY_CUDA(cudaSetDevice(index), "--backend cuda: device %d (%s)", index, d.name);
     if (out) *out = d;

@@ -17,7 +17,6 @@ bool cuda_error_is_sticky(cudaError_t error) {
     case cudaErrorAssert:
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
-    case cudaErrorDevicesUnavailable:
     case cudaErrorContextIsDestroyed:
     case cudaErrorUnknown:
         return true;
@@ -33,6 +32,11 @@ static const char *advice(cudaError_t error) {
         return "this machine shows no CUDA device (is CUDA_VISIBLE_DEVICES set?): give --backend cpu";
     case cudaErrorInsufficientDriver:
         return "the driver is missing or older than this build's CUDA: update the driver, or give --backend cpu";
+    case cudaErrorDevicesUnavailable:
+        return "another process has it for itself, or its mode is exclusive or prohibited (nvidia-smi -q -d COMPUTE): "
+               "choose another by --devices, or give --backend cpu";
+    case cudaErrorStubLibrary:
+        return "the libcuda.so.1 that was found is the toolkit's stub: take its folder out of LD_LIBRARY_PATH";
     case cudaErrorSystemDriverMismatch:
     case cudaErrorSystemNotReady:
     case cudaErrorCompatNotSupportedOnDevice:
