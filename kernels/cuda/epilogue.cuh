@@ -4,11 +4,12 @@
  *
  *   y = out(act(post(scale * pre(sum) + shift) + residual))
  *
- * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per channel, k = keep[slot[pair]][channel]. Everything is computed in
- * fp32 and rounded once, when it is stored. What a thread handles is a quad: four neighbouring channels of a row,
- * a row being one position of one pair: 8 or 16 bytes to load (residual) and to store. A thread stays with its
- * channels and goes down the rows, so that scale, shift, fill and keep stay in registers; keep is read again only
- * where the slot changes. The channels behind the last one are written as zeros.
+ * pre, post, out: the mask at its own place, k x + (1 - k) fill. sum is W x in fp32; scale, shift and fill are per
+ * channel, k = keep[slot[pair]][channel]. Everything is computed in fp32 and rounded once, when it is stored. What
+ * a thread handles is a quad: four neighbouring channels of a row, a row being one position of one pair: 8 or 16
+ * bytes to load (residual) and to store. A thread stays with its channels and goes down the rows, so that scale,
+ * shift, fill and keep stay in registers; keep is read again only where the slot changes. The channels behind the
+ * last one are written as zeros.
  * Products and sums are fused where the source says fmaf and not by the compiler's choice, so that the bits do not
  * depend on the kernel around.
  *

@@ -135,7 +135,7 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
     const bool tested = interface == t->test->tested;
     numerics_plan plan = {0};
     backend *b = NULL;
-    /* ops are to be computed by the project's own kernels, networks by whatever a run would take */
+    /* the project's own kernels: without partial sums for ops, as the rule has it for networks */
     TRY_GOTO(plan_create(item->graph, interface->name, t->precision, item->model == NULL, &plan));
     if (tested) snprintf(t->device_class, sizeof t->device_class, "%s", plan.device_class);
     const backend_settings settings = {.graph = item->graph,
