@@ -326,7 +326,7 @@ typedef struct coar_bench_result {
     double images_per_second;   /* median over repetitions */
     double images_per_second_min, images_per_second_max;
     double flops_per_image;     /* dense, direct form */
-    double peak_flops;          /* this machine's measured FMA peak at `threads` threads */
+    double peak_flops;          /* cpu: measured, at `threads` threads; cuda: the data sheet's, 0 = not known */
     double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
     double executed_fraction;   /* flops really executed / dense flops */
     double memory_bytes;        /* planned */

@@ -49,7 +49,7 @@ double largest_difference(const float *actual, const float *expected, size_t cou
     double largest = 0, magnitude = 0;
     for (size_t i = 0; i < count; i++) {
         const double difference = fabs((double)actual[i] - expected[i]);
-        if (!(difference <= largest)) largest = difference; /* also when it is NaN */
+        if (!(difference <= largest) && !isnan(largest)) largest = difference; /* a NaN stays */
         magnitude = fmax(magnitude, fabs(expected[i]));
     }
     return largest / magnitude;

@@ -45,7 +45,7 @@ $(error GPU_ARCHS: no kernels for $(filter-out $(ARCHS_KNOWN),$(ARCHS)): this nv
 endif
 
 # Spilled registers are warnings of ptxas, and these errors, as all others. What ptxas says of each kernel is kept beside the
-# object (tools/ptxas_table.sh).
+# object (tools/ptxas_table.py).
 NVCC_WARNINGS := -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v,-warn-spills,-Werror
 NVCC_BASE     := -std=c++17 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden $(NVCC_WARNINGS) -I.
 NVCC_CODE     := $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \

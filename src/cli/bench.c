@@ -1,6 +1,7 @@
 /* bench.c - coar bench */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
 
@@ -9,8 +10,11 @@ static void print_text(const coar_bench_result *r) {
            r->threads, r->batch, r->alpha);
     printf("  %.0f images/s (%.0f to %.0f over repetitions), %.1f masked passes/s\n", r->images_per_second,
            r->images_per_second_min, r->images_per_second_max, r->images_per_second / r->batch);
-    printf("  %.1f GFLOP/s dense equivalent, %.1f %% of this machine's measured peak (%.1f GFLOP/s)\n",
-           r->images_per_second * r->flops_per_image * 1e-9, 100 * r->peak_fraction, r->peak_flops * 1e-9);
+    printf("  %.1f GFLOP/s dense equivalent", r->images_per_second * r->flops_per_image * 1e-9);
+    if (r->peak_flops > 0)
+        printf(", %.1f %% of %s peak (%.1f GFLOP/s)", 100 * r->peak_fraction,
+               strcmp(r->backend, "cuda") ? "this machine's measured" : "the GPU's data sheet's", r->peak_flops * 1e-9);
+    printf("\n");
     printf("  %.1f %% of the dense flops executed; %.0f MiB planned\n", 100 * r->executed_fraction,
            r->memory_bytes / 1048576);
 }

@@ -223,7 +223,7 @@ static void check_floats(const char *what, const float *actual, const float *exp
         if (isnan(actual[x]) && isnan(expected[x])) continue;
         double difference = fabs((double)actual[x] - expected[x]);
         largest = fmax(largest, fabs((double)expected[x]));
-        if (!(difference <= worst)) worst = difference, at = x;
+        if (!(difference <= worst) && !isnan(worst)) worst = difference, at = x; /* a NaN stays */
     }
     if (!(worst <= tolerance * largest))
         test_fail(__FILE__, __LINE__, "%s[%zu]: got %.9g, expected %.9g, largest %.9g", what, at, actual[at],
