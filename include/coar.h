@@ -12,7 +12,8 @@
  *    A NULL string or a zero means "the default", unless the field says otherwise. Options without a size
  *    (not initialised) are COAR_ERROR_USAGE.
  *  - In every options struct `threads` 0 is one per core this process may run on, and `memory` is in bytes of
- *    host memory, 0 for half of what this process may use; with backend cuda of each device's memory, 0 for what is free.
+ *    host memory, 0 for half of what this process may use; with backend cuda of each device's memory, 0 for what is
+ * free.
  *  - A pointer that a result is written through may be NULL: the result is then not wanted. Only coar_info,
  *    which does nothing else, refuses that.
  *  - The library never prints, exits or aborts. Progress and log lines go through coar_callbacks.
@@ -226,8 +227,8 @@ typedef struct coar_fit_result {
     int already_complete;
 } coar_fit_result;
 
-/* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A run
- * must have finished its masks, and a fit of the same name is COAR_ERROR_EXISTS without force or keep. */
+/* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A
+ * run must have finished its masks, and a fit of the same name is COAR_ERROR_EXISTS without force or keep. */
 COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result);
 
 /* ------------------------------------------------------------------------------------------- evaluate */
@@ -284,7 +285,8 @@ typedef struct coar_report_options {
 /* One self-contained HTML page. */
 COAR_API coar_status coar_report(const coar_report_options *options);
 
-/* One layer of a network, computed alone in the form that the numerics plan has for it. Valid during the call of `layer`. */
+/* One layer of a network, computed alone in the form that the numerics plan has for it. Valid during the call of
+ * `layer`. */
 typedef struct coar_bench_layer {
     const char *name;       /* "layer1.0.conv2" */
     const char *shape;      /* "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out, kernel */
@@ -376,10 +378,10 @@ typedef struct coar_selftest_result {
     double seconds;
 } coar_selftest_result;
 
-/* Compares a backend with the reference: every op at a table of shapes, then whole networks with random weights, with masks
- * of every form. COAR_OK also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest value; bf16, fp16
- * and tf32, with the reference rounding weights and stored values in the same way, within 1 % rms for an op, 3 % for a
- * network. */
+/* Compares a backend with the reference: every op at a table of shapes, then whole networks with random weights, with
+ * masks of every form. COAR_OK also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest
+ * value; bf16, fp16 and tf32, with the reference rounding weights and stored values in the same way, within 1 % rms
+ * for an op, 3 % for a network. */
 COAR_API coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result);
 
 /* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */

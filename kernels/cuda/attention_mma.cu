@@ -14,9 +14,9 @@
  * in base 2 and fp32: m is kept times scale = log2(e) / sqrt(width), and S scale - m is one multiply-add, so no score
  * is rounded after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so
  * that the weights which are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes
- * out unchanged but for the fp32 rounding of the two sums. P goes from accumulators to operands in registers. At the end y = out(O / l). The order of all sums
- * depends on T and width only. Causal attention would be a template flag of `attend` (a limit for each row instead of
- * one for all) and an earlier last tile.
+ * out unchanged but for the fp32 rounding of the two sums. P goes from accumulators to operands in registers. At the
+ * end y = out(O / l). The order of all sums depends on T and width only. Causal attention would be a template flag of
+ * `attend` (a limit for each row instead of one for all) and an earlier last tile.
  *
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
  * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank

@@ -1,4 +1,5 @@
-/* conv_tf32.cu - the tf32 forms of conv_mma.cuh. In memory tf32 is fp32, so tiles are half as deep as in 16-bit types. */
+/* conv_tf32.cu - the tf32 forms of conv_mma.cuh. In memory tf32 is fp32, so tiles are half as deep as in 16-bit
+ * types. */
 #include "kernels/cuda/conv_mma.cuh"
 
 static const conv_form forms[] = {

@@ -1,21 +1,22 @@
 /*
  * elementwise.cu - ops that move values and at most add to them.
  *
- *   normalise    y[i][q][c] = pixels[i][q][c] mul[c] + add[c]                        one rounding, to fp32, then to the type
+ *   normalise    y[i][q][c] = pixels[i][q][c] mul[c] + add[c]    rounded to fp32, then to the type
  *   subsample    y[p][oy][ox][c] = x[p][oy s][ox s][c - before], zeros outside x     option A of arXiv 1512.03385
  *   embed        y[p][0] = table[0], y[p][t] = x[p][t - 1] + table[t]                class token and positions
  *   select       y[p] = x[p][0]
  *   keep gather  out[p][c] = keep[slot[p] rows + c]                                  fp32
  *
- * Values [..][positions][gpu_stride(channels)]; pixels, mul, add, table and keep are not padded. The channels behind the
- * last one are written as zeros by all of them.
+ * Values [..][positions][gpu_stride(channels)]; pixels, mul, add, table and keep are not padded. The channels behind
+ * the last one are written as zeros by all of them.
  *
- * One thread per vector of the result, neighbouring channels in neighbouring threads; no shared memory. Registers (sm_80):
- * 10 to 31, no spills.
+ * One thread per vector of the result, neighbouring channels in neighbouring threads; no shared memory. Registers
+ * (sm_80): 10 to 31, no spills.
  * Bytes: what is read and written once. Flops: 2 (normalise) or 1 (embed) an element.
- * Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s): embed of 197x768 bf16 tokens, 256 pairs: 77 + 77 MB and a table
- * that stays in L2, 76 us and 46 us; subsample 32x32x16 to 16x16x32 bf16, 2,048 pairs: 17 MB of whole 32-byte sectors + 34
- * MB, 25 us and 15 us; normalise 224x224x3, 64 images: 10 + 26 MB, 17 us and 11 us, once for each block of examples.
+ * Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s): embed of 197x768 bf16 tokens, 256 pairs: 77 + 77 MB and a
+ * table that stays in L2, 76 us and 46 us; subsample 32x32x16 to 16x16x32 bf16, 2,048 pairs: 17 MB of whole 32-byte
+ * sectors + 34 MB, 25 us and 15 us; normalise 224x224x3, 64 images: 10 + 26 MB, 17 us and 11 us, once for each block
+ * of examples.
  */
 #include "kernels/cuda/vectors.cuh"
 
@@ -55,8 +56,8 @@ extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint
 
 /* ---------------------------------------------------------------------------------------------- subsample */
 
-/* V divides the rows of x and of y. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector of y is
- * a vector of x or nothing of it; else it is put together from single channels. */
+/* V divides the rows of x and of y. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector
+ * of y is a vector of x or nothing of it; else it is put together from single channels. */
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
     subsample_kernel(gpu_subsample s, uint32_t in_stride, uint32_t vectors, uint32_t items) {

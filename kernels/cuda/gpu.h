@@ -17,7 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* 16-bit storage. Arithmetic is in float: to_float(x), from_float<T>(f) (to nearest even; fp16 overflows to infinity). */
+/* 16-bit storage. Arithmetic is in float: to_float(x), from_float<T>(f) (to nearest even; fp16 overflows to
+ * infinity). */
 struct bf16 {
     uint16_t bits;
 };
@@ -75,8 +76,8 @@ template <> GPU_INLINE uint32_t pack2<half>(float low, float high) {
     return pair;
 }
 
-/* 2^x with a relative error of about 2^-22, exactly 1 and 0 for 0 and -INFINITY; results below 2^-126 are zero. exp2f is
- * as exact and keeps those, for three instructions more. */
+/* 2^x with a relative error of about 2^-22, exactly 1 and 0 for 0 and -INFINITY; results below 2^-126 are zero. exp2f
+ * is as exact and keeps those, for three instructions more. */
 GPU_INLINE float fast_exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -90,8 +91,8 @@ GPU_INLINE uint32_t round_tf32(float f) {
     return bits;
 }
 
-/* Copies BYTES (4, 8 or 16; both addresses aligned to it) to shared memory in the background; the last BYTES - present are
- * zeros and their source is not read. The data is there after cp_async_wait and a barrier. */
+/* Copies BYTES (4, 8 or 16; both addresses aligned to it) to shared memory in the background; the last BYTES -
+ * present are zeros and their source is not read. The data is there after cp_async_wait and a barrier. */
 template <int BYTES> GPU_INLINE void cp_async(void *shared, const void *global, int present) {
     unsigned address = (unsigned)__cvta_generic_to_shared(shared);
     if constexpr (BYTES == 16) /* .cg: past L1, whose lines would be read once only */
@@ -106,8 +107,8 @@ GPU_INLINE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "m
 /* Until at most N of the groups that this thread committed are still under way. */
 template <int N> GPU_INLINE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-/* Four 8x8 matrices of 16-bit elements; lane 8 i + j gives the address (aligned to 16) of row j of matrix i. Fragment r[i] of
- * lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i; of column l / 4 when transposed. */
+/* Four 8x8 matrices of 16-bit elements; lane 8 i + j gives the address (aligned to 16) of row j of matrix i. Fragment
+ * r[i] of lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i; of column l / 4 when transposed. */
 GPU_INLINE void ldmatrix_x4(uint32_t r[4], const void *shared) {
     unsigned address = (unsigned)__cvta_generic_to_shared(shared);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

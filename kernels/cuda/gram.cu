@@ -1,6 +1,6 @@
 /*
- * gram.cu - the integer half of a fit: common bits of bit vectors, sums of fixed-point outputs over their bits, and the bits as
- * numbers. All sums are exact, so neither blocking nor order shows in a bit of the results.
+ * gram.cu - the integer half of a fit: common bits of bit vectors, sums of fixed-point outputs over their bits, and
+ * the bits as numbers. All sums are exact, so neither blocking nor order shows in a bit of the results.
  *
  *   gram[j][k]  = sum over w of popcount(bits[j][w] & bits[k][w])                         int32, symmetric
  *   cross[j][z] = sum over the bits i of vector j of fixed[i][z]                          int64
@@ -9,26 +9,26 @@
  *
  * bits [count][words], gram [count][count], fixed [32 words][examples], cross [count][examples], rows [count][length].
  *
- * Gram. A block has a GRAM_TILE x GRAM_TILE tile on or above the diagonal and also writes its mirror image; a thread has
- * 4 x 4 entries and reads four words of each of its 8 vectors at a time: 8 shared loads for 64 popcounts. Two stages
- * of GRAM_WORDS words are copied in turn (cp.async). Rows are GRAM_WORDS + 4 words apart in shared memory, so that the
- * 16-byte loads of eight lanes hit all 32 banks once. Shared memory 36 KiB; registers 80 (sm_80).
+ * Gram. A block has a GRAM_TILE x GRAM_TILE tile on or above the diagonal and also writes its mirror image; a thread
+ * has 4 x 4 entries and reads four words of each of its 8 vectors at a time: 8 shared loads for 64 popcounts. Two
+ * stages of GRAM_WORDS words are copied in turn (cp.async). Rows are GRAM_WORDS + 4 words apart in shared memory, so
+ * that the 16-byte loads of eight lanes hit all 32 banks once. Shared memory 36 KiB; registers 80 (sm_80).
  * Why popcount and not tensor cores: an SM counts 16 words a cycle, 2.4e12 a second on an A100 and 3.7e12 on an
- * H100 (132 SMs, 1.75 GHz). ResNet-50's fit (22,720 components, 100,000 masks) is 22,720^2 / 2 * 3,125 = 8.1e11 words: 0.33 s
- * and 0.22 s, once, beside a Cholesky factor of 3.9e12 double flops. int8 mma (624 Tops on an A100, 64 operations a
- * word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to bytes. mma on bits
- * (and.popc) would need 0.01 s, but from sm_100 on it is no instruction any more: nvcc 13 puts a subroutine in its place.
- * Neither gain is worth a second exact kernel.
+ * H100 (132 SMs, 1.75 GHz). ResNet-50's fit (22,720 components, 100,000 masks) is 22,720^2 / 2 * 3,125 = 8.1e11
+ * words: 0.33 s and 0.22 s, once, beside a Cholesky factor of 3.9e12 double flops. int8 mma (624 Tops on an A100, 64
+ * operations a word) would need 0.08 s at its peak and eight times the shared memory traffic for bits expanded to
+ * bytes. mma on bits (and.popc) would need 0.01 s, but from sm_100 on it is no instruction any more: nvcc 13 puts a
+ * subroutine in its place. Neither gain is worth a second exact kernel.
  * Bytes: a tile reads 2 * 64 * words * 4, 0.125 for each word counted: 300 GB/s from L2 on an A100. Bound by popcounts.
  *
- * Cross. Four masks at a time: a table holds the 16 sums that subsets of four rows of `fixed` can have, and a vector adds
- * the entry that four of its bits select: a quarter of the additions ("four Russians"). A block has 128 vectors x 32
- * examples; lanes are examples, so a warp's 8-byte loads of one entry are contiguous; warp w makes the table of masks 4 w ..
- * 4 w + 3 of every 32 and holds 16 vectors' sums in registers. Shared memory 32 KiB (8 tables x 16 entries x 32 lanes x 8
- * bytes); registers 76. Work: count * 32 words * examples / 4 additions of 64 bits, about six instructions and 256
- * bytes of shared memory a warp each. ResNet-50's 22,720 vectors x 100,000 masks x 1,024 examples: 5.8e11 additions, 1.8e10 a
- * warp, at 3 cycles each on 108 SMs of 1.41 GHz: 0.36 s on an A100. Device memory: `fixed` is read once for each 128
- * vectors, 0.82 GB * 178 = 146 GB in 0.36 s from L2. Bound by instructions.
+ * Cross. Four masks at a time: a table holds the 16 sums that subsets of four rows of `fixed` can have, and a vector
+ * adds the entry that four of its bits select: a quarter of the additions ("four Russians"). A block has 128 vectors
+ * x 32 examples; lanes are examples, so a warp's 8-byte loads of one entry are contiguous; warp w makes the table of
+ * masks 4 w .. 4 w + 3 of every 32 and holds 16 vectors' sums in registers. Shared memory 32 KiB (8 tables x 16
+ * entries x 32 lanes x 8 bytes); registers 76. Work: count * 32 words * examples / 4 additions of 64 bits, about six
+ * instructions and 256 bytes of shared memory a warp each. ResNet-50's 22,720 vectors x 100,000 masks x 1,024
+ * examples: 5.8e11 additions, 1.8e10 a warp, at 3 cycles each on 108 SMs of 1.41 GHz: 0.36 s on an A100. Device
+ * memory: `fixed` is read once for each 128 vectors, 0.82 GB * 178 = 146 GB in 0.36 s from L2. Bound by instructions.
  *
  * Rows. One thread per bit; 8 bytes written for each. Registers 12. 128 vectors of 22,720 bits: 23 MB, 11 us at 2.04
  * TB/s, before a product with 1,024 columns of 6.0e9 flops that takes 0.3 ms at the A100's 19.5 Tflop/s.
@@ -129,8 +129,8 @@ extern "C" cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uin
 
 constexpr int CROSS_WARPS = 8, CROSS_EACH = 16, CROSS_LANES = 32;
 
-/* table[s] = sum of those of four masks' values that are in subset s. Unsigned: rows behind the last mask hold anything, and
- * what they make of entries that no vector selects may wrap. */
+/* table[s] = sum of those of four masks' values that are in subset s. Unsigned: rows behind the last mask hold
+ * anything, and what they make of entries that no vector selects may wrap. */
 static GPU_INLINE void make_table(const uint64_t value[4], uint64_t (*table)[CROSS_LANES], uint32_t lane) {
     uint64_t sum[16] = {};
 #pragma unroll

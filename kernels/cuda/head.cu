@@ -5,20 +5,21 @@
  *   channel sums  sums[c] += sum over p, then q, of x[p][q][c]
  *
  * logits fp32 [pairs][gpu_stride(classes)]; x [pairs][positions][gpu_stride(channels)]; sums double [channels].
- * Both in double: attributions are differences of outputs that are almost equal, and a sum over 10^9 values keeps 1e-16 of
- * each. Consumer cards do doubles at 1/64 of their rate; neither kernel has enough of them to matter.
+ * Both in double: attributions are differences of outputs that are almost equal, and a sum over 10^9 values keeps
+ * 1e-16 of each. Consumer cards do doubles at 1/64 of their rate; neither kernel has enough of them to matter.
  *
- * Outputs: one warp per pair, lane l takes the classes l, l + 32, ...; the 32 partial results meet in a tree of fixed shape.
- * Shared memory none, registers 28 (sm_80). Bytes: the logits once. Roofline: 1,000 classes, 4,096 pairs: 16 MB, 8 us at
- * 2.04 TB/s (A100 80 GB), 5 us at 3.35 TB/s (H100); the loss adds 4.1e6 exponentials of about 40 flops: 17 us at 9.7
- * Tflop/s of doubles (A100), 5 us at 34 (H100).
+ * Outputs: one warp per pair, lane l takes the classes l, l + 32, ...; the 32 partial results meet in a tree of fixed
+ * shape. Shared memory none, registers 28 (sm_80). Bytes: the logits once. Roofline: 1,000 classes, 4,096 pairs: 16
+ * MB, 8 us at 2.04 TB/s (A100 80 GB), 5 us at 3.35 TB/s (H100); the loss adds 4.1e6 exponentials of about 40 flops:
+ * 17 us at 9.7 Tflop/s of doubles (A100), 5 us at 34 (H100).
  *
- * Channel sums: additions in the order of pairs and positions, whatever the batch: the only order that gives the same bits
- * however the examples are cut into calls. So a channel is one chain of additions, and only channels are parallel: 32 of
- * them to a block, whose first warp adds while all four load the rows of the next stages. Shared memory: STAGES x 64 rows
- * x 32 channels, 24 KiB (fp32) or 12 KiB. Registers 28. The chain is the bound, not memory: 8 cycles an addition, 5.7
- * ns at 1.41 GHz; 64 images of 56x56 positions: 1.1 ms, where their 51 MB (128 channels, bf16) would take 25 us. `mean`
- * ablation asks for it once for each example of a run, beside thousands of masked passes.
+ * Channel sums: additions in the order of pairs and positions, whatever the batch: the only order that gives the same
+ * bits however the examples are cut into calls. So a channel is one chain of additions, and only channels are
+ * parallel: 32 of them to a block, whose first warp adds while all four load the rows of the next stages. Shared
+ * memory: STAGES x 64 rows x 32 channels, 24 KiB (fp32) or 12 KiB. Registers 28. The chain is the bound, not memory:
+ * 8 cycles an addition, 5.7 ns at 1.41 GHz; 64 images of 56x56 positions: 1.1 ms, where their 51 MB (128 channels,
+ * bf16) would take 25 us. `mean` ablation asks for it once for each example of a run, beside thousands of masked
+ * passes.
  */
 #include "kernels/cuda/vectors.cuh"
 

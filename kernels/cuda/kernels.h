@@ -51,9 +51,10 @@ typedef struct gpu_mask {
     uint32_t rows;        /* from one slot to the next */
 } gpu_mask;
 
-/* ------------------------------------------------------------------------------- convolutions, linear layers (conv*.cu)
- * y = out(act(post(scale * pre(W x) + shift) + residual)); a linear layer is a 1x1 convolution; a patch embedding one
- * with stride = kernel. x may be read through `example`, so that the images of a block are stored once. */
+/* ------------------------------------------------------------------------------- convolutions, linear layers
+ * (conv*.cu) y = out(act(post(scale * pre(W x) + shift) + residual)); a linear layer is a 1x1 convolution; a patch
+ * embedding one with stride = kernel. x may be read through `example`, so that the images of a block are stored once.
+ *  */
 typedef struct gpu_conv {
     gpu_type type;
     uint32_t pairs, in_h, in_w, in_channels, out_h, out_w, out_channels;
@@ -97,7 +98,8 @@ typedef struct gpu_attention {
 
 cudaError_t gpu_attention_launch(const gpu_attention *a, cudaStream_t stream);
 
-/* -------------------------------------------------------------------------------------------- other ops (one .cu each) */
+/* -------------------------------------------------------------------------------------------- other ops (one .cu
+ * each) */
 
 typedef struct gpu_layernorm {
     gpu_type type;
@@ -200,13 +202,13 @@ cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, ui
 /* gram[j][k] = number of common bits of vectors j and k; symmetric, [count][count] int32 (length < 2^31). */
 cudaError_t gpu_gram_launch(const uint32_t *bits, uint32_t count, uint32_t words, int32_t *gram, cudaStream_t stream);
 
-/* cross[j][z] = sum over the bits i of vector j of fixed[i][z], int64 (exact in any order): fixed [32 * words][examples],
- * rows behind the last mask may hold anything: they are read, and count nothing. */
+/* cross[j][z] = sum over the bits i of vector j of fixed[i][z], int64 (exact in any order): fixed [32 *
+ * words][examples], rows behind the last mask may hold anything: they are read, and count nothing. */
 cudaError_t gpu_cross_launch(const uint32_t *bits, uint32_t count, uint32_t words, const int64_t *fixed,
                              uint32_t examples, int64_t *cross, cudaStream_t stream);
 
-/* rows[j][i] = bit i of vector j as 0.0 or 1.0, for the `length` <= 32 words bits of [count][length] doubles; count up to
- * 65,535. */
+/* rows[j][i] = bit i of vector j as 0.0 or 1.0, for the `length` <= 32 words bits of [count][length] doubles; count
+ * up to 65,535. */
 cudaError_t gpu_expand_bits_launch(const uint32_t *bits, uint32_t count, uint32_t words, uint32_t length, double *rows,
                                    cudaStream_t stream);
 

@@ -11,18 +11,19 @@
  * that follow each other mostly belong to components that do, or to the same one (heads): four share one Philox block.
  *
  * No shared memory. Registers (sm_80): bits 21, philox 22, values 22; no spills.
- * Bytes: 4 written a row and slot; component is read once a slot, from L2. Integer operations of Philox: ten rounds of two
- * 32x32-bit products, about 120 a block of four components.
- * Roofline: ViT-B/16's 82,944 rows, 64 slots: 21 MB, 10 us at 2.04 TB/s (A100 80 GB), 6 us at 3.35 TB/s (H100); philox adds
- * 1.6e8 operations: 16 us at 9.7e12/s (A100), 11 us at 1.5e13/s (H100). Uploading packed bits (0.66 MB) takes 26 us
- * over 25 GB/s, but beside other work.
+ * Bytes: 4 written a row and slot; component is read once a slot, from L2. Integer operations of Philox: ten rounds
+ * of two 32x32-bit products, about 120 a block of four components.
+ * Roofline: ViT-B/16's 82,944 rows, 64 slots: 21 MB, 10 us at 2.04 TB/s (A100 80 GB), 6 us at 3.35 TB/s (H100);
+ * philox adds 1.6e8 operations: 16 us at 9.7e12/s (A100), 11 us at 1.5e13/s (H100). Uploading packed bits (0.66 MB)
+ * takes 26 us over 25 GB/s, but beside other work.
  */
 #include "kernels/cuda/vectors.cuh"
 
 constexpr uint32_t ROWS = 4;
 using row_vector = channel_vector<float, ROWS>;
 
-/* Writes the rows first .. first + ROWS - 1 of a slot that exist; in one store where every slot's rows are aligned to it. */
+/* Writes the rows first .. first + ROWS - 1 of a slot that exist; in one store where every slot's rows are aligned to
+ * it. */
 static GPU_INLINE void store_rows(float *slot, uint32_t first, uint32_t rows, row_vector keep) {
     if (rows % ROWS == 0) {
         store_vector(slot, first / ROWS, keep);
@@ -33,7 +34,8 @@ static GPU_INLINE void store_rows(float *slot, uint32_t first, uint32_t rows, ro
     }
 }
 
-/* The same for all three: thread x of block (x, slot) has the rows from `first`; keep_of(component) gives each one's k. */
+/* The same for all three: thread x of block (x, slot) has the rows from `first`; keep_of(component) gives each one's
+ * k. */
 template <class F> static GPU_INLINE void expand(const uint32_t *component, uint32_t rows, float *keep, F keep_of) {
     const uint32_t first = (blockIdx.x * VECTOR_THREADS + threadIdx.x) * ROWS;
     if (first >= rows) return;

@@ -1,7 +1,8 @@
 /*
  * pool.cu - maximum and mean over windows.
  *
- *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels inside the image only
+ *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels inside the image
+ * only
  *   mean     y[p][oy][ox][c] = (sum over ky, kx of x[p][oy s + ky][ox s + kx][c]) / (kernel_h kernel_w)
  *
  * x [pairs][in_h][in_w][gpu_stride(channels)], y [pairs][out_h][out_w][gpu_stride(channels)]. The padding never wins a
@@ -17,8 +18,8 @@
  * Registers (sm_80): maximum 28 to 32, mean 32 to 40; no spills.
  * Bytes: input once (overlapping windows meet in L1 and L2) + output. Flops: kernel_h kernel_w a channel.
  * Roofline: 3x3/2 maximum, 112x112x64 bf16, 256 pairs (ResNet's stem): 411 + 103 MB, 0.25 ms at 2.04 TB/s (A100 80 GB),
- * 0.15 ms at 3.35 TB/s (H100); 4.6e8 comparisons, 0.9 per byte: bound by memory. Global 7x7x2048 bf16, 256 pairs: 51 MB, 25
- * us and 15 us.
+ * 0.15 ms at 3.35 TB/s (H100); 4.6e8 comparisons, 0.9 per byte: bound by memory. Global 7x7x2048 bf16, 256 pairs: 51
+ * MB, 25 us and 15 us.
  */
 #include "kernels/cuda/vectors.cuh"
 

@@ -61,8 +61,8 @@ template <class F> cudaError_t with_vectors(gpu_type type, uint32_t channels, F 
     return cudaErrorInvalidValue;
 }
 
-/* Items of a launch are numbered in 32 bits, because 64-bit divisions would cost more than the memory they point at: values
- * of 64 GiB and more are refused. */
+/* Items of a launch are numbered in 32 bits, because 64-bit divisions would cost more than the memory they point at:
+ * values of 64 GiB and more are refused. */
 static inline bool items_fit(size_t rows, uint32_t vectors) {
     return rows <= (UINT32_MAX - VECTOR_THREADS) / (vectors ? vectors : 1);
 }

@@ -91,9 +91,9 @@ static backend_settings settings_of(const job *j, int device, thread_pool *pool)
                               .masks_max = j->unit_masks};
 }
 
-/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included (one block
- * of images, outputs of one unit in hand and one on its way to the journal). A device's memory is the backend's business:
- * it alone knows what is free there. */
+/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included (one
+ * block of images, outputs of one unit in hand and one on its way to the journal). A device's memory is the backend's
+ * business: it alone knows what is free there. */
 static coar_status share_memory(const job *j, backend_settings *s, size_t *least, size_t *planned) {
     size_t best;
     size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float));
@@ -132,8 +132,8 @@ coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **o
     return j->interface->prepare(&s, out);
 }
 
-/* What a pass over all blocks does with each; begins again with first == 0 where another device takes over. Labels do not count
- * here: they may be unknown, or about to be replaced by predictions. */
+/* What a pass over all blocks does with each; begins again with first == 0 where another device takes over. Labels do
+ * not count here: they may be unknown, or about to be replaced by predictions. */
 typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint32_t count);
 
 /* *device_failed: the failure is not one of reading the examples. */

@@ -72,12 +72,12 @@ void job_drop_device(job *j);
 /* Logs, once a job, what its backends take; an error when that is more than they may. */
 coar_status job_tell_memory(job *j);
 
-/* The job's backend on one of its devices, ready for blocks of `unit_examples` examples and `unit_masks` masks. From any thread;
- * `pool` is the backend's alone. */
+/* The job's backend on one of its devices, ready for blocks of `unit_examples` examples and `unit_masks` masks. From
+ * any thread; `pool` is the backend's alone. */
 coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **out);
 
-/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and binds them
- * with their labels. From any thread. */
+/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and
+ * binds them with their labels. From any thread. */
 coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images);
 coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
 size_t job_image_bytes(const job *j);

@@ -34,8 +34,8 @@ static coar_status check_same(run_store *store, const char *key, const char *pat
                       store_path(store), key, path, actual, stored ? stored : "nothing");
 }
 
-/* Truth is stored with the run and used again, so it comes from the run's own backend: of another one, later evaluations
- * could not tell. */
+/* Truth is stored with the run and used again, so it comes from the run's own backend: of another one, later
+ * evaluations could not tell. */
 static coar_status check_backend(run_store *store, const char *given) {
     const char *stored = store_setting(store, "backend");
     if (!given || (stored && !strcmp(given, stored))) return COAR_OK;

@@ -26,7 +26,8 @@ typedef struct unit_queue {
     uint64_t images, images_done; /* masked images of this process's units; of those done when the queue was made */
 } unit_queue;
 
-/* Units t of the grid with t mod shards == shard that the stage does not have. At most `devices` units can be given back. */
+/* Units t of the grid with t mod shards == shard that the stage does not have. At most `devices` units can be given
+ * back. */
 coar_status unit_queue_create(const unit_grid *grid, const store_stage *stage, uint32_t shard, uint32_t shards,
                               size_t devices, unit_queue *out);
 void unit_queue_free(unit_queue *q);

@@ -1,9 +1,9 @@
 /*
  * workers.c - see workers.h.
  *
- * A worker fills one of its two buffers of outputs while the other waits for the journal, so that a device does not stand
- * still while a record is synced. One mutex guards everything that threads share (crew), one condition tells of every
- * change: events are as rare as work units.
+ * A worker fills one of its two buffers of outputs while the other waits for the journal, so that a device does not
+ * stand still while a record is synced. One mutex guards everything that threads share (crew), one condition tells of
+ * every change: events are as rare as work units.
  */
 #include "ablate/workers.h"
 
@@ -62,8 +62,8 @@ typedef struct crew {
 
 /* ------------------------------------------------------------------------------------------------ one unit */
 
-/* Non-finite outputs stay as NaN; true when there was one. The backend has computed them once more in fp32, direct form,
- * where that was not their form already. */
+/* Non-finite outputs stay as NaN; true when there was one. The backend has computed them once more in fp32, direct
+ * form, where that was not their form already. */
 static bool mark_non_finite(float *values, size_t count) {
     bool found = false;
     for (size_t i = 0; i < count; i++)
@@ -85,8 +85,8 @@ static coar_status check_half(const float *values, size_t count) {
     return COAR_OK;
 }
 
-/* Reads the unit's examples where they are not bound already. *device_failed tells a failure of the device from one that
- * every device would meet. */
+/* Reads the unit's examples where they are not bound already. *device_failed tells a failure of the device from one
+ * that every device would meet. */
 static coar_status bind_block(worker *w, const unit_place *p, bool *device_failed) {
     if (w->bound == p->block) return COAR_OK;
     w->bound = NO_BLOCK;
@@ -120,8 +120,8 @@ static unit_buffer *free_buffer(worker *w) {
     return NULL;
 }
 
-/* A free buffer with the next unit in it; NULL when there is none for this worker any more. Units in the hands of others
- * are waited for: they come back when their device fails. */
+/* A free buffer with the next unit in it; NULL when there is none for this worker any more. Units in the hands of
+ * others are waited for: they come back when their device fails. */
 static unit_buffer *take(worker *w) {
     crew *c = w->crew;
     unit_buffer *buffer = NULL;

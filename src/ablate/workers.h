@@ -2,8 +2,8 @@
  * workers.h - computes the work units of a stage: one thread per device takes units from one queue, the calling thread
  * writes what they finish into the journal and reports progress.
  *
- * A unit's result depends on nothing but its indices, so the data sets have the same bytes for any number of devices, and
- * a unit that a failing device had in hand is simply computed by another.
+ * A unit's result depends on nothing but its indices, so the data sets have the same bytes for any number of devices,
+ * and a unit that a failing device had in hand is simply computed by another.
  * Must not know: what the outputs are for, other processes.
  */
 #ifndef COAR_ABLATE_WORKERS_H
@@ -22,9 +22,10 @@ typedef struct unit_work {
     double seconds;         /* out */
 } unit_work;
 
-/* Runs all units of the shard that are not done on all the job's devices. COAR_STOPPED when callbacks or the time limit ask
- * for it, with the units in hand saved. A device that fails is left out from there on, with one warning; the last one's
- * failure is the caller's, with everything finished before it saved. Callbacks are called on the calling thread. */
+/* Runs all units of the shard that are not done on all the job's devices. COAR_STOPPED when callbacks or the time
+ * limit ask for it, with the units in hand saved. A device that fails is left out from there on, with one warning;
+ * the last one's failure is the caller's, with everything finished before it saved. Callbacks are called on the
+ * calling thread. */
 coar_status workers_run(job *j, unit_work *work, store_stage *stage);
 
 #endif

@@ -84,9 +84,9 @@ typedef struct backend_interface {
     /* The logits of the unablated model for the bound examples: logits[E][classes]. */
     coar_status (*logits)(backend *b, float *logits);
 
-    /* Adds to sums[graph->rows], for the unablated model and the bound examples, the sum over examples and positions of x
-     * at each masked channel, in double and in example order (bits do not depend on threads). The caller divides by
-     * examples * positions (backend_row_positions). */
+    /* Adds to sums[graph->rows], for the unablated model and the bound examples, the sum over examples and positions
+     * of x at each masked channel, in double and in example order (bits do not depend on threads). The caller divides
+     * by examples * positions (backend_row_positions). */
     coar_status (*collect_row_sums)(backend *b, double *sums);
 
     void (*destroy)(backend *b);
@@ -98,17 +98,18 @@ typedef struct backend_interface {
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 
-    /* Times every convolution in the plan's form, alone: *times[*count] in the order of the ops, malloc'ed. NULL: layers of this
-     * backend cannot be timed one by one. */
+    /* Times every convolution in the plan's form, alone: *times[*count] in the order of the ops, malloc'ed. NULL:
+     * layers of this backend cannot be timed one by one. */
     coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
                                size_t *count);
 
-    /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the CPU's. */
+    /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the
+     * CPU's. */
     coar_status (*fit_device)(int device, size_t memory, fit_device **out);
 } backend_interface;
 
-/* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not always
- * the same one; backends of different devices run at once, each with a pool of its own. */
+/* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not
+ * always the same one; backends of different devices run at once, each with a pool of its own. */
 struct backend {
     const backend_interface *interface;
 };
@@ -117,8 +118,8 @@ extern const backend_interface backend_reference;
 extern const backend_interface backend_cpu;
 extern const backend_interface backend_cuda; /* in builds with CUDA */
 
-/* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a device is an error
- * when it is named, and passed over when it is not. */
+/* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a
+ * device is an error when it is named, and passed over when it is not. */
 coar_status backend_find(const char *name, const backend_interface **out);
 
 /* positions over which row r's x is averaged: [graph->rows]. */

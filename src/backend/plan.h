@@ -63,8 +63,8 @@ typedef struct plan_device {
  * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);
 
-/* The same for one of the backend's devices (no other is touched), which times its kernels and the libraries', and takes
- * the fastest (unless `exact`, or timing is NULL). */
+/* The same for one of the backend's devices (no other is touched), which times its kernels and the libraries', and
+ * takes the fastest (unless `exact`, or timing is NULL). */
 coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact, int device,
                               const plan_timing *timing, numerics_plan *out);
 

@@ -7,8 +7,9 @@
 
 #include "fit/solver.h"
 
-/* matrix = L L': L in the lower triangle, the rest is undefined. *reciprocal = its reciprocal condition number in the 1-norm, 0
- * when it is not positive definite. A device keeps what it needs for the two functions below until the next factor. */
+/* matrix = L L': L in the lower triangle, the rest is undefined. *reciprocal = its reciprocal condition number in the
+ * 1-norm, 0 when it is not positive definite. A device keeps what it needs for the two functions below until the next
+ * factor. */
 coar_status algebra_factor(fit_device *device, double *matrix, size_t n, double *reciprocal);
 
 /* right[n][E] becomes (L L')^-1 right. */
@@ -21,12 +22,13 @@ coar_status algebra_norms(fit_device *device, const double *factor, size_t n, do
 /* Gets ready for products with right[length][E], which must stay as it is until the last of them. */
 coar_status algebra_hold(fit_device *device, const double *right, size_t length, size_t E);
 
-/* bits_product (dense.h) with the matrix that is held: product[count][E] = (bits of columns first .. first + count - 1) * right. */
+/* bits_product (dense.h) with the matrix that is held: product[count][E] = (bits of columns first .. first + count -
+ * 1) * right. */
 coar_status algebra_bits_product(fit_device *device, const bit_columns *bits, size_t first, size_t count,
                                  const double *right, size_t E, double *rows, double *product);
 
-/* The matrix becomes its eigenvectors, one a row; value[n] ascending. A device keeps them for the two functions below, whose basis
- * [r][n] must be the last r of them. */
+/* The matrix becomes its eigenvectors, one a row; value[n] ascending. A device keeps them for the two functions
+ * below, whose basis [r][n] must be the last r of them. */
 coar_status algebra_eigenvectors(fit_device *device, double *matrix, size_t n, double *value);
 
 /* out[r][E] = basis x, x [n][E]; or, `back`, out[n][E] = basis' x, x [r][E]. */

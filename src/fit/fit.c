@@ -278,8 +278,8 @@ static coar_status first_device(const char *text, int *device) {
     return COAR_OK;
 }
 
-/* The backend's device; NULL where fits are the CPU's. A backend that nobody asked for by name gives way to the CPU when its
- * device is there but a library that fits need is not. */
+/* The backend's device; NULL where fits are the CPU's. A backend that nobody asked for by name gives way to the CPU
+ * when its device is there but a library that fits need is not. */
 static coar_status open_device(const backend_interface *backend, const coar_fit_options *o, fit_device **out) {
     int device;
     *out = NULL;

@@ -66,8 +66,8 @@ const char *fit_estimator_name(fit_estimator e);
  *
  * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
  * use); COAR_ERROR_UNSUPPORTED when min(m, n) is beyond a dense solver; COAR_STOPPED when the callbacks ask for it.
- * With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to 1e-6 of the largest; its errors
- * end the fit.
+ * With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to 1e-6 of the largest;
+ * its errors end the fit.
  * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,

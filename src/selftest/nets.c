@@ -1,4 +1,5 @@
-/* nets.c - whole networks with random weights, one for each architecture, component set and kind of ablation. See selftest.h. */
+/* nets.c - whole networks with random weights, one for each architecture, component set and kind of ablation. See
+ * selftest.h. */
 #include <stdio.h>
 
 #include "selftest/selftest.h"

@@ -1,10 +1,10 @@
 /*
  * ops.c - graphs of one op each, so that a wrong kernel is named by its case.
  *
- * A backend shows logits and outputs only, so a head reads the op's value: a linear layer over all its elements whose rows
- * either pick one element (a weight of one, exact in every precision: what comes out is the element as it was stored) or add
- * all of them with random weights (an element that no row picks cannot be far off unseen). Rows 0 to 7 are compared under
- * masks, all rows without.
+ * A backend shows logits and outputs only, so a head reads the op's value: a linear layer over all its elements whose
+ * rows either pick one element (a weight of one, exact in every precision: what comes out is the element as it was
+ * stored) or add all of them with random weights (an element that no row picks cannot be far off unseen). Rows 0 to 7
+ * are compared under masks, all rows without.
  */
 #include <math.h>
 #include <stdio.h>
@@ -39,8 +39,8 @@ typedef struct op_case {
 #define EACH(p) .place = p, .width = 1
 #define BATCH(s, e) .slots = s, .examples = e
 
-/* Small ones are odd: channels that fill no vector, images that are not square, borders everywhere. The others are layers of
- * ResNet-50 and ViT-B/16, two of each kind of tile. */
+/* Small ones are odd: channels that fill no vector, images that are not square, borders everywhere. The others are
+ * layers of ResNet-50 and ViT-B/16, two of each kind of tile. */
 static const op_case cases[] = {
     {LINEAR(1, 65, 10), BATCH(1, 5), .quick = true},
     {LINEAR(17, 40, 70), BATCH(3, 2), .quick = true, .shift = true, .act = ACT_GELU_TANH, EACH(PLACE_PRE)},
@@ -175,7 +175,8 @@ static coar_status add_tested(op_builder *b, const op_case *c, int *value) {
     return add(b, o, c->channels, value);
 }
 
-/* Which element row `row` of the head picks: the last and the first ones, where tiles end, then places spread evenly. */
+/* Which element row `row` of the head picks: the last and the first ones, where tiles end, then places spread evenly.
+ *  */
 static size_t picked(shape s, uint32_t row, uint32_t rows) {
     const size_t elements = shape_positions(s) * s.c;
     switch (row) {

@@ -169,8 +169,8 @@ done:
     return status;
 }
 
-/* The limits are those of include/coar.h; a single number at reduced precision may be off by eight times the rms that is
- * allowed on average: roundings that fall on the other side are rare and small. */
+/* The limits are those of include/coar.h; a single number at reduced precision may be off by eight times the rms that
+ * is allowed on average: roundings that fall on the other side are rare and small. */
 static void compare(const trial *t, coar_selftest_case *c) {
     const size_t count = t->logit_count + t->value_count;
     const bool exact = !strcmp(t->precision, "fp32");

@@ -1,6 +1,6 @@
 /*
- * selftest.h - what coar_selftest compares (graphs of one op at a table of shapes, ops.c; whole networks with random weights,
- * nets.c; neither knows which backend is tested) and how (selftest.c).
+ * selftest.h - what coar_selftest compares (graphs of one op at a table of shapes, ops.c; whole networks with random
+ * weights, nets.c; neither knows which backend is tested) and how (selftest.c).
  * Must not know: runs, data sets.
  */
 #ifndef COAR_SELFTEST_SELFTEST_H
@@ -19,8 +19,8 @@ typedef struct selftest_item {
     double rms_most;     /* of the difference, over the rms of the reference, at reduced precision */
 } selftest_item;
 
-/* Item `index` of each table; an item with graph == NULL behind the last. quick: small shapes alone. Weights are the same on
- * every machine. */
+/* Item `index` of each table; an item with graph == NULL behind the last. quick: small shapes alone. Weights are the
+ * same on every machine. */
 coar_status selftest_op(size_t index, bool quick, selftest_item *out);
 coar_status selftest_net(size_t index, bool quick, selftest_item *out);
 void selftest_item_free(selftest_item *item);

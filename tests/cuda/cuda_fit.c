@@ -1,6 +1,6 @@
 /*
- * cuda_fit.c - fits on a CUDA device against the CPU's: integers to the bit, weights to 1e-6 of the largest; pieces that fit little
- * memory; and every way of failing, in one line and without leaks.
+ * cuda_fit.c - fits on a CUDA device against the CPU's: integers to the bit, weights to 1e-6 of the largest; pieces
+ * that fit little memory; and every way of failing, in one line and without leaks.
  */
 #include "test.h"
 

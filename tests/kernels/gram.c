@@ -1,4 +1,5 @@
-/* gram.c - kernels/cuda/gram.cu against the CPU's own counting (src/fit/gram.c, cross.c). Integers: bytes are compared. */
+/* gram.c - kernels/cuda/gram.cu against the CPU's own counting (src/fit/gram.c, cross.c). Integers: bytes are
+ * compared. */
 #include "fit/gram.h"
 #include "kernel_test.h"
 

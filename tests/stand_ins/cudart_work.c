@@ -115,9 +115,9 @@ static void check_direction(const char *call, enum cudaMemcpyKind kind, bool to_
         misuse(call, "the direction is %d, but this is a copy from %s", (int)kind, names[from_device][to_device]);
 }
 
-/* Enqueues the copy (call, addresses, sizes are set). Gives whether the call has to wait for it: a blocking one from pageable
- * memory may return once its bytes are staged, one between device addresses at once ("API synchronization behavior" of
- * the runtime's manual). */
+/* Enqueues the copy (call, addresses, sizes are set). Gives whether the call has to wait for it: a blocking one from
+ * pageable memory may return once its bytes are staged, one between device addresses at once ("API synchronization
+ * behavior" of the runtime's manual). */
 static cudaError_t enqueue_copy(copy c, struct CUstream_st *s, enum cudaMemcpyKind kind, bool blocking, bool *wait) {
     const char *call = c.call;
     const size_t to_size = extent(c.width, c.height, c.to_pitch), from_size = extent(c.width, c.height, c.from_pitch);

@@ -1,9 +1,9 @@
 /*
  * cpu_means.c - sums of x over positions and examples, per masked channel, for `mean` ablation.
  *
- * The unablated model runs tile by tile in mixed form. An observer computes x where the mask would act: for PRE and POST
- * it runs the convolution once more without what comes after that place, for OUT it reads the result. Sums are per lane
- * in double, added up in the order of the examples, whoever computed them.
+ * The unablated model runs tile by tile in mixed form. An observer computes x where the mask would act: for PRE and
+ * POST it runs the convolution once more without what comes after that place, for OUT it reads the result. Sums are
+ * per lane in double, added up in the order of the examples, whoever computed them.
  */
 #include <stdlib.h>
 #include <string.h>

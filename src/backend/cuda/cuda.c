@@ -131,7 +131,8 @@ static coar_status fill_device(cuda_backend *b) {
     TRY(cuda_memory_allocate(b));
     TRY(cuda_layers_upload(b));
     TRY(upload_tables(b));
-    /* A copy from pageable memory may return before it has arrived, and streams of this kind do not wait for the default one. */
+    /* A copy from pageable memory may return before it has arrived, and streams of this kind do not wait for the
+     * default one. */
     TRY_CUDA(cudaDeviceSynchronize(), "upload of weights");
     return COAR_OK;
 }

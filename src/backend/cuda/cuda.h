@@ -37,8 +37,8 @@ typedef struct cuda_device {
     char device_class[PLAN_CLASS_SIZE]; /* cuda/GPU/driver/cuDNN/cuBLAS */
 } cuda_device;
 
-/* How many there are; takes none of them, since their memory may be somebody else's. COAR_ERROR_UNSUPPORTED, in one line,
- * where none of them can be used. */
+/* How many there are; takes none of them, since their memory may be somebody else's. COAR_ERROR_UNSUPPORTED, in one
+ * line, where none of them can be used. */
 coar_status cuda_device_count(int *count);
 
 /* Makes device `index` the calling thread's; fills *out (which may be NULL). One clear line when there is no driver,

@@ -234,7 +234,8 @@ static coar_status check_filled(const race *r, const candidate *c, bool *serves,
     return refused_is_none(status);
 }
 
-/* The slow ones, when none of the fast ones holds; false when there are none. Their times are those of the first round. */
+/* The slow ones, when none of the fast ones holds; false when there are none. Their times are those of the first
+ * round. */
 static bool let_hopeless_in(race *r) {
     bool any = false;
     for (size_t i = 0; i < r->count; i++) {

@@ -1,6 +1,6 @@
 /*
- * cuda_fit.c - see cuda_fit.h. This file: the device itself, its memory, and the integer half of a fit, cut into pieces that fit
- * the memory. Sums of integers are exact, so no cut shows in the results.
+ * cuda_fit.c - see cuda_fit.h. This file: the device itself, its memory, and the integer half of a fit, cut into
+ * pieces that fit the memory. Sums of integers are exact, so no cut shows in the results.
  */
 #include "backend/cuda/cuda_fit.h"
 
@@ -71,8 +71,9 @@ typedef struct gram_block {
     size_t row, rows, column, columns;
 } gram_block;
 
-/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place; mirrored too when the block
- * is not its own mirror image. Staging holds a row: a matrix that a device has memory for has far fewer columns. */
+/* Columns first .. first + columns - 1 of the first `rows` rows of counts[width][width] to their place; mirrored too
+ * when the block is not its own mirror image. Staging holds a row: a matrix that a device has memory for has far
+ * fewer columns. */
 static coar_status download(cuda_fit *f, const int32_t *counts, size_t width, const gram_block *b, size_t n,
                             int64_t *gram) {
     const bool diagonal = b->row == b->column;
@@ -153,8 +154,8 @@ static size_t cross_bytes(size_t vectors, size_t words, size_t examples) {
     return measure.used;
 }
 
-/* As many examples, then vectors, at a time as fit. Examples are halved first: their sums with all vectors then need one upload of
- * the outputs, the larger part. */
+/* As many examples, then vectors, at a time as fit. Examples are halved first: their sums with all vectors then need
+ * one upload of the outputs, the larger part. */
 static void cross_cut(const cuda_fit *f, size_t words, size_t *vectors, size_t *examples) {
     const size_t room = cuda_fit_room(f);
     while (*examples > 32 && cross_bytes(*vectors, words, *examples) > room) *examples = (*examples + 1) / 2;

@@ -1,10 +1,10 @@
 /*
- * cuda_fit.h - a CUDA device at work for a fit (backend/fit_device.h): the integers are counted and added by the project's
- * kernels (kernels/cuda/gram.cu), the dense algebra is cuBLAS's and cuSOLVER's.
+ * cuda_fit.h - a CUDA device at work for a fit (backend/fit_device.h): the integers are counted and added by the
+ * project's kernels (kernels/cuda/gram.cu), the dense algebra is cuBLAS's and cuSOLVER's.
  *
  * All work goes through one stream, in order, and every function waits for its results. Device memory is one scratch
- * allocation that grows to what the hungriest call so far needed, the matrices that `factor` or `eigenvectors` leaves, and
- * the one that is held for products.
+ * allocation that grows to what the hungriest call so far needed, the matrices that `factor` or `eigenvectors`
+ * leaves, and the one that is held for products.
  * Must not know: graphs, masks, estimators.
  */
 #ifndef COAR_BACKEND_CUDA_FIT_H
@@ -48,8 +48,8 @@ coar_status cuda_fit_enter(const cuda_fit *f);
 /* What may still be taken for scratch memory. */
 size_t cuda_fit_room(const cuda_fit *f);
 
-/* Scratch memory for what `measured` was measured with (an arena without a base); then *out is an arena to place it in. What
- * earlier calls had there is gone. `what` names the step in the message when it is more than the room. */
+/* Scratch memory for what `measured` was measured with (an arena without a base); then *out is an arena to place it
+ * in. What earlier calls had there is gone. `what` names the step in the message when it is more than the room. */
 coar_status cuda_fit_scratch(cuda_fit *f, const arena *measured, const char *what, arena *out);
 void cuda_fit_drop_scratch(cuda_fit *f);
 

@@ -1,15 +1,15 @@
 /*
- * cuda_fit_algebra.c - the dense half of a fit on a CUDA device: Cholesky and eigenvectors by cuSOLVER, triangular solves and
- * products by cuBLAS.
+ * cuda_fit_algebra.c - the dense half of a fit on a CUDA device: Cholesky and eigenvectors by cuSOLVER, triangular
+ * solves and products by cuBLAS.
  *
- * Everything is in doubles, on every device. A factor in fp32 with refinement in double would save the factor alone: each
- * step of refinement multiplies the matrix with all right-hand sides in double, as many flops as the solve itself, and
- * there are mostly more right-hand sides (examples) than rows. On an A100 (doubles at half the rate of
- * fp32, on tensor cores at the full one) 22,720 components, 3.9e12 flops, take about 0.4 s to factor; on a consumer card,
- * which does doubles at 1/64 of that, about 8 s, once.
- * One step of refinement, with the residual formed from the matrix itself, is what makes a Cholesky solve stable in every
- * component (Skeel 1980, "Iterative refinement implies numerical stability for Gaussian elimination"); and its size
- * shows at once when a device computes wrongly. The matrix comes from exact integers, rounded once.
+ * Everything is in doubles, on every device. A factor in fp32 with refinement in double would save the factor alone:
+ * each step of refinement multiplies the matrix with all right-hand sides in double, as many flops as the solve
+ * itself, and there are mostly more right-hand sides (examples) than rows. On an A100 (doubles at half the rate of
+ * fp32, on tensor cores at the full one) 22,720 components, 3.9e12 flops, take about 0.4 s to factor; on a consumer
+ * card, which does doubles at 1/64 of that, about 8 s, once.
+ * One step of refinement, with the residual formed from the matrix itself, is what makes a Cholesky solve stable in
+ * every component (Skeel 1980, "Iterative refinement implies numerical stability for Gaussian elimination"); and its
+ * size shows at once when a device computes wrongly. The matrix comes from exact integers, rounded once.
  *
  * The libraries are column-major. A row-major [n][E] is their E x n matrix, so that solves act from the right:
  * X = B U^-1 U'^-1 with the upper factor U, which read row-major is L in the lower triangle.
@@ -18,8 +18,8 @@
 #include "backend/cuda/error.h"
 #include "kernels/cuda/kernels.h"
 
-/* A correction larger than this fraction of the largest weight is no rounding error: matrices whose condition number would allow
- * it (above 1e10) are not solved by Cholesky. */
+/* A correction larger than this fraction of the largest weight is no rounding error: matrices whose condition number
+ * would allow it (above 1e10) are not solved by Cholesky. */
 #define CORRECTION_MAX 1e-3
 
 static coar_status blas_status(cublasStatus_t status, const char *what) {
@@ -280,7 +280,8 @@ static coar_status pair_scratch(cuda_fit *f, const double *x, size_t in, size_t 
     return copy(f, m->in, x, in, cudaMemcpyHostToDevice);
 }
 
-/* Column-major, the last r eigenvectors are a matrix B of p x r: out (E x r) = x (E x p) B, or back, out (E x p) = x (E x r) B'. */
+/* Column-major, the last r eigenvectors are a matrix B of p x r: out (E x r) = x (E x p) B, or back, out (E x p) = x
+ * (E x r) B'. */
 coar_status cuda_fit_rotate(fit_device *d, size_t r, bool back, const double *x, size_t E, double *out) {
     cuda_fit *f = cuda_fit_self(d);
     const double one = 1, zero = 0, *basis = f->matrix + (f->side - r) * f->side;

@@ -35,8 +35,8 @@ void cuda_trial_destroy(cuda_trial *t);
 coar_status cuda_trial_agrees(cuda_trial *t, const cuda_form *form, bool *agrees, char why[256]);
 
 /* The same for the whole batch, twice: every pair has the bits of its like, and a second launch those of the first. And
- * in fp16, whose range networks do leave: NaN stays NaN, or nobody would know that the pair is to be computed once more in
- * fp32. A ReLU of a library's may make 0 of it. */
+ * in fp16, whose range networks do leave: NaN stays NaN, or nobody would know that the pair is to be computed once
+ * more in fp32. A ReLU of a library's may make 0 of it. */
 coar_status cuda_trial_repeats(cuda_trial *t, const cuda_form *form, bool *repeats, char why[256]);
 
 /* One launch of the form, captured; replaying it is what a run does. NULL in *out: it cannot be captured. */
