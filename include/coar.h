@@ -13,7 +13,7 @@
  *    (not initialised) are COAR_ERROR_USAGE.
  *  - In every options struct `threads` 0 is one per core this process may run on, and `memory` is in bytes of
  *    host memory, 0 for half of what this process may use; with backend cuda of each device's memory, 0 for what is
- * free.
+ *    free.
  *  - A pointer that a result is written through may be NULL: the result is then not wanted. Only coar_info,
  *    which does nothing else, refuses that.
  *  - The library never prints, exits or aborts. Progress and log lines go through coar_callbacks.
