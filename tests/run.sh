@@ -86,6 +86,8 @@ threaded="core cpu data fit images reference selftest store store_journal store_
 # address and the thread sanitizer.
 cuda_without_gpu() {
     local headers script
+    # A fiber's stack is one to the sanitizer as well, and it would map and unmap a shadow of it at every launch.
+    export ASAN_OPTIONS=detect_leaks=1
     headers=$(tools/cuda-headers.sh)
     if [ "$(cat build/obj/cuda 2>/dev/null)" = 1 ]; then
         tap kernels/registers "${PYTHON:-python3}" tools/ptxas_table.py build/obj/kernels/cuda --check
