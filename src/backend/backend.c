@@ -53,6 +53,17 @@ coar_status backend_find(const char *name, const backend_interface **out) {
     return status_set(COAR_ERROR_USAGE, "--backend '%s' is unknown: give cpu, cuda or reference", name);
 }
 
+coar_status backend_check_batch(const backend_settings *s, const example_batch *batch) {
+    const uint32_t classes = s->graph->values[s->graph->logits].c;
+    if (batch->count > s->examples_max)
+        return status_set(COAR_ERROR_INTERNAL, "backend: %u examples, prepared for %u", batch->count, s->examples_max);
+    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
+        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= classes)
+            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
+                              (unsigned long long)(batch->first + e), batch->labels[e], classes);
+    return COAR_OK;
+}
+
 coar_status ablation_parse(const char *text, ablation *out) {
     ablation found = {.kind = ABLATION_ZERO};
     if (!text) text = "zero";

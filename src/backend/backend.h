@@ -122,6 +122,9 @@ extern const backend_interface backend_cuda; /* in builds with CUDA */
  * device is an error when it is named, and passed over when it is not. */
 coar_status backend_find(const char *name, const backend_interface **out);
 
+/* What every bind checks first: no more examples than prepared for, labels below the number of classes. */
+coar_status backend_check_batch(const backend_settings *s, const example_batch *batch);
+
 /* positions over which row r's x is averaged: [graph->rows]. */
 void backend_row_positions(const graph *g, uint32_t *positions);
 

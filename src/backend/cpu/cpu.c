@@ -99,17 +99,6 @@ static coar_status cpu_prepare(const backend_settings *s, backend **out) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
-static coar_status check_batch(const cpu_backend *b, const example_batch *batch) {
-    if (batch->count > b->settings.examples_max)
-        return status_set(COAR_ERROR_INTERNAL, "cpu: %u examples, prepared for %u", batch->count,
-                          b->settings.examples_max);
-    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
-        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= b->classes)
-            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
-                              (unsigned long long)(batch->first + e), batch->labels[e], b->classes);
-    return COAR_OK;
-}
-
 /* [LANES][elements] -> [elements][LANES] */
 static void transpose(const uint8_t *images, size_t elements, uint8_t *lanes) {
     for (size_t lane = 0; lane < LANES; lane++)
@@ -119,7 +108,7 @@ static void transpose(const uint8_t *images, size_t elements, uint8_t *lanes) {
 static coar_status cpu_bind(backend *base, const example_batch *batch) {
     cpu_backend *b = self(base);
     const size_t groups = batch->count / LANES, group = b->elements * LANES;
-    TRY(check_batch(b, batch));
+    TRY(backend_check_batch(&b->settings, batch));
     b->examples = batch->count;
     for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
     memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);

@@ -159,17 +159,6 @@ static coar_status cuda_prepare(const backend_settings *s, backend **out) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
-static coar_status check_batch(const cuda_backend *b, const example_batch *batch) {
-    if (batch->count > b->settings.examples_max)
-        return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples, prepared for %u", batch->count,
-                          b->settings.examples_max);
-    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
-        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= b->classes)
-            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
-                              (unsigned long long)(batch->first + e), batch->labels[e], b->classes);
-    return COAR_OK;
-}
-
 coar_status cuda_normalise(cuda_backend *b) {
     const shape s = b->settings.graph->values[0];
     const uint32_t positions = (uint32_t)shape_positions(s);
@@ -188,7 +177,7 @@ coar_status cuda_normalise(cuda_backend *b) {
 
 static coar_status cuda_bind(backend *base, const example_batch *batch) {
     cuda_backend *b = cuda_self(base);
-    TRY(check_batch(b, batch));
+    TRY(backend_check_batch(&b->settings, batch));
     TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
     b->examples = batch->count;
     for (uint32_t e = 0; e < batch->count; e++) b->host_labels[e] = batch->labels ? batch->labels[e] : 0;

@@ -155,13 +155,7 @@ done:
 static coar_status reference_bind(backend *b, const example_batch *batch) {
     reference_backend *r = self(b);
     const uint32_t channels = r->settings.graph->values[0].c;
-    if (batch->count > r->settings.examples_max)
-        return status_set(COAR_ERROR_INTERNAL, "reference: %u examples, prepared for %u", batch->count,
-                          r->settings.examples_max);
-    for (uint32_t e = 0; batch->labels && e < batch->count; e++)
-        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= r->classes)
-            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
-                              (unsigned long long)(batch->first + e), batch->labels[e], r->classes);
+    TRY(backend_check_batch(&r->settings, batch));
     r->examples = batch->count;
     memcpy(r->images, batch->images, batch->count * input_elements(r->settings.graph));
     if (batch->labels)
