@@ -2,48 +2,12 @@
  * stand_ins.c - the stand-in for the CUDA runtime itself: correct programs get correct results in every order, bad
  * machines and refused calls give the errors of the real one. Mistakes are in stand_in_mistakes.c.
  */
-#include "stand_ins/stand_ins.h"
-#include "test.h"
+#include "runtime_case.h"
 
-#include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdbool.h>
 
-#define CHECK_CUDA(call) CHECK_INT(call, cudaSuccess)
-
-cudaError_t simt_launch(const char *name, void (*run)(void *), const void *arguments, size_t size, dim3 grid,
-                        dim3 block, size_t shared, cudaStream_t stream);
-
 static const char *const orders[] = {"lazy", "others", "eager", "random:1", "random:2", "random:3"};
-
-static void begin_with(const char *name, const char *value) {
-    setenv(name, value, 1);
-    stand_in_reset();
-}
-
-static void end_with(const char *name) {
-    unsetenv(name);
-    stand_in_reset();
-}
-
-/* ------------------------------------------------------------------------------------------- a "kernel" to run */
-
-typedef struct scale_arguments {
-    float *x;
-    int n;
-    float by;
-} scale_arguments;
-
-static void scale_run(void *p) {
-    const scale_arguments *a = p;
-    for (int i = 0; i < a->n; i++) a->x[i] *= a->by;
-}
-
-static cudaError_t scale(float *x, int n, float by, cudaStream_t stream) {
-    scale_arguments a = {x, n, by};
-    dim3 one = {1, 1, 1};
-    return simt_launch("scale", scale_run, &a, sizeof a, one, one, 0, stream);
-}
 
 /* --------------------------------------------------------------------------------------------- correct programs */
 
