@@ -39,6 +39,7 @@ typedef struct backend_settings {
     size_t memory;           /* bytes the backend may take in all. With `devices`: of that device's memory, 0 = what is free */
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
+    bool reverse;            /* run_reverse will be called: memory is planned for it too */
 } backend_settings;
 
 /* One block of examples. All arrays are borrowed for the call only. */
@@ -48,7 +49,17 @@ typedef struct example_batch {
     uint32_t count;          /* E */
     uint64_t first;          /* index of the first among the run's examples (a multiple of 32) */
     const float *mean, *std; /* [C]: x = (pixel/255 - mean) / std */
+    const float *scale;      /* [E]: x of example e is then multiplied by it; NULL = 1. For paths from the zero image */
 } example_batch;
+
+/* What a reverse pass sums up for component j. x: what the mask acts on, at every position and channel of the component
+ * (graph.h, mask_site); y = k x + (1 - k) fill; L the output. */
+typedef enum reverse_kind {
+    REVERSE_MASK,        /* dL/dk = sum of dL/dy (x - fill). Right at k = 0 as well: nothing is divided by k */
+    REVERSE_INFLUENCE,   /* sum of dL/dx = k dL/dy (docs/design.md, section 7: internal influence) */
+    REVERSE_CONDUCTANCE, /* sum of dL/dx (x - x of the example before it); 0 for the first bound example. At most 32
+                          * examples may be bound (neuron conductance) */
+} reverse_kind;
 
 typedef struct backend backend;
 
@@ -80,6 +91,14 @@ typedef struct backend_interface {
 
     /* outputs[output_count][S][E] for the bound examples. */
     coar_status (*run)(backend *b, const mask_range *masks, float *outputs);
+
+    /* gradients[S][E][n]: the reverse pass of output `output` (an index into settings.outputs) under each mask, for the
+     * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
+     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example, mask).
+     * Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest logits
+     * and pixels. NULL: not possible. */
+    coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                               float *gradients, float *outputs);
 
     /* The logits of the unablated model for the bound examples: logits[E][classes]. */
     coar_status (*logits)(backend *b, float *logits);

@@ -9,8 +9,21 @@
 #include <stdint.h>
 
 #include "backend/fit_device.h"
+#include "core/levels.h"
 #include "core/log.h"
 #include "core/threads.h"
+
+/* Averaged mask gradients of the same examples (core/levels.h says which masks; design in docs/estimators.md). */
+typedef struct fit_gradients {
+    level_masks masks;
+    uint32_t passes;
+    /* sums[LEVELS][count][n] of examples first .. first + count - 1 (first a multiple of LEVELS_BLOCK). */
+    coar_status (*read)(void *context, uint64_t first, uint64_t count, double *sums);
+    void *context;
+    const double *squares_of_component; /* [LEVELS][n] over examples and passes */
+    const double *squares_of_example;   /* [LEVELS][N] over components and passes */
+    const float *baseline;              /* [N] outputs of the unablated model */
+} fit_gradients;
 
 /* Masks and outputs of one fit. Masks are packed bits, as in sampler.h. */
 typedef struct fit_problem {
@@ -21,9 +34,12 @@ typedef struct fit_problem {
     coar_status (*read)(void *context, uint64_t first, uint64_t count, float *y);
     void *context;
     bool leave_one_out; /* m = n + 1: mask j < n ablates component j alone, mask n nothing */
+    const fit_gradients *gradients; /* grad, grad+eb; else NULL. `grad` alone needs no masks: m may be 0 then */
+    const uint32_t *group_first;    /* [groups + 1] component groups, the last entry n; NULL = one group */
+    uint32_t groups;
 } fit_problem;
 
-typedef enum fit_estimator { FIT_OLS, FIT_RIDGE } fit_estimator;
+typedef enum fit_estimator { FIT_OLS, FIT_RIDGE, FIT_EB, FIT_LASSO, FIT_GRAD, FIT_GRAD_EB } fit_estimator;
 
 typedef struct fit_settings {
     fit_estimator estimator;

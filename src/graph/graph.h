@@ -144,4 +144,8 @@ coar_status output_parse(const char *text, uint32_t classes, output_spec specs[O
  * margin: logits[label] minus the largest other (first wins ties); loss: -log softmax(logits)[label]. */
 float output_value(const output_spec *spec, const float *logits, size_t stride, uint32_t classes, uint32_t label);
 
+/* Its derivative with respect to every logit: gradient[stride * class]. Of equal largest logits (margin) the first. */
+void output_gradient(const output_spec *spec, const float *logits, size_t stride, uint32_t classes, uint32_t label,
+                     float *gradient);
+
 #endif

@@ -75,15 +75,17 @@ coar_status output_parse(const char *text, uint32_t classes, output_spec specs[O
     return COAR_OK;
 }
 
-/* logits[label] minus the largest other. A NaN anywhere makes it NaN: comparisons alone would drop it. */
+/* The first of the largest logits that are not the label's; a NaN counts as the largest. */
+static uint32_t largest_other(const float *logits, size_t stride, uint32_t classes, uint32_t label) {
+    uint32_t largest = label == 0 && classes > 1 ? 1 : 0;
+    for (uint32_t c = largest + 1; c < classes && !isnan(logits[largest * stride]); c++)
+        if (c != label && !(logits[c * stride] <= logits[largest * stride])) largest = c;
+    return largest;
+}
+
+/* logits[label] minus the largest other; NaN when any of them is. */
 static double margin(const float *logits, size_t stride, uint32_t classes, uint32_t label) {
-    double largest = -INFINITY;
-    for (uint32_t c = 0; c < classes; c++) {
-        double value = logits[c * stride];
-        if (isnan(value)) return NAN;
-        if (c != label && value > largest) largest = value;
-    }
-    return logits[label * stride] - largest;
+    return (double)logits[label * stride] - logits[largest_other(logits, stride, classes, label) * stride];
 }
 
 /* -log softmax(logits)[label], shifted by the largest logit so that exp cannot overflow. */
@@ -108,4 +110,37 @@ float output_value(const output_spec *spec, const float *logits, size_t stride, 
         return (float)loss(logits, stride, classes, label);
     }
     return NAN;
+}
+
+/* d loss / d logit c = softmax(logits)[c] - [c is the label] */
+static void loss_gradient(const float *logits, size_t stride, uint32_t classes, uint32_t label, float *gradient) {
+    double largest = logits[0], sum = 0;
+    for (uint32_t c = 1; c < classes; c++) largest = fmax(largest, logits[c * stride]);
+    for (uint32_t c = 0; c < classes; c++) sum += exp(logits[c * stride] - largest);
+    for (uint32_t c = 0; c < classes; c++)
+        gradient[c * stride] = (float)(exp(logits[c * stride] - largest) / sum - (c == label));
+}
+
+void output_gradient(const output_spec *spec, const float *logits, size_t stride, uint32_t classes, uint32_t label,
+                     float *gradient) {
+    for (uint32_t c = 0; c < classes; c++) gradient[c * stride] = 0;
+    switch (spec->kind) {
+    case OUTPUT_MARGIN:
+        gradient[label * stride] = 1;
+        gradient[largest_other(logits, stride, classes, label) * stride] = -1;
+        break;
+    case OUTPUT_LOGIT:
+        gradient[label * stride] = 1;
+        break;
+    case OUTPUT_LOGIT_CLASS:
+        gradient[spec->a * stride] = 1;
+        break;
+    case OUTPUT_LOGIT_DIFFERENCE:
+        gradient[spec->a * stride] = 1;
+        gradient[spec->b * stride] = -1;
+        break;
+    case OUTPUT_LOSS:
+        loss_gradient(logits, stride, classes, label, gradient);
+        break;
+    }
 }

@@ -179,6 +179,26 @@ coar_status store_read_outputs(run_store *store, const char *output, uint64_t ma
 coar_status store_read_truth(run_store *store, const char *stage_name, const char *output, uint64_t mask_count,
                              float *out /* [mask_count][N] */);
 
+/* ------------------------------------------------------------------------------------------------ gradients */
+
+/* Finished mask gradients of one output (gradients.h5): sums over passes 0 .. passes - 1, per level (core/levels.h). */
+typedef struct gradients_info {
+    char output[40], design[24];
+    uint64_t seed, examples;
+    uint32_t passes, components;
+    double alpha;
+} gradients_info;
+
+/* *present = false without error when the run has none of this output. */
+coar_status store_gradients_info(run_store *store, const char *output, gradients_info *info, bool *present);
+
+/* sums[LEVELS][count][n] of examples first .. first + count - 1. */
+coar_status store_read_gradients(run_store *store, const char *output, uint64_t first, uint64_t count, double *sums);
+
+/* Sums of squares of single derivatives: of_component[LEVELS][n] over all examples and passes, of_example[LEVELS][N] over
+ * components and passes. What the noise of the averages is estimated from. */
+coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component, double *of_example);
+
 /* --------------------------------------------------------------------------------------- fits, predictions */
 
 typedef struct fit_header {
