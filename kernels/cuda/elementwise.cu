@@ -1,7 +1,7 @@
 /*
  * elementwise.cu - ops that move values and at most add to them.
  *
- *   normalise    y[i][q][c] = pixels[i][q][c] mul[c] + add[c]    rounded to fp32, then to the type
+ *   normalise    y[i][q][c] = (pixels[i][q][c] mul[c] + add[c]) scale[i]    rounded to fp32 twice, then to the type
  *   subsample    y[p][oy][ox][c] = x[p][oy s][ox s][c - before], zeros outside x     option A of arXiv 1512.03385
  *   embed        y[p][0] = table[0], y[p][t] = x[p][t - 1] + table[t]                class token and positions
  *   select       y[p] = x[p][0]
@@ -24,24 +24,25 @@
 
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
-    normalise_kernel(const uint8_t *pixels, const float *mul, const float *add, void *y, uint32_t channels,
-                     uint32_t vectors, uint32_t items) {
+    normalise_kernel(const uint8_t *pixels, const float *mul, const float *add, const float *scale, void *y,
+                     uint32_t positions, uint32_t channels, uint32_t vectors, uint32_t items) {
     const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
     if (item >= items) return;
-    const uint32_t first = item % vectors * V::width;
-    const uint8_t *pixel = pixels + (size_t)(item / vectors) * channels;
+    const uint32_t first = item % vectors * V::width, row = item / vectors;
+    const uint8_t *pixel = pixels + (size_t)row * channels;
+    const float factor = scale ? scale[row / positions] : 1;
     V out;
 #pragma unroll
     for (int i = 0; i < V::width; i++) {
         const uint32_t c = first + i;
-        out.at[i] = from_float<typename V::element>(c < channels ? fmaf(pixel[c], mul[c], add[c]) : 0);
+        out.at[i] = from_float<typename V::element>(c < channels ? fmaf(pixel[c], mul[c], add[c]) * factor : 0);
     }
     store_vector(y, item, out);
 }
 
 extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positions, uint32_t channels,
-                                            const uint8_t *pixels, const float *mul, const float *add, void *y,
-                                            cudaStream_t stream) {
+                                            const uint8_t *pixels, const float *mul, const float *add,
+                                            const float *scale, void *y, cudaStream_t stream) {
     if (!images || !positions || !channels) return cudaErrorInvalidValue;
     return with_vectors(type, channels, [&](auto vector) {
         using V = decltype(vector);
@@ -50,7 +51,7 @@ extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint
         if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
         const uint32_t items = (uint32_t)rows * vectors;
         return gpu_launch(normalise_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
-                          pixels, mul, add, y, channels, vectors, items);
+                          pixels, mul, add, scale, y, positions, channels, vectors, items);
     });
 }
 

@@ -18,15 +18,18 @@ static void check_normalise(gpu_type type) {
         for (size_t i = 0; i < rows * channels; i++) pixels[i] = (uint8_t)kernel_random(k, i, 256);
         float *mul = kernel_floats(kernel_values(channels, 4, KERNEL_FLOAT), channels);
         float *add = kernel_floats(kernel_values(channels, 5, KERNEL_FLOAT), channels);
+        float *scale = k % 2 ? kernel_floats(kernel_values(images, 6, KERNEL_FLOAT), images) : NULL;
         double *expected = kernel_zeros(rows * channels);
-        for (size_t i = 0; i < rows * channels; i++)
-            expected[i] = fmaf(pixels[i], mul[i % channels], add[i % channels]);
+        for (size_t i = 0; i < rows * channels; i++) {
+            const float x = fmaf(pixels[i], mul[i % channels], add[i % channels]);
+            expected[i] = scale ? x * scale[i / channels / positions] : x;
+        }
         round_all(type, expected, rows * channels);
         void *y = kernel_output(type, rows, channels);
-        KERNEL_RUN(gpu_normalise_launch(type, images, positions, channels, pixels, mul, add, y, 0));
+        KERNEL_RUN(gpu_normalise_launch(type, images, positions, channels, pixels, mul, add, scale, y, 0));
         kernel_compare("normalise", kernel_download(type, y, rows, channels), expected, rows * channels, 0, 0);
     }
-    CHECK(gpu_normalise_launch(type, 0, 1, 3, NULL, NULL, NULL, NULL, 0) == cudaErrorInvalidValue);
+    CHECK(gpu_normalise_launch(type, 0, 1, 3, NULL, NULL, NULL, NULL, NULL, 0) == cudaErrorInvalidValue);
 }
 
 /* ---------------------------------------------------------------------------------------------- subsample */
