@@ -192,12 +192,16 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-/* Sums of an op's mask: like a launch as far as sizes go. */
+/* Sums of an op's mask: a launch as far as its size goes, for which all places are alike. */
 static size_t sums_workspace(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs) {
     const mask_site *m = &layer->op->mask;
-    const gpu_conv c = {
-        .type = b->type, .pairs = pairs, .out_h = layer->out.h, .out_w = layer->out.w, .out_channels = layer->out.c};
     const gpu_reverse r = {.kind = GPU_REVERSE_MASK, .width = m->width, .components = b->settings.graph->components};
+    const gpu_conv c = {.type = b->type,
+                        .pairs = pairs,
+                        .out_h = layer->out.h,
+                        .out_w = layer->out.w,
+                        .out_channels = layer->out.c,
+                        .mask = {.place = GPU_PLACE_PRE}};
     return m->place == PLACE_NONE ? 0 : gpu_reverse_workspace(&c, &r);
 }
 
