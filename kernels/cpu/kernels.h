@@ -166,7 +166,7 @@ typedef struct attention_reverse_args {
     uint32_t tokens, heads, head_width;
     const float *q, *k, *v;                      /* as in attention_args; the probabilities are computed again */
     const float *gradient;                       /* dL/dy [tokens][width][LANES] */
-    gradient_sum output_q, output_k, output_v;   /* dL/dq, dL/dk, dL/dv; none may overlap an input or another */
+    gradient_sum output_q, output_k, output_v;   /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
     float *scratch;                              /* attention_reverse_scratch(tokens, head_width) floats */
 } attention_reverse_args;
 
@@ -193,8 +193,9 @@ typedef struct cpu_kernels {
     /* output[i][lane] = pixels[i][lane] * mul[i % channels] + add[i % channels] for i < count. */
     void (*normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                       float *output);
-    /* x[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]. */
-    void (*scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add);
+    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]; output may be x. */
+    void (*scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
+                           float *output);
     /* output[0] = table[0], output[t] = input[t - 1] + table[t]; table [tokens][channels], input one token shorter. */
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 

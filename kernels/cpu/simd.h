@@ -146,7 +146,8 @@ void KERNEL(cpu_gelu_tanh)(float *x, size_t count);
 void KERNEL(cpu_quickgelu)(float *x, size_t count);
 void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                            float *output);
-void KERNEL(cpu_scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add);
+void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
+                                float *output);
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 double KERNEL(cpu_peak)(size_t iterations);
 

@@ -121,8 +121,8 @@ static void mask_output(const cpu_backend *b, const cpu_worker *w, const cpu_lay
             w->out_add[c * LANES + lane] = (1 - keep[lane]) * f;
         }
     }
-    b->kernels->scale_channels(cpu_value(b, w, layer->op->output), shape_positions(layer->out), layer->out.c,
-                               w->out_mul, w->out_add);
+    float *y = cpu_value(b, w, layer->op->output);
+    b->kernels->scale_channels(y, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, y);
 }
 
 static void run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
