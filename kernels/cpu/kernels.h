@@ -118,8 +118,8 @@ typedef struct epilogue_reverse_args {
     const uint8_t *positive; /* as conv_args left it: act = ReLU; else NULL */
     derive_kernel derive;    /* any other act, or NULL = none. Reads x, mul, add and residual_input for u */
 
-    const float *x;              /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
-    const float *mul, *add;      /* [channels][LANES], as in conv_args (one zone); add: for derive only */
+    const float *x;         /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
+    const float *mul, *add; /* [channels][LANES], as in conv_args (one zone); add: for derive only */
     const float *residual_input; /* for derive only: what was added before the activation, or NULL */
 
     float *output;         /* [positions][channels][LANES], or NULL = not wanted */
@@ -145,7 +145,7 @@ typedef struct conv_reverse_args {
 } conv_reverse_args;
 
 typedef struct pool_reverse_args {
-    window window;         /* the forward op's */
+    window window; /* the forward op's */
     uint32_t channels;
     const float *input;    /* maxpool only: [in_h * in_w][channels][LANES] */
     const float *gradient; /* dL/dy [out_h * out_w][channels][LANES] */
@@ -164,10 +164,10 @@ typedef struct layernorm_reverse_args {
 
 typedef struct attention_reverse_args {
     uint32_t tokens, heads, head_width;
-    const float *q, *k, *v;                      /* as in attention_args; the probabilities are computed again */
-    const float *gradient;                       /* dL/dy [tokens][width][LANES] */
-    gradient_sum output_q, output_k, output_v;   /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
-    float *scratch;                              /* attention_reverse_scratch(tokens, head_width) floats */
+    const float *q, *k, *v;                    /* as in attention_args; the probabilities are computed again */
+    const float *gradient;                     /* dL/dy [tokens][width][LANES] */
+    gradient_sum output_q, output_k, output_v; /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
+    float *scratch;                            /* attention_reverse_scratch(tokens, head_width) floats */
 } attention_reverse_args;
 
 /* The reverse of "every stride-th pixel, `before` zero channels before the input's and the rest after". */
