@@ -20,7 +20,8 @@ void engine_plan(engine *e, const graph *g, engine_options o) {
                                      .device = o.device,
                                      .memory = o.memory ? o.memory : enough,
                                      .examples_max = o.examples,
-                                     .masks_max = o.masks};
+                                     .masks_max = o.masks,
+                                     .reverse = o.reverse};
 }
 
 void engine_open(engine *e, const graph *g, engine_options o) {
@@ -35,14 +36,27 @@ void engine_close(engine *e) {
     *e = (engine){0};
 }
 
+static float *not_computed(size_t count) {
+    float *values = malloc((count + 1) * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = NAN;
+    return values;
+}
+
 float *engine_run(engine *e, const example_batch *batch, const mask_range *masks) {
-    const size_t count = e->output_count * masks->count * batch->count;
-    float *outputs = malloc((count + 1) * sizeof *outputs);
-    for (size_t i = 0; i < count; i++) outputs[i] = NAN;
+    float *outputs = not_computed(e->output_count * masks->count * batch->count);
     if (!e->b) return outputs;
     CHECK_OK(e->interface->bind(e->b, batch));
     CHECK_OK(e->interface->run(e->b, masks, outputs));
     return outputs;
+}
+
+float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, size_t output, const mask_range *masks,
+                      float *outputs) {
+    float *gradients = not_computed(masks->count * batch->count * masks->n);
+    if (!e->b) return gradients;
+    CHECK_OK(e->interface->bind(e->b, batch));
+    CHECK_OK(e->interface->run_reverse(e->b, kind, output, masks, gradients, outputs));
+    return gradients;
 }
 
 double largest_difference(const float *actual, const float *expected, size_t count) {
