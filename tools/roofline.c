@@ -92,7 +92,7 @@ static cost epilogue_reverse(const graph *g, const op *o, double pairs) {
     const bool plain = o->mask.place == PLACE_NONE && !o->scale && o->act == ACT_NONE;
     cost c = {0};
     if (plain) return c;
-    c.launches = 1;
+    c.launches = o->mask.place != PLACE_NONE ? 2 : 1; /* sums are added up in two stages */
     c.bytes = out * (1 + (o->act == ACT_RELU) + (o->input[0] != 0) + (o->residual >= 0 && o->act != ACT_NONE));
     if (saved_bytes(g, o, pairs) > 0) c.bytes += out;
     return c;

@@ -28,15 +28,23 @@ static float *draw_keeps(uint32_t n, uint64_t seed) {
 /* A path of images: each example is a multiple of its own picture. */
 static const float path[EXAMPLES] = {1, 0.5f, 1.25f, 0.75f};
 
+static size_t compared, zeros; /* arrays, and those of them that were nothing but zeros: a test of these shows little */
+
 /* Sums of many small products cancel, so that an error is a fraction of the largest, or of the rms. */
 static void compare(const char *precision, const float *actual, const float *expected, size_t count) {
     double largest = 0;
     for (size_t i = 0; i < count; i++) largest = fmax(largest, fabs(expected[i]));
-    CHECK(largest > 0); /* a test that compares zeros shows nothing */
-    if (!strcmp(precision, "fp32"))
+    compared++;
+    zeros += largest == 0;
+    if (largest == 0) {
+        size_t others = 0;
+        for (size_t i = 0; i < count; i++) others += actual[i] != 0; /* a NaN is one */
+        CHECK_INT(others, 0);
+    } else if (!strcmp(precision, "fp32")) {
         CHECK_NEAR(largest_difference(actual, expected, count), 0, 1e-4);
-    else
+    } else {
         CHECK_NEAR(rms_difference(actual, expected, count), 0, .04);
+    }
 }
 
 /* One network in one precision: the three sums, each of another output; the output itself; one example alone. */
@@ -105,6 +113,9 @@ static void families(void) {
                 compare_network(g, precisions[p], (ablation){.kind = ABLATION_ZERO}, 20 + turn);
                 graph_destroy(g);
             }
+    test_begin("the families have gradients");
+    CHECK(compared > 0);
+    CHECK_INT(zeros, 0);
 }
 
 /* Fills are what x changes to, so the derivative is that of the difference. */
@@ -121,14 +132,18 @@ static void fills(void) {
     }
 }
 
-/* Ops in any order: values that several ops read, ops that no gradient reaches, masks at any place. */
+/* Ops in any order: values that several ops read, masks at any place, or nowhere; components that no gradient
+ * reaches. */
 static void random_graphs(void) {
+    compared = zeros = 0;
     for (uint64_t seed = 1; seed <= (REDUCED ? 3 : 10); seed++) {
         test_begin("random graph %d", (int)seed);
         graph *g = net_random(seed);
         compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, seed);
         graph_destroy(g);
     }
+    test_begin("most random graphs have gradients");
+    CHECK(zeros < compared / 2);
 }
 
 /* ------------------------------------------------------------------------------ what bits do not depend on */
