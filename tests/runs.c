@@ -115,7 +115,7 @@ coar_status run_unit(store_stage *stage, const unit_grid *grid, uint64_t unit) {
     for (size_t o = 0; o < RUN_OUTPUTS; o++)
         for (uint32_t i = 0; i < masks; i++)
             for (uint32_t z = 0; z < examples; z++) *next++ = run_value(o, mask + i, example + z);
-    return stage_append(stage, unit, 1, payload, unit_grid_payload(grid, unit));
+    return stage_append(stage, unit, (unit_mark){.flag = UNIT_DONE}, payload, unit_grid_payload(grid, unit));
 }
 
 coar_status run_units(store_stage *stage, const unit_grid *grid, uint64_t seed) {
