@@ -95,8 +95,8 @@ static coar_status open_masks(ablate_run *run) {
 static coar_status choose_mask_count(ablate_run *run) {
     const mask_source *source = &run->masks;
     const uint64_t asked = run->opening.o->masks, m = asked           ? asked
-                                              : source->count ? source->count
-                                                              : 2 * (uint64_t)source->sampler.n;
+                                                      : source->count ? source->count
+                                                                      : 2 * (uint64_t)source->sampler.n;
     if (source->count && m != source->count)
         return status_set(COAR_ERROR_USAGE, "--masks %llu: the sampler gives exactly %llu masks; leave --masks out",
                           (unsigned long long)m, (unsigned long long)source->count);
@@ -114,7 +114,8 @@ static coar_status reserve_masks(const ablate_run *run) {
     job *j = run->opening.job;
     const unit_grid grid = mask_units_grid(j, run->finished, run->m);
     const double masks = (double)(run->m - run->finished);
-    const double rows = o->store_masks || run->masks.given ? masks * (double)mask_bytes(run->opening.tables.components) : 0;
+    const double rows =
+        o->store_masks || run->masks.given ? masks * (double)mask_bytes(run->opening.tables.components) : 0;
     const double table = stage_memory(unit_grid_units(&grid)) + rows;
     const double bytes = masks * (double)j->count * (double)j->output_count * sizeof(float);
     const double space = store_space(o->output);
@@ -178,8 +179,7 @@ static coar_status run_remaining(ablate_run *run) {
     const coar_ablate_options *o = opening->o;
     const sampler *s = &run->masks.sampler;
     const uint64_t first = run->finished;
-    const mask_units units = {
-        .grid = mask_units_grid(opening->job, first, run->m), .sampler = s, .half = o->store_f16};
+    const mask_units units = {.grid = mask_units_grid(opening->job, first, run->m), .sampler = s, .half = o->store_f16};
     coar_status status;
     store_stage *stage = NULL;
     uint8_t *rows = NULL; /* of masks, for --store-masks */

@@ -188,12 +188,14 @@ static job_pass pass_of(const job *j, const gradient_grid *g, size_t group) {
     return (job_pass){.examples = (uint32_t)examples,
                       .masks = group,
                       .reverse = true,
-                      .own = examples * job_image_bytes(j) + 2 * state + group * (masks + examples * n * sizeof(float))};
+                      .own =
+                          examples * job_image_bytes(j) + 2 * state + group * (masks + examples * n * sizeof(float))};
 }
 
 /* As many passes as fit, but no more than a minute or so of one core: a stop waits for the group in hand. */
 static job_pass choose_pass(const job *j, const gradient_grid *g) {
-    const double most = 1e13, flops = 2.5 * LEVELS_BLOCK * graph_flops(j->model->graph); /* of one reverse pass, about */
+    const double most = 1e13,
+                 flops = 2.5 * LEVELS_BLOCK * graph_flops(j->model->graph); /* of one reverse pass, about */
     size_t group = GROUP_MOST;
     while (group > 1 && (double)group * flops > most) group /= 2;
     job_pass pass = pass_of(j, g, group);

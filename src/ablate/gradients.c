@@ -27,7 +27,8 @@ static void forget_ablations(coar_ablate_options *o) {
 static coar_status check_gradients(const gradients_run *run) {
     const job *j = run->opening.job;
     if (!j->interface->run_reverse)
-        return status_set(COAR_ERROR_UNSUPPORTED, "--backend %s: has no reverse passes; give another one", j->interface->name);
+        return status_set(COAR_ERROR_UNSUPPORTED, "--backend %s: has no reverse passes; give another one",
+                          j->interface->name);
     const double sums = (double)LEVELS * (double)j->count * run->opening.tables.components * (double)j->output_count;
     const double bytes = 3 * sums * sizeof(double); /* twice in journals, once in gradients.h5 */
     const char *output = run->opening.o->output;

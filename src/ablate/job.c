@@ -80,10 +80,10 @@ coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, c
 
 job_pass job_forward_pass(const job *j) {
     /* one block of images, outputs of one unit in hand and one on its way to the journal */
-    return (job_pass){
-        .examples = j->unit_examples,
-        .masks = j->unit_masks,
-        .own = (size_t)j->unit_examples * (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float))};
+    return (job_pass){.examples = j->unit_examples,
+                      .masks = j->unit_masks,
+                      .own = (size_t)j->unit_examples *
+                             (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float))};
 }
 
 static backend_settings settings_of(const job *j, const job_pass *pass, int device, thread_pool *pool) {
@@ -102,7 +102,8 @@ static backend_settings settings_of(const job *j, const job_pass *pass, int devi
 
 /* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included. A
  * device's memory is the backend's business: it alone knows what is free there. */
-static coar_status share_memory(const job *j, const job_pass *pass, backend_settings *s, size_t *least, size_t *planned) {
+static coar_status share_memory(const job *j, const job_pass *pass, backend_settings *s, size_t *least,
+                                size_t *planned) {
     size_t best;
     const size_t own = pass->own;
     TRY(j->interface->memory(s, least, &best));

@@ -18,11 +18,11 @@ typedef struct job_options {
     const int32_t *row_labels;
     size_t row_count;
     const char *backend, *devices, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
-    const char *plan_origin;                     /* where plan_json came from, for messages */
+    const char *plan_origin;                               /* where plan_json came from, for messages */
     bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
-    double alpha;  /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
-    uint64_t seed; /* of the masks that it tries them with */
+    double alpha;    /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
+    uint64_t seed;   /* of the masks that it tries them with */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
@@ -48,8 +48,9 @@ typedef struct job {
     const backend_interface *interface;
     int *devices; /* [device_count] of the backend, ascending; {0} where it has no choice */
     size_t device_count;
-    size_t memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
-    bool memory_told;                    /* by job_tell_memory: the same figures are not told twice */
+    size_t
+        memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
+    bool memory_told;                   /* by job_tell_memory: the same figures are not told twice */
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;

@@ -24,10 +24,9 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
     TRY_GOTO(stage_open(store, &options, &stage));
     /* Its journals hold units of the grid that begins there. Once the stage is open nobody else moves it. */
     if (stage_first_mask(stage) != run->first)
-        TRY_GOTO(status_set(COAR_ERROR_BUSY,
-                            "%s: another process has finished %s up to %llu meanwhile: give the same command again",
-                            store_path(store), work->steps ? "passes" : "masks",
-                            (unsigned long long)stage_first_mask(stage)));
+        TRY_GOTO(status_set(
+            COAR_ERROR_BUSY, "%s: another process has finished %s up to %llu meanwhile: give the same command again",
+            store_path(store), work->steps ? "passes" : "masks", (unsigned long long)stage_first_mask(stage)));
     run->units_before = stage_done_count(stage);
     TRY_GOTO(workers_run(j, &run->work, stage));
     *out = stage;

@@ -9,8 +9,8 @@ static bool to_do(const unit_queue *q, uint64_t unit) {
     return unit % q->shards == q->shard && !stage_has(q->stage, unit);
 }
 
-coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard, uint32_t shards,
-                              size_t devices, unit_queue *out) {
+coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard,
+                              uint32_t shards, size_t devices, unit_queue *out) {
     coar_status status;
     unit_queue q = {.stage = stage, .shard = shard, .shards = shards, .units = units, .blocks = blocks};
     TRY_GOTO(memory_new(q.blocks, sizeof *q.next, "work units", &q.next));

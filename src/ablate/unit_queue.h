@@ -26,8 +26,8 @@ typedef struct unit_queue {
 
 /* Of `units` units those with t mod shards == shard that the stage does not have. At most `devices` units can be given
  * back. */
-coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard, uint32_t shards,
-                              size_t devices, unit_queue *out);
+coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard,
+                              uint32_t shards, size_t devices, unit_queue *out);
 void unit_queue_free(unit_queue *q);
 
 /* The next unit for a device that has examples of `block` bound (NO_BLOCK: none yet); false when none is left. */

@@ -11,8 +11,8 @@ static void print_result(const coar_gradients_options *o, const coar_gradients_r
         return;
     }
     printf("%s: gradients of %u passes x %llu examples, %llu components; %llu images in %.1f s", o->ablate.output,
-           r->passes, (unsigned long long)r->examples, (unsigned long long)r->components,
-           (unsigned long long)r->images, r->seconds);
+           r->passes, (unsigned long long)r->examples, (unsigned long long)r->components, (unsigned long long)r->images,
+           r->seconds);
     if (r->seconds > 0) printf(", %.0f images/s", (double)r->images / r->seconds);
     printf("\n");
 }
@@ -32,5 +32,6 @@ static int run(int count, char **arguments) {
     return cli_finish(status);
 }
 
-const cli_command command_gradients = {"gradients", "--model W.safetensors --data data.h5 -o run.h5 [--passes K] [options]",
+const cli_command command_gradients = {"gradients",
+                                       "--model W.safetensors --data data.h5 -o run.h5 [--passes K] [options]",
                                        "add averaged mask gradients to a run, or begin one with them", run};

@@ -206,8 +206,9 @@ static coar_status add_stage(run_store *store, cJSON *stages, const char *name) 
     }
     cJSON *item = cJSON_CreateObject();
     cJSON_AddStringToObject(item, "name", name);
-    cJSON_AddNumberToObject(item, strncmp(name, GRADIENTS_STAGE, strlen(GRADIENTS_STAGE)) ? "masks_finished" : "passes_finished",
-                            (double)finished);
+    cJSON_AddNumberToObject(
+        item, strncmp(name, GRADIENTS_STAGE, strlen(GRADIENTS_STAGE)) ? "masks_finished" : "passes_finished",
+        (double)finished);
     cJSON_AddNumberToObject(item, "units_in_journals", (double)units_done(&counter));
     cJSON_AddNumberToObject(item, "units", (double)counter.units);
     cJSON_AddNumberToObject(item, "processes", (double)live);

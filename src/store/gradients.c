@@ -82,8 +82,7 @@ static int rank_of(int array) {
 
 /* What an array holds of examples first .. first + count - 1 (of_component: of the blocks from `first` on). */
 static box box_of(int array, uint64_t first, uint64_t count, uint32_t components) {
-    return array == OF_EXAMPLE ? (box){{0, first}, {LEVELS, count}}
-                               : (box){{0, first, 0}, {LEVELS, count, components}};
+    return array == OF_EXAMPLE ? (box){{0, first}, {LEVELS, count}} : (box){{0, first, 0}, {LEVELS, count, components}};
 }
 
 /* ---------------------------------------------------------------------------------------------- reading */
@@ -111,7 +110,8 @@ static coar_status read_design(gradients_reader *r) {
     memcpy(r->info.design, LEVELS_DESIGN, sizeof LEVELS_DESIGN);
     if (same) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
-                      "%s: attribute 'design' is not " LEVELS_DESIGN ": masks of another version of coar; remove the file and "
+                      "%s: attribute 'design' is not " LEVELS_DESIGN
+                      ": masks of another version of coar; remove the file and "
                       "run `coar gradients` again",
                       r->path);
 }
@@ -129,8 +129,9 @@ static coar_status read_attributes(const run_store *store, gradients_reader *r) 
     if (!passes || passes > UINT32_MAX)
         return status_set(COAR_ERROR_INPUT, "%s: attribute 'passes' is out of range", r->path);
     if (seed != r->info.seed || alpha != r->info.alpha)
-        return status_set(COAR_ERROR_INPUT, "%s: attribute '%s' is not the run's: put the run's own file back, or remove it",
-                          r->path, seed != r->info.seed ? "seed" : "alpha");
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: attribute '%s' is not the run's: put the run's own file back, or remove it", r->path,
+                          seed != r->info.seed ? "seed" : "alpha");
     r->info.passes = (uint32_t)passes;
     return COAR_OK;
 }
@@ -142,14 +143,15 @@ static coar_status open_array(gradients_reader *r, int array) {
     TRY(h5_open_dataset(r->group, r->path, array_names[array], rank_of(array), H5T_FLOAT, dims, &r->arrays[array]));
     if (!memcmp(dims, want, (size_t)rank_of(array) * sizeof *dims)) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
-                      "%s: '/gradients/%s/%s' is not of the run's %" PRIu64 " examples and %u components: put the run's own "
+                      "%s: '/gradients/%s/%s' is not of the run's %" PRIu64
+                      " examples and %u components: put the run's own "
                       "file back, or remove it",
                       r->path, r->info.output, array_names[array], r->info.examples, r->info.components);
 }
 
 /* *present false and nothing open when there is no such file or output. The caller holds h5_lock. */
-static coar_status reader_open(const run_store *store, const run_tables *tables, const char *output, gradients_reader *r,
-                               bool *present) {
+static coar_status reader_open(const run_store *store, const run_tables *tables, const char *output,
+                               gradients_reader *r, bool *present) {
     coar_status status = COAR_OK;
     char name[64];
     *r = (gradients_reader){.file = H5I_INVALID_HID, .group = H5I_INVALID_HID};
@@ -223,8 +225,9 @@ coar_status store_passes_finished(run_store *store, uint32_t *passes) {
             *passes = info.passes;
             continue;
         }
-        status = status_set(COAR_ERROR_INPUT, "%s: '/gradients/%s' is missing or of another number of passes: remove the file",
-                            path, tables.output_names[o]);
+        status = status_set(COAR_ERROR_INPUT,
+                            "%s: '/gradients/%s' is missing or of another number of passes: remove the file", path,
+                            tables.output_names[o]);
         goto done;
     }
 done:
@@ -235,7 +238,8 @@ done:
 
 static coar_status check_range(const gradients_reader *r, uint64_t first, uint64_t count) {
     if (first <= r->info.examples && count <= r->info.examples - first) return COAR_OK;
-    return status_set(COAR_ERROR_INPUT, "%s: holds %" PRIu64 " examples, more were asked for", r->path, r->info.examples);
+    return status_set(COAR_ERROR_INPUT, "%s: holds %" PRIu64 " examples, more were asked for", r->path,
+                      r->info.examples);
 }
 
 coar_status store_read_gradients(run_store *store, const char *output, uint64_t first, uint64_t count, double *sums) {
@@ -271,7 +275,8 @@ done:
     return status;
 }
 
-coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component, double *of_example) {
+coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component,
+                                        double *of_example) {
     run_tables tables = {.groups = NULL};
     gradients_reader r;
     TRY(store_read_tables(store, &tables, NULL));
@@ -291,8 +296,8 @@ coar_status store_read_gradient_squares(run_store *store, const char *output, do
 static coar_status check_passes(const run_store *store, uint32_t there, uint32_t expected) {
     if (there == expected) return COAR_OK;
     return status_set(COAR_ERROR_BUSY,
-                      "%s: another process has finished passes up to %u meanwhile: give the same command again", store->path,
-                      there);
+                      "%s: another process has finished passes up to %u meanwhile: give the same command again",
+                      store->path, there);
 }
 
 coar_status store_read_gradient_state(run_store *store, const gradient_grid *grid, uint64_t unit, double *payload) {
@@ -308,7 +313,8 @@ coar_status store_read_gradient_state(run_store *store, const gradient_grid *gri
     if (status == COAR_OK) {
         status = check_passes(store, r.info.passes, grid->first_pass);
         if (status == COAR_OK) status = read_array(&r, SUM, first, count, state.sums);
-        if (status == COAR_OK) status = read_array(&r, OF_COMPONENT, first / LEVELS_BLOCK, 1, state.squares_of_component);
+        if (status == COAR_OK)
+            status = read_array(&r, OF_COMPONENT, first / LEVELS_BLOCK, 1, state.squares_of_component);
         if (status == COAR_OK) status = read_array(&r, OF_EXAMPLE, first, count, state.squares_of_example);
         reader_close(&r);
     }
@@ -355,8 +361,8 @@ static coar_status write_block(gradients_writer *w, uint64_t unit, uint64_t bloc
     const gradient_state state = gradient_state_of(w->payload, count, w->grid->components);
     const double *const from[ARRAYS] = {state.sums, state.squares_of_component, state.squares_of_example};
     for (int a = 0; a < ARRAYS; a++) {
-        const box b = a == OF_COMPONENT ? box_of(a, block, 1, w->grid->components)
-                                        : box_of(a, first, count, w->grid->components);
+        const box b =
+            a == OF_COMPONENT ? box_of(a, block, 1, w->grid->components) : box_of(a, first, count, w->grid->components);
         TRY(move_box(w->arrays[a], w->path, array_names[a], rank_of(a), b, from[a], NULL));
     }
     w->done[block] = mark.flag;
@@ -436,7 +442,8 @@ static coar_status write_part(store_stage *stage, const gradient_grid *grid) {
     TRY_GOTO(store_setting_integer(store, "seed", &w.seed));
     TRY_GOTO(store_setting_real(store, "alpha", &w.alpha));
     TRY_GOTO(store_read_tables(store, &tables, NULL));
-    if (grid->outputs != tables.output_count || grid->examples != tables.examples || grid->components != tables.components)
+    if (grid->outputs != tables.output_count || grid->examples != tables.examples ||
+        grid->components != tables.components)
         TRY_GOTO(status_set(COAR_ERROR_INTERNAL, "%s: stage %s and the tables disagree", store->path, stage->name));
     status = write_file(&w);
     if (status == COAR_OK)

@@ -166,7 +166,8 @@ static void test_read_back(void) {
     status_clear();
     CHECK_ERROR(stage_read(stage, 8, &mark, payload, sizeof payload - 4), COAR_ERROR_INTERNAL, "unit 8");
     status_clear();
-    CHECK_ERROR(stage_append(stage, 9, (unit_mark){.flag = UNIT_DONE}, payload, sizeof payload), COAR_ERROR_INTERNAL, "unit 9");
+    CHECK_ERROR(stage_append(stage, 9, (unit_mark){.flag = UNIT_DONE}, payload, sizeof payload), COAR_ERROR_INTERNAL,
+                "unit 9");
     int file = open(journal, O_WRONLY);
     struct stat s;
     fstat(file, &s);
