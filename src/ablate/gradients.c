@@ -54,7 +54,7 @@ static coar_status run_remaining(gradients_run *run) {
     coar_status status;
     store_stage *stage = NULL;
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
-                                {"design", "", LEVELS_DESIGN, SETTING_TEXT, true}};
+                                {"gradient_design", "", LEVELS_DESIGN, SETTING_TEXT, true}};
     char name[64];
     snprintf(name, sizeof name, "gradients-%u", run->finished);
     stage_run stage_work = {.name = name,

@@ -149,7 +149,7 @@ static void open_trial(trial *t, const char *name) {
     t->units = (mask_units){.grid = mask_units_grid(t->job, 0, MASKS), .sampler = &t->sampler};
     t->work = mask_units_work(t->job, &t->units);
     t->store = run_new(run_path(path, name));
-    CHECK_OK(run_stage(t->store, &t->units.grid, 0, 1, false, &t->stage));
+    CHECK_OK(run_open_stage(t->store, &t->units.grid, 0, 1, false, &t->stage));
 }
 
 static void close_trial(trial *t) {
