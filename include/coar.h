@@ -186,6 +186,30 @@ typedef struct coar_ablate_result {
 /* Runs masked forward passes into a run file; resumes, extends (larger `masks`) or refuses by itself. */
 COAR_API coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *result);
 
+/* ------------------------------------------------------------------------------------------ gradients */
+
+typedef struct coar_gradients_options {
+    size_t size;
+    uint32_t passes;             /* k: reverse passes of every example; 0 = 64 */
+    coar_ablate_options ablate;  /* the run. masks, sampler, store_masks and store_f16 are the ablations' and not looked at;
+                                    alpha is below 1/2 */
+} coar_gradients_options;
+#define COAR_GRADIENTS_INIT { .size = sizeof(coar_gradients_options), .ablate = COAR_ABLATE_INIT }
+
+typedef struct coar_gradients_result {
+    uint64_t examples, components;       /* N, n */
+    uint32_t passes;                     /* that are there, k or more */
+    uint64_t units_total, units_before;  /* work units: a block of 32 examples and one output; those done already */
+    uint64_t images;                     /* masked images differentiated by this call */
+    double seconds;                      /* spent on them */
+    int already_complete;                /* nothing was to do */
+} coar_gradients_result;
+
+/* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
+ * component's keep, under k random masks of keeps 1, 1/2 and 0, summed by keep. Resumes, extends (larger `passes`) or refuses
+ * by itself, as coar_ablate does with masks; the two may come in any order. */
+COAR_API coar_status coar_gradients(const coar_gradients_options *options, coar_gradients_result *result);
+
 /* Writes the masks of a run as bool .npy [m, n], True = kept. */
 COAR_API coar_status coar_masks(const char *run, const char *output, int force);
 
