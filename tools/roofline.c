@@ -81,7 +81,7 @@ static double saved_bytes(const graph *g, const op *o, double pairs) {
     const bool site = o->mask.place != PLACE_NONE, curved = o->act != ACT_NONE && o->act != ACT_RELU;
     if (o->kind == OP_CONV) return site || curved ? value_bytes(out, pairs) : 0;
     if (o->kind == OP_ATTENTION)
-        return (site ? value_bytes(out, pairs) : 0) + 4 * pairs * o->heads * (double)shape_positions(out);
+        return (site ? value_bytes(out, pairs) : 0) + sizeof(float) * pairs * o->heads * (double)shape_positions(out);
     return 0;
 }
 
@@ -108,9 +108,12 @@ static cost data_reverse(const graph *g, const op *o, double pairs) {
     if (o->kind == OP_CONV) {
         c.flops = pairs * graph_op_flops(g, o);
         c.bytes += weight_bytes(g, o);
-    } else if (o->kind == OP_ATTENTION) { /* scores once more, and four products where the forward pass has one */
-        c.flops = 2.5 * pairs * graph_op_flops(g, o);
-        c.bytes = 8 * out; /* q, k, v, the result and its gradient; three gradients */
+    } else if (o->kind == OP_ATTENTION) {
+        /* delta; queries' blocks with three products; keys' blocks with four (kernels/cuda/attention_reverse.cu). Each of
+         * the latter two reads q, k, v and the result's gradient */
+        c.launches = 3;
+        c.flops = 3.5 * pairs * graph_op_flops(g, o);
+        c.bytes = 13 * out;
     } else if (o->kind == OP_LAYERNORM) {
         c.bytes += in;
     } else if (o->kind == OP_MAXPOOL) {
