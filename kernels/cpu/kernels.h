@@ -118,8 +118,9 @@ typedef struct epilogue_reverse_args {
     const uint8_t *positive; /* as conv_args left it: act = ReLU; else NULL */
     derive_kernel derive;    /* any other act, or NULL = none. Reads x, mul, add and residual_input for u */
 
-    const float *x;         /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
-    const float *mul, *add; /* [channels][LANES], as in conv_args (one zone); add: for derive only */
+    const float *x; /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
+    const float *mul,
+        *add; /* [channels][LANES], as in conv_args (one zone); mul for derive and output, add for derive */
     const float *residual_input; /* for derive only: what was added before the activation, or NULL */
 
     float *output;         /* [positions][channels][LANES], or NULL = not wanted */
