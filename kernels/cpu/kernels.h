@@ -110,7 +110,7 @@ typedef enum sum_kind {
 /* The reverse of a convolution's epilogue y = act(u), u = mul x + add + residual, x the linear sums; one pass:
  *   g = dL/dy act'(u) = dL/du      residual (+)= g      output = mul g = dL/dx      sums += g (...)
  * With act = none, x an op's result and mul its keeps this is the reverse of scale_channels.
- * Any of the arrays [positions][channels][LANES] that are written may be `gradient` itself (not two of them). */
+ * One of the arrays [positions][channels][LANES] that are overwritten may be `gradient` itself. */
 typedef struct epilogue_reverse_args {
     size_t positions;
     uint32_t channels;
