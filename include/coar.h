@@ -369,7 +369,9 @@ typedef struct coar_selftest_case {
     const char *name;       /* "conv 3x3/2 11x9x16 to 24, gelu, residual, post", "resnet20, filters" */
     const char *precision;
     uint32_t slots, examples; /* masks and images of one call */
-    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks */
+    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks; of a "reverse" case outputs
+                               and derivatives of a reverse pass: by keeps, influence, conductance, each on a scale of its
+                               own */
     uint64_t wrong;         /* those further off than `largest_limit`, and those not finite on one side alone */
     double largest;         /* error: of the largest reference value (fp32), or of the reference's rms */
     double largest_limit;
@@ -403,9 +405,10 @@ typedef struct coar_selftest_result {
 } coar_selftest_result;
 
 /* Compares a backend with the reference: every op at a table of shapes, then whole networks with random weights, with
- * masks of every form. COAR_OK also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest
- * value; bf16, fp16 and tf32, with the reference rounding weights and stored values in the same way, within 1 % rms
- * for an op, 3 % for a network. */
+ * masks of every form; then, where the backend has a reverse pass, the derivatives of all of them ("reverse ..."). COAR_OK
+ * also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest value (derivatives of networks
+ * within 1e-4 rms and 1e-2 of the largest, for the sake of ReLUs at zero); bf16, fp16 and tf32, with the reference rounding
+ * weights, stored values and stored gradients in the same way, within 1 % rms for an op, 3 % for a network. */
 COAR_API coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result);
 
 /* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */
