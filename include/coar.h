@@ -206,7 +206,7 @@ typedef struct coar_gradients_result {
 } coar_gradients_result;
 
 /* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
- * component's keep, under k random masks of keeps 1, 1/2 and 0, summed by keep. Resumes, extends (larger `passes`) or refuses
+ * component's keep, under k random masks of three keeps, summed by keep. Resumes, extends (larger `passes`) or refuses
  * by itself, as coar_ablate does with masks; the two may come in any order. */
 COAR_API coar_status coar_gradients(const coar_gradients_options *options, coar_gradients_result *result);
 
@@ -339,6 +339,7 @@ typedef struct coar_bench_options {
     void (*layer)(void *user, const coar_bench_layer *layer); /* called for every convolution and linear layer; NULL = they are not
                                timed. Backends that cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
+    int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
 
@@ -356,6 +357,9 @@ typedef struct coar_bench_result {
     double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
     double executed_fraction;   /* flops really executed / dense flops */
     double memory_bytes;        /* planned */
+    double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
+    double reverse_per_second_min, reverse_per_second_max;
+    double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */
 } coar_bench_result;
 
 /* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes
