@@ -5,8 +5,11 @@
  */
 #include "test.h"
 
+#include <unistd.h>
+
 #include "backend/cpu/cpu_schedule.h"
 #include "engines.h"
+#include "model/model.h"
 #include "nets.h"
 
 enum { MASKS = 3, EXAMPLES_MAX = 37 };
@@ -322,6 +325,55 @@ static void test_schedules(const char *name, const graph *g) {
     free(choices);
 }
 
+/* ------------------------------------------------------------------------------------------ memory */
+
+static double resident_bytes(void) {
+    unsigned long long all = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%llu %llu", &all, &resident) != 2) resident = 0;
+    if (file) fclose(file);
+    return (double)resident * (double)sysconf(_SC_PAGESIZE);
+}
+
+/* How much more is resident after a reverse pass than before the backend was there. */
+static double grown_bytes(const graph *g, const example_batch *batch, const mask_range *masks, size_t memory) {
+    float *gradients = calloc(masks->count * batch->count, masks->n * sizeof *gradients);
+    memset(gradients, 1, masks->count * batch->count * masks->n * sizeof *gradients); /* resident already */
+    engine e;
+    plan(&e, g, (conditions){.isa = "portable", .threads = 2, .memory = memory});
+    const double before = resident_bytes();
+    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
+    CHECK_OK(e.interface->bind(e.b, batch));
+    CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, masks, gradients, NULL));
+    const double after = resident_bytes();
+    free(gradients);
+    engine_close(&e);
+    return after - before;
+}
+
+static void test_memory(void) {
+    model *m = NULL;
+    size_t least, best;
+    engine e;
+    test_begin("resident memory grows by what was planned, within 10 %%");
+    if (REDUCED || resident_bytes() == 0) {
+        test_skip("a sanitizer keeps memory of its own, or there is no /proc");
+        return;
+    }
+    CHECK_OK(model_random("resnet20", &(model_options){0}, &m));
+    float *keeps = random_keeps(m->graph, 2);
+    const mask_range masks = {.count = 1, .n = m->graph->components, .keeps = keeps};
+    example_batch batch = net_batch(m->graph, EXAMPLES_MAX, 7);
+    plan(&e, m->graph, (conditions){.isa = "portable", .threads = 2});
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    engine_close(&e);
+    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, best) / (double)best, 1, 0.1);
+    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, least) / (double)least, 1, 0.1);
+    net_batch_free(&batch);
+    free(keeps);
+    model_destroy(m);
+}
+
 /* ---------------------------------------------------------------------------------------- refusals */
 
 static void test_refusals(const graph *g) {
@@ -403,6 +455,7 @@ int main(void) {
             compare_net(nets[k].name, nets[k].g, isas[i], k < count - RANDOM_NETS ? LIMIT : RANDOM_LIMIT);
         for (size_t k = 0; k < count; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
     }
+    test_memory();
     test_refusals(nets[0].g);
     for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
     return test_end();
