@@ -104,8 +104,8 @@ INLINE void conv_tile(const uint32_t MO, uint32_t lane, const tile_input *in, co
 typedef void (*tile_function)(uint32_t lane, const tile_input *in, const tile_output *out);
 
 #define TILE(MO)                                                                                                       \
-    static                                                                                                             \
-        __attribute__((noinline)) void conv_tile_##MO(uint32_t lane, const tile_input *in, const tile_output *out) {   \
+    __attribute__((noinline)) static void conv_tile_##MO(uint32_t lane, const tile_input *in,                          \
+                                                         const tile_output *out) {                                     \
         conv_tile(MO, lane, in, out);                                                                                  \
     }
 TILE(1)
@@ -125,6 +125,7 @@ static const tile_function tiles[] = {NULL, conv_tile_1, conv_tile_2, conv_tile_
 static const tile_function tiles[] = {NULL, conv_tile_1, conv_tile_2};
 #endif
 
+/* A block's rows at one position. */
 INLINE void all_lanes(const tile_input *in, const tile_output *out, uint32_t MO) {
     for (uint32_t lane = 0; lane < LANES; lane += TILE_VECTORS * VEC) tiles[MO](lane, in, out);
 }
@@ -185,14 +186,17 @@ typedef struct strip {
 static strip locate_row(const source *s, tap_range down, uint32_t first, uint32_t MO) {
     const size_t above = (size_t)down.before * s->rows + (size_t)first * down.packed; /* rows x taps y packed before */
     const size_t x_stride = s->width * s->channels * LANES;
-    return (strip){down,
-                   s->x + down.start * x_stride,
-                   s->weight + above * s->kernel_w * s->channels,
-                   x_stride,
-                   s->channels,
-                   s->channels * MO};
+    return (strip){
+        .down = down,
+        .x = s->x + down.start * x_stride,
+        .weight = s->weight + above * s->kernel_w * s->channels,
+        .x_stride = x_stride,
+        .channels = s->channels,
+        .step = s->channels * MO,
+    };
 }
 
+/* What they read for one of its positions. */
 INLINE tile_input locate(const strip *s, tap_range across) {
     const size_t left = (size_t)s->down.packed * across.before; /* taps packed before, within the block */
     return (tile_input){

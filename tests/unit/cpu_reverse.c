@@ -215,6 +215,29 @@ static void attention_forward(const void *shape, const double *x, double *y) {
 static const heads attentions[] = {{1, 2, 3}, {5, 1, 1}, {7, 2, 4}, {25, 1, 3}, {70, 1, 2}};
 enum { ATTENTIONS = sizeof attentions / sizeof *attentions };
 
+/* The forward kernel; its argument is x as attention_forward takes it. */
+static void check_attention_forward(const cpu_kernels *k, const heads *h, const float *x) {
+    const size_t count = h->tokens * h->heads * h->width;
+    const uint32_t tokens = (uint32_t)h->tokens, width = (uint32_t)h->width;
+    const size_t scratch = (k->attention_scratch(tokens, width) + LANES - 1) / LANES;
+    double *lane_x = lanes_doubles(3 * count), *lane_y = lanes_doubles(count), *y = lanes_doubles(count * LANES);
+    const attention_args a = {.tokens = tokens,
+                              .heads = (uint32_t)h->heads,
+                              .head_width = width,
+                              .q = x,
+                              .k = x + count * LANES,
+                              .v = x + 2 * count * LANES,
+                              .output = lanes_output(count),
+                              .scratch = lanes_output(scratch)};
+    for (size_t lane = 0; lane < LANES; lane++) {
+        for (size_t i = 0; i < 3 * count; i++) lane_x[i] = x[i * LANES + lane];
+        attention_forward(h, lane_x, lane_y);
+        for (size_t i = 0; i < count; i++) y[i * LANES + lane] = lane_y[i];
+    }
+    k->attention(&a);
+    lanes_compare("y", a.output, y, count, 1e-6);
+}
+
 static void check_attention(const cpu_kernels *k, const heads *h, bool add, bool in_place) {
     const size_t count = h->tokens * h->heads * h->width;
     const uint32_t tokens = (uint32_t)h->tokens, width = (uint32_t)h->width;
@@ -241,6 +264,7 @@ static void check_attention(const cpu_kernels *k, const heads *h, bool add, bool
         a.output_v.values = (float *)a.v;
     }
     differentiate(&d, x, gradient, expected);
+    check_attention_forward(k, h, x);
     k->attention_reverse(&a);
     lanes_compare("dL/dq", a.output_q.values, each[0], count, 3e-6);
     lanes_compare("dL/dk", a.output_k.values, each[1], count, 3e-6);
@@ -324,7 +348,7 @@ int main(void) {
     lanes_each("activations in reverse", check_activations);
     lanes_each("pools in reverse", check_pools);
     lanes_each("layer norm in reverse", check_layernorms);
-    lanes_each("attention in reverse", check_attentions);
+    lanes_each("attention, and in reverse", check_attentions);
     lanes_each("attention in reverse, one gradient alone", check_parts);
     lanes_each("embed, select and subsample in reverse", check_copies);
     return test_end();
