@@ -119,3 +119,16 @@ done:
     free(sums);
     return status;
 }
+
+void fit_centre(const float *y, size_t m, size_t E, double *mean, double *squares) {
+    memset(mean, 0, E * sizeof *mean);
+    memset(squares, 0, E * sizeof *squares);
+    for (size_t i = 0; i < m; i++)
+        for (size_t z = 0; z < E; z++) mean[z] += y[i * E + z];
+    for (size_t z = 0; z < E; z++) mean[z] /= (double)m;
+    for (size_t i = 0; i < m; i++)
+        for (size_t z = 0; z < E; z++) {
+            double d = y[i * E + z] - mean[z];
+            squares[z] += d * d;
+        }
+}
