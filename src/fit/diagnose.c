@@ -18,9 +18,9 @@
 #include "fit/algebra.h"
 
 /* Rows of moments: a = y - mean, b = what predicts it from other masks. */
-enum { RESIDUAL, COUNT, A, AA, B, BB, AB, MOMENTS };
+enum { RESIDUAL, COUNT, A, AA, B, BB, AB };
 
-_Static_assert(FIT_DIAGNOSIS_BYTES == sizeof(double) * (4 + (1 + MOMENTS) * FIT_PARTS), "as it is planned");
+_Static_assert(AB + 1 == FIT_MOMENTS, "one row of moments each");
 
 #define SPAN 64 /* examples of one task: the moments of a part stay in the second-level cache */
 
@@ -34,7 +34,7 @@ coar_status fit_diagnosis_create(size_t block, fit_diagnosis *out) {
     TRY_GOTO(memory_new(block, sizeof(double), what, &d.sigma));
     TRY_GOTO(memory_new(block, FIT_PARTS * sizeof(double), what, &d.without));
     TRY_GOTO(memory_new(block, DENSE_ROWS * sizeof(double), what, &d.predicted));
-    TRY_GOTO(memory_new(block, FIT_PARTS * MOMENTS * sizeof(double), what, &d.moments));
+    TRY_GOTO(memory_new(block, FIT_PARTS * FIT_MOMENTS * sizeof(double), what, &d.moments));
     *out = d;
     return COAR_OK;
 done:
@@ -60,7 +60,7 @@ typedef struct accumulation {
     const solver_block *block;
     const double *predicted; /* [count][E] X w, without bias */
     const double *offset;    /* [E] mean' w */
-    double *moments;         /* [FIT_PARTS][MOMENTS][E] */
+    double *moments;         /* [FIT_PARTS][FIT_MOMENTS][E] */
     size_t masks;            /* m */
     size_t first, count;     /* masks of this expansion */
 } accumulation;
@@ -84,7 +84,7 @@ static coar_status add_fitted(void *context, size_t task, int worker) {
     for (size_t i = 0; i < a->count; i++) {
         const size_t mask = a->first + i;
         const double *slack = solver->slack ? solver->slack + mask * G : NULL;
-        double *moments = a->moments + mask * FIT_PARTS / a->masks * MOMENTS * E;
+        double *moments = a->moments + mask * FIT_PARTS / a->masks * FIT_MOMENTS * E;
         for (size_t z = task * SPAN; z < end; z++) {
             const double y = a->block->y[mask * E + z] - a->block->mean[z];
             const double residual = y - (a->predicted[i * E + z] - a->offset[z]);
@@ -107,7 +107,7 @@ static coar_status add_refitted(void *context, size_t task, int worker) {
     const size_t refit = a->solver->refit_masks;
     for (size_t i = 0; i < a->count; i++) {
         const size_t mask = a->first + i;
-        double *moments = a->moments + (mask - refit) * FIT_PARTS / (a->masks - refit) * MOMENTS * E;
+        double *moments = a->moments + (mask - refit) * FIT_PARTS / (a->masks - refit) * FIT_MOMENTS * E;
         for (size_t z = task * SPAN; z < end; z++)
             add_pair(moments + z, E, a->block->y[mask * E + z] - a->block->mean[z],
                      a->predicted[i * E + z] - a->offset[z]);
@@ -122,15 +122,18 @@ static void mean_predictions(const fit_system *system, const double *weight, siz
         for (size_t z = 0; z < E; z++) offset[z] += system->mean[j] * weight[j * E + z];
 }
 
-/* Runs `add` over the masks from `first` on, with predictions by weight[n][E]. */
-static coar_status add_masks(const fit_system *system, const double *weight, size_t first, thread_task add,
-                             double *predicted, accumulation *a) {
+/* Runs `add` over the masks first .. end - 1, with predictions by weight[n][E]. */
+static coar_status add_masks(const fit_system *system, const double *weight, size_t first, size_t end, thread_task add,
+                             fit_diagnosis *d, accumulation *a) {
     const size_t E = a->block->count;
+    a->predicted = d->predicted;
+    a->offset = d->bias;
+    mean_predictions(system, weight, E, d->bias);
     TRY(algebra_hold(system->device, weight, system->by_component.count, E));
-    for (a->first = first; a->first < a->masks; a->first += DENSE_ROWS) {
-        a->count = a->masks - a->first < DENSE_ROWS ? a->masks - a->first : DENSE_ROWS;
+    for (a->first = first; a->first < end; a->first += DENSE_ROWS) {
+        a->count = end - a->first < DENSE_ROWS ? end - a->first : DENSE_ROWS;
         TRY(algebra_bits_product(system->device, &system->by_mask, a->first, a->count, weight, E, system->rows,
-                                 predicted));
+                                 d->predicted));
         TRY(thread_pool_run(system->pool, (E + SPAN - 1) / SPAN, add, a));
     }
     return COAR_OK;
@@ -141,44 +144,51 @@ static coar_status add_masks(const fit_system *system, const double *weight, siz
 /* Pearson's r of example z over all parts but `without` (FIT_PARTS: over all). Values are centred already, so one pass
  * loses no digits that matter; predictions that only rounding keeps from being constant have no correlation. */
 static double held_correlation(const double *moments, size_t E, size_t z, size_t without) {
-    double sum[MOMENTS] = {0};
+    double sum[FIT_MOMENTS] = {0};
     for (size_t p = 0; p < FIT_PARTS; p++)
-        for (size_t x = 0; x < MOMENTS && p != without; x++) sum[x] += moments[(p * MOMENTS + x) * E + z];
+        for (size_t x = 0; x < FIT_MOMENTS && p != without; x++) sum[x] += moments[(p * FIT_MOMENTS + x) * E + z];
     const double count = sum[COUNT], aa = sum[AA] - sum[A] * sum[A] / count, bb = sum[BB] - sum[B] * sum[B] / count;
     const double ab = sum[AB] - sum[A] * sum[B] / count;
     if (!(count >= 2 && aa > 0 && bb > 1e-20 * sum[AA])) return NAN;
     return fmin(fmax(ab / sqrt(aa * bb), -1), 1);
 }
 
+void fit_held_correlations(const double *moments, size_t E, double *heldout, double *without) {
+    for (size_t z = 0; z < E; z++) {
+        heldout[z] = held_correlation(moments, E, z, FIT_PARTS);
+        for (size_t p = 0; p < FIT_PARTS; p++) {
+            const double r = held_correlation(moments, E, z, p);
+            without[p * E + z] = isnan(r) ? heldout[z] : r;
+        }
+    }
+}
+
 static void conclude(const solver_block *block, size_t m, size_t z, fit_diagnosis *d) {
     const size_t E = block->count;
     double rss = 0;
-    for (size_t p = 0; p < FIT_PARTS; p++) rss += d->moments[(p * MOMENTS + RESIDUAL) * E + z];
+    for (size_t p = 0; p < FIT_PARTS; p++) rss += d->moments[(p * FIT_MOMENTS + RESIDUAL) * E + z];
     const double left = (double)(m - 1) - block->freedom[z];
     d->bias[z] = block->mean[z] - d->bias[z];
     d->r2[z] = block->squares[z] > 0 ? 1 - rss / block->squares[z] : NAN;
     d->sigma[z] = left > 1e-9 * (double)m ? sqrt(rss / left) : NAN;
-    d->heldout[z] = held_correlation(d->moments, E, z, FIT_PARTS);
-    for (size_t p = 0; p < FIT_PARTS; p++) {
-        const double r = held_correlation(d->moments, E, z, p);
-        d->without[p * E + z] = isnan(r) ? d->heldout[z] : r;
-    }
 }
 
 coar_status fit_diagnose(const fit_system *system, const fit_solver *solver, const solver_block *block,
                          fit_diagnosis *diagnosis) {
     const size_t E = block->count, m = system->by_mask.count;
-    double *predicted = diagnosis->predicted, *offset = diagnosis->bias;
-    accumulation a = {solver, block, predicted, offset, diagnosis->moments, m, 0, 0};
-    memset(diagnosis->moments, 0, FIT_PARTS * MOMENTS * E * sizeof *diagnosis->moments);
-    if (solver->refit) {
-        mean_predictions(system, solver->refit, E, offset);
-        TRY(add_masks(system, solver->refit, solver->refit_masks, add_refitted, predicted, &a));
-    }
-    mean_predictions(system, block->weight, E, offset);
-    TRY(add_masks(system, block->weight, 0, add_fitted, predicted, &a));
+    accumulation a = {.solver = solver, .block = block, .moments = diagnosis->moments, .masks = m};
+    memset(diagnosis->moments, 0, FIT_PARTS * FIT_MOMENTS * E * sizeof *diagnosis->moments);
+    if (solver->refit) TRY(add_masks(system, solver->refit, solver->refit_masks, m, add_refitted, diagnosis, &a));
+    TRY(add_masks(system, block->weight, 0, m, add_fitted, diagnosis, &a));
     for (size_t z = 0; z < E; z++) conclude(block, m, z, diagnosis);
+    fit_held_correlations(diagnosis->moments, E, diagnosis->heldout, diagnosis->without);
     return COAR_OK;
+}
+
+coar_status fit_diagnose_held(const fit_system *system, const fit_solver *solver, const solver_block *block,
+                              size_t first, size_t end, fit_diagnosis *diagnosis, double *moments) {
+    accumulation a = {.solver = solver, .block = block, .moments = moments, .masks = system->by_mask.count};
+    return add_masks(system, block->weight, first, end, add_fitted, diagnosis, &a);
 }
 
 coar_status fit_standard_errors(fit_solver *solver, const solver_block *block, size_t n, const double *sigma,

@@ -9,7 +9,7 @@
 #include "fit/solver.h"
 
 /* The masks in this many runs of equal length, each left out once for the jackknife. */
-enum { FIT_PARTS = 20 };
+enum { FIT_PARTS = 20, FIT_MOMENTS = 7 };
 
 typedef struct fit_diagnosis {
     double *bias, *r2, *heldout; /* [E] */
@@ -19,7 +19,7 @@ typedef struct fit_diagnosis {
 } fit_diagnosis;
 
 /* Bytes of each example of a block, but for `predicted`. */
-#define FIT_DIAGNOSIS_BYTES (8 * (4 + 8 * FIT_PARTS))
+#define FIT_DIAGNOSIS_BYTES (8 * (4 + (1 + FIT_MOMENTS) * FIT_PARTS))
 
 coar_status fit_diagnosis_create(size_t block, fit_diagnosis *out);
 void fit_diagnosis_free(fit_diagnosis *diagnosis);
@@ -27,6 +27,14 @@ void fit_diagnosis_free(fit_diagnosis *diagnosis);
 /* r2 and heldout are NaN where undefined: constant outputs or predictions. */
 coar_status fit_diagnose(const fit_system *system, const fit_solver *solver, const solver_block *block,
                          fit_diagnosis *diagnosis);
+
+/* The held-out part of it alone, for the masks first .. end - 1: their moments are added to
+ * moments[FIT_PARTS][FIT_MOMENTS][E]. diagnosis: scratch. Of solvers with slack. */
+coar_status fit_diagnose_held(const fit_system *system, const fit_solver *solver, const solver_block *block,
+                              size_t first, size_t end, fit_diagnosis *diagnosis, double *moments);
+
+/* heldout[E] and without[FIT_PARTS][E] (as in fit_diagnosis) from moments. */
+void fit_held_correlations(const double *moments, size_t E, double *heldout, double *without);
 
 /* error[E][n] of the block that `solver` solved last. */
 coar_status fit_standard_errors(fit_solver *solver, const solver_block *block, size_t n, const double *sigma,

@@ -8,7 +8,8 @@
  *   per example  p = sigma^2 / s^2 by the evidence (penalty.h), sigma^2 = (outside + sum_k p/(d_k + p) alpha_k^2) / (m - 1),
  *                the posterior mean mu and the posterior variances Sigma_jj = s^2 D_j (1 - sum_k v_jk^2 d_k/(d_k + p)),
  *                g = sum_k d_k/(d_k + p): how much its outputs say;
- *   all          D_j <- sum_z g_z (mu_j^2 + Sigma_jj) / s_z^2 / sum_z g_z, then mean 1, at least FLOOR.
+ *   all          D_j <- sum_z g_z (mu_j^2 + Sigma_jj) / s_z^2 / sum_z g_z,
+ *                drawn to its group's mean as GROUP_EXAMPLES more examples would, then mean 1, at least FLOOR.
  *
  * Sigma needs no sum over examples of its own: sum_z g_z Sigma_jj/s_z^2 = D_j (sum_z g_z - sum_k v_jk^2 c_k) with
  * c_k = sum_z g_z d_k/(d_k + p_z). All sums go over examples in order, in chunks that depend on nothing.
@@ -27,6 +28,10 @@
 /* Expectation and maximisation goes on to sharpen what few examples say, and correlations with fresh masks fall again
  * slowly after about this many. */
 #define PRIOR_ROUNDS 8
+
+/* What a component's group says about it, in examples. It decides where there are few: on ResNet-20 with 1,000 masks the
+ * correlation with fresh masks rises from .544 to .566 learnt from 3 examples, by .003 from 10, and by nothing from 200. */
+#define GROUP_EXAMPLES 2.0
 
 /* No variance is 0: that would be for ever. */
 #define FLOOR 1e-8
@@ -138,6 +143,21 @@ static coar_status add_posterior_variances(learning *l, const spectrum *s, const
     return COAR_OK;
 }
 
+/* The new variances; they stay as they are when no outputs vary. */
+static void maximise(learning *l, double *prior) {
+    const uint32_t *first = l->system->group_first;
+    const double examples = (double)l->sample->count;
+    double sum = 0;
+    for (uint32_t g = 0; g < l->system->groups; g++) {
+        double mean = 0;
+        for (size_t j = first[g]; j < first[g + 1]; j++) mean += l->next[j] / (first[g + 1] - first[g]);
+        for (size_t j = first[g]; j < first[g + 1]; j++)
+            l->next[j] = (examples * l->next[j] + GROUP_EXAMPLES * mean) / (examples + GROUP_EXAMPLES);
+    }
+    for (size_t j = 0; j < l->n; j++) sum += l->next[j];
+    for (size_t j = 0; j < l->n && sum > 0; j++) prior[j] = fmax(l->next[j] / sum * (double)l->n, FLOOR);
+}
+
 static coar_status learn_round(learning *l, bool first, double *prior) {
     spectrum s = {.system = NULL};
     penalty_grid grid = {.shrink = NULL};
@@ -154,9 +174,7 @@ static coar_status learn_round(learning *l, bool first, double *prior) {
         TRY_GOTO(learn_chunk(l, &s, &grid, c));
     }
     TRY_GOTO(add_posterior_variances(l, &s, prior));
-    double sum = 0;
-    for (size_t j = 0; j < l->n; j++) sum += l->next[j];
-    for (size_t j = 0; j < l->n && sum > 0; j++) prior[j] = fmax(l->next[j] / sum * (double)l->n, FLOOR);
+    maximise(l, prior);
 done:
     penalty_free(&grid);
     spectrum_free(&s);

@@ -2,6 +2,7 @@
 #include "fit/sample.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/memory.h"
 
@@ -68,23 +69,48 @@ static coar_status take(const fit_problem *problem, const fit_scan *scan, size_t
     return COAR_OK;
 }
 
+/* Of `count` examples and m masks, with nothing in it. */
+static coar_status allocate(size_t count, size_t m, fit_sample *s) {
+    static const char what[] = "the sample of examples";
+    *s = (fit_sample){.count = count, .chunks = (count + SAMPLE_CHUNK - 1) / SAMPLE_CHUNK, .m = m};
+    TRY(memory_new(count, sizeof *s->index, what, &s->index));
+    TRY(memory_new(m, count * sizeof *s->y, what, &s->y));
+    TRY(memory_new(count, sizeof *s->mean, what, &s->mean));
+    return memory_new(count, sizeof *s->squares, what, &s->squares);
+}
+
 coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, size_t block, float *y,
                               fit_sample *out) {
-    static const char what[] = "the sample of examples";
     const uint64_t left = problem->N - scan->examples_left_out;
-    fit_sample sample = {.count = left < SAMPLE_MAX ? (size_t)left : SAMPLE_MAX};
+    fit_sample sample;
     coar_status status;
-    sample.chunks = (sample.count + SAMPLE_CHUNK - 1) / SAMPLE_CHUNK;
-    sample.m = (size_t)(problem->m - scan->masks_left_out);
-    TRY_GOTO(memory_new(sample.count, sizeof *sample.index, what, &sample.index));
-    TRY_GOTO(memory_new(sample.m, sample.count * sizeof *sample.y, what, &sample.y));
-    TRY_GOTO(memory_new(sample.count, sizeof *sample.mean, what, &sample.mean));
-    TRY_GOTO(memory_new(sample.count, sizeof *sample.squares, what, &sample.squares));
+    TRY_GOTO(
+        allocate(left < SAMPLE_MAX ? (size_t)left : SAMPLE_MAX, (size_t)(problem->m - scan->masks_left_out), &sample));
     choose(problem, scan, left, &sample);
     TRY_GOTO(take(problem, scan, block, y, &sample));
     fit_sample_recentre(&sample);
     *out = sample;
-    sample = (fit_sample){.count = 0};
+    return COAR_OK;
+done:
+    fit_sample_free(&sample);
+    return status;
+}
+
+coar_status fit_sample_without(const fit_sample *from, size_t first, size_t end, fit_sample *out) {
+    fit_sample sample;
+    coar_status status;
+    TRY_GOTO(allocate(from->count, from->m - (end - first), &sample));
+    memcpy(sample.index, from->index, from->count * sizeof *sample.index);
+    for (size_t c = 0; c < sample.chunks; c++) {
+        const size_t E = chunk_count(&sample, c);
+        const float *y = fit_sample_outputs(from, c);
+        float *to = fit_sample_outputs(&sample, c);
+        memcpy(to, y, first * E * sizeof *to);
+        memcpy(to + first * E, y + end * E, (from->m - end) * E * sizeof *to);
+    }
+    fit_sample_recentre(&sample);
+    *out = sample;
+    return COAR_OK;
 done:
     fit_sample_free(&sample);
     return status;

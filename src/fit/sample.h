@@ -25,6 +25,9 @@ coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, 
                               fit_sample *out);
 void fit_sample_free(fit_sample *sample);
 
+/* The same without the masks first .. end - 1. */
+coar_status fit_sample_without(const fit_sample *sample, size_t first, size_t end, fit_sample *out);
+
 /* Chunk c < chunks: count, index, y, mean and squares of *block; the rest of it is left alone. */
 void fit_sample_chunk(const fit_sample *sample, size_t c, solver_block *block);
 

@@ -4,15 +4,10 @@
  */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "core/memory.h"
-#include "core/sampler.h"
-#include "fit/diagnose.h"
+#include "fit/make.h"
 #include "fit/plan.h"
-#include "fit/prior.h"
-
-/* ----------------------------------------------------------------------------------------------- blocks */
 
 /* Buffers of one block of at most `block` examples. */
 typedef struct buffers {
@@ -58,27 +53,43 @@ static coar_status buffers_create(const fit_problem *problem, bool errors, size_
     return fit_diagnosis_create(E, &b->diagnosis);
 }
 
-/* From [n][E] doubles to [E][n] floats. */
-static void hand_over(size_t n, size_t E, buffers *b) {
-    for (size_t z = 0; z < E; z++) {
-        for (size_t j = 0; j < n; j++) b->weight_out[z * n + j] = (float)b->weight[j * E + z];
-        b->bias_out[z] = (float)b->diagnosis.bias[z];
-    }
+/* How weights come about. */
+typedef enum fit_way {
+    WAY_NONE,          /* all examples are left out */
+    WAY_SOLVER,        /* from a system of masks */
+    WAY_LEAVE_ONE_OUT, /* baseline minus output */
+    WAY_GRADIENTS      /* gradients without masks to calibrate them on */
+} fit_way;
+
+typedef struct fit_run {
+    fit_problem problem; /* component groups filled in */
+    const fit_settings *settings;
+    size_t block;
+    fit_scan scan;
+    fit_way way;
+    fit_made made;
+    buffers buffers;
+    fit_summary summary;
+    uint64_t r2_count;
+    fit_outlook outlook;
+} fit_run;
+
+static size_t masks_used(const fit_run *run) {
+    return (size_t)(run->problem.m - run->scan.masks_left_out);
 }
 
-/* Examples left out get NaN for everything. */
-static void blank(const fit_scan *scan, uint64_t first, size_t n, size_t E, buffers *b) {
-    for (size_t z = 0; z < E; z++) {
-        if (!scan->example_out[first + z]) continue;
-        for (size_t j = 0; j < n; j++) b->weight_out[z * n + j] = NAN;
-        for (size_t j = 0; j < n && b->error_out; j++) b->error_out[z * n + j] = NAN;
-        b->bias_out[z] = NAN;
-        b->penalty[z] = b->diagnosis.r2[z] = b->diagnosis.heldout[z] = NAN;
-    }
+/* ------------------------------------------------------------------------------------------ closed forms */
+
+/* Nothing is left over to be held out or to estimate noise from. */
+static void undiagnosed(buffers *b, size_t z, double weights, float at_all, double r2) {
+    b->bias_out[z] = (float)(at_all - weights);
+    b->penalty[z] = 0;
+    b->diagnosis.r2[z] = r2;
+    b->diagnosis.heldout[z] = NAN;
 }
 
 /* Baseline minus output: with mask n keeping everything and mask j all but component j, these weights meet every output
- * exactly, as least squares would. Nothing is left over to be held out or to estimate the noise from. */
+ * exactly, as least squares would. */
 static void leave_one_out(size_t n, size_t E, buffers *b) {
     const float *baseline = b->y + n * E;
     for (size_t z = 0; z < E; z++) {
@@ -89,121 +100,75 @@ static void leave_one_out(size_t n, size_t E, buffers *b) {
             b->weight_out[z * n + j] = (float)weight;
             if (b->error_out) b->error_out[z * n + j] = NAN;
         }
-        b->bias_out[z] = (float)(baseline[z] - sum);
-        b->penalty[z] = 0;
-        b->diagnosis.r2[z] = b->squares[z] > 0 ? 1 : NAN;
-        b->diagnosis.heldout[z] = NAN;
+        undiagnosed(b, z, sum, baseline[z], b->squares[z] > 0 ? 1 : NAN);
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- fit */
-
-typedef struct fit_run {
-    const fit_problem *problem;
-    const fit_settings *settings;
-    size_t block;
-    fit_scan scan;
-    fit_system system;
-    fit_solver *solver; /* NULL: closed form, or all examples left out */
-    bool closed_form;   /* leave_one_out */
-    buffers buffers;
-    fit_summary summary;
-    uint64_t r2_count;
-    fit_outlook outlook;
-} fit_run;
-
-static void report_left_out(const fit_run *run) {
-    if (run->scan.examples_left_out)
-        log_warning(run->settings->callbacks,
-                    "fit: %llu of %llu examples are left out: more than 1 %% of their outputs are not finite",
-                    (unsigned long long)run->scan.examples_left_out, (unsigned long long)run->problem->N);
-    if (run->scan.masks_left_out)
-        log_warning(run->settings->callbacks,
-                    "fit: %llu of %llu masks are left out: some of their outputs are not finite",
-                    (unsigned long long)run->scan.masks_left_out, (unsigned long long)run->problem->m);
-}
-
-/* The packed masks without those left out: the problem's own when there are none, else *copy. */
-static coar_status masks_used(const fit_run *run, uint8_t **copy, const uint8_t **masks) {
-    const fit_problem *problem = run->problem;
-    *masks = problem->masks;
-    if (!run->scan.masks_left_out) return COAR_OK;
-    size_t row = mask_bytes(problem->n), used = 0;
-    TRY(memory_new(problem->m - run->scan.masks_left_out, row, "the fit's masks", copy));
-    for (uint64_t i = 0; i < problem->m; i++)
-        if (!run->scan.mask_out[i]) memcpy(*copy + row * used++, problem->masks + i * row, row);
-    *masks = *copy;
-    return COAR_OK;
-}
-
-/* The prior is learnt from a sample of the examples, on the system of all masks. */
-static coar_status make_bayes(fit_run *run) {
-    fit_sample sample = {.count = 0};
-    double *prior = NULL;
-    coar_status status;
-    TRY_GOTO(memory_new(run->problem->n, sizeof *prior, "prior variances", &prior));
-    TRY_GOTO(fit_sample_create(run->problem, &run->scan, run->block, run->buffers.y, &sample));
-    TRY_GOTO(prior_learn(&run->system, &sample, prior));
-    fit_sample_free(&sample);
-    TRY_GOTO(shrink_create(&run->system, SHRINK_BAYES, prior, &run->solver));
-done:
-    fit_sample_free(&sample);
-    free(prior);
-    return status;
-}
-
-static coar_status make_least_squares(fit_run *run, uint64_t m) {
-    if (m > (uint64_t)run->problem->n + 1) TRY(cholesky_create(&run->system, &run->solver));
-    return run->solver ? COAR_OK : shrink_create(&run->system, SHRINK_NOT, NULL, &run->solver);
-}
-
-static coar_status make_solver(fit_run *run) {
-    const fit_problem *problem = run->problem;
-    const fit_estimator estimator = run->settings->estimator;
-    uint64_t m = problem->m - run->scan.masks_left_out;
-    if (run->scan.examples_left_out == problem->N) return COAR_OK;
-    if (m < 2)
-        return status_set(COAR_ERROR_INPUT, "the fit: %llu of %llu masks can be used, and at least 2 are needed",
-                          (unsigned long long)m, (unsigned long long)problem->m);
-    run->closed_form = estimator == FIT_OLS && problem->leave_one_out && m == (uint64_t)problem->n + 1;
-    if (run->closed_form) return COAR_OK;
-    uint8_t *copy = NULL;
-    const uint8_t *masks;
-    coar_status status;
-    TRY_GOTO(masks_used(run, &copy, &masks));
-    TRY_GOTO(fit_system_create(masks, m, problem->n, run->settings, run->block, &run->system));
-    switch (estimator) {
-    case FIT_OLS:
-        TRY_GOTO(make_least_squares(run, m));
-        break;
-    case FIT_EB:
-        TRY_GOTO(make_bayes(run));
-        break;
-    default:
-        TRY_GOTO(shrink_create(&run->system, SHRINK_RIDGE, NULL, &run->solver));
-        break;
+/* Uncalibrated, and a bias that meets the unablated output. */
+static coar_status gradients_alone(fit_run *run, uint64_t first, size_t E) {
+    buffers *b = &run->buffers;
+    const size_t n = run->problem.n;
+    TRY(gradient_weights(&run->made.average, b->index, E, b->weight));
+    for (size_t z = 0; z < E; z++) {
+        double sum = 0;
+        for (size_t j = 0; j < n; j++) {
+            sum += b->weight[j * E + z];
+            b->weight_out[z * n + j] = (float)b->weight[j * E + z];
+        }
+        undiagnosed(b, z, sum, run->problem.gradients->baseline[first + z], NAN);
     }
-done:
-    free(copy);
-    return status;
+    return b->error_out ? gradient_errors(&run->made.average, b->index, E, NULL, b->error_out) : COAR_OK;
+}
+
+/* ----------------------------------------------------------------------------------------------- blocks */
+
+static coar_status solve_masks(fit_run *run, size_t E) {
+    buffers *b = &run->buffers;
+    const size_t n = run->problem.n;
+    fit_made *made = &run->made;
+    solver_block block = {.count = E,
+                          .index = b->index,
+                          .y = b->y,
+                          .mean = b->mean,
+                          .squares = b->squares,
+                          .weight = b->weight,
+                          .penalty = b->penalty,
+                          .freedom = b->freedom,
+                          .choice = b->choice};
+    TRY(made->solver->solve(made->solver, &block));
+    TRY(fit_diagnose(&made->system, made->solver, &block, &b->diagnosis));
+    for (size_t z = 0; z < E; z++) {
+        for (size_t j = 0; j < n; j++) b->weight_out[z * n + j] = (float)b->weight[j * E + z];
+        b->bias_out[z] = (float)b->diagnosis.bias[z];
+        if (made->corrected) b->diagnosis.heldout[z] *= made->correction;
+    }
+    return b->error_out ? fit_standard_errors(made->solver, &block, n, b->diagnosis.sigma, b->error_out) : COAR_OK;
+}
+
+/* Examples left out get NaN for everything. */
+static void blank(const fit_run *run, uint64_t first, size_t E) {
+    const buffers *b = &run->buffers;
+    const size_t n = run->problem.n;
+    for (size_t z = 0; z < E; z++) {
+        if (!run->scan.example_out[first + z]) continue;
+        for (size_t j = 0; j < n; j++) b->weight_out[z * n + j] = NAN;
+        for (size_t j = 0; j < n && b->error_out; j++) b->error_out[z * n + j] = NAN;
+        b->bias_out[z] = NAN;
+        b->penalty[z] = b->diagnosis.r2[z] = b->diagnosis.heldout[z] = NAN;
+    }
 }
 
 static coar_status solve_block(fit_run *run, uint64_t first, size_t E) {
-    const fit_problem *problem = run->problem;
     buffers *b = &run->buffers;
-    size_t m = problem->m - run->scan.masks_left_out;
     for (size_t z = 0; z < E; z++) b->index[z] = first + z;
-    TRY(fit_scan_read(problem, &run->scan, first, E, b->y));
-    fit_centre(b->y, m, E, b->mean, b->squares);
-    if (run->solver) {
-        solver_block block = {E, b->index, b->y, b->mean, b->squares, b->weight, b->penalty, b->freedom, b->choice};
-        TRY(run->solver->solve(run->solver, &block));
-        TRY(fit_diagnose(&run->system, run->solver, &block, &b->diagnosis));
-        hand_over(problem->n, E, b);
-        if (b->error_out) TRY(fit_standard_errors(run->solver, &block, problem->n, b->diagnosis.sigma, b->error_out));
+    if (run->way == WAY_SOLVER || run->way == WAY_LEAVE_ONE_OUT) {
+        TRY(fit_scan_read(&run->problem, &run->scan, first, E, b->y));
+        fit_centre(b->y, masks_used(run), E, b->mean, b->squares);
     }
-    if (run->closed_form) leave_one_out(problem->n, E, b);
-    blank(&run->scan, first, problem->n, E, b);
+    if (run->way == WAY_SOLVER) TRY(solve_masks(run, E));
+    if (run->way == WAY_LEAVE_ONE_OUT) leave_one_out(run->problem.n, E, b);
+    if (run->way == WAY_GRADIENTS) TRY(gradients_alone(run, first, E));
+    blank(run, first, E);
     for (size_t z = 0; z < E; z++)
         if (!isnan(b->diagnosis.r2[z])) run->summary.r2_mean += b->diagnosis.r2[z], run->r2_count++;
     fit_outlook_add(&run->outlook, &b->diagnosis, E);
@@ -212,7 +177,7 @@ static coar_status solve_block(fit_run *run, uint64_t first, size_t E) {
 
 static coar_status run_blocks(fit_run *run, coar_status (*sink)(void *context, const fit_result_block *block),
                               void *context) {
-    uint64_t N = run->problem->N;
+    uint64_t N = run->problem.N;
     const buffers *b = &run->buffers;
     progress progress;
     progress_begin(&progress, run->settings->callbacks, "fit", "examples", 0, N);
@@ -236,28 +201,75 @@ static coar_status run_blocks(fit_run *run, coar_status (*sink)(void *context, c
     return COAR_OK;
 }
 
+/* -------------------------------------------------------------------------------------------------- fit */
+
+static void report_left_out(const fit_run *run) {
+    if (run->scan.examples_left_out)
+        log_warning(run->settings->callbacks,
+                    "fit: %llu of %llu examples are left out: more than 1 %% of their outputs, or any of their "
+                    "gradients, are not finite",
+                    (unsigned long long)run->scan.examples_left_out, (unsigned long long)run->problem.N);
+    if (run->scan.masks_left_out)
+        log_warning(run->settings->callbacks,
+                    "fit: %llu of %llu masks are left out: some of their outputs are not finite",
+                    (unsigned long long)run->scan.masks_left_out, (unsigned long long)run->problem.m);
+}
+
+static coar_status check(const fit_problem *problem, const fit_settings *settings) {
+    if (problem->n == 0 || problem->N == 0)
+        return status_set(COAR_ERROR_INPUT, "the fit: there are no %s", problem->n ? "examples" : "components");
+    if (fit_estimator_takes_gradients(settings->estimator) && !problem->gradients)
+        return status_set(COAR_ERROR_INPUT, "--estimator %s: there are no gradients",
+                          fit_estimator_name(settings->estimator));
+    if (settings->estimator == FIT_LASSO && settings->standard_errors)
+        return status_set(COAR_ERROR_USAGE, "--standard-errors: the lasso has none; eb and ridge have");
+    return COAR_OK;
+}
+
+static coar_status choose_way(fit_run *run) {
+    const fit_estimator estimator = run->settings->estimator;
+    const size_t m = masks_used(run);
+    if (run->scan.examples_left_out == run->problem.N) return COAR_OK;
+    run->way = WAY_GRADIENTS;
+    if (estimator == FIT_GRAD && m < 2) return COAR_OK;
+    if (m < 2)
+        return status_set(COAR_ERROR_INPUT, "the fit: %zu of %llu masks can be used, and at least 2 are needed", m,
+                          (unsigned long long)run->problem.m);
+    run->way = WAY_LEAVE_ONE_OUT;
+    if (estimator == FIT_OLS && run->problem.leave_one_out && m == (size_t)run->problem.n + 1) return COAR_OK;
+    run->way = WAY_SOLVER;
+    return fit_make(&run->problem, run->settings, &run->scan, run->block, run->buffers.y, &run->made);
+}
+
+static void sum_up(fit_run *run, fit_summary *summary) {
+    const fit_outlook *outlook = run->made.corrected ? &run->made.outlook : &run->outlook;
+    *summary = run->summary;
+    summary->examples_left_out = run->scan.examples_left_out;
+    summary->masks_left_out = run->scan.masks_left_out;
+    summary->r2_mean = run->r2_count ? summary->r2_mean / (double)run->r2_count : NAN;
+    fit_outlook_interval(outlook, &summary->heldout_mean, &summary->heldout_low, &summary->heldout_high);
+}
+
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,
                       fit_summary *summary) {
-    fit_run run = {.problem = problem, .settings = settings};
+    const uint32_t one_group[2] = {0, problem->n};
+    fit_run run = {.problem = *problem, .settings = settings};
     coar_status status;
     int threads_before = dense_threads(thread_pool_size(settings->pool));
-    if (problem->n == 0 || problem->N == 0)
-        TRY_GOTO(status_set(COAR_ERROR_INPUT, "the fit: there are no %s", problem->n ? "examples" : "components"));
-    TRY_GOTO(fit_plan_block(problem, settings, &run.block));
+    if (!problem->group_first) run.problem.group_first = one_group, run.problem.groups = 1;
+    TRY_GOTO(check(problem, settings));
+    TRY_GOTO(fit_plan_block(&run.problem, settings, &run.block));
     TRY_GOTO(buffers_create(problem, settings->standard_errors, run.block, &run.buffers));
-    TRY_GOTO(fit_scan_outputs(problem, NULL, run.block, run.buffers.y, &run.scan));
+    if (fit_estimator_takes_gradients(settings->estimator))
+        TRY_GOTO(gradient_average_create(problem->gradients, problem->N, problem->n, &run.made.average));
+    TRY_GOTO(fit_scan_outputs(problem, run.made.average.broken, run.block, run.buffers.y, &run.scan));
     report_left_out(&run);
-    TRY_GOTO(make_solver(&run));
+    TRY_GOTO(choose_way(&run));
     TRY_GOTO(run_blocks(&run, sink, context));
-    run.summary.examples_left_out = run.scan.examples_left_out;
-    run.summary.masks_left_out = run.scan.masks_left_out;
-    run.summary.r2_mean = run.r2_count ? run.summary.r2_mean / (double)run.r2_count : NAN;
-    fit_outlook_interval(&run.outlook, &run.summary.heldout_mean, &run.summary.heldout_low, &run.summary.heldout_high);
-    *summary = run.summary;
+    sum_up(&run, summary);
 done:
-    if (run.solver) run.solver->destroy(run.solver);
-    fit_system_free(&run.system);
+    fit_made_free(&run.made);
     fit_scan_free(&run.scan);
     buffers_free(&run.buffers);
     dense_threads(threads_before);

@@ -22,6 +22,8 @@
 #define SIDE_MAX 30000
 
 typedef struct fit_system {
+    const uint32_t *group_first; /* [groups + 1] component groups, borrowed from the problem */
+    uint32_t groups;
     bit_columns by_mask;      /* m columns of n bits: the rows of X */
     bit_columns by_component; /* n columns of m bits: the columns of X */
     double *mean;             /* [n] fraction of the masks that keep component j */
@@ -33,9 +35,9 @@ typedef struct fit_system {
     const coar_callbacks *callbacks;
 } fit_system;
 
-/* masks: packed, [m][ceil(n/8)]; copied. */
-coar_status fit_system_create(const uint8_t *masks, size_t m, uint32_t n, const fit_settings *settings, size_t block,
-                              fit_system *out);
+/* Of m masks of the problem's components. masks: packed, [m][ceil(n/8)]; copied. */
+coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,
+                              size_t block, fit_system *out);
 void fit_system_free(fit_system *system);
 
 /* The centred Gram matrix Xc' Xc [n][n], or with `dual` the kernel Xc Xc' [m][m]; each entry is an exact integer

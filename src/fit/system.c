@@ -6,9 +6,12 @@
 #include "core/memory.h"
 #include "fit/solver.h"
 
-coar_status fit_system_create(const uint8_t *masks, size_t m, uint32_t n, const fit_settings *settings, size_t block,
-                              fit_system *out) {
+coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,
+                              size_t block, fit_system *out) {
+    const uint32_t n = problem->n;
     fit_system system = {
+        .group_first = problem->group_first,
+        .groups = problem->groups,
         .block = block,
         .standard_errors = settings->standard_errors,
         .pool = settings->pool,
