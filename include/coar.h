@@ -186,6 +186,30 @@ typedef struct coar_ablate_result {
 /* Runs masked forward passes into a run file; resumes, extends (larger `masks`) or refuses by itself. */
 COAR_API coar_status coar_ablate(const coar_ablate_options *options, coar_ablate_result *result);
 
+/* ------------------------------------------------------------------------------------------ gradients */
+
+typedef struct coar_gradients_options {
+    size_t size;
+    uint32_t passes;             /* k: reverse passes of every example; 0 = 64 */
+    coar_ablate_options ablate;  /* the run. masks, sampler, store_masks and store_f16 are the ablations' and not looked at;
+                                    alpha is below 1/2 */
+} coar_gradients_options;
+#define COAR_GRADIENTS_INIT { .size = sizeof(coar_gradients_options), .ablate = COAR_ABLATE_INIT }
+
+typedef struct coar_gradients_result {
+    uint64_t examples, components;       /* N, n */
+    uint32_t passes;                     /* that are there, k or more */
+    uint64_t units_total, units_before;  /* work units: a block of 32 examples and one output; those done already */
+    uint64_t images;                     /* masked images differentiated by this call */
+    double seconds;                      /* spent on them */
+    int already_complete;                /* nothing was to do */
+} coar_gradients_result;
+
+/* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
+ * component's keep, under k random masks of keeps 1, 1/2 and 0, summed by keep. Resumes, extends (larger `passes`) or refuses
+ * by itself, as coar_ablate does with masks; the two may come in any order. */
+COAR_API coar_status coar_gradients(const coar_gradients_options *options, coar_gradients_result *result);
+
 /* Writes the masks of a run as bool .npy [m, n], True = kept. */
 COAR_API coar_status coar_masks(const char *run, const char *output, int force);
 
@@ -345,7 +369,9 @@ typedef struct coar_selftest_case {
     const char *name;       /* "conv 3x3/2 11x9x16 to 24, gelu, residual, post", "resnet20, filters" */
     const char *precision;
     uint32_t slots, examples; /* masks and images of one call */
-    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks */
+    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks; of a "reverse" case outputs
+                               and derivatives of a reverse pass: by keeps, influence, conductance, each on a scale of its
+                               own */
     uint64_t wrong;         /* those further off than `largest_limit`, and those not finite on one side alone */
     double largest;         /* error: of the largest reference value (fp32), or of the reference's rms */
     double largest_limit;
@@ -379,9 +405,10 @@ typedef struct coar_selftest_result {
 } coar_selftest_result;
 
 /* Compares a backend with the reference: every op at a table of shapes, then whole networks with random weights, with
- * masks of every form. COAR_OK also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest
- * value; bf16, fp16 and tf32, with the reference rounding weights and stored values in the same way, within 1 % rms
- * for an op, 3 % for a network. */
+ * masks of every form; then, where the backend has a reverse pass, the derivatives of all of them ("reverse ..."). COAR_OK
+ * also where cases failed: *result counts them. fp32 must be within 1e-4 of the largest value (derivatives of networks
+ * within 1e-4 rms and 1e-2 of the largest, for the sake of ReLUs at zero); bf16, fp16 and tf32, with the reference rounding
+ * weights, stored values and stored gradients in the same way, within 1 % rms for an op, 3 % for a network. */
 COAR_API coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result);
 
 /* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */

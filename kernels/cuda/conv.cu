@@ -3,7 +3,8 @@
  * and picks the kernel. Host code only; the kernels are in conv_mma.cuh, conv_f32.cu and conv_epilogue.cu.
  *
  * Limits: an image of x with its padding below 2^30 elements, the weight below 2^31; pairs * positions below 2^31,
- * output channels up to 2^22, and at most 2^31 blocks. Offsets of images and of rows of y have 64 bits.
+ * output channels up to 2^22, and at most 2^31 blocks; a transpose's stride up to 255, since grids end at 65,535 phases.
+ * Offsets of images and of rows of y have 64 bits.
  */
 #include "kernels/cuda/conv.cuh"
 
@@ -53,21 +54,42 @@ static bool output_fits(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t str
     return in && kernel && stride && kernel <= padded && out == (padded - kernel) / stride + 1;
 }
 
-/* What the epilogue alone needs. Blocks: as many as the smallest tiles make (conv_form); 1024: row numbers of a
- * tile that reaches over the end must not overflow. */
-static bool result_in_range(const gpu_conv *c) {
+/* Blocks: as many as the smallest tiles make (conv_form); 1024: row numbers of a tile that reaches over the end must not
+ * overflow. */
+bool conv_result_in_range(const gpu_conv *c) {
     const uint64_t rows = rows_of(c), channels = c->out_channels;
     return channels && channels <= 1 << 22 && rows && rows < SIZE_LIMIT - 1024 &&
            product((rows + 63) / 64, (channels + 31) / 32) < SIZE_LIMIT;
+}
+
+/* A 1x1 convolution that moves nothing is its own transpose but for the weight, which has been turned already. */
+static bool transposes(const gpu_conv *c) {
+    return c->transposed && !(c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 && c->pad == 0);
+}
+
+static uint32_t phase_size(uint32_t pixels, uint32_t stride) {
+    return pixels / stride + (pixels % stride != 0);
+}
+
+/* Rows of one phase; the multiples of a phase's size may reach over the end of the result. */
+static uint64_t phase_rows_of(const gpu_conv *c) {
+    return product(product(phase_size(c->out_h, c->stride), phase_size(c->out_w, c->stride)), c->pairs);
+}
+
+static bool pixels_fit(const gpu_conv *c) {
+    if (!c->transposed)
+        return output_fits(c->in_h, c->pad, c->kernel_h, c->stride, c->out_h) &&
+               output_fits(c->in_w, c->pad, c->kernel_w, c->stride, c->out_w);
+    return !c->example && output_fits(c->out_h, c->pad, c->kernel_h, c->stride, c->in_h) &&
+           output_fits(c->out_w, c->pad, c->kernel_w, c->stride, c->in_w) && c->stride <= 255 &&
+           phase_rows_of(c) < SIZE_LIMIT - 1024;
 }
 
 static bool shape_in_range(const gpu_conv *c) {
     const uint64_t image =
         product(product((uint64_t)c->in_h + 2 * (uint64_t)c->pad, (uint64_t)c->in_w + 2 * (uint64_t)c->pad),
                 c->in_channels < SIZE_LIMIT / 2 ? gpu_stride(c->in_channels) : SIZE_LIMIT);
-    return result_in_range(c) && c->in_channels && image < SIZE_LIMIT / 2 &&
-           output_fits(c->in_h, c->pad, c->kernel_h, c->stride, c->out_h) &&
-           output_fits(c->in_w, c->pad, c->kernel_w, c->stride, c->out_w) &&
+    return conv_result_in_range(c) && c->in_channels && image < SIZE_LIMIT / 2 && pixels_fit(c) &&
            product(depth_of(c), gpu_stride(c->out_channels)) < SIZE_LIMIT;
 }
 
@@ -96,12 +118,13 @@ static conv_gather find_gather(const gpu_conv *c, conv_params *p) {
     return whole ? CONV_RUN : CONV_TAPS;
 }
 
-static epilogue describe_epilogue(const gpu_conv *c) {
+epilogue conv_epilogue_of(const gpu_conv *c) {
     epilogue e = {};
     e.scale = c->scale;
     e.shift = c->shift;
     e.residual = c->residual;
     e.y = c->y;
+    e.linear = c->linear;
     e.mask = c->mask;
     e.activation = c->activation;
     e.wide = c->wide;
@@ -112,9 +135,26 @@ static epilogue describe_epilogue(const gpu_conv *c) {
     return e;
 }
 
+/* The runs of a transpose are pixels: its taps are not side by side in x. */
+static conv_gather find_phases(const gpu_conv *c, conv_params *p) {
+    const uint32_t pixel = gpu_stride(c->in_channels), height = phase_size(c->out_h, c->stride);
+    const uint32_t width = phase_size(c->out_w, c->stride), vector = 16 / (uint32_t)gpu_type_size(c->type);
+    p->pixel = pixel;
+    p->line = pixel * c->in_w;
+    p->run = epilogue_divisor_of(pixel);
+    p->across = epilogue_divisor_of(c->kernel_w);
+    p->rows = (uint32_t)phase_rows_of(c);
+    p->out_h = c->out_h;
+    p->kernel_h = c->kernel_h;
+    p->kernel_w = c->kernel_w;
+    p->phase_pixels = epilogue_divisor_of(height * width);
+    p->phase_w = epilogue_divisor_of(width);
+    return pixel % vector ? CONV_TRANSPOSED_NARROW : CONV_TRANSPOSED;
+}
+
 static conv_gather describe(const gpu_conv *c, conv_params *p) {
     *p = {};
-    p->tail = describe_epilogue(c);
+    p->tail = conv_epilogue_of(c);
     p->x = c->x;
     p->weight = c->weight;
     p->example = c->example;
@@ -128,7 +168,7 @@ static conv_gather describe(const gpu_conv *c, conv_params *p) {
     p->out_w = epilogue_divisor_of(c->out_w);
     p->stride = c->stride;
     p->pad = c->pad;
-    const conv_gather gather = find_gather(c, p);
+    const conv_gather gather = transposes(c) ? find_phases(c, p) : find_gather(c, p);
     p->image = (size_t)p->line * c->in_h;
     const bool side_by_side = c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1; /* as linear layers */
     p->dense = gather == CONV_RUN && !c->example && (side_by_side || p->depth == p->image);
@@ -175,6 +215,6 @@ cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream) {
 }
 
 cudaError_t gpu_epilogue_launch(const gpu_conv *c, const float *sums, cudaStream_t stream) {
-    if (!result_in_range(c) || !epilogue_valid(c) || !sums) return cudaErrorInvalidValue;
-    return conv_finish_launch(c->type, describe_epilogue(c), sums, 1, stream);
+    if (!conv_result_in_range(c) || !epilogue_valid(c) || !sums) return cudaErrorInvalidValue;
+    return conv_finish_launch(c->type, conv_epilogue_of(c), sums, 1, stream);
 }

@@ -61,7 +61,7 @@ GPU_INLINE void conv_f32_multiply(float (&sums)[Tile::GROUPS * 4][8], const unsi
 }
 
 /* Finishes a thread's sums, four rows of a quad at a time; not unrolled, so that the epilogue is compiled once. */
-template <class Tile>
+template <class Tile, conv_gather G>
 GPU_INLINE void conv_f32_store(const conv_params &p, const conv_block<Tile> &block,
                                const float (&sums)[Tile::GROUPS * 4][8], const conv_f32_thread<Tile> &thread) {
 #pragma unroll 1
@@ -79,15 +79,16 @@ GPU_INLINE void conv_f32_store(const conv_params &p, const conv_block<Tile> &blo
         }
         if (column >= p.columns) continue;
         epilogue_channels c = epilogue_begin(p.tail, column);
-        conv_store<float>(p, c, row, Tile::TY, v);
+        conv_store<float, G>(p, c, row, Tile::TY, v);
     }
 }
 
 template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THREADS) conv_f32_kernel(conv_params p) {
     GPU_DYNAMIC_SHARED(unsigned char, shared);
-    const conv_block<Tile> block(p);
+    const uint32_t deep = conv_depth<G>(p);
+    const conv_block<Tile> block(p, deep);
     const conv_f32_thread<Tile> thread;
-    conv_loader<Tile, G> loader(p, block);
+    conv_loader<Tile, G> loader(p, block, deep);
     float sums[Tile::GROUPS * 4][8] = {};
 
 #pragma unroll
@@ -106,16 +107,16 @@ template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THR
         from = from + Tile::STAGE == Tile::SHARED ? 0 : from + Tile::STAGE;
         to = to + Tile::STAGE == Tile::SHARED ? 0 : to + Tile::STAGE;
     }
-    conv_f32_store<Tile>(p, block, sums, thread);
+    conv_f32_store<Tile, G>(p, block, sums, thread);
 }
 
 template <class Tile, conv_gather G> static cudaError_t launch(conv_params p, cudaStream_t stream) {
-    const dim3 grid = conv_set_tile<Tile>(&p);
+    const dim3 grid = conv_set_tile<Tile, G>(&p);
     return gpu_launch(conv_f32_kernel<Tile, G>, grid, dim3(Tile::THREADS), Tile::SHARED, stream, p);
 }
 
 template <class Tile> constexpr conv_form form(const char *name) {
-    return {name, {launch<Tile, CONV_RUN>, launch<Tile, CONV_TAPS>, NULL}};
+    return {name, {launch<Tile, CONV_RUN>, launch<Tile, CONV_TAPS>, NULL, launch<Tile, CONV_TRANSPOSED>, NULL}};
 }
 
 static const conv_form forms[] = {

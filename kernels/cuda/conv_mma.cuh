@@ -104,7 +104,7 @@ GPU_INLINE void conv_read_corner(const float *corner, uint32_t row, uint32_t ste
 
 /* Finishes a warp's sums. The loop over slices is not unrolled, so that the epilogue is compiled once: the slice to
  * put down is picked by comparing, which keeps the sums in registers. */
-template <class Tile>
+template <class Tile, conv_gather G>
 GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &block,
                                const float (&sums)[Tile::MT][Tile::NT][4], unsigned char *shared) {
     constexpr uint32_t QUADS = Tile::WN / 4, STEP = 32 / QUADS; /* rows that a warp reads at once */
@@ -133,7 +133,7 @@ GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &blo
         for (uint32_t r = lane / QUADS; r < 16 && column < p.columns; r += 4 * STEP) {
             float v[4][4];
             conv_read_corner<Tile::PITCH>(corner, r, STEP, channel, v);
-            conv_store<typename Tile::type>(p, c, first + slice * 16 + r, STEP, v);
+            conv_store<typename Tile::type, G>(p, c, first + slice * 16 + r, STEP, v);
         }
         __syncwarp();
     }
@@ -142,9 +142,10 @@ GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &blo
 template <class Tile, conv_gather G>
 __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params p) {
     GPU_DYNAMIC_SHARED(unsigned char, shared);
-    const conv_block<Tile> block(p);
+    const uint32_t deep = conv_depth<G>(p);
+    const conv_block<Tile> block(p, deep);
     const conv_lane<Tile> lane;
-    conv_loader<Tile, G> loader(p, block);
+    conv_loader<Tile, G> loader(p, block, deep);
     float sums[Tile::MT][Tile::NT][4] = {};
     conv_fragments<Tile> fragments[2];
 
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params 
     }
     cp_async_wait<Tile::STAGES - 2>();
     __syncthreads();
-    lane.load(fragments[0], shared, 0);
+    if (block.tiles > 0) lane.load(fragments[0], shared, 0);
 
     uint32_t from = 0, to = (Tile::STAGES - 1) * Tile::STAGE; /* stages of this tile and of the one to copy */
 #pragma unroll 1
@@ -178,23 +179,26 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params 
             conv_multiply<Tile>(sums, fragments[step % 2]);
         }
     }
-    conv_mma_store<Tile>(p, block, sums, shared); /* nobody reads tiles behind the last barrier */
+    conv_mma_store<Tile, G>(p, block, sums, shared); /* nobody reads tiles behind the last barrier */
 }
 
 /* ------------------------------------------------------------------------------------------------ forms */
 
 template <class Tile, conv_gather G> cudaError_t conv_mma_launch(conv_params p, cudaStream_t stream) {
-    const dim3 grid = conv_set_tile<Tile>(&p);
+    const dim3 grid = conv_set_tile<Tile, G>(&p);
     return gpu_launch(conv_mma_kernel<Tile, G>, grid, dim3(Tile::THREADS), Tile::SHARED, stream, p);
 }
 
 template <class Tile> constexpr conv_form conv_mma_form(const char *name) {
-    return {name, {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, NULL}};
+    return {name,
+            {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, NULL,
+             conv_mma_launch<Tile, CONV_TRANSPOSED>, NULL}};
 }
 /* Stems have few columns: the large tiles are not compiled for them. */
 template <class Tile> constexpr conv_form conv_mma_form_narrow(const char *name) {
     return {name,
-            {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, conv_mma_launch<Tile, CONV_NARROW>}};
+            {conv_mma_launch<Tile, CONV_RUN>, conv_mma_launch<Tile, CONV_TAPS>, conv_mma_launch<Tile, CONV_NARROW>,
+             conv_mma_launch<Tile, CONV_TRANSPOSED>, conv_mma_launch<Tile, CONV_TRANSPOSED_NARROW>}};
 }
 
 template <class T>

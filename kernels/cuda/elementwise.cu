@@ -1,17 +1,22 @@
 /*
- * elementwise.cu - ops that move values and at most add to them.
+ * elementwise.cu - ops that move values and at most add to them, and their gradients.
  *
- *   normalise    y[i][q][c] = pixels[i][q][c] mul[c] + add[c]    rounded to fp32, then to the type
+ *   normalise    y[i][q][c] = (pixels[i][q][c] mul[c] + add[c]) scale[i]    rounded to fp32 twice, then to the type
  *   subsample    y[p][oy][ox][c] = x[p][oy s][ox s][c - before], zeros outside x     option A of arXiv 1512.03385
  *   embed        y[p][0] = table[0], y[p][t] = x[p][t - 1] + table[t]                class token and positions
  *   select       y[p] = x[p][0]
  *   keep gather  out[p][c] = keep[slot[p] rows + c]                                  fp32
+ *   add          y += x
  *
- * Values [..][positions][gpu_stride(channels)]; pixels, mul, add, table and keep are not padded. The channels behind
- * the last one are written as zeros by all of them.
+ *   subsample    dx[p][y][x][c] = dy[p][y / s][x / s][c + before] where s divides y and x, else 0
+ *   embed        dx[p][t] = dy[p][t + 1]
+ *   select       dx[p][0] = dy[p], dx[p][q] = 0
+ *
+ * Gradients replace what dx holds, or are added to it. Values [..][positions][gpu_stride(channels)]; pixels, mul, add,
+ * table and keep are not padded. The channels behind the last one are written as zeros by all of them.
  *
  * One thread per vector of the result, neighbouring channels in neighbouring threads; no shared memory. Registers
- * (sm_80): 10 to 31, no spills.
+ * (sm_80): 10 to 40, no spills.
  * Bytes: what is read and written once. Flops: 2 (normalise) or 1 (embed) an element.
  * Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s): embed of 197x768 bf16 tokens, 256 pairs: 77 + 77 MB and a
  * table that stays in L2, 76 us and 46 us; subsample 32x32x16 to 16x16x32 bf16, 2,048 pairs: 17 MB of whole 32-byte
@@ -24,24 +29,25 @@
 
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
-    normalise_kernel(const uint8_t *pixels, const float *mul, const float *add, void *y, uint32_t channels,
-                     uint32_t vectors, uint32_t items) {
+    normalise_kernel(const uint8_t *pixels, const float *mul, const float *add, const float *scale, void *y,
+                     uint32_t positions, uint32_t channels, uint32_t vectors, uint32_t items) {
     const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
     if (item >= items) return;
-    const uint32_t first = item % vectors * V::width;
-    const uint8_t *pixel = pixels + (size_t)(item / vectors) * channels;
+    const uint32_t first = item % vectors * V::width, row = item / vectors;
+    const uint8_t *pixel = pixels + (size_t)row * channels;
+    const float factor = scale ? scale[row / positions] : 1;
     V out;
 #pragma unroll
     for (int i = 0; i < V::width; i++) {
         const uint32_t c = first + i;
-        out.at[i] = from_float<typename V::element>(c < channels ? fmaf(pixel[c], mul[c], add[c]) : 0);
+        out.at[i] = from_float<typename V::element>(c < channels ? fmaf(pixel[c], mul[c], add[c]) * factor : 0);
     }
     store_vector(y, item, out);
 }
 
 extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positions, uint32_t channels,
-                                            const uint8_t *pixels, const float *mul, const float *add, void *y,
-                                            cudaStream_t stream) {
+                                            const uint8_t *pixels, const float *mul, const float *add,
+                                            const float *scale, void *y, cudaStream_t stream) {
     if (!images || !positions || !channels) return cudaErrorInvalidValue;
     return with_vectors(type, channels, [&](auto vector) {
         using V = decltype(vector);
@@ -50,7 +56,7 @@ extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint
         if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
         const uint32_t items = (uint32_t)rows * vectors;
         return gpu_launch(normalise_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
-                          pixels, mul, add, y, channels, vectors, items);
+                          pixels, mul, add, scale, y, positions, channels, vectors, items);
     });
 }
 
@@ -95,6 +101,49 @@ extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t
         const uint32_t items = (uint32_t)rows * vectors;
         return gpu_launch(subsample_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
                           *s, gpu_stride(s->in_channels), vectors, items);
+    });
+}
+
+/* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector of
+ * dx is one of dy, which may reach into channels that x does not have. */
+template <class V>
+static __global__ void __launch_bounds__(VECTOR_THREADS)
+    subsample_reverse_kernel(gpu_subsample s, const void *dy, void *dx, bool add, uint32_t out_stride, uint32_t vectors,
+                             uint32_t items) {
+    const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
+    if (item >= items) return;
+    const uint32_t position = item / vectors, row = position / s.in_w, first = item % vectors * V::width;
+    const uint32_t x = position % s.in_w, y = row % s.in_h, pair = row / s.in_h, oy = y / s.stride, ox = x / s.stride;
+    float g[V::width] = {};
+    if (oy * s.stride == y && ox * s.stride == x && oy < s.out_h && ox < s.out_w) {
+        const size_t at = (((size_t)pair * s.out_h + oy) * s.out_w + ox) * out_stride + first + s.before;
+        const typename V::element *from = static_cast<const typename V::element *>(dy) + at;
+        if (s.before % V::width == 0) {
+            const V in = load_vector<V>(from, 0);
+#pragma unroll
+            for (int i = 0; i < V::width; i++) g[i] = first + i < s.in_channels ? to_float(in.at[i]) : 0;
+        } else {
+#pragma unroll
+            for (int i = 0; i < V::width; i++) g[i] = first + i < s.in_channels ? to_float(from[i]) : 0;
+        }
+    }
+    store_gradient<V>(dx, item, g, add);
+}
+
+extern "C" cudaError_t gpu_subsample_reverse_launch(const gpu_subsample *s, const void *dy, void *dx, bool add,
+                                                    cudaStream_t stream) {
+    if (!s->pairs || !s->in_channels || !s->stride || !s->out_h || !s->out_w) return cudaErrorInvalidValue;
+    if ((uint64_t)(s->out_h - 1) * s->stride >= s->in_h || (uint64_t)(s->out_w - 1) * s->stride >= s->in_w ||
+        (uint64_t)s->in_channels + s->before > s->out_channels)
+        return cudaErrorInvalidValue;
+    return with_vectors(s->type, s->in_channels, [&](auto vector) {
+        using V = decltype(vector);
+        const uint32_t vectors = gpu_stride(s->in_channels) / V::width;
+        const size_t rows = (size_t)s->pairs * s->in_h * s->in_w;
+        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
+        const uint32_t items = (uint32_t)rows * vectors;
+        return gpu_launch(subsample_reverse_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0,
+                          stream, *s, dy, dx, add, gpu_stride(s->out_channels), vectors, items);
     });
 }
 
@@ -149,6 +198,64 @@ extern "C" cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t
         return gpu_launch(select_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, x,
                           y, positions, vectors, items);
     });
+}
+
+/* ----------------------------------------------------------- gradients that are rows of vectors, moved */
+
+/* dx[pair][q] (+)= dy[pair][q + offset] for the first `moved` of dx's positions, of which there are dx_rows a pair, dy_rows
+ * in dy; zeros (or nothing more) at the others. */
+struct moved_rows {
+    const void *dy;
+    void *dx;
+    bool add;
+    uint32_t dx_rows, dy_rows, offset, moved;
+};
+
+template <class V>
+static __global__ void __launch_bounds__(VECTOR_THREADS) move_kernel(moved_rows m, uint32_t vectors, uint32_t items) {
+    const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
+    if (item >= items) return;
+    const uint32_t row = item / vectors, q = row % m.dx_rows, pair = row / m.dx_rows;
+    if (m.add && q >= m.moved) return;
+    float g[V::width] = {};
+    if (q < m.moved) {
+        const size_t from = ((size_t)pair * m.dy_rows + q + m.offset) * vectors + item % vectors;
+        const V in = load_vector<V>(m.dy, from);
+#pragma unroll
+        for (int i = 0; i < V::width; i++) g[i] = to_float(in.at[i]);
+    }
+    store_gradient<V>(m.dx, item, g, m.add);
+}
+
+static cudaError_t move_launch(gpu_type type, const moved_rows &m, uint32_t pairs, uint32_t channels,
+                               cudaStream_t stream) {
+    if (!pairs || !channels || !m.dx_rows) return cudaErrorInvalidValue;
+    return with_vectors(type, channels, [&](auto vector) {
+        using V = decltype(vector);
+        const uint32_t vectors = gpu_stride(channels) / V::width;
+        const size_t rows = (size_t)pairs * m.dx_rows;
+        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
+        const uint32_t items = (uint32_t)rows * vectors;
+        return gpu_launch(move_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, m,
+                          vectors, items);
+    });
+}
+
+extern "C" cudaError_t gpu_embed_reverse_launch(const gpu_embed *e, const void *dy, void *dx, bool add,
+                                                cudaStream_t stream) {
+    const uint32_t rows = e->tokens - 1;
+    if (e->tokens == 0) return cudaErrorInvalidValue;
+    return move_launch(e->type, {dy, dx, add, rows, e->tokens, 1, rows}, e->pairs, e->channels, stream);
+}
+
+extern "C" cudaError_t gpu_select_reverse_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
+                                                 const void *dy, void *dx, bool add, cudaStream_t stream) {
+    return move_launch(type, {dy, dx, add, positions, 1, 0, 1}, pairs, channels, stream);
+}
+
+extern "C" cudaError_t gpu_add_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
+                                      const void *x, void *y, cudaStream_t stream) {
+    return move_launch(type, {x, y, true, positions, positions, 0, positions}, pairs, channels, stream);
 }
 
 /* -------------------------------------------------------------------------------------------- keep gather */

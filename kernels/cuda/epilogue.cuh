@@ -76,6 +76,7 @@ struct epilogue {
     const float *scale, *shift; /* [channels]; NULL = 1, 0 */
     const void *residual;       /* [rows][stride] of the type's storage, or NULL */
     void *y;                    /* [rows][stride], of the type's storage or, if `wide`, fp32 */
+    void *linear;               /* [rows][stride] of the type's storage: W x itself; NULL = not wanted */
     gpu_mask mask;
     gpu_activation activation;
     bool wide;
@@ -134,9 +135,9 @@ GPU_INLINE void epilogue_activate(gpu_activation activation, float (&v)[4]) {
     }
 }
 
-/* sums -> y of one row; residual is read if there is one. c holds the row's keeps. */
-GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, const float (&residual)[4],
-                               float (&v)[4]) {
+/* sums -> the argument of the activation; residual is added if there is one. c holds the row's keeps. */
+GPU_INLINE void epilogue_argument(const epilogue &e, const epilogue_channels &c, const float (&residual)[4],
+                                  float (&v)[4]) {
     if (e.mask.place == GPU_PLACE_PRE) epilogue_ablate(c, v);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = fmaf(c.scale[i], v[i], c.shift[i]);
@@ -145,37 +146,44 @@ GPU_INLINE void epilogue_apply(const epilogue &e, const epilogue_channels &c, co
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] += residual[i];
     }
-    epilogue_activate(e.activation, v);
-    if (e.mask.place == GPU_PLACE_OUT) epilogue_ablate(c, v);
+}
+
+/* Channels behind the last one: zeros stay zeros through the whole epilogue. */
+GPU_INLINE void epilogue_clear_behind(const epilogue &e, const epilogue_channels &c, float (&v)[4]) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) v[i] = c.first + i < e.channels ? v[i] : 0;
 }
 
-/* Finishes and stores the sums v of rows first, first + step, ... (those below e.rows). All loads come first, so
- * that the residuals of R rows are under way at once. */
-template <class T, int R>
-GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, uint32_t first, uint32_t step,
-                              float (&v)[R][4]) {
+constexpr uint32_t EPILOGUE_NO_ROW = 0xffffffffu;
+
+/* Finishes and stores the sums v of the rows row_of(0), row_of(1), ..., of which each is below e.rows or
+ * EPILOGUE_NO_ROW. All loads come first, so that the residuals of R rows are under way at once. */
+template <class T, int R, class F>
+GPU_INLINE void epilogue_rows(const epilogue &e, epilogue_channels &c, float (&v)[R][4], F row_of) {
     uint32_t slot[R];
     float residual[R][4] = {};
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const uint32_t row = first + r * step;
+        const uint32_t row = row_of(r);
         slot[r] = c.slot;
-        if (row >= e.rows) continue;
+        if (row == EPILOGUE_NO_ROW) continue;
         if (e.mask.place != GPU_PLACE_NONE) slot[r] = e.mask.slot[epilogue_divide(row, e.positions)];
         if (e.residual) epilogue_load<T>(e.residual, (size_t)row * e.stride + c.first, residual[r]);
     }
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const uint32_t row = first + r * step;
-        if (row >= e.rows) continue;
+        const uint32_t row = row_of(r);
+        if (row == EPILOGUE_NO_ROW) continue;
         if (slot[r] != c.slot) {
             c.slot = slot[r];
             epilogue_gather(e, e.mask.keep + (size_t)c.slot * e.mask.rows, c.first, 1, c.keep);
         }
-        epilogue_apply(e, c, residual[r], v[r]);
         const size_t at = (size_t)row * e.stride + c.first;
+        epilogue_clear_behind(e, c, v[r]);
+        if (e.linear) epilogue_store<T>(e.linear, at, v[r]);
+        epilogue_argument(e, c, residual[r], v[r]);
+        epilogue_activate(e.activation, v[r]);
+        if (e.mask.place == GPU_PLACE_OUT) epilogue_ablate(c, v[r]);
         if (e.wide)
             epilogue_store<float>(e.y, at, v[r]);
         else

@@ -2,14 +2,15 @@
  * head.cu - what is read off a network: outputs of logits, and sums of channels for `mean` ablation.
  *
  *   outputs       out[p] = f(logits[p], label[example[p]])         f: output_value of src/graph/outputs.c
+ *   gradients     gradient[p][c] = gain df / dlogits[p][c]         output_gradient of the same file
  *   channel sums  sums[c] += sum over p, then q, of x[p][q][c]
  *
- * logits fp32 [pairs][gpu_stride(classes)]; x [pairs][positions][gpu_stride(channels)]; sums double [channels].
+ * logits fp32 [pairs][gpu_stride(classes)], gradient likewise in the type's storage; x [pairs][positions][gpu_stride(channels)]; sums double [channels].
  * Both in double: attributions are differences of outputs that are almost equal, and a sum over 10^9 values keeps
  * 1e-16 of each. Consumer cards do doubles at 1/64 of their rate; neither kernel has enough of them to matter.
  *
  * Outputs: one warp per pair, lane l takes the classes l, l + 32, ...; the 32 partial results meet in a tree of fixed
- * shape. Shared memory none, registers 28 (sm_80). Bytes: the logits once. Roofline: 1,000 classes, 4,096 pairs: 16
+ * shape. Gradients are written in a second pass over the row. Shared memory none, registers 28 and 36 (sm_80). Bytes: the logits once. Roofline: 1,000 classes, 4,096 pairs: 16
  * MB, 8 us at 2.04 TB/s (A100 80 GB), 5 us at 3.35 TB/s (H100); the loss adds 4.1e6 exponentials of about 40 flops:
  * 17 us at 9.7 Tflop/s of doubles (A100), 5 us at 34 (H100).
  *
@@ -57,13 +58,20 @@ static GPU_INLINE double margin(const float *logits, uint32_t classes, uint32_t 
     return __any_sync(ALL_LANES, undefined) ? NAN : logits[label] - largest;
 }
 
-/* -log softmax(logits)[label], shifted by the largest logit so that exp cannot overflow. */
+/* The sum of exp(logits - largest): shifted by the largest logit exp cannot overflow. */
+static GPU_INLINE double exponentials(const float *logits, uint32_t classes, uint32_t lane, double *largest) {
+    double most = -INFINITY, sum = 0;
+    for (uint32_t c = lane; c < classes; c += 32) most = logits[c] > most ? (double)logits[c] : most;
+    *largest = most = largest_of_warp(most);
+    for (uint32_t c = lane; c < classes; c += 32) sum += exp(logits[c] - most);
+    return sum_of_warp(sum);
+}
+
+/* -log softmax(logits)[label] */
 static GPU_INLINE double loss(const float *logits, uint32_t classes, uint32_t label, uint32_t lane) {
-    double largest = -INFINITY, sum = 0;
-    for (uint32_t c = lane; c < classes; c += 32) largest = logits[c] > largest ? (double)logits[c] : largest;
-    largest = largest_of_warp(largest);
-    for (uint32_t c = lane; c < classes; c += 32) sum += exp(logits[c] - largest);
-    return largest + log(sum_of_warp(sum)) - logits[label];
+    double largest;
+    const double sum = exponentials(logits, classes, lane, &largest);
+    return largest + log(sum) - logits[label];
 }
 
 static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
@@ -92,14 +100,83 @@ static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
     if (lane == 0) out[pair] = (float)value;
 }
 
+static bool output_valid(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t classes) {
+    const bool one = kind == GPU_OUTPUT_CLASS, two = kind == GPU_OUTPUT_DIFFERENCE;
+    if (!classes || kind < GPU_OUTPUT_MARGIN || kind > GPU_OUTPUT_LOSS) return false;
+    return !((one || two) && a >= classes) && !(two && b >= classes);
+}
+
 extern "C" cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
                                          const float *logits, const int32_t *label, const uint32_t *example, float *out,
                                          cudaStream_t stream) {
-    const bool one = kind == GPU_OUTPUT_CLASS, two = kind == GPU_OUTPUT_DIFFERENCE;
-    if (!pairs || !classes || kind < GPU_OUTPUT_MARGIN || kind > GPU_OUTPUT_LOSS) return cudaErrorInvalidValue;
-    if (((one || two) && a >= classes) || (two && b >= classes)) return cudaErrorInvalidValue;
+    if (!pairs || !output_valid(kind, a, b, classes)) return cudaErrorInvalidValue;
     return gpu_launch(output_kernel, dim3(blocks_of(pairs, OUTPUT_WARPS)), dim3(OUTPUT_WARPS * 32), 0, stream, kind, a,
                       b, pairs, classes, gpu_stride(classes), logits, label, example, out);
+}
+
+/* ---------------------------------------------------------------------------------------------- gradients */
+
+struct ranked_logit {
+    float value;
+    uint32_t class_;
+};
+
+/* NaN ranks above everything, the first above its equals: the margin's rule in outputs.c. */
+static GPU_INLINE bool ranks_above(ranked_logit a, ranked_logit b) {
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    if (a_nan != b_nan) return a_nan;
+    if (!a_nan && a.value != b.value) return a.value > b.value;
+    return a.class_ < b.class_;
+}
+
+/* The class of the largest logit that is not the label's. */
+static GPU_INLINE uint32_t largest_other(const float *logits, uint32_t classes, uint32_t label, uint32_t lane) {
+    ranked_logit best = {-INFINITY, UINT32_MAX};
+    for (uint32_t c = lane; c < classes; c += 32) {
+        const ranked_logit candidate = {logits[c], c};
+        if (c != label && ranks_above(candidate, best)) best = candidate;
+    }
+#pragma unroll
+    for (int d = 16; d; d >>= 1) {
+        const ranked_logit other = {__shfl_xor_sync(ALL_LANES, best.value, d),
+                                    __shfl_xor_sync(ALL_LANES, best.class_, d)};
+        if (ranks_above(other, best)) best = other;
+    }
+    return best.class_;
+}
+
+template <class T>
+static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
+    output_gradient_kernel(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
+                           uint32_t stride, const float *logits, const int32_t *label, const uint32_t *example,
+                           float gain, T *gradient) {
+    const uint32_t lane = threadIdx.x % 32, pair = blockIdx.x * OUTPUT_WARPS + threadIdx.x / 32;
+    if (pair >= pairs) return; /* whole warps */
+    const float *row = logits + (size_t)pair * stride;
+    const bool labelled = kind != GPU_OUTPUT_CLASS && kind != GPU_OUTPUT_DIFFERENCE;
+    const uint32_t plus = labelled ? (uint32_t)label[example[pair]] : a;
+    uint32_t minus = kind == GPU_OUTPUT_DIFFERENCE ? b : UINT32_MAX;
+    if (kind == GPU_OUTPUT_MARGIN) minus = largest_other(row, classes, plus, lane);
+    double largest = -INFINITY, sum = 0;
+    if (kind == GPU_OUTPUT_LOSS) sum = exponentials(row, classes, lane, &largest);
+    for (uint32_t c = lane; c < stride; c += 32) {
+        double value = (c == plus) - (c == minus);
+        if (kind == GPU_OUTPUT_LOSS) value = exp(row[c] - largest) / sum - value;
+        gradient[(size_t)pair * stride + c] = from_float<T>(c < classes ? gain * (float)value : 0);
+    }
+}
+
+extern "C" cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type,
+                                                  uint32_t pairs, uint32_t classes, const float *logits,
+                                                  const int32_t *label, const uint32_t *example, float gain,
+                                                  void *gradient, cudaStream_t stream) {
+    if (!pairs || !output_valid(kind, a, b, classes)) return cudaErrorInvalidValue;
+    return with_vectors(type, classes, [&](auto vector) {
+        using T = typename decltype(vector)::element;
+        return gpu_launch(output_gradient_kernel<T>, dim3(blocks_of(pairs, OUTPUT_WARPS)), dim3(OUTPUT_WARPS * 32), 0,
+                          stream, kind, a, b, pairs, classes, gpu_stride(classes), logits, label, example, gain,
+                          static_cast<T *>(gradient));
+    });
 }
 
 /* ------------------------------------------------------------------------------------------- channel sums */

@@ -66,12 +66,20 @@ typedef struct gpu_conv {
     const float *shift;       /* [out_channels]; NULL = 0 */
     const void *residual;     /* like y, of the type's storage; may be y itself (unless `wide`); NULL = none */
     void *y;                  /* [pairs][out_h][out_w][gpu_stride(out_channels)] */
+    void *linear;             /* like y, of the type's storage: W x itself, for the reverse pass; NULL = not wanted */
     bool wide;                /* y is fp32 whatever the type: logits, and values that are observed */
+    bool transposed;          /* W' instead of W: below */
     gpu_activation activation;
     gpu_mask mask;            /* PRE, POST or OUT */
     uint32_t splits;          /* partial sums over the inputs that are added in order (0 or 1: none) */
     float *workspace;         /* gpu_conv_workspace(c) bytes; may be NULL when that is 0 */
 } gpu_conv;
+
+/* The transpose of a convolution takes dL/d(W x) back to dL/dx. Its x is the former, its y the latter, and in_* and
+ * out_* are theirs; kernel, stride and pad are those of the convolution whose transpose it is, and so is the weight but
+ * for the order of its channels: taps in place, [gpu_stride(out_channels)][kernel_h][kernel_w][gpu_stride(in_channels)]
+ * as above. Pixels of y that the convolution never read are zero (before the residual: a gradient that is there already
+ * is added by residual = y). With a 1x1 kernel and stride 1 it is a product like any other. `example` is NULL. */
 
 /* Forms of a convolution kernel: block tiles. All give every element the same sum in the same order for the same
  * `splits`. gpu_conv_form(type, i) names form i ("128x128x32 s4 w8"), NULL behind the last; form 0 always exists. */
@@ -86,6 +94,50 @@ cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream);
  * takes the place of W x; members x, weight and workspace are not read. sums may be y when `wide`. */
 cudaError_t gpu_epilogue_launch(const gpu_conv *c, const float *sums, cudaStream_t stream);
 
+/* -------------------------------------------------------------------------------- the reverse pass (reverse*.cu)
+ * Gradients are stored like the values they belong to: layout, type, zeros behind the last channel. In fp16 the host
+ * scales the seeds (gpu_output_gradient_launch) and takes the factor off the sums (gpu_reverse): everything between is
+ * linear in them. A value's gradient is added up over the ops that read it; launchers with `add` add to what dx holds,
+ * in fp32, rounded once. */
+
+/* What is summed up for a component; k, x and fill as in gpu_mask, g = dL/d(k x + (1 - k) fill). */
+typedef enum gpu_reverse_kind {
+    GPU_REVERSE_NONE,        /* nothing */
+    GPU_REVERSE_MASK,        /* g (x - fill) */
+    GPU_REVERSE_INFLUENCE,   /* k g */
+    GPU_REVERSE_CONDUCTANCE, /* k g (x - x of the pair in front); 0 where example[pair] is 0 */
+} gpu_reverse_kind;
+
+typedef struct gpu_reverse {
+    const void *dy;          /* dL/dy */
+    void *dlinear;           /* dL/d(W x); may be dy; NULL = not wanted */
+    void *dresidual;         /* dL/d(residual); may be dy; NULL = not wanted */
+    bool add;                /* dresidual is added to what is there (it is not dy then) */
+    gpu_reverse_kind kind;   /* with a mask */
+    const uint32_t *example; /* GPU_REVERSE_CONDUCTANCE: [pairs]; the pairs of a slot stand in the order of examples */
+    uint32_t width;          /* channels of one component */
+    uint32_t components;     /* from one pair's sums to the next */
+    float gain;              /* the sums are multiplied by it: 1 over the factor of the seeds */
+    float *sums;             /* sums[pair * components + channel / width], moved to this site's first component */
+    float *workspace;        /* gpu_reverse_workspace(c, r) bytes; may be NULL when that is 0 */
+} gpu_reverse;
+
+/* Everything behind W x, backwards. Of c: type, pairs, out_*, scale, shift, activation, mask, and of the forward pass
+ *   linear    as saved; read where gpu_reverse_reads_linear says so, else it may be NULL
+ *   y         ReLU: where it is positive the derivative is 1. NULL (and ignored under an OUT mask): the argument is
+ *             computed again from `linear`, as other activations' always is
+ *   residual  the value that was added, still as it was; read with `linear`, where an argument is computed again.
+ * The mask of an attention or a layer norm (OUT) is an epilogue without scale, shift, activation or residual whose
+ * `linear` is the result before the mask, and dlinear its gradient. Without mask, scale and activation dlinear and
+ * dresidual are dy: no launch is needed. Each sum has a fixed order, which depends on positions and channels alone. */
+cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStream_t stream);
+bool gpu_reverse_reads_linear(const gpu_conv *c, gpu_reverse_kind kind);
+size_t gpu_reverse_workspace(const gpu_conv *c, const gpu_reverse *r);
+
+/* y += x, for gradients of a value whose readers cannot add: both [pairs][positions][gpu_stride(channels)]. */
+cudaError_t gpu_add_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels, const void *x, void *y,
+                           cudaStream_t stream);
+
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
  * softmax(q k' / sqrt(width)) v for each head, then the mask (OUT) on the result. */
 typedef struct gpu_attention {
@@ -94,9 +146,23 @@ typedef struct gpu_attention {
     const void *q, *k, *v;
     void *y;
     gpu_mask mask;
+    void *result;  /* like y: before the mask; NULL = not wanted. For the reverse pass, as is the next */
+    float *logsum; /* [pairs][heads][tokens]: log2 of the sum over keys of 2^(q k' log2(e) / sqrt(width)); NULL = not
+                    * wanted */
 } gpu_attention;
 
 cudaError_t gpu_attention_launch(const gpu_attention *a, cudaStream_t stream);
+
+/* From the gradient of the result before the mask to those of q, k and v. Of a: type, sizes, q, k, v and, as the forward
+ * pass left them, result (without a mask y is that) and logsum. */
+typedef struct gpu_attention_reverse {
+    const void *dresult;
+    void *dq, *dk, *dv;        /* may be one buffer where q, k and v are one value and all but the first add */
+    bool add_q, add_k, add_v;
+    float *workspace;          /* [pairs][heads][tokens] */
+} gpu_attention_reverse;
+
+cudaError_t gpu_attention_reverse_launch(const gpu_attention *a, const gpu_attention_reverse *r, cudaStream_t stream);
 
 /* -------------------------------------------------------------------------------------------- other ops (one .cu
  * each) */
@@ -113,6 +179,10 @@ typedef struct gpu_layernorm {
 
 cudaError_t gpu_layernorm_launch(const gpu_layernorm *l, cudaStream_t stream);
 
+/* dy: the gradient of the result before the mask (beta, y and mask are not read); dx may be dy unless `add`. */
+cudaError_t gpu_layernorm_reverse_launch(const gpu_layernorm *l, const void *dy, void *dx, bool add,
+                                         cudaStream_t stream);
+
 typedef struct gpu_pool {
     gpu_type type;
     bool maximum; /* else the mean over the whole kernel (pad = 0) */
@@ -123,6 +193,10 @@ typedef struct gpu_pool {
 
 cudaError_t gpu_pool_launch(const gpu_pool *p, cudaStream_t stream);
 
+/* x and y as the forward pass left them: a maximum's gradient goes to the first pixel, in the order of rows, that holds
+ * it (none where it is NaN). A mean reads neither. */
+cudaError_t gpu_pool_reverse_launch(const gpu_pool *p, const void *dy, void *dx, bool add, cudaStream_t stream);
+
 /* Every stride-th pixel, `before` zero channels in front of x's and zeros behind (option-A shortcut). */
 typedef struct gpu_subsample {
     gpu_type type;
@@ -132,6 +206,7 @@ typedef struct gpu_subsample {
 } gpu_subsample;
 
 cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t stream);
+cudaError_t gpu_subsample_reverse_launch(const gpu_subsample *s, const void *dy, void *dx, bool add, cudaStream_t stream);
 
 /* y[0] = table[0], y[t] = x[t - 1] + table[t]; table fp32 [tokens][channels]. */
 typedef struct gpu_embed {
@@ -143,14 +218,18 @@ typedef struct gpu_embed {
 } gpu_embed;
 
 cudaError_t gpu_embed_launch(const gpu_embed *e, cudaStream_t stream);
+cudaError_t gpu_embed_reverse_launch(const gpu_embed *e, const void *dy, void *dx, bool add, cudaStream_t stream);
 
 /* y[pairs][stride] = position 0 of x[pairs][positions][stride]. */
 cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels, const void *x,
                               void *y, cudaStream_t stream);
+cudaError_t gpu_select_reverse_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
+                                      const void *dy, void *dx, bool add, cudaStream_t stream);
 
-/* y[images][positions][gpu_stride(channels)] = pixels[images][positions][channels] * mul[c] + add[c]; mul, add fp32. */
+/* y[images][positions][gpu_stride(channels)] = (pixels[images][positions][channels] * mul[c] + add[c]) * scale[image];
+ * mul, add and scale fp32, scale NULL = 1. */
 cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positions, uint32_t channels,
-                                 const uint8_t *pixels, const float *mul, const float *add, void *y,
+                                 const uint8_t *pixels, const float *mul, const float *add, const float *scale, void *y,
                                  cudaStream_t stream);
 
 /* ----------------------------------------------------------------------------------------------- masks (masks.cu)
@@ -191,6 +270,12 @@ typedef enum gpu_output_kind {
 cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
                               const float *logits, const int32_t *label, const uint32_t *example, float *out,
                               cudaStream_t stream);
+
+/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: gain times the derivative of the output with
+ * respect to each logit, by output_gradient's rules (graph.h): of equal largest logits the first counts. */
+cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type, uint32_t pairs,
+                                       uint32_t classes, const float *logits, const int32_t *label,
+                                       const uint32_t *example, float gain, void *gradient, cudaStream_t stream);
 
 /* sums[c] += sum over pairs and positions, in that order, of x[pair][position][c], in double. x fp32 when `wide`. */
 cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, uint32_t positions, uint32_t channels,

@@ -1,9 +1,11 @@
 /*
- * pool.cu - maximum and mean over windows.
+ * pool.cu - maximum and mean over windows, and their gradients.
  *
  *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels inside the image
  * only
  *   mean     y[p][oy][ox][c] = (sum over ky, kx of x[p][oy s + ky][ox s + kx][c]) / (kernel_h kernel_w)
+ *   maximum  dx[p][y][x][c] = sum of dy[p][oy][ox][c] over the windows whose first largest pixel is (y, x)
+ *   mean     dx[p][y][x][c] = (sum of dy[p][oy][ox][c] over the windows with (y, x) inside) / (kernel_h kernel_w)
  *
  * x [pairs][in_h][in_w][gpu_stride(channels)], y [pairs][out_h][out_w][gpu_stride(channels)]. The padding never wins a
  * maximum and NaN always does, as in the reference backend. Zeros behind the last channel give zeros.
@@ -14,12 +16,16 @@
  * item, each adds the window's rows ky = r, r + ROWS, ... from left to right, then the first adds the ROWS sums in
  * order. The order depends on the window alone.
  *
+ * Gradients: an item is one vector of one pixel of dx, which gathers from its windows in their order, in fp32; so nothing
+ * is written twice. A pixel is a window's first largest one where it holds y and no pixel of the window before it does.
+ * NaN equals nothing: its gradient is lost, in an output that is NaN itself.
+ *
  * Shared memory: mean with ROWS = 8: 8 KiB of partial sums, channel before item, so that lanes hit different banks.
- * Registers (sm_80): maximum 28 to 32, mean 32 to 40; no spills.
+ * Registers (sm_80): maximum 28 to 32, mean 32 to 40, gradients 40 to 64; no spills.
  * Bytes: input once (overlapping windows meet in L1 and L2) + output. Flops: kernel_h kernel_w a channel.
  * Roofline: 3x3/2 maximum, 112x112x64 bf16, 256 pairs (ResNet's stem): 411 + 103 MB, 0.25 ms at 2.04 TB/s (A100 80 GB),
  * 0.15 ms at 3.35 TB/s (H100); 4.6e8 comparisons, 0.9 per byte: bound by memory. Global 7x7x2048 bf16, 256 pairs: 51
- * MB, 25 us and 15 us.
+ * MB, 25 us and 15 us. Gradient of that maximum: x, y, dy and dx, 1,028 MB, 0.50 ms and 0.31 ms.
  */
 #include "kernels/cuda/vectors.cuh"
 
@@ -125,5 +131,87 @@ extern "C" cudaError_t gpu_pool_launch(const gpu_pool *p, cudaStream_t stream) {
                               stream, *p, vectors, items);
         return p->kernel_h < 4 ? mean_launch<V, 1>(p, vectors, items, stream)
                                : mean_launch<V, 8>(p, vectors, items, stream);
+    });
+}
+
+/* ---------------------------------------------------------------------------------------------- gradients */
+
+/* The windows over a pixel, from first to last, along one axis: none where last < first. */
+struct pool_windows {
+    uint32_t first, last;
+};
+
+static GPU_INLINE pool_windows windows_over(uint32_t pixel, uint32_t pad, uint32_t kernel, uint32_t stride,
+                                            uint32_t out) {
+    const uint32_t at = pixel + pad, first = at < kernel ? 0 : (at - kernel) / stride + 1, last = at / stride;
+    return {first, last < out ? last : out - 1};
+}
+
+/* Clears held[i] for channels whose largest value a pixel of the window holds before tap (ky0, kx0). */
+template <class V>
+static GPU_INLINE void drop_later(const gpu_pool &p, const V &largest, size_t image, uint32_t oy, uint32_t ox,
+                                  uint32_t ky0, uint32_t kx0, uint32_t vectors, bool (&held)[V::width]) {
+    for (uint32_t tap = 0; tap < ky0 * p.kernel_w + kx0; tap++) {
+        const uint32_t iy = oy * p.stride + tap / p.kernel_w - p.pad; /* in front of the image it wraps around */
+        const uint32_t ix = ox * p.stride + tap % p.kernel_w - p.pad;
+        if (iy >= p.in_h || ix >= p.in_w) continue;
+        const V x = load_vector<V>(p.x, image + ((size_t)iy * p.in_w + ix) * vectors);
+#pragma unroll
+        for (int i = 0; i < V::width; i++) held[i] = held[i] && to_float(x.at[i]) != to_float(largest.at[i]);
+    }
+}
+
+template <class V>
+static __global__ void __launch_bounds__(VECTOR_THREADS)
+    pool_reverse_kernel(gpu_pool p, const void *dy, void *dx, bool add, uint32_t vectors, uint32_t items) {
+    const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
+    if (item >= items) return;
+    const uint32_t position = item / vectors, row = position / p.in_w, vector = item % vectors;
+    const uint32_t ix = position % p.in_w, iy = row % p.in_h, pair = row / p.in_h;
+    const pool_windows ys = windows_over(iy, p.pad, p.kernel_h, p.stride, p.out_h);
+    const pool_windows xs = windows_over(ix, p.pad, p.kernel_w, p.stride, p.out_w);
+    const size_t image = (size_t)pair * p.in_h * p.in_w * vectors + vector;
+    float g[V::width] = {};
+    V x = {};
+    if (p.maximum) x = load_vector<V>(p.x, item);
+    for (uint32_t oy = ys.first; oy <= ys.last; oy++)
+        for (uint32_t ox = xs.first; ox <= xs.last; ox++) {
+            const size_t window = (((size_t)pair * p.out_h + oy) * p.out_w + ox) * vectors + vector;
+            bool held[V::width], any = !p.maximum;
+            V largest = {};
+            if (p.maximum) largest = load_vector<V>(p.y, window);
+#pragma unroll
+            for (int i = 0; i < V::width; i++) {
+                held[i] = !p.maximum || to_float(x.at[i]) == to_float(largest.at[i]);
+                any |= held[i];
+            }
+            if (!any) continue;
+            if (p.maximum)
+                drop_later<V>(p, largest, image, oy, ox, iy + p.pad - oy * p.stride, ix + p.pad - ox * p.stride,
+                              vectors, held);
+            const V given = load_vector<V>(dy, window);
+#pragma unroll
+            for (int i = 0; i < V::width; i++) g[i] += held[i] ? to_float(given.at[i]) : 0;
+        }
+    if (!p.maximum) {
+        const float area = (float)(p.kernel_h * p.kernel_w);
+#pragma unroll
+        for (int i = 0; i < V::width; i++) g[i] /= area;
+    }
+    store_gradient<V>(dx, item, g, add);
+}
+
+extern "C" cudaError_t gpu_pool_reverse_launch(const gpu_pool *p, const void *dy, void *dx, bool add,
+                                               cudaStream_t stream) {
+    if (!p->pairs || !p->channels || !windows_fit(p)) return cudaErrorInvalidValue;
+    if (!dy || !dx || (p->maximum && (!p->x || !p->y))) return cudaErrorInvalidValue;
+    return with_vectors(p->type, p->channels, [&](auto vector) {
+        using V = decltype(vector);
+        const uint32_t vectors = gpu_stride(p->channels) / V::width;
+        const size_t positions = (size_t)p->pairs * p->in_h * p->in_w;
+        if (!items_fit(positions, vectors)) return cudaErrorInvalidValue;
+        const uint32_t items = (uint32_t)positions * vectors;
+        return gpu_launch(pool_reverse_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0,
+                          stream, *p, dy, dx, add, vectors, items);
     });
 }

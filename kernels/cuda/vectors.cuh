@@ -28,6 +28,19 @@ template <class V> GPU_INLINE void store_vector(void *value, size_t index, V vec
     static_cast<V *>(value)[index] = vector;
 }
 
+/* The gradient at `index` becomes g, or that more; fp32 sums, rounded once. */
+template <class V> GPU_INLINE void store_gradient(void *dx, size_t index, float (&g)[V::width], bool add) {
+    V out;
+    if (add) {
+        const V there = load_vector<V>(dx, index);
+#pragma unroll
+        for (int i = 0; i < V::width; i++) g[i] = __fadd_rn(to_float(there.at[i]), g[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < V::width; i++) out.at[i] = from_float<typename V::element>(g[i]);
+    store_vector(dx, index, out);
+}
+
 /* out[i] = row[first + i] where that is below `count`, else 0. Rows of fp32 parameters are not padded: they are read as
  * vectors only where every row of `count` is a whole number of them. */
 template <int WIDTH> GPU_INLINE void load_floats(const float *row, uint32_t first, uint32_t count, float out[WIDTH]) {

@@ -18,18 +18,61 @@ static void check_normalise(gpu_type type) {
         for (size_t i = 0; i < rows * channels; i++) pixels[i] = (uint8_t)kernel_random(k, i, 256);
         float *mul = kernel_floats(kernel_values(channels, 4, KERNEL_FLOAT), channels);
         float *add = kernel_floats(kernel_values(channels, 5, KERNEL_FLOAT), channels);
+        float *scale = k % 2 ? kernel_floats(kernel_values(images, 6, KERNEL_FLOAT), images) : NULL;
         double *expected = kernel_zeros(rows * channels);
-        for (size_t i = 0; i < rows * channels; i++)
-            expected[i] = fmaf(pixels[i], mul[i % channels], add[i % channels]);
+        for (size_t i = 0; i < rows * channels; i++) {
+            const float x = fmaf(pixels[i], mul[i % channels], add[i % channels]);
+            expected[i] = scale ? x * scale[i / channels / positions] : x;
+        }
         round_all(type, expected, rows * channels);
         void *y = kernel_output(type, rows, channels);
-        KERNEL_RUN(gpu_normalise_launch(type, images, positions, channels, pixels, mul, add, y, 0));
+        KERNEL_RUN(gpu_normalise_launch(type, images, positions, channels, pixels, mul, add, scale, y, 0));
         kernel_compare("normalise", kernel_download(type, y, rows, channels), expected, rows * channels, 0, 0);
     }
-    CHECK(gpu_normalise_launch(type, 0, 1, 3, NULL, NULL, NULL, NULL, 0) == cudaErrorInvalidValue);
+    CHECK(gpu_normalise_launch(type, 0, 1, 3, NULL, NULL, NULL, NULL, NULL, 0) == cudaErrorInvalidValue);
 }
 
 /* ---------------------------------------------------------------------------------------------- subsample */
+
+/* dx += F' dy for an op F that is linear: the product of dy with what F makes of each unit vector. */
+static void transpose(const op *o, shape in, shape out, const double *dy, double *dx) {
+    const size_t size = shape_positions(in) * in.c, result = shape_positions(out) * out.c;
+    double *unit = kernel_zeros(size + 1), *y = kernel_zeros(result);
+    for (size_t i = 0; i < size; i++) {
+        const reference_operands v = {.in = in, .out = out, .x = {unit}, .y = y};
+        unit[i] = 1;
+        reference_op(o, &v);
+        unit[i] = 0;
+        for (size_t k = 0; k < result; k++) dx[i] += dy[k] * y[k];
+    }
+}
+
+/* A gradient's check: what is there before, what is given, and what must come out. */
+typedef struct gradient {
+    size_t dx_rows, dy_rows; /* of all pairs */
+    uint32_t dx_channels, dy_channels;
+    double *expected;
+    void *dy, *dx;
+} gradient;
+
+/* `in` and `out` are of one pair. */
+static gradient gradient_of(gpu_type type, const op *o, uint32_t pairs, shape in, shape out, bool add) {
+    gradient g = {pairs * shape_positions(in), pairs * shape_positions(out), in.c, out.c, NULL, NULL, NULL};
+    const size_t size = g.dx_rows * in.c, result = g.dy_rows * out.c;
+    double *dy = kernel_values(result, 40, kernel_stored(type));
+    g.expected = add ? kernel_values(size + 1, 41, kernel_stored(type)) : kernel_zeros(size + 1);
+    g.dy = kernel_upload(type, dy, g.dy_rows, out.c);
+    g.dx = add ? kernel_upload(type, g.expected, g.dx_rows, in.c) : kernel_output(type, g.dx_rows, in.c);
+    for (uint32_t i = 0; i < pairs; i++)
+        transpose(o, in, out, dy + i * (result / pairs), g.expected + i * (size / pairs));
+    round_all(type, g.expected, size);
+    return g;
+}
+
+static void compare_gradient(const char *what, gpu_type type, const gradient *g) {
+    kernel_compare(what, kernel_download(type, g->dx, g->dx_rows, g->dx_channels), g->expected,
+                   g->dx_rows * g->dx_channels, 0, 0);
+}
 
 static void check_subsample(gpu_type type) {
     const struct {
@@ -69,6 +112,12 @@ static void check_subsample(gpu_type type) {
         s.x = kernel_upload(type, x, s.pairs * in, s.in_channels);
         s.y = kernel_output(type, s.pairs * out, s.out_channels);
         KERNEL_RUN(gpu_subsample_launch(&s, 0));
+        for (int add = 0; add < 2; add++) {
+            const shape from = {s.in_h, s.in_w, s.in_channels}, to = {s.out_h, s.out_w, s.out_channels};
+            const gradient g = gradient_of(type, &o, s.pairs, from, to, add);
+            KERNEL_RUN(gpu_subsample_reverse_launch(&s, g.dy, g.dx, add, 0));
+            compare_gradient("gradient of subsample", type, &g);
+        }
         kernel_compare("subsample", kernel_download(type, s.y, s.pairs * out, s.out_channels), expected,
                        s.pairs * out * s.out_channels, 0, 0);
     }
@@ -83,6 +132,7 @@ static void check_subsample(gpu_type type) {
                          .stride = 2,
                          .before = 9};
     CHECK(gpu_subsample_launch(&bad, 0) == cudaErrorInvalidValue);
+    CHECK(gpu_subsample_reverse_launch(&bad, NULL, NULL, false, 0) == cudaErrorInvalidValue);
     bad.before = 0, bad.out_w = 3;
     CHECK(gpu_subsample_launch(&bad, 0) == cudaErrorInvalidValue);
 }
@@ -112,6 +162,13 @@ static void check_embed(gpu_type type) {
         e.x = kernel_upload(type, x, e.pairs * in, width);
         e.y = kernel_output(type, (size_t)e.pairs * tokens, width);
         KERNEL_RUN(gpu_embed_launch(&e, 0));
+        const op still = {.kind = OP_EMBED, .weight = (float *)kernel_zeros((size_t)tokens * width)};
+        for (int add = 0; add < 2 && in > 0; add++) {
+            const shape from = {1, (uint32_t)in, width}, to = {1, tokens, width};
+            const gradient g = gradient_of(type, &still, e.pairs, from, to, add);
+            KERNEL_RUN(gpu_embed_reverse_launch(&e, g.dy, g.dx, add, 0));
+            compare_gradient("gradient of embed", type, &g);
+        }
         kernel_compare("embed", kernel_download(type, e.y, (size_t)e.pairs * tokens, width), expected,
                        (size_t)e.pairs * tokens * width, 0, 0);
     }
@@ -126,8 +183,30 @@ static void check_select(gpu_type type) {
         for (size_t i = 0; i < pairs; i++) memcpy(expected + i * width, x + i * positions * width, width * sizeof *x);
         void *in = kernel_upload(type, x, (size_t)pairs * positions, width), *y = kernel_output(type, pairs, width);
         KERNEL_RUN(gpu_select_launch(type, pairs, positions, width, in, y, 0));
+        const op o = {.kind = OP_SELECT};
+        for (int add = 0; add < 2; add++) {
+            const gradient g = gradient_of(type, &o, pairs, (shape){1, positions, width}, (shape){1, 1, width}, add);
+            KERNEL_RUN(gpu_select_reverse_launch(type, pairs, positions, width, g.dy, g.dx, add, 0));
+            compare_gradient("gradient of select", type, &g);
+        }
         kernel_compare("select", kernel_download(type, y, pairs, width), expected, (size_t)pairs * width, 0, 0);
     }
+}
+
+/* y += x, in fp32 and rounded once. */
+static void check_add(gpu_type type) {
+    const uint32_t cases[][3] = {{2, 9, 20}, {1, 1, 3}, {3, 100, 8}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        const uint32_t pairs = cases[k][0], positions = cases[k][1], channels = cases[k][2];
+        const size_t rows = (size_t)pairs * positions, count = rows * channels;
+        double *x = kernel_values(count, 42, kernel_stored(type)), *y = kernel_values(count, 43, kernel_stored(type));
+        void *to = kernel_upload(type, y, rows, channels);
+        KERNEL_RUN(gpu_add_launch(type, pairs, positions, channels, kernel_upload(type, x, rows, channels), to, 0));
+        for (size_t i = 0; i < count; i++) y[i] += x[i];
+        round_all(type, y, count);
+        kernel_compare("sum", kernel_download(type, to, rows, channels), y, count, 0, 0);
+    }
+    CHECK(gpu_add_launch(type, 1, 0, 8, NULL, NULL, 0) == cudaErrorInvalidValue);
 }
 
 /* -------------------------------------------------------------------------------------------- keep gather */
@@ -163,6 +242,7 @@ static void tests(void) {
     kernel_each("subsample", KERNEL_ALL, check_subsample);
     kernel_each("embed", KERNEL_ALL, check_embed);
     kernel_each("select", KERNEL_ALL, check_select);
+    kernel_each("add", KERNEL_ALL, check_add);
     kernel_check("keep gather", check_gather);
 }
 

@@ -66,6 +66,71 @@ static void check_special(void) {
     check_logits(1, CLASSES, all);
 }
 
+/* --------------------------------------------------------------------------------------------- gradients */
+
+/* The gradients of all outputs, times 4, against output_gradient; the loss's to the last place of what is stored. */
+static void check_gradients(gpu_type type, uint32_t pairs, uint32_t classes, const float *logits) {
+    const size_t stride = gpu_stride(classes);
+    int32_t *label = kernel_buffer(3 * sizeof *label);
+    uint32_t *example = kernel_buffer(pairs * sizeof *example);
+    const uint32_t a = classes - 1, b = classes / 2 == a ? 0 : classes / 2;
+    for (uint32_t e = 0; e < 3; e++) label[e] = (int32_t)kernel_random(31, e, classes);
+    for (uint32_t p = 0; p < pairs; p++) example[p] = (p + 1) % 3;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        const output_spec spec = {.kind = kinds[k].cpu, .a = a, .b = b};
+        const double tolerance = spec.kind == OUTPUT_LOSS ? kernel_epsilon(type) + 2.4e-7 : 0;
+        double *expected = kernel_zeros(pairs * classes);
+        float *one = (float *)kernel_zeros(classes);
+        for (uint32_t p = 0; p < pairs; p++) {
+            output_gradient(&spec, logits + p * stride, 1, classes, (uint32_t)label[example[p]], one);
+            for (uint32_t c = 0; c < classes; c++) expected[p * classes + c] = 4 * one[c];
+        }
+        void *gradient = kernel_output(type, pairs, classes);
+        KERNEL_RUN(gpu_output_gradient_launch(kinds[k].gpu, a, b, type, pairs, classes, logits, label, example, 4,
+                                              gradient, 0));
+        kernel_compare(spec.kind == OUTPUT_LOSS ? "gradient of a loss" : "gradient",
+                       kernel_download(type, gradient, pairs, classes), expected, pairs * classes, tolerance,
+                       tolerance);
+    }
+}
+
+static void gradients(gpu_type type) {
+    const uint32_t cases[][2] = {{5, 10}, {9, 3}, {4, 33}, {2, 300}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        const uint32_t pairs = cases[k][0], classes = cases[k][1];
+        double *values = kernel_values((size_t)pairs * classes, k, KERNEL_FLOAT);
+        for (size_t i = 0; i < (size_t)pairs * classes; i++) values[i] *= 8;
+        check_gradients(type, pairs, classes, kernel_upload(GPU_F32, values, pairs, classes));
+        for (size_t i = 0; i < (size_t)pairs * classes; i++) values[i] = rint(values[i] / 4); /* many equal ones */
+        check_gradients(type, pairs, classes, kernel_upload(GPU_F32, values, pairs, classes));
+    }
+    CHECK(gpu_output_gradient_launch(GPU_OUTPUT_CLASS, 3, 0, type, 1, 3, NULL, NULL, NULL, 1, NULL, 0) ==
+          cudaErrorInvalidValue);
+}
+
+/* A margin's other class, where logits are NaN or infinite: the first of the largest, NaN above all. */
+static void special_gradients(void) {
+    const float special[] = {NAN, INFINITY, -INFINITY, -0.0f};
+    enum { CLASSES = 35, STRIDE = 40, LABEL = 20 };
+    for (size_t k = 0; k < sizeof special / sizeof *special; k++) {
+        float *logits = kernel_upload(GPU_F32, kernel_zeros(CLASSES * CLASSES), CLASSES, CLASSES);
+        int32_t *label = kernel_buffer(sizeof *label);
+        uint32_t *example = kernel_buffer(CLASSES * sizeof *example);
+        *label = LABEL;
+        memset(example, 0, CLASSES * sizeof *example);
+        for (uint32_t p = 0; p < CLASSES; p++)
+            for (uint32_t c = p; c < CLASSES; c += 7) logits[p * STRIDE + c] = special[k];
+        float *gradient = kernel_output(GPU_F32, CLASSES, CLASSES), expected[CLASSES];
+        KERNEL_RUN(gpu_output_gradient_launch(GPU_OUTPUT_MARGIN, 0, 0, GPU_F32, CLASSES, CLASSES, logits, label, example,
+                                              1, gradient, 0));
+        const output_spec spec = {.kind = OUTPUT_MARGIN};
+        for (uint32_t p = 0; p < CLASSES; p++) {
+            output_gradient(&spec, logits + p * STRIDE, 1, CLASSES, LABEL, expected);
+            kernel_same_bytes("gradient of a margin", gradient + p * STRIDE, expected, sizeof expected);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------------------------------- channel sums */
 
 /* Sums in the order of pairs and positions, from where `sums` stood; also when the pairs come in two calls. */
@@ -95,6 +160,8 @@ static void check_sums(gpu_type type) {
 static void tests(void) {
     kernel_check("outputs", check_outputs);
     kernel_check("outputs of logits that are special", check_special);
+    kernel_each("gradients of outputs", KERNEL_ALL, gradients);
+    kernel_check("gradients of margins of logits that are special", special_gradients);
     kernel_each("channel sums", KERNEL_ALL, check_sums);
 }
 

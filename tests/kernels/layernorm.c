@@ -191,6 +191,65 @@ static void alone(gpu_type type) {
     }
 }
 
+/* ---------------------------------------------------------------------------------------------- gradients */
+
+/* L = dy . layernorm(x) of one position. */
+static double projected(const problem *p, const double *x, const double *dy, double *y) {
+    const op o = {.kind = OP_LAYERNORM, .weight = kernel_floats(p->gamma, p->channels), .eps = p->eps};
+    const reference_operands v = {
+        .in = {1, 1, p->channels}, .out = {1, 1, p->channels}, .x = {x}, .y = y};
+    double sum = 0;
+    reference_op(&o, &v);
+    for (uint32_t c = 0; c < p->channels; c++) sum += dy[c] * y[c];
+    return sum;
+}
+
+/* dx of one position by central differences of L: of each channel, or, where there are many, of some directions. */
+static void check_slopes(const problem *p, gpu_type type, const double *x, const double *dy, const double *dx) {
+    const double h = 1e-4, scale = 1 / sqrt((double)p->channels);
+    double *moved = kernel_zeros(p->channels), *y = kernel_zeros(p->channels), largest = 0;
+    const uint32_t directions = p->channels <= 8 ? p->channels : 12;
+    for (uint32_t c = 0; c < p->channels; c++) largest = fmax(largest, fabs(dx[c]));
+    for (uint32_t d = 0; d < directions; d++) {
+        const double *random = kernel_values(p->channels, 50 + d, KERNEL_DOUBLE);
+        double expected = 0, actual = 0;
+        for (int side = -1; side <= 1; side += 2) {
+            for (uint32_t c = 0; c < p->channels; c++) {
+                const double step = directions == p->channels ? c == d : scale * random[c];
+                moved[c] = x[c] + side * h * step;
+                actual += side > 0 ? dx[c] * step : 0;
+            }
+            expected += side * projected(p, moved, dy, y) / (2 * h);
+        }
+        const double tolerance = (kernel_epsilon(type) + 4e-6) * largest + 1e-7;
+        if (!(fabs(actual - expected) <= tolerance))
+            test_fail(__FILE__, __LINE__, "%u channels, direction %u: slope %.9g, expected %.9g", p->channels, d,
+                      actual, expected);
+    }
+}
+
+/* Adds to a gradient, takes the place of dy, or neither. */
+static void check_gradient(uint32_t channels, gpu_type type, bool add, bool in_place) {
+    problem p = random_problem(2, 5, channels, type);
+    const size_t rows = positions_of(&p), count = rows * channels;
+    double *dy = kernel_values(count, 6, kernel_stored(type)), *there = kernel_values(count, 7, kernel_stored(type));
+    p.eps = 1e-3f;
+    if (channels % 3 == 2) p.gamma = NULL;
+    const gpu_layernorm l = arguments(type, &p);
+    void *from = kernel_upload(type, dy, rows, channels);
+    void *to = in_place ? from : add ? kernel_upload(type, there, rows, channels) : kernel_output(type, rows, channels);
+    KERNEL_RUN(gpu_layernorm_reverse_launch(&l, from, to, add, 0));
+    double *dx = kernel_download(type, to, rows, channels);
+    for (size_t i = 0; i < count && add; i++) dx[i] -= there[i];
+    for (size_t row = 0; row < rows; row += rows - 1)
+        check_slopes(&p, type, p.x + row * channels, dy + row * channels, dx + row * channels);
+}
+
+static void gradients(gpu_type type) {
+    static const uint32_t counts[] = {3, 4, 5, 8, 100, 257, 768, 1000, 1280, 2048, 2500};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) check_gradient(counts[i], type, i % 3 == 1, i % 3 == 2);
+}
+
 static void refusals(void) {
     float x = 0;
     uint32_t slot = 0;
@@ -205,6 +264,11 @@ static void refusals(void) {
     bad[5].mask = (gpu_mask){.place = GPU_PLACE_OUT, .keep = &x, .rows = 1};
     bad[6].pairs = bad[6].positions = 1u << 16; /* positions are counted in 32 bits */
     for (size_t i = 0; i < 7; i++) CHECK_INT(gpu_layernorm_launch(&bad[i], 0), cudaErrorInvalidValue);
+    float dy = 0, dx = 0;
+    for (size_t i = 0; i < 4; i++)
+        CHECK_INT(gpu_layernorm_reverse_launch(&bad[i], &dy, &dx, false, 0), cudaErrorInvalidValue);
+    CHECK_INT(gpu_layernorm_reverse_launch(&good, NULL, &dx, false, 0), cudaErrorInvalidValue);
+    CHECK_INT(gpu_layernorm_reverse_launch(&good, &dy, &dy, true, 0), cudaErrorInvalidValue);
 }
 
 static void tests(void) {
@@ -216,6 +280,7 @@ static void tests(void) {
     kernel_each("layernorm: constant rows", KERNEL_ALL, constant);
     kernel_each("layernorm: in place", KERNEL_ALL, in_place);
     kernel_each("layernorm: a pair alone", KERNEL_ALL, alone);
+    kernel_each("layernorm: gradients", KERNEL_ALL, gradients);
     kernel_check("layernorm: refusals", refusals);
 }
 

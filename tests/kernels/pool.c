@@ -101,6 +101,55 @@ static void check_nan(gpu_type type) {
     }
 }
 
+/* ---------------------------------------------------------------------------------------------- gradients */
+
+/* dx += what one window gives: to its first largest pixel, or to all of them alike. Pixels [in_h][in_w][channels]. */
+static void give(const gpu_pool *p, const double *x, uint32_t oy, uint32_t ox, uint32_t c, double g, double *dx) {
+    size_t largest = SIZE_MAX;
+    for (uint32_t tap = 0; tap < p->kernel_h * p->kernel_w; tap++) {
+        const int64_t y = (int64_t)oy * p->stride + tap / p->kernel_w - p->pad;
+        const int64_t column = (int64_t)ox * p->stride + tap % p->kernel_w - p->pad;
+        if (y < 0 || y >= p->in_h || column < 0 || column >= p->in_w) continue;
+        const size_t at = ((size_t)y * p->in_w + (size_t)column) * p->channels + c;
+        if (!p->maximum)
+            dx[at] += g / (p->kernel_h * p->kernel_w);
+        else if (largest == SIZE_MAX || x[at] > x[largest])
+            largest = at;
+    }
+    if (p->maximum) dx[largest] += g;
+}
+
+/* Values are multiples of 1/2, so that most windows hold their largest one several times. */
+static void check_gradient(const window *w, gpu_type type, bool add) {
+    gpu_pool p = pool_of(w, type);
+    const size_t in = (size_t)p.in_h * p.in_w * p.channels, out = (size_t)p.out_h * p.out_w;
+    double *x = kernel_values(p.pairs * in, 1, kernel_stored(type)), *dx = kernel_zeros(p.pairs * in);
+    double *dy = kernel_values(p.pairs * out * p.channels, 4, kernel_stored(type));
+    for (size_t i = 0; i < p.pairs * in; i++) x[i] = rint(2 * x[i]) / 2;
+    if (add) memcpy(dx, kernel_values(p.pairs * in, 5, kernel_stored(type)), p.pairs * in * sizeof *dx);
+    const size_t pixels = (size_t)p.pairs * p.in_h * p.in_w;
+    void *gradient = add ? kernel_upload(type, dx, pixels, p.channels) : kernel_output(type, pixels, p.channels);
+    for (size_t i = 0; i < p.pairs * out * p.channels; i++) {
+        const size_t pair = i / p.channels / out, q = i / p.channels % out;
+        give(&p, x + pair * in, (uint32_t)q / p.out_w, (uint32_t)q % p.out_w, (uint32_t)(i % p.channels), dy[i],
+             dx + pair * in);
+    }
+    p.x = kernel_upload(type, x, pixels, p.channels);
+    p.y = kernel_output(type, p.pairs * out, p.channels);
+    KERNEL_RUN(gpu_pool_launch(&p, 0));
+    KERNEL_RUN(gpu_pool_reverse_launch(&p, kernel_upload(type, dy, p.pairs * out, p.channels), gradient, add, 0));
+    const double tolerance = kernel_epsilon(type) + 1e-6;
+    kernel_compare("gradient of a pool", kernel_download(type, gradient, pixels, p.channels), dx, p.pairs * in,
+                   tolerance, tolerance);
+}
+
+static void check_gradients(gpu_type type) {
+    static const window holes = {true, 2, 7, 8, 12, 2, 2, 3, 0}; /* pixels that no window covers */
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) check_gradient(&windows[i], type, i % 2);
+    check_gradient(&holes, type, false);
+    check_gradient(&holes, type, true);
+}
+
 /* A pair's results are the same bytes alone and among others. */
 static void check_alone(gpu_type type) {
     for (size_t i = 5; i < 8; i++) {
@@ -128,11 +177,18 @@ static void check_refused(void) {
     CHECK((p = pool_of(&mean, GPU_F32), p.pad = 1, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
     CHECK((p = pool_of(&mean, GPU_F32), p.out_w = 5, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
     CHECK((p = pool_of(&mean, GPU_BF16), p.pairs = UINT32_MAX, gpu_pool_launch(&p, 0)) == cudaErrorInvalidValue);
+    float some[64];
+    CHECK((p = pool_of(&good, GPU_F32), gpu_pool_reverse_launch(&p, some, some, 0, 0)) == cudaErrorInvalidValue);
+    CHECK((p = pool_of(&mean, GPU_F32), gpu_pool_reverse_launch(&p, NULL, some, 0, 0)) == cudaErrorInvalidValue);
+    CHECK((p = pool_of(&mean, GPU_F32), gpu_pool_reverse_launch(&p, some, NULL, 0, 0)) == cudaErrorInvalidValue);
+    CHECK((p = pool_of(&mean, GPU_F32), p.out_w = 5, gpu_pool_reverse_launch(&p, some, some, 0, 0)) ==
+          cudaErrorInvalidValue);
 }
 
 static void tests(void) {
     kernel_each("pool", KERNEL_ALL, check_windows);
     kernel_each("pool, NaN", KERNEL_ALL, check_nan);
+    kernel_each("pool, gradients", KERNEL_ALL, check_gradients);
     kernel_each("pool, one pair of many", KERNEL_BIT(GPU_F32) | KERNEL_BIT(GPU_BF16), check_alone);
     kernel_check("pool, arguments outside the contract", check_refused);
 }

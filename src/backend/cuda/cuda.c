@@ -167,8 +167,8 @@ coar_status cuda_normalise(cuda_backend *b) {
         "labels of %u examples", b->examples);
     TRY_CUDA(cudaMemcpyAsync(b->pixel_mul, b->mul, s.c * sizeof *b->mul, cudaMemcpyHostToDevice, b->compute), "std");
     TRY_CUDA(cudaMemcpyAsync(b->pixel_add, b->add, s.c * sizeof *b->add, cudaMemcpyHostToDevice, b->compute), "mean");
-    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, b->input,
-                                  b->compute),
+    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, NULL,
+                                  b->input, b->compute),
              "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h, s.w, s.c);
     TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples,
              s.h, s.w, s.c);
