@@ -206,7 +206,7 @@ typedef struct coar_gradients_result {
 } coar_gradients_result;
 
 /* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
- * component's keep, under k random masks of keeps 1, 1/2 and 0, summed by keep. Resumes, extends (larger `passes`) or refuses
+ * component's keep, under k random masks of three keeps, summed by keep. Resumes, extends (larger `passes`) or refuses
  * by itself, as coar_ablate does with masks; the two may come in any order. */
 COAR_API coar_status coar_gradients(const coar_gradients_options *options, coar_gradients_result *result);
 

@@ -133,7 +133,7 @@ static coar_status run_group(unit_device *d, uint32_t output, uint64_t block, ui
     const gradient_units *units = d->work->context;
     const gradient_scratch *s = d->scratch;
     const size_t n = units->masks.n;
-    for (uint32_t p = 0; p < count; p++) level_mask(&units->masks, block, first + p, s->levels + p * n);
+    level_mask(&units->masks, block, first, count, s->levels);
     for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep[s->levels[i]];
     const mask_range masks = {.count = count, .n = units->masks.n, .keeps = s->keeps};
     *device_failed = true;

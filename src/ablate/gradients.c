@@ -87,7 +87,7 @@ static coar_status differentiate(gradients_run *run, const coar_ablate_options *
     TRY(opening_check(opening, o, NULL));
     if (opening->alpha >= 0.5)
         return status_set(COAR_ERROR_USAGE,
-                          "--alpha %g: gradients need one below 0.5: as many components are halved as are ablated",
+                          "--alpha %g: gradients need one below 0.5",
                           opening->alpha);
     TRY(opening_job(opening, opening->alpha));
     TRY(check_gradients(run));

@@ -385,7 +385,8 @@ static coar_status write_attributes(const gradients_writer *w, const char *name)
     coar_status status = COAR_OK;
     hid_t group = H5I_INVALID_HID;
     const double levels[LEVELS] = {level_keep[0], level_keep[1], level_keep[2]};
-    const double probabilities[LEVELS] = {1 - 2 * w->alpha, w->alpha, w->alpha};
+    double probabilities[LEVELS];
+    level_probabilities(w->alpha, probabilities);
     H5_TRY(group = H5Gopen2(w->file, name, H5P_DEFAULT), w->path, name);
     TRY_GOTO(write_triple(group, w->path, "levels", levels));
     TRY_GOTO(write_triple(group, w->path, "probabilities", probabilities));

@@ -182,7 +182,7 @@ static void expect_sums(double *sums, double *of_component, double *of_example) 
         CHECK_OK(job_read(j, first, count, images));
         CHECK_OK(job_bind(j, b, first, count, images));
         for (uint32_t p = 0; p < PASSES; p++) {
-            level_mask(&masks, first / LEVELS_BLOCK, p, level);
+            level_mask(&masks, first / LEVELS_BLOCK, p, 1, level);
             for (uint32_t c = 0; c < n; c++) keeps[c] = level_keep[level[c]];
             CHECK_OK(b->interface->run_reverse(b, REVERSE_MASK, 1, &(mask_range){.count = 1, .n = n, .keeps = keeps},
                                                gradients, NULL));
