@@ -61,7 +61,7 @@ typedef struct fit_result_block {
 typedef struct fit_summary {
     uint64_t examples_left_out, masks_left_out;
     double r2_mean, heldout_mean;
-    double heldout_low, heldout_high; /* 95 %, over masks and examples (diagnose.h) */
+    double predicted, predicted_low, predicted_high; /* correlation on fresh masks, 95 % (diagnose.h) */
 } fit_summary;
 
 coar_status fit_estimator_parse(const char *text, fit_estimator *out); /* NULL: ridge */

@@ -247,7 +247,8 @@ static void sum_up(fit_run *run, fit_summary *summary) {
     summary->examples_left_out = run->scan.examples_left_out;
     summary->masks_left_out = run->scan.masks_left_out;
     summary->r2_mean = run->r2_count ? summary->r2_mean / (double)run->r2_count : NAN;
-    fit_outlook_interval(outlook, &summary->heldout_mean, &summary->heldout_low, &summary->heldout_high);
+    summary->heldout_mean = run->outlook.count ? run->outlook.sum / (double)run->outlook.count : NAN;
+    fit_outlook_interval(outlook, &summary->predicted, &summary->predicted_low, &summary->predicted_high);
 }
 
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
