@@ -13,7 +13,7 @@ typedef struct grad {
     fit_solver head;
     fit_system *system;
     gradient_average *average;
-    const double *factor;   /* [n] */
+    const gradient_bands *bands;
     fit_solver *inner;      /* NULL: gradients alone */
     double *slack;          /* [m], of gradients alone */
     double *own;            /* [n][E] the gradients' part of the weights */
@@ -35,10 +35,9 @@ static void grad_destroy(fit_solver *solver) {
     free(s);
 }
 
-static coar_status calibrated(gradient_average *g, const double *factor, const solver_block *block, double *weight) {
+static coar_status calibrated(gradient_average *g, const gradient_bands *bands, const solver_block *block, double *weight) {
     TRY(gradient_weights(g, block->index, block->count, weight));
-    for (size_t j = 0; j < g->n; j++)
-        for (size_t z = 0; z < block->count; z++) weight[j * block->count + z] *= factor[j];
+    gradient_bands_apply(bands, block->count, weight);
     return COAR_OK;
 }
 
@@ -55,7 +54,7 @@ static coar_status subtract(const fit_system *system, const double *weight, cons
     return COAR_OK;
 }
 
-coar_status gradient_residuals(const fit_system *system, gradient_average *g, const double *factor,
+coar_status gradient_residuals(const fit_system *system, gradient_average *g, const gradient_bands *bands,
                                const fit_sample *sample, fit_sample *residuals) {
     double *weight = NULL, *predicted = NULL;
     fit_sample made = {.count = 0};
@@ -66,7 +65,7 @@ coar_status gradient_residuals(const fit_system *system, gradient_average *g, co
     for (size_t c = 0; c < sample->chunks; c++) {
         solver_block block;
         fit_sample_chunk(sample, c, &block);
-        TRY_GOTO(calibrated(g, factor, &block, weight));
+        TRY_GOTO(calibrated(g, bands, &block, weight));
         TRY_GOTO(subtract(system, weight, block.y, block.count, predicted, fit_sample_outputs(&made, c)));
     }
     fit_sample_recentre(&made);
@@ -82,7 +81,7 @@ done:
 static coar_status grad_solve(fit_solver *solver, solver_block *block) {
     grad *s = (grad *)solver;
     const size_t E = block->count, n = s->average->n;
-    TRY(calibrated(s->average, s->factor, block, s->own));
+    TRY(calibrated(s->average, s->bands, block, s->own));
     if (!s->inner) {
         memcpy(block->weight, s->own, n * E * sizeof(double));
         memset(block->choice, 0, E * sizeof *block->choice);
@@ -104,7 +103,7 @@ static coar_status grad_solve(fit_solver *solver, solver_block *block) {
 static coar_status grad_errors(fit_solver *solver, const solver_block *block, const double *sigma, float *error) {
     grad *s = (grad *)solver;
     if (s->inner) return fit_standard_errors(s->inner, block, s->average->n, sigma, error);
-    return gradient_errors(s->average, block->index, block->count, s->factor, error);
+    return gradient_errors(s->average, block->index, block->count, error);
 }
 
 static coar_status allocate(grad *s) {
@@ -118,7 +117,7 @@ static coar_status allocate(grad *s) {
     return memory_new(DENSE_ROWS, E * sizeof(double), what, &s->predicted);
 }
 
-coar_status grad_create(fit_system *system, gradient_average *g, const double *factor, fit_solver *inner,
+coar_status grad_create(fit_system *system, gradient_average *g, const gradient_bands *bands, fit_solver *inner,
                         fit_solver **out) {
     const size_t m = system->by_mask.count;
     grad *s = NULL;
@@ -129,7 +128,7 @@ coar_status grad_create(fit_system *system, gradient_average *g, const double *f
     }
     s->system = system;
     s->average = g;
-    s->factor = factor;
+    s->bands = bands;
     s->inner = inner;
     TRY_GOTO(allocate(s));
     for (size_t i = 0; i < m && !inner; i++) s->slack[i] = 1 - 1 / (double)m; /* the bias's leverage alone */

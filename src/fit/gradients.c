@@ -1,9 +1,6 @@
 /*
  * gradients.c - see gradients.h.
  *
- * With S_l the sum of example z's derivatives at level l, c_l their number and g_l = S_l / c_l: weight = sum_l a_l g_l, a
- * the shares .5, .25, .25 of the levels 1, 1/2, 0 that the component was seen at, renormalised.
- *
  * Noise: the squares q about the averages. Only their sums over examples (per component) and over components (per
  * example) are stored, so the variance of one derivative is taken to be a product, v_l[j] u_l[z]:
  *   v_l[j] = (q_l[j] - sum_z S^2/c) / sum_z (c - 1),   u_l[z] = (q_l[z] - sum_j S^2/c) / the same of v,
@@ -16,31 +13,39 @@
 
 #include "core/memory.h"
 
-/* Between the quadrature that the integral wants (the ends count as much as the middle) and the noise (most passes keep
- * a component whole); found by trial on ResNet-20, ResNet-56 and a ViT. */
-static const double shares[LEVELS] = {.5, .25, .25};
-
-double gradient_memory(uint64_t N, uint32_t n) {
-    return (double)n * (LEVELS * (8 * (LEVELS_BLOCK + 2) + 4) + 1) + (double)N * (16 * LEVELS + 1);
+double gradient_memory(const fit_problem *problem) {
+    const double n = problem->n, N = (double)problem->N;
+    return n * (LEVELS * (8 * (LEVELS_BLOCK + 4) + 4) + LEVELS_CYCLE + 4) + N * (16 * LEVELS + 1) +
+           problem->groups * (double)(sizeof(level_model) + sizeof(level_moments));
 }
 
 void gradient_average_free(gradient_average *g) {
     free(g->broken);
     free(g->noise);
     free(g->loudness);
+    free(g->model);
+    free(g->group);
     free(g->sums);
     free(g->counts);
+    free(g->coefficient);
     free(g->level);
     *g = (gradient_average){.source = NULL};
 }
 
-/* Sums and counts of the block that holds example z. */
+/* Sums, counts and coefficients of the block that holds example z. */
 static coar_status hold(gradient_average *g, uint64_t z) {
     const uint64_t block = z / LEVELS_BLOCK, first = block * LEVELS_BLOCK, left = g->N - first;
     if (block == g->block) return COAR_OK;
     g->block = UINT64_MAX;
     TRY(g->source->read(g->source->context, first, left < LEVELS_BLOCK ? left : LEVELS_BLOCK, g->sums));
     level_counts(&g->source->masks, block, g->source->passes, g->counts, g->level);
+    for (size_t j = 0; j < g->n; j++) {
+        uint32_t count[LEVELS];
+        double coefficient[LEVELS];
+        for (size_t l = 0; l < LEVELS; l++) count[l] = g->counts[l * g->n + j];
+        combine_coefficients(&g->model[g->group[j]], count, coefficient);
+        for (size_t l = 0; l < LEVELS; l++) g->coefficient[l * g->n + j] = coefficient[l];
+    }
     g->block = block;
     return COAR_OK;
 }
@@ -52,29 +57,37 @@ static const double *sums_of(const gradient_average *g, size_t level, uint64_t z
     return g->sums + (level * count + (z - first)) * g->n;
 }
 
-/* a_l / c_l: what a sum at each level counts in component j's weight. */
-static void coefficients(const gradient_average *g, size_t j, double coefficient[LEVELS]) {
-    double seen = 0;
-    for (size_t l = 0; l < LEVELS; l++) seen += g->counts[l * g->n + j] ? shares[l] : 0;
-    for (size_t l = 0; l < LEVELS; l++) {
-        const uint32_t count = g->counts[l * g->n + j];
-        coefficient[l] = count ? shares[l] / seen / count : 0;
-    }
-}
-
-/* ----------------------------------------------------------------------------------------------- noise */
+/* ----------------------------------------------------------------------------------------------- sweep */
 
 /* What the sweep over all examples adds up: squares of averages, and degrees of freedom about them. */
 typedef struct sweep {
     double *component, *freedom; /* [LEVELS][n] sum_z S^2/c, sum_z (c - 1) */
     double *example;             /* [LEVELS][N] sum_j S^2/c */
+    level_moments *moments;      /* [groups] */
 } sweep;
+
+static void add_moments(const gradient_average *g, uint64_t z, level_moments *moments) {
+    const double *sums[LEVELS];
+    for (size_t l = 0; l < LEVELS; l++) sums[l] = sums_of(g, l, z);
+    for (size_t j = 0; j < g->n; j++) {
+        level_moments *of = &moments[g->group[j]];
+        for (size_t l = 0; l < LEVELS; l++) {
+            const double count = g->counts[l * g->n + j];
+            of->count[l] += count;
+            for (size_t k = 0; k < LEVELS; k++) {
+                of->products[l][k] += sums[l][j] * sums[k][j];
+                of->pairs[l][k] += count * (l == k ? count - 1 : g->counts[k * g->n + j]);
+            }
+        }
+    }
+}
 
 static void add_example(gradient_average *g, uint64_t z, sweep *s) {
     for (size_t l = 0; l < LEVELS; l++) {
         const double *sums = sums_of(g, l, z);
         for (size_t j = 0; j < g->n; j++) g->broken[z] |= !isfinite(sums[j]);
     }
+    if (!g->broken[z]) add_moments(g, z, s->moments);
     for (size_t l = 0; l < LEVELS && !g->broken[z]; l++) {
         const double *sums = sums_of(g, l, z);
         for (size_t j = 0; j < g->n; j++) {
@@ -113,35 +126,60 @@ static void example_loudness(gradient_average *g, const sweep *s) {
     }
 }
 
-static coar_status measure_noise(gradient_average *g) {
+static coar_status make_models(gradient_average *g, const fit_problem *problem, level_moments *moments) {
+    double probability[LEVELS];
+    for (size_t j = 0; j < g->n; j++) {
+        moments[g->group[j]].components += 1;
+        for (size_t l = 0; l < LEVELS; l++)
+            moments[g->group[j]].squares[l] += g->source->squares_of_component[l * g->n + j];
+    }
+    level_probabilities(g->source->masks.alpha, probability);
+    return combine_models(moments, problem->groups, g->source->passes * probability[LEVELS - 1], g->model);
+}
+
+/* One sweep over all examples: what of them is broken, noise, models. */
+static coar_status measure(gradient_average *g, const fit_problem *problem) {
+    static const char what[] = "gradients";
     sweep s = {.component = NULL};
     coar_status status;
-    TRY_GOTO(memory_new(g->n, LEVELS * sizeof(double), "gradients", &s.component));
-    TRY_GOTO(memory_new(g->n, LEVELS * sizeof(double), "gradients", &s.freedom));
-    TRY_GOTO(memory_new(g->N, LEVELS * sizeof(double), "gradients", &s.example));
+    TRY_GOTO(memory_new(g->n, LEVELS * sizeof(double), what, &s.component));
+    TRY_GOTO(memory_new(g->n, LEVELS * sizeof(double), what, &s.freedom));
+    TRY_GOTO(memory_new(g->N, LEVELS * sizeof(double), what, &s.example));
+    TRY_GOTO(memory_new(problem->groups, sizeof *s.moments, what, &s.moments));
     for (uint64_t z = 0; z < g->N; z++) {
         TRY_GOTO(hold(g, z));
         add_example(g, z, &s);
     }
     component_noise(g, &s);
     example_loudness(g, &s);
+    TRY_GOTO(make_models(g, problem, s.moments));
+    g->block = UINT64_MAX; /* its coefficients were made without the models */
 done:
     free(s.component);
     free(s.freedom);
     free(s.example);
+    free(s.moments);
     return status;
 }
 
-coar_status gradient_average_create(const fit_gradients *source, uint64_t N, uint32_t n, gradient_average *out) {
-    gradient_average g = {.source = source, .N = N, .n = n, .block = UINT64_MAX};
+coar_status gradient_average_create(const fit_problem *problem, gradient_average *out) {
+    static const char what[] = "gradients";
+    const uint64_t N = problem->N;
+    const uint32_t n = problem->n;
+    gradient_average g = {.source = problem->gradients, .N = N, .n = n, .block = UINT64_MAX};
     coar_status status;
-    TRY_GOTO(memory_new(N, 1, "gradients", &g.broken));
-    TRY_GOTO(memory_new(n, LEVELS * sizeof *g.noise, "gradients", &g.noise));
-    TRY_GOTO(memory_new(N, LEVELS * sizeof *g.loudness, "gradients", &g.loudness));
-    TRY_GOTO(memory_new(n, LEVELS * LEVELS_BLOCK * sizeof *g.sums, "gradients", &g.sums));
-    TRY_GOTO(memory_new(n, LEVELS * sizeof *g.counts, "gradients", &g.counts));
-    TRY_GOTO(memory_new(n, 1, "gradients", &g.level));
-    TRY_GOTO(measure_noise(&g));
+    TRY_GOTO(memory_new(N, 1, what, &g.broken));
+    TRY_GOTO(memory_new(n, LEVELS * sizeof *g.noise, what, &g.noise));
+    TRY_GOTO(memory_new(N, LEVELS * sizeof *g.loudness, what, &g.loudness));
+    TRY_GOTO(memory_new(problem->groups, sizeof *g.model, what, &g.model));
+    TRY_GOTO(memory_new(n, sizeof *g.group, what, &g.group));
+    TRY_GOTO(memory_new(n, LEVELS * LEVELS_BLOCK * sizeof *g.sums, what, &g.sums));
+    TRY_GOTO(memory_new(n, LEVELS * sizeof *g.counts, what, &g.counts));
+    TRY_GOTO(memory_new(n, LEVELS * sizeof *g.coefficient, what, &g.coefficient));
+    TRY_GOTO(memory_new(n, LEVELS_CYCLE, what, &g.level));
+    for (uint32_t k = 0; k < problem->groups; k++)
+        for (uint32_t j = problem->group_first[k]; j < problem->group_first[k + 1]; j++) g.group[j] = k;
+    TRY_GOTO(measure(&g, problem));
     *out = g;
     return COAR_OK;
 done:
@@ -152,34 +190,32 @@ done:
 /* --------------------------------------------------------------------------------------------- weights */
 
 coar_status gradient_weights(gradient_average *g, const uint64_t *index, size_t E, double *weight) {
-    double coefficient[LEVELS];
     for (size_t z = 0; z < E; z++) {
         TRY(hold(g, index[z]));
         const bool broken = g->broken[index[z]];
         const double *sums[LEVELS];
         for (size_t l = 0; l < LEVELS; l++) sums[l] = sums_of(g, l, index[z]);
         for (size_t j = 0; j < g->n; j++) {
-            coefficients(g, j, coefficient);
             double sum = 0;
-            for (size_t l = 0; l < LEVELS && !broken; l++) sum += coefficient[l] * sums[l][j];
+            for (size_t l = 0; l < LEVELS && !broken; l++) sum += g->coefficient[l * g->n + j] * sums[l][j];
             weight[j * E + z] = sum;
         }
     }
     return COAR_OK;
 }
 
-coar_status gradient_errors(gradient_average *g, const uint64_t *index, size_t E, const double *factor, float *error) {
-    double coefficient[LEVELS];
+coar_status gradient_errors(gradient_average *g, const uint64_t *index, size_t E, float *error) {
     for (size_t z = 0; z < E; z++) {
         TRY(hold(g, index[z]));
         for (size_t j = 0; j < g->n; j++) {
-            coefficients(g, j, coefficient);
             double variance = 0;
-            for (size_t l = 0; l < LEVELS; l++)
-                if (coefficient[l] > 0)
-                    variance += coefficient[l] * coefficient[l] * g->counts[l * g->n + j] * g->noise[l * g->n + j] *
+            for (size_t l = 0; l < LEVELS; l++) {
+                const double coefficient = g->coefficient[l * g->n + j], count = g->counts[l * g->n + j];
+                if (coefficient != 0)
+                    variance += coefficient * coefficient * count * g->noise[l * g->n + j] *
                                 g->loudness[l * g->N + index[z]];
-            error[z * g->n + j] = (float)((factor ? fabs(factor[j]) : 1) * sqrt(variance));
+            }
+            error[z * g->n + j] = (float)sqrt(variance);
         }
     }
     return COAR_OK;

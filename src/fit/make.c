@@ -14,7 +14,7 @@
 
 void fit_made_free(fit_made *made) {
     if (made->solver) made->solver->destroy(made->solver);
-    free(made->factor);
+    gradient_bands_free(&made->bands);
     gradient_average_free(&made->average);
     fit_system_free(&made->system);
     *made = (fit_made){.solver = NULL};
@@ -44,7 +44,7 @@ static coar_status make_under_prior(void *context, fit_system *system, const dou
     fit_made *base = context;
     fit_solver *solver;
     TRY(shrink_create(system, SHRINK_BAYES, prior, &solver));
-    if (base) return grad_create(system, &base->average, base->factor, solver, out);
+    if (base) return grad_create(system, &base->average, &base->bands, solver, out);
     *out = solver;
     return COAR_OK;
 }
@@ -91,13 +91,12 @@ static coar_status make_eb(const making *k, const fit_sample *sample) {
 
 static coar_status make_calibrated(const making *k, const fit_sample *sample) {
     fit_made *made = k->made;
-    TRY(memory_new(k->problem->n, sizeof *made->factor, "the calibration of gradients", &made->factor));
-    return gradient_calibrate(&made->system, &made->average, sample, made->factor);
+    return gradient_bands_create(&made->system, &made->average, sample, &made->bands);
 }
 
 static coar_status make_grad(const making *k, const fit_sample *sample) {
     TRY(make_calibrated(k, sample));
-    return grad_create(&k->made->system, &k->made->average, k->made->factor, NULL, &k->made->solver);
+    return grad_create(&k->made->system, &k->made->average, &k->made->bands, NULL, &k->made->solver);
 }
 
 /* Keeps of the two solvers the one that predicts held-out masks better in the mean over the sample. */
@@ -106,7 +105,7 @@ static coar_status choose_grad_eb(const making *k, const fit_sample *sample, fit
     fit_made *made = k->made;
     const crossfit c = {.problem = k->problem, .system = &made->system, .sample = sample};
     fit_outlook alone = {.count = 0};
-    TRY(grad_create(&made->system, &made->average, made->factor, NULL, &made->solver));
+    TRY(grad_create(&made->system, &made->average, &made->bands, NULL, &made->solver));
     TRY(crossfit_plain(&c, made->solver, &alone));
     const double with = outlook_mean(outlook), without = outlook_mean(&alone);
     if (!(with > without)) {
@@ -132,7 +131,7 @@ static coar_status make_grad_eb(const making *k, const fit_sample *sample) {
     double correction = 1;
     coar_status status;
     TRY_GOTO(make_calibrated(k, sample));
-    TRY_GOTO(gradient_residuals(&k->made->system, &k->made->average, k->made->factor, sample, &residuals));
+    TRY_GOTO(gradient_residuals(&k->made->system, &k->made->average, &k->made->bands, sample, &residuals));
     TRY_GOTO(make_bayes(k, &residuals, sample, k->made, &both, &outlook, &correction));
     TRY_GOTO(choose_grad_eb(k, sample, &both, &outlook, correction));
 done:

@@ -5,14 +5,14 @@
 #ifndef COAR_FIT_MAKE_H
 #define COAR_FIT_MAKE_H
 
+#include "fit/bands.h"
 #include "fit/diagnose.h"
-#include "fit/gradients.h"
 #include "fit/scan.h"
 
 typedef struct fit_made {
     fit_system system;
     gradient_average average; /* of grad and grad+eb; made by whoever scans */
-    double *factor;           /* [n] its calibration, or NULL */
+    gradient_bands bands;     /* its calibration */
     fit_solver *solver;
     /* Leave-one-out correlations of single examples are too good where a prior was learnt from the same masks: they are to be
      * multiplied by `correction`, and `outlook` is their mean without that flaw (crossfit.h). */

@@ -45,7 +45,7 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         needs.per_example += lasso_memory_per_example(problem);
     }
     if (fit_estimator_takes_gradients(estimator)) {
-        needs.fixed += gradient_memory(problem->N, problem->n) + gradient_calibrate_memory(problem);
+        needs.fixed += gradient_memory(problem) + gradient_bands_memory(problem);
         needs.per_example += 8 * n + 4 * (double)problem->m + 8 * DENSE_ROWS + 16;
     }
     if (estimator == FIT_EB || fit_estimator_takes_gradients(estimator)) {

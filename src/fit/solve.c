@@ -117,7 +117,7 @@ static coar_status gradients_alone(fit_run *run, uint64_t first, size_t E) {
         }
         undiagnosed(b, z, sum, run->problem.gradients->baseline[first + z], NAN);
     }
-    return b->error_out ? gradient_errors(&run->made.average, b->index, E, NULL, b->error_out) : COAR_OK;
+    return b->error_out ? gradient_errors(&run->made.average, b->index, E, b->error_out) : COAR_OK;
 }
 
 /* ----------------------------------------------------------------------------------------------- blocks */
@@ -263,7 +263,7 @@ coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
     TRY_GOTO(fit_plan_block(&run.problem, settings, &run.block));
     TRY_GOTO(buffers_create(problem, settings->standard_errors, run.block, &run.buffers));
     if (fit_estimator_takes_gradients(settings->estimator))
-        TRY_GOTO(gradient_average_create(problem->gradients, problem->N, problem->n, &run.made.average));
+        TRY_GOTO(gradient_average_create(&run.problem, &run.made.average));
     TRY_GOTO(fit_scan_outputs(problem, run.made.average.broken, run.block, run.buffers.y, &run.scan));
     report_left_out(&run);
     TRY_GOTO(choose_way(&run));
