@@ -224,14 +224,15 @@ typedef struct coar_fit_options {
     const char *masks;        /* M.npy, bool [m, n] */
     const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
     const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge (default); of a loo run, ols is the default: baseline minus output */
+    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad without
+                                 masks; of a loo run ols: baseline minus output; else ridge */
     const char *output;       /* output name; NULL = the run's first */
     const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
-    int standard_errors;
+    int standard_errors;      /* not of lasso; where noise cannot be told they are NaN */
     int threads;
     uint64_t memory;
     int force;
-    int keep;                 /* a fit of this name made from the same masks by the same estimator is kept as it is
+    int keep;                 /* a fit of this name made from the same masks and gradients by the same estimator is kept as it is
                                  (already_complete); an older one is replaced */
     int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
@@ -245,10 +246,14 @@ typedef struct coar_fit_options {
 typedef struct coar_fit_result {
     char name[64];
     uint64_t examples, components, masks;
-    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs */
+    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs or gradients */
     double r2_mean, heldout_mean;                /* over examples with a value */
     double seconds;
     int already_complete;
+    uint64_t passes;                             /* of gradients that were used */
+    /* The mean correlation to expect of coar_evaluate at the training alpha, from predictions of masks that were held out,
+     * and a 95 % interval over masks and examples. NaN where nothing could be held out. */
+    double predicted, predicted_low, predicted_high;
 } coar_fit_result;
 
 /* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A

@@ -29,7 +29,7 @@ float *lanes_weights(size_t count);
 uint8_t *lanes_bytes(size_t count);
 double *lanes_doubles(size_t count);
 
-/* Fails unless |actual - expected| <= tolerance * the largest |expected| everywhere; prints the worst of [count][LANES]. */
+/* Fails unless |actual - expected| <= tolerance * the largest |expected| in all of [count][LANES]; prints the worst. */
 #define lanes_compare(what, actual, expected, count, tolerance)                                                        \
     lanes_compare_at(__FILE__, __LINE__, what, actual, expected, count, tolerance)
 void lanes_compare_at(const char *file, int line, const char *what, const float *actual, const double *expected,

@@ -58,7 +58,7 @@ static size_t sums_size(size_t d) {
 
 /* -------------------------------------------------------------------------------- into tiles and panels, and back */
 
-/* One head and one vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
+/* One head and vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
 static void gather_keys(const float *from, size_t stride, uint32_t tokens, uint32_t d, float *to) {
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS)
         for (uint32_t c = 0; c < d; c++)

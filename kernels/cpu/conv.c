@@ -1,7 +1,8 @@
 /*
  * conv.c - direct convolution with images in lanes, and its data gradient; linear layers are 1x1 convolutions.
  *
- *   y[p][o]     = act(mul[o] * sum over taps t inside the image and channels c of W[o][t][c] x[p + t][c] + add + residual)
+ *   y[p][o]     = act(mul[o] (W x)[p][o] + add + residual),
+ *   (W x)[p][o] = sum over taps t inside the image and channels c of W[o][t][c] x[p stride + t - pad][c]
  *   dx[p][c] (+)= sum over taps t and channels o of W[o][t][c] dy[(p + pad - t) / stride][o], where that is a position
  *
  * x [position][C][32], y [position][O][32], W packed in blocks of MO <= TILE_ROWS rows as [tap][C][MO] (kernels.h).

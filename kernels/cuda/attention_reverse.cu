@@ -62,8 +62,7 @@ static GPU_INLINE void write_gradient(const gpu_attention &a, const attention_he
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r++) {
             float value[1] = {o[r][j] * scale};
-            if (row + r < a.tokens)
-                store_gradient<one>(out, h.first + (size_t)(row + r) * h.stride + c, value, add);
+            if (row + r < a.tokens) store_gradient<one>(out, h.first + (size_t)(row + r) * h.stride + c, value, add);
         }
     }
 }
@@ -148,10 +147,13 @@ template <class T>
 static cudaError_t launch(const gpu_attention *a, const gpu_attention_reverse *r, cudaStream_t stream) {
     const void *result = a->result ? a->result : a->y;
     const uint32_t rows = a->pairs * a->heads * a->tokens, stride = gpu_stride(a->heads * a->width);
-    const attention_gradients queries = {{a->q, r->dresult}, {a->k, a->v}, {r->dq, NULL}, {r->add_q, false}, r->workspace};
-    const attention_gradients keys = {{a->k, a->v}, {a->q, r->dresult}, {r->dk, r->dv}, {r->add_k, r->add_v}, r->workspace};
-    cudaError_t error = gpu_launch(attention_delta_kernel<T>, dim3(blocks_of(rows, DELTA_WARPS)), dim3(DELTA_WARPS * 32),
-                                   0, stream, *a, result, r->dresult, r->workspace, stride, rows);
+    const attention_gradients queries = {
+        {a->q, r->dresult}, {a->k, a->v}, {r->dq, NULL}, {r->add_q, false}, r->workspace};
+    const attention_gradients keys = {
+        {a->k, a->v}, {a->q, r->dresult}, {r->dk, r->dv}, {r->add_k, r->add_v}, r->workspace};
+    cudaError_t error =
+        gpu_launch(attention_delta_kernel<T>, dim3(blocks_of(rows, DELTA_WARPS)), dim3(DELTA_WARPS * 32), 0, stream, *a,
+                   result, r->dresult, r->workspace, stride, rows);
     if (error == cudaSuccess) error = side_launch<T>(a, ATTENTION_QUERIES, queries, stream);
     return error == cudaSuccess ? side_launch<T>(a, ATTENTION_KEYS, keys, stream) : error;
 }

@@ -86,9 +86,9 @@ GPU_INLINE void load_stage(const gpu_attention &a, const attention_head &h, cons
 /* What a lane holds of its warp's rows, in mma's layouts. */
 template <int WIDTH> struct warp_rows {
     uint32_t lane, first;
-    const unsigned char *own[2];    /* the warp's rows of them, in shared memory */
-    float logsum[2], delta[2];      /* of rows lane / 4 and lane / 4 + 8; where queries are owned */
-    float out[2][WIDTH / 8][4];     /* accumulators, by n-tile of 8 channels */
+    const unsigned char *own[2]; /* the warp's rows of them, in shared memory */
+    float logsum[2], delta[2];   /* of rows lane / 4 and lane / 4 + 8; where queries are owned */
+    float out[2][WIDTH / 8][4];  /* accumulators, by n-tile of 8 channels */
 };
 
 /* s[SPAN / 8][4] = own other' in the layout of mma's accumulators: s[n] holds columns 8 n + 2 (lane % 4) and the next. */
@@ -228,8 +228,7 @@ __global__ void __launch_bounds__(tiling<WIDTH>::WARPS * 32, 1)
             reverse_span<T, WIDTH, SIDE>(w, at, i, a.tokens - first - i, job.scale);
     }
     if (w.first >= a.tokens) return;
-    if (d.out[0])
-        write_rows<T, WIDTH>(a, h, w, w.out[0], 1 / sqrtf((float)a.width), d.out[0], d.add[0]);
+    if (d.out[0]) write_rows<T, WIDTH>(a, h, w, w.out[0], 1 / sqrtf((float)a.width), d.out[0], d.add[0]);
     if (SIDE == ATTENTION_KEYS && d.out[1]) write_rows<T, WIDTH>(a, h, w, w.out[1], 1, d.out[1], d.add[1]);
 }
 
@@ -245,11 +244,10 @@ cudaError_t launch_width(const gpu_attention *a, attention_side side, const atte
     attention_job job;
     dim3 grid;
     if (!attention_job_of(a, warps * WARP_ROWS, &job, &grid)) return cudaErrorInvalidValue;
-    return side == ATTENTION_QUERIES
-               ? gpu_launch(attention_reverse_mma_kernel<T, WIDTH, ATTENTION_QUERIES>, grid, dim3(warps * 32), shared,
-                            stream, job, d)
-               : gpu_launch(attention_reverse_mma_kernel<T, WIDTH, ATTENTION_KEYS>, grid, dim3(warps * 32), shared,
-                            stream, job, d);
+    return side == ATTENTION_QUERIES ? gpu_launch(attention_reverse_mma_kernel<T, WIDTH, ATTENTION_QUERIES>, grid,
+                                                  dim3(warps * 32), shared, stream, job, d)
+                                     : gpu_launch(attention_reverse_mma_kernel<T, WIDTH, ATTENTION_KEYS>, grid,
+                                                  dim3(warps * 32), shared, stream, job, d);
 }
 
 template <class T>

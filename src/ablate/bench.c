@@ -124,7 +124,8 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     if (o->gradients && !b->interface->run_reverse)
         return status_set(COAR_ERROR_UNSUPPORTED, "--gradients: the %s backend has no reverse pass",
                           b->interface->name);
-    if (o->gradients) TRY(memory_new((size_t)MASKS_FIT * b->batch, g->components * sizeof(float), "gradients", &b->gradients));
+    if (o->gradients)
+        TRY(memory_new((size_t)MASKS_FIT * b->batch, g->components * sizeof(float), "gradients", &b->gradients));
     if (o->dense || o->gradients) {
         TRY(memory_new(MASKS_MAX, mask_bytes(g->components), "masks", &b->ones));
         memset(b->ones, 0xff, MASKS_MAX * mask_bytes(g->components));
