@@ -7,8 +7,6 @@
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
 
-enum { CONDUCTANCE_EXAMPLES = 32 }; /* backend.h: most examples of a path bound at once */
-
 /* ------------------------------------------------------------------------------------ preparation */
 
 /* The logits are fp32 in a buffer of their own: so a convolution makes them, and nobody reads them again. */
@@ -262,9 +260,9 @@ static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t out
     TRY(check_masks(b, masks));
     if (!b->settings.reverse || output >= b->settings.output_count)
         return status_set(COAR_ERROR_INTERNAL, "cuda: not prepared for a reverse pass of output %zu", output);
-    if (kind == REVERSE_CONDUCTANCE && b->examples > CONDUCTANCE_EXAMPLES)
+    if (kind == REVERSE_CONDUCTANCE && b->examples > CUDA_PATH_EXAMPLES)
         return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, neuron conductance takes %d", b->examples,
-                          CONDUCTANCE_EXAMPLES);
+                          CUDA_PATH_EXAMPLES);
     if (!masks->count || !b->examples) return COAR_OK;
     TRY(with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call));
     if (b->precision == PRECISION_FP32) return COAR_OK;

@@ -130,6 +130,9 @@ void cuda_library_versions(char *text, size_t size);
 /* A batch of forward passes alone (run, logits, sums), or one of forward passes that are taken back. */
 typedef enum cuda_mode { CUDA_FORWARD, CUDA_REVERSE, CUDA_MODES } cuda_mode;
 
+/* Most examples of a path that are bound at once (backend.h, REVERSE_CONDUCTANCE): one batch has to hold them. */
+enum { CUDA_PATH_EXAMPLES = 32 };
+
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
 /* What a graph was captured for: another one needs another graph. */
@@ -183,7 +186,8 @@ typedef struct cuda_batch {
 
 /* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
 size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
-/* More pairs than this gain nothing: every layer fills the device several times, or there are no more. */
+/* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse
+ * passes not less than a path's examples. */
 uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
 /* What backend_interface.memory says. */
 void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
