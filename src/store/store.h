@@ -305,6 +305,11 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
+/* A small text beside the parts (steps.json), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+ * know of it. */
+coar_status store_write_text(run_store *store, const char *name, const char *text);
+coar_status store_read_text(run_store *store, const char *name, char **text);
+
 /* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
  * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
 struct cJSON;
