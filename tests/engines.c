@@ -7,7 +7,7 @@ void engine_plan(engine *e, const graph *g, engine_options o) {
     *e = (engine){.g = g};
     CHECK_OK(backend_find(o.backend, &e->interface));
     CHECK_OK(plan_create(g, o.backend, o.precision ? o.precision : "fp32", 0, &e->plan));
-    CHECK_OK(thread_pool_create(1, &e->pool));
+    CHECK_OK(thread_pool_create(o.threads ? o.threads : 1, &e->pool));
     CHECK_OK(output_parse(o.outputs ? o.outputs : "margin,loss,logit:2,logit:1-3", g->values[g->logits].c, e->outputs,
                           &e->output_count));
     const size_t enough = e->interface && e->interface->devices ? 0 : (size_t)1 << 30;
@@ -20,7 +20,8 @@ void engine_plan(engine *e, const graph *g, engine_options o) {
                                      .device = o.device,
                                      .memory = o.memory ? o.memory : enough,
                                      .examples_max = o.examples,
-                                     .masks_max = o.masks};
+                                     .masks_max = o.masks,
+                                     .reverse = o.reverse};
 }
 
 void engine_open(engine *e, const graph *g, engine_options o) {
@@ -35,14 +36,27 @@ void engine_close(engine *e) {
     *e = (engine){0};
 }
 
+static float *not_computed(size_t count) {
+    float *values = malloc((count + 1) * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = NAN;
+    return values;
+}
+
 float *engine_run(engine *e, const example_batch *batch, const mask_range *masks) {
-    const size_t count = e->output_count * masks->count * batch->count;
-    float *outputs = malloc((count + 1) * sizeof *outputs);
-    for (size_t i = 0; i < count; i++) outputs[i] = NAN;
+    float *outputs = not_computed(e->output_count * masks->count * batch->count);
     if (!e->b) return outputs;
     CHECK_OK(e->interface->bind(e->b, batch));
     CHECK_OK(e->interface->run(e->b, masks, outputs));
     return outputs;
+}
+
+float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, size_t output, const mask_range *masks,
+                      float *outputs) {
+    float *gradients = not_computed(masks->count * batch->count * masks->n);
+    if (!e->b) return gradients;
+    CHECK_OK(e->interface->bind(e->b, batch));
+    CHECK_OK(e->interface->run_reverse(e->b, kind, output, masks, gradients, outputs));
+    return gradients;
 }
 
 double largest_difference(const float *actual, const float *expected, size_t count) {

@@ -21,6 +21,8 @@ typedef struct engine_options {
     size_t memory; /* 0 = enough; for a device what is free */
     uint32_t examples, masks;
     int device;
+    bool reverse; /* engine_reverse will be called */
+    int threads;  /* 0: 1 */
 } engine_options;
 
 typedef struct engine {
@@ -41,6 +43,11 @@ void engine_close(engine *e);
 
 /* outputs[output_count][S][E] of the masks on the batch; malloc'ed, NaN where the backend failed. */
 float *engine_run(engine *e, const example_batch *batch, const mask_range *masks);
+
+/* gradients[S][E][n] of output `output` (index into e->outputs); malloc'ed, NaN where the backend failed. `outputs`
+ * [S][E] or NULL. */
+float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, size_t output, const mask_range *masks,
+                      float *outputs);
 
 /* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the
  * rms. */

@@ -99,8 +99,8 @@ coar_status run_named_stage(run_store *store, const char *name, const unit_grid 
     return stage_open(store, &options, out);
 }
 
-coar_status run_stage(run_store *store, const unit_grid *grid, uint32_t shard, uint32_t shards, bool force_resume,
-                      store_stage **out) {
+coar_status run_open_stage(run_store *store, const unit_grid *grid, uint32_t shard, uint32_t shards, bool force_resume,
+                           store_stage **out) {
     char name[64];
     snprintf(name, sizeof name, "ablate-%llu", (unsigned long long)grid->first_mask);
     return run_named_stage(store, name, grid, shard, shards, force_resume, out);
@@ -115,7 +115,7 @@ coar_status run_unit(store_stage *stage, const unit_grid *grid, uint64_t unit) {
     for (size_t o = 0; o < RUN_OUTPUTS; o++)
         for (uint32_t i = 0; i < masks; i++)
             for (uint32_t z = 0; z < examples; z++) *next++ = run_value(o, mask + i, example + z);
-    return stage_append(stage, unit, 1, payload, unit_grid_payload(grid, unit));
+    return stage_append(stage, unit, (unit_mark){.flag = UNIT_DONE}, payload, unit_grid_payload(grid, unit));
 }
 
 coar_status run_units(store_stage *stage, const unit_grid *grid, uint64_t seed) {
@@ -132,7 +132,7 @@ coar_status run_units(store_stage *stage, const unit_grid *grid, uint64_t seed) 
 coar_status run_ablate(run_store *store, uint64_t first_mask, uint64_t masks, uint64_t seed) {
     const unit_grid grid = run_grid(first_mask, masks);
     store_stage *stage = NULL;
-    TRY(run_stage(store, &grid, 0, 1, false, &stage));
+    TRY(run_open_stage(store, &grid, 0, 1, false, &stage));
     coar_status status = run_units(stage, &grid, seed);
     if (status == COAR_OK) status = store_finish_outputs(store, stage, &grid, false, NULL);
     stage_close(stage);

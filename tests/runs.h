@@ -23,7 +23,7 @@ run_store *run_new(const char *path);
 unit_grid run_grid(uint64_t first_mask, uint64_t masks);
 
 /* "ablate-FIRST" of shard K of S. The grid must live as long as the stage. */
-coar_status run_stage(run_store *store, const unit_grid *grid, uint32_t shard, uint32_t shards, bool force_resume,
+coar_status run_open_stage(run_store *store, const unit_grid *grid, uint32_t shard, uint32_t shards, bool force_resume,
                       store_stage **out);
 coar_status run_named_stage(run_store *store, const char *name, const unit_grid *grid, uint32_t shard, uint32_t shards,
                             bool force_resume, store_stage **out);

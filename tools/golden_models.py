@@ -4,6 +4,9 @@
     tools/golden_models.py [FOLDER]        needs torch, numpy and safetensors; PyTorch's own layers do the arithmetic
 
 NAME.safetensors        weights, in the names of the library that the network stands for
+NAME-gradients.safetensors labels [E]; for each component set: SET.levels [L, n] (keeps of 0, 1/2 and 1, the first row all ones),
+                        d margin / d keep under them with zero and mean ablation as SET.zero and SET.mean [L, E, n], and
+                        under the last of them SET.influence and SET.conductance [E, n] (backend.h); fp32 of float64
 NAME-golden.safetensors labels [E]; for each component set: SET.keeps [M, n] (0 and 1, the first row all ones) and the
                         margins [M, E] under zero, scale (0.3) and mean ablation as SET.zero, SET.scale, SET.mean;
                         SET.half_keeps [2, n] in [0, 1] and SET.half [2, E] (zero ablation); all fp32
@@ -13,6 +16,7 @@ A component is ablated where docs/design.md, section 2, says: a Site stands at t
 into k x + (1 - k) c per channel. For filters and neurons a row of zeros in the weight file must do the same as the
 Site: the script checks that for every network before it writes anything.
 """
+import copy
 import os
 import sys
 
@@ -22,11 +26,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-EXAMPLES, MASKS, CLASSES = 5, 4, 7
+EXAMPLES, MASKS, LEVELS, CLASSES = 5, 4, 3, 7
 
 
 class Site(nn.Module):
-    """Identity until somebody sets keep and fill, which are per channel; remembers the mean of x per channel."""
+    """Identity until somebody sets keep and fill, which are per channel; remembers the mean of x per channel, x and y."""
 
     def __init__(self, component_set, count, width=1, axis=1):
         super().__init__()
@@ -39,7 +43,12 @@ class Site(nn.Module):
             return x
         shape = [1] * x.dim()
         shape[self.axis] = -1
-        return self.keep.view(shape) * x + ((1 - self.keep) * self.fill).view(shape)
+        self.x, self.y = x, self.keep.view(shape) * x + ((1 - self.keep) * self.fill).view(shape)
+        return self.y
+
+    def sums(self, values):
+        """[1, ...] with the channels in self.axis: added up over positions and the channels of each component."""
+        return values.movedim(self.axis, 0).reshape(self.count, -1).sum(1)
 
 
 # ------------------------------------------------------------------------------------------------ ResNets
@@ -236,7 +245,8 @@ def ablate(sites, keeps, gain=0.0, means=None):
     for i, site in enumerate(sites):
         k = keeps[first : first + site.count]
         first += site.count
-        site.keep = torch.where(k == 0, torch.tensor(gain), k).repeat_interleave(site.width)
+        # where `gain` is 0 the keep itself, which has a derivative there
+        site.keep = (torch.where(k == 0, torch.tensor(gain), k) if gain else k).repeat_interleave(site.width)
         site.fill = torch.zeros_like(site.keep) if means is None else means[i]
 
 
@@ -299,6 +309,51 @@ def golden(model, x, generator):
     return out
 
 
+def keep_gradient(model, sites, x, label, keeps, means=None):
+    """d margin / d keeps [n] of one example x [1, ...]; and for each site x and d margin / d y."""
+    keeps = keeps.clone().requires_grad_()
+    ablate(sites, keeps, means=means)
+    gradient, *at_sites = torch.autograd.grad(margins(model, x, label)[0], [keeps] + [s.y for s in sites])
+    return gradient, [s.x.detach() for s in sites], at_sites
+
+
+@torch.enable_grad()
+def gradients(model, x, generator):
+    """Derivatives in float64, one example at a time."""
+    model, x = copy.deepcopy(model).double(), x.double()
+    labels = torch.arange(EXAMPLES) * 3 % CLASSES
+    out = {"labels": labels}
+    for component_set in ("filters", "neurons", "heads", "blocks"):
+        sites = sites_of(model, component_set)
+        n = sum(s.count for s in sites)
+        if not n:
+            continue
+        levels = torch.tensor([0, 0.5, 1, 1])[torch.randint(4, (LEVELS, n), generator=generator)].double()
+        levels[0] = 1
+        for site in sites:
+            site.keep = None
+        model(x)
+        means = [s.mean.detach().clone() for s in sites]
+        one = lambda e, k, **how: keep_gradient(model, sites, x[e : e + 1], labels[e : e + 1], k, **how)
+        out[f"{component_set}.levels"] = levels
+        out[f"{component_set}.zero"] = torch.stack([torch.stack([one(e, k)[0] for e in range(EXAMPLES)]) for k in levels])
+        out[f"{component_set}.mean"] = torch.stack(
+            [torch.stack([one(e, k, means=means)[0] for e in range(EXAMPLES)]) for k in levels])
+        influence, conductance, before = [], [], None
+        for e in range(EXAMPLES):
+            _, xs, dys = one(e, levels[-1])
+            dxs = [dy * s.keep.detach().view([-1 if d == s.axis % dy.dim() else 1 for d in range(dy.dim())])
+                   for s, dy in zip(sites, dys)]
+            changes = [now - then for now, then in zip(xs, before or xs)]
+            influence.append(torch.cat([s.sums(dx) for s, dx in zip(sites, dxs)]))
+            conductance.append(torch.cat([s.sums(dx * change) for s, dx, change in zip(sites, dxs, changes)]))
+            before = xs
+        out[f"{component_set}.influence"], out[f"{component_set}.conductance"] = map(torch.stack, (influence, conductance))
+        for site in sites:
+            site.keep = None
+    return {name: values.float().contiguous() for name, values in out.items()}
+
+
 def smooth_images(height, width, generator):
     """Low-frequency noise: like photographs, neighbouring pixels are alike."""
     small = torch.rand(EXAMPLES, 3, 6, 6, generator=generator)
@@ -328,7 +383,7 @@ def mini_state(model):
 def main(folder):
     os.makedirs(folder, exist_ok=True)
     torch.manual_seed(20)
-    generator = torch.Generator().manual_seed(21)
+    generator, levels = torch.Generator().manual_seed(21), torch.Generator().manual_seed(22)
     images = {}
     for size in ((32, 32), (45, 37)):
         images[size] = smooth_images(*size, generator)
@@ -352,6 +407,7 @@ def main(folder):
         state = mini_state(model) if mini else model.state_dict()
         save_file({k: v.contiguous() for k, v in state.items()}, os.path.join(folder, f"{name}.safetensors"), metadata)
         save_file(golden(model, x, generator), os.path.join(folder, f"{name}-golden.safetensors"))
+        save_file(gradients(model, x, levels), os.path.join(folder, f"{name}-gradients.safetensors"))
 
     model = Vit().eval()
     randomise(model, generator)
@@ -360,7 +416,9 @@ def main(folder):
         state = {k: v.contiguous() for k, v in vit_state(model, naming).items()}
         extra = {"ln_eps": "1e-6"} if naming == "hf" else {}
         save_file(state, os.path.join(folder, f"vit_{naming}.safetensors"), metadata | extra)
-    save_file(golden(model, normalise(images[32, 32], PIXELS), generator), os.path.join(folder, "vit-golden.safetensors"))
+    x = normalise(images[32, 32], PIXELS)
+    save_file(golden(model, x, generator), os.path.join(folder, "vit-golden.safetensors"))
+    save_file(gradients(model, x, levels), os.path.join(folder, "vit-gradients.safetensors"))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,39 @@
 /*
- * attention.c - softmax(q k^T / sqrt(d)) v, head by head and lane by lane.
+ * attention.c - softmax(q k^T / sqrt(d)) v, head by head and lane by lane; its reverse.
  *
  * q, k, v, y [token][width][32], head h = channels h d .. (h + 1) d - 1, T tokens.
- * One head and one vector of lanes at a time. Both products run over operands copied into panels, so that a step reads
- * its tile of rows and its tile of columns each from one place, and all of it in order (in the original, tokens lie
- * width * 128 bytes apart and fall into few cache sets):
- *   scores   q [d][TILE_ROWS][VEC]         times k [T / TILE_VECTORS][d][TILE_VECTORS][VEC]
- *   mixing   weights [T][TILE_ROWS][VEC]   times v [d / TILE_VECTORS][T][TILE_VECTORS][VEC]
+ * One head and one vector of lanes at a time. Products run over operands copied into tiles and panels, so that a step
+ * reads its rows and its columns each from one place, and all of it in order (in the original, tokens lie width * 128
+ * bytes apart and fall into few cache sets):
+ *   tile     [steps][TILE_ROWS][VEC]               a few queries' channels, or their scores by key
+ *   panels   [count / TILE_VECTORS][steps][TILE_VECTORS][VEC]   keys by channel (`keys`), channels by key (`values`)
+ *   sums     [d / TILE_VECTORS][TILE_ROWS][TILE_VECTORS][VEC]   TILE_ROWS results of d channels
  * The largest score of a query is subtracted before the exponential; the sum divides at the end.
  * Flops: 4 T^2 d per head and lane, both products in register tiles of TILE_ROWS x TILE_VECTORS accumulators.
  * Bytes: q, k, v, y once from memory; the copies T / TILE_ROWS times from the second- or third-level cache.
  * fp32, sums in the order of channels and of keys.
+ *
+ * In reverse, with g = dL/dy and p the probabilities, computed again:
+ *   s = p (g v^T - sum over keys of p g v^T)     dL/dv = p^T g     dL/dq = s k / sqrt(d)     dL/dk = s^T q / sqrt(d)
+ * p and s are held for BLOCK queries at a time, whose share in the sums over queries is then added, key by key.
+ * Flops: 10 T^2 d per head and lane. Bytes: q, k, v, g and three gradients once from memory; the copies as above, the
+ * sums T / BLOCK times. Sums in the order of channels, of keys, of queries.
  */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/simd.h"
 
-typedef struct workspace {
-    float *k, *v, *q;
-    float *weights; /* scores, then their exponentials */
-} workspace;
+enum {
+    BLOCK = 24, /* queries */
+    TILES = BLOCK / TILE_ROWS,
+    KEYS = 64, /* whose scores, for a tile of queries, stay in the first-level cache over all channels */
+};
+_Static_assert(BLOCK % TILE_ROWS == 0, "a block is whole tiles");
+
+static uint32_t at_most(uint32_t a, uint32_t limit) {
+    return a < limit ? a : limit;
+}
 
 static size_t panels(size_t count) {
     return (count + TILE_VECTORS - 1) / TILE_VECTORS;
@@ -29,24 +43,22 @@ static size_t panel_size(size_t steps) {
     return steps * TILE_VECTORS * VEC;
 }
 
-size_t KERNEL(cpu_attention_scratch)(uint32_t tokens, uint32_t head_width) {
-    const size_t d = head_width;
-    return panels(tokens) * panel_size(d) + panels(d) * panel_size(tokens) + TILE_ROWS * (d + tokens) * VEC;
+static size_t tiles(size_t count) {
+    return (count + TILE_ROWS - 1) / TILE_ROWS;
 }
 
-static workspace carve(float *scratch, size_t tokens, size_t d) {
-    workspace w = {.k = scratch};
-    w.v = w.k + panels(tokens) * panel_size(d);
-    w.q = w.v + panels(d) * panel_size(tokens);
-    w.weights = w.q + TILE_ROWS * d * VEC;
-    return w;
+static size_t tile_size(size_t steps) {
+    return steps * TILE_ROWS * VEC;
 }
 
-static uint32_t at_most(uint32_t a, uint32_t limit) {
-    return a < limit ? a : limit;
+/* Also of a tile of queries: their channels, padded to whole panels. */
+static size_t sums_size(size_t d) {
+    return panels(d) * TILE_ROWS * TILE_VECTORS * VEC;
 }
 
-/* One head and one vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
+/* -------------------------------------------------------------------------------- into tiles and panels, and back */
+
+/* One head and vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
 static void gather_keys(const float *from, size_t stride, uint32_t tokens, uint32_t d, float *to) {
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS)
         for (uint32_t c = 0; c < d; c++)
@@ -65,40 +77,88 @@ static void gather_values(const float *from, size_t stride, uint32_t tokens, uin
             }
 }
 
-/* TILE_ROWS queries side by side; a partial tile repeats its last one. */
-static void gather_queries(const float *from, size_t stride, uint32_t queries, uint32_t d, float *to) {
-    const vec scale = vec_set1(1.0f / sqrtf((float)d));
-    for (uint32_t c = 0; c < d; c++)
-        for (uint32_t i = 0; i < TILE_ROWS; i++, to += VEC) {
-            const size_t query = i < queries ? i : queries - 1;
-            vec_store(to, vec_load(from + query * stride + (size_t)c * LANES) * scale);
+/* A tile of `queries` queries times `scale`; a partial tile repeats its last one, a partial panel its last channel. */
+static void gather_queries(const float *from, size_t stride, uint32_t queries, uint32_t d, float scale, float *to) {
+    for (uint32_t c = 0; c < panels(d) * TILE_VECTORS; c++)
+        for (uint32_t i = 0; i < TILE_ROWS; i++, to += VEC)
+            vec_store(to, vec_load(from + at_most(i, queries - 1) * stride + (size_t)at_most(c, d - 1) * LANES) *
+                              vec_set1(scale));
+}
+
+/* Row i of `sums` times factor[i], to rows of a value; `to` points at the head's first channel and lane. */
+static void scatter_rows(const float *sums, uint32_t rows, uint32_t d, const vec factor[TILE_ROWS], float *to, bool add,
+                         size_t stride) {
+    for (uint32_t i = 0; i < rows; i++)
+        for (uint32_t c = 0; c < d; c++) {
+            const size_t panel = c / TILE_VECTORS, j = c % TILE_VECTORS;
+            vec_put(to + i * stride + (size_t)c * LANES, add,
+                    vec_load(sums + ((panel * TILE_ROWS + i) * TILE_VECTORS + j) * VEC) * factor[i]);
         }
 }
 
-/* acc[i][j] = sum over n < steps of left[n][i] right[n][j]: the tile of both products. */
-INLINE void product_tile(const float *left, const float *right, size_t steps, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (int i = 0; i < TILE_ROWS; i++) UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_zero();
-    for (size_t n = 0; n < steps; n++, left += TILE_ROWS * VEC, right += TILE_VECTORS * VEC) {
-        vec r[TILE_VECTORS];
-        UNROLL for (int j = 0; j < TILE_VECTORS; j++) r[j] = vec_load(right + j * VEC);
+/* -------------------------------------------------------------------------------------------------- products */
+
+/* How the operand of a product is laid out: floats from step to step, and from row to row (column to column). */
+typedef struct strides {
+    size_t step, next;
+} strides;
+
+/* acc[i][j] += sum over n < steps of left[n][i] right[n][j]. Strides are constants wherever this is inlined. */
+INLINE void product_tile(const float *left, strides l, const float *right, strides r, size_t steps,
+                         vec acc[TILE_ROWS][TILE_VECTORS]) {
+    for (size_t n = 0; n < steps; n++, left += l.step, right += r.step) {
+        vec column[TILE_VECTORS];
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) column[j] = vec_load(right + j * r.next);
         UNROLL for (int i = 0; i < TILE_ROWS; i++) {
-            vec l = vec_load(left + i * VEC);
-            UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_fma(l, r[j], acc[i][j]);
+            vec row = vec_load(left + i * l.next);
+            UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_fma(row, column[j], acc[i][j]);
         }
     }
 }
 
-/* weights[key][i] = q_i . k_key */
-static void scores(const workspace *w, uint32_t tokens, uint32_t d) {
+static const strides in_tile = {.step = TILE_ROWS * VEC, .next = VEC};
+static const strides in_panel = {.step = TILE_VECTORS * VEC, .next = VEC};
+static const strides across_tile = {.step = VEC, .next = TILE_ROWS * VEC}; /* the steps are the tile's rows */
+
+/* scores[key][i] = query i . key, a tile from a tile and panels. */
+static void multiply_keys(const float *queries, const float *keys, uint32_t tokens, uint32_t d, float *scores) {
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS) {
-        vec acc[TILE_ROWS][TILE_VECTORS];
-        product_tile(w->q, w->k + (size_t)key * d * VEC, d, acc);
+        vec acc[TILE_ROWS][TILE_VECTORS] = {0};
+        product_tile(queries, in_tile, keys + (size_t)key * d * VEC, in_panel, d, acc);
         UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) {
-            float *to = w->weights + (size_t)at_most(key + j, tokens - 1) * TILE_ROWS * VEC;
+            float *to = scores + (size_t)at_most(key + j, tokens - 1) * TILE_ROWS * VEC;
             UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) vec_store(to + i * VEC, acc[i][j]);
         }
     }
 }
+
+/* One panel of sums. */
+INLINE void load_sums(const float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
+    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_load(sums + (i * TILE_VECTORS + j) * VEC);
+    }
+}
+
+INLINE void store_sums(float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
+    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) vec_store(sums + (i * TILE_VECTORS + j) * VEC, acc[i][j]);
+    }
+}
+
+/* sums[i] = sum over keys of weights[key][i] times the key's value. */
+static void mix_values(const float *weights, const float *values, uint32_t tokens, uint32_t d, float *sums) {
+    memset(sums, 0, sums_size(d) * sizeof *sums);
+    for (uint32_t key = 0; key < tokens; key += KEYS)
+        for (size_t panel = 0; panel < panels(d); panel++) {
+            vec acc[TILE_ROWS][TILE_VECTORS];
+            load_sums(sums + panel * sums_size(1), acc);
+            product_tile(weights + tile_size(key), in_tile, values + panel * panel_size(tokens) + panel_size(key),
+                         in_panel, at_most(tokens - key, KEYS), acc);
+            store_sums(sums + panel * sums_size(1), acc);
+        }
+}
+
+/* --------------------------------------------------------------------------------------------------- forwards */
 
 /* Replaces the scores by exp(score - largest of the query); inverse[i] = 1 / their sum. */
 static void exponentials(float *weights, uint32_t tokens, vec inverse[TILE_ROWS]) {
@@ -116,35 +176,182 @@ static void exponentials(float *weights, uint32_t tokens, vec inverse[TILE_ROWS]
     }
 }
 
-/* y of `queries` queries: the weighted sums of v. `y` points at the head's first channel and lane. */
-static void mix_values(const workspace *w, uint32_t tokens, uint32_t d, uint32_t queries, const vec *inverse, float *y,
-                       size_t stride) {
-    for (uint32_t c = 0; c < d; c += TILE_VECTORS) {
-        vec acc[TILE_ROWS][TILE_VECTORS];
-        product_tile(w->weights, w->v + (size_t)c * tokens * VEC, tokens, acc);
-        UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++)
-            UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) if (i < queries && c + j < d)
-                vec_store(y + i * stride + (size_t)(c + j) * LANES, acc[i][j] * inverse[i]);
-    }
+/* The next `count` floats of a scratch array; without one (base = NULL) they are only counted. */
+static float *take(float *base, size_t *used, size_t count) {
+    float *place = base ? base + *used : NULL;
+    *used += count;
+    return place;
 }
 
+typedef struct workspace {
+    float *keys, *values; /* panels */
+    float *queries;       /* tile */
+    float *weights;       /* tile: scores, then their exponentials */
+    float *sums;
+} workspace;
+
+static size_t carve(float *base, size_t tokens, size_t d, workspace *w) {
+    size_t used = 0;
+    w->keys = take(base, &used, panels(tokens) * panel_size(d));
+    w->values = take(base, &used, panels(d) * panel_size(tokens));
+    w->queries = take(base, &used, sums_size(d));
+    w->weights = take(base, &used, tile_size(tokens));
+    w->sums = take(base, &used, sums_size(d));
+    return used;
+}
+
+size_t KERNEL(cpu_attention_scratch)(uint32_t tokens, uint32_t head_width) {
+    workspace w;
+    return carve(NULL, tokens, head_width, &w);
+}
+
+static float score_scale(uint32_t d) {
+    return 1.0f / sqrtf((float)d);
+}
+
+/* One head and vector of lanes, whose first channel and lane is `offset`. */
 static void attend(const attention_args *a, const workspace *w, size_t offset) {
     const uint32_t d = a->head_width, tokens = a->tokens;
     const size_t stride = (size_t)a->heads * d * LANES;
-    gather_keys(a->k + offset, stride, tokens, d, w->k);
-    gather_values(a->v + offset, stride, tokens, d, w->v);
+    gather_keys(a->k + offset, stride, tokens, d, w->keys);
+    gather_values(a->v + offset, stride, tokens, d, w->values);
     for (uint32_t first = 0; first < tokens; first += TILE_ROWS) {
         vec inverse[TILE_ROWS];
         const uint32_t queries = at_most(tokens - first, TILE_ROWS);
-        gather_queries(a->q + first * stride + offset, stride, queries, d, w->q);
-        scores(w, tokens, d);
+        gather_queries(a->q + first * stride + offset, stride, queries, d, score_scale(d), w->queries);
+        multiply_keys(w->queries, w->keys, tokens, d, w->weights);
         exponentials(w->weights, tokens, inverse);
-        mix_values(w, tokens, d, queries, inverse, a->output + first * stride + offset, stride);
+        mix_values(w->weights, w->values, tokens, d, w->sums);
+        scatter_rows(w->sums, queries, d, inverse, a->output + first * stride + offset, false, stride);
     }
 }
 
 void KERNEL(cpu_attention)(const attention_args *a) {
-    const workspace w = carve(a->scratch, a->tokens, a->head_width);
+    workspace w;
+    carve(a->scratch, a->tokens, a->head_width, &w);
     for (uint32_t h = 0; h < a->heads; h++)
         for (uint32_t lane = 0; lane < LANES; lane += VEC) attend(a, &w, (size_t)h * a->head_width * LANES + lane);
+}
+
+/* -------------------------------------------------------------------------------------------------- in reverse */
+
+/* Of a head and vector of lanes, and of a block of queries. Keys are padded to whole tiles in `weights`, `slopes` and
+ * the sums over queries. */
+typedef struct reverse_workspace {
+    float *k_keys, *v_keys, *k_values; /* panels */
+    float *k_sums, *v_sums;            /* [tiles of keys] sums: dL/dk, dL/dv */
+    float *queries, *gradients;        /* [TILES] tiles: q / sqrt(d), dL/dy */
+    float *weights, *slopes;           /* [TILES] tiles: probabilities; dL/d(score) */
+    float *sums;                       /* dL/dq of a tile */
+    size_t weights_size;               /* floats of a tile of `weights` */
+} reverse_workspace;
+
+static size_t carve_reverse(float *base, size_t tokens, size_t d, reverse_workspace *w) {
+    size_t used = 0;
+    w->weights_size = tile_size(tiles(tokens) * TILE_ROWS);
+    w->k_keys = take(base, &used, panels(tokens) * panel_size(d));
+    w->v_keys = take(base, &used, panels(tokens) * panel_size(d));
+    w->k_values = take(base, &used, panels(d) * panel_size(tokens));
+    w->k_sums = take(base, &used, tiles(tokens) * sums_size(d));
+    w->v_sums = take(base, &used, tiles(tokens) * sums_size(d));
+    w->queries = take(base, &used, TILES * sums_size(d));
+    w->gradients = take(base, &used, TILES * sums_size(d));
+    w->weights = take(base, &used, TILES * w->weights_size);
+    w->slopes = take(base, &used, TILES * w->weights_size);
+    w->sums = take(base, &used, sums_size(d));
+    return used;
+}
+
+size_t KERNEL(cpu_attention_reverse_scratch)(uint32_t tokens, uint32_t head_width) {
+    reverse_workspace w;
+    return carve_reverse(NULL, tokens, head_width, &w);
+}
+
+/* Scores become probabilities p, and dL/dp becomes dL/d(score) = p (dL/dp - sum over keys of p dL/dp). */
+static void reverse_softmax(float *weights, float *slopes, uint32_t tokens) {
+    vec inverse[TILE_ROWS], sum[TILE_ROWS] = {0};
+    exponentials(weights, tokens, inverse);
+    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) {
+            const vec p = vec_load(weights + at + i * VEC) * inverse[i];
+            vec_store(weights + at + i * VEC, p);
+            sum[i] = vec_fma(p, vec_load(slopes + at + i * VEC), sum[i]);
+        }
+    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) {
+            float *slope = slopes + at + i * VEC;
+            vec_store(slope, vec_load(weights + at + i * VEC) * (vec_load(slope) - sum[i]));
+        }
+}
+
+/* Adds a block's share in sums over queries: sums[key] += sum over queries of weights[key][query] rows[query]. */
+static void add_to_keys(const reverse_workspace *w, const float *weights, const float *rows, uint32_t queries,
+                        uint32_t tokens, uint32_t d, float *sums) {
+    for (uint32_t key = 0; key < tokens; key += TILE_ROWS)
+        for (uint32_t c = 0; c < d; c += TILE_VECTORS, sums += sums_size(1)) {
+            vec acc[TILE_ROWS][TILE_VECTORS];
+            load_sums(sums, acc);
+            for (uint32_t t = 0; t * TILE_ROWS < queries; t++)
+                product_tile(weights + t * w->weights_size + tile_size(key), across_tile,
+                             rows + t * sums_size(d) + tile_size(c), across_tile,
+                             at_most(queries - t * TILE_ROWS, TILE_ROWS), acc);
+            store_sums(sums, acc);
+        }
+}
+
+/* Queries first .. first + queries - 1, all but dL/dk and dL/dv themselves. */
+static void reverse_block(const attention_reverse_args *a, const reverse_workspace *w, size_t offset, uint32_t first,
+                          uint32_t queries) {
+    const uint32_t d = a->head_width, tokens = a->tokens;
+    const size_t stride = (size_t)a->heads * d * LANES;
+    vec scale[TILE_ROWS];
+    for (uint32_t i = 0; i < TILE_ROWS; i++) scale[i] = vec_set1(score_scale(d));
+    for (uint32_t t = 0; t * TILE_ROWS < queries; t++) {
+        const uint32_t rows = at_most(queries - t * TILE_ROWS, TILE_ROWS);
+        const size_t from = (first + t * TILE_ROWS) * stride + offset;
+        float *tile_queries = w->queries + t * sums_size(d), *gradients = w->gradients + t * sums_size(d);
+        float *weights = w->weights + t * w->weights_size, *slopes = w->slopes + t * w->weights_size;
+        gather_queries(a->q + from, stride, rows, d, score_scale(d), tile_queries);
+        gather_queries(a->gradient + from, stride, rows, d, 1, gradients);
+        multiply_keys(tile_queries, w->k_keys, tokens, d, weights);
+        multiply_keys(gradients, w->v_keys, tokens, d, slopes);
+        reverse_softmax(weights, slopes, tokens);
+        if (!a->output_q.values) continue;
+        mix_values(slopes, w->k_values, tokens, d, w->sums);
+        scatter_rows(w->sums, rows, d, scale, a->output_q.values + from, a->output_q.add, stride);
+    }
+    if (a->output_k.values) add_to_keys(w, w->slopes, w->queries, queries, tokens, d, w->k_sums);
+    if (a->output_v.values) add_to_keys(w, w->weights, w->gradients, queries, tokens, d, w->v_sums);
+}
+
+static void scatter_keys(const float *sums, uint32_t tokens, uint32_t d, gradient_sum output, size_t offset,
+                         size_t stride) {
+    vec one[TILE_ROWS];
+    for (uint32_t i = 0; i < TILE_ROWS; i++) one[i] = vec_set1(1);
+    if (!output.values) return;
+    for (uint32_t key = 0; key < tokens; key += TILE_ROWS, sums += sums_size(d))
+        scatter_rows(sums, at_most(tokens - key, TILE_ROWS), d, one, output.values + key * stride + offset, output.add,
+                     stride);
+}
+
+static void attend_reverse(const attention_reverse_args *a, const reverse_workspace *w, size_t offset) {
+    const uint32_t d = a->head_width, tokens = a->tokens;
+    const size_t stride = (size_t)a->heads * d * LANES, sums = tiles(tokens) * sums_size(d) * sizeof(float);
+    gather_keys(a->k + offset, stride, tokens, d, w->k_keys);
+    gather_keys(a->v + offset, stride, tokens, d, w->v_keys);
+    gather_values(a->k + offset, stride, tokens, d, w->k_values);
+    memset(w->k_sums, 0, sums);
+    memset(w->v_sums, 0, sums);
+    for (uint32_t first = 0; first < tokens; first += BLOCK)
+        reverse_block(a, w, offset, first, at_most(tokens - first, BLOCK));
+    scatter_keys(w->k_sums, tokens, d, a->output_k, offset, stride);
+    scatter_keys(w->v_sums, tokens, d, a->output_v, offset, stride);
+}
+
+void KERNEL(cpu_attention_reverse)(const attention_reverse_args *a) {
+    reverse_workspace w;
+    carve_reverse(a->scratch, a->tokens, a->head_width, &w);
+    memset(w.weights, 0, TILES * w.weights_size * sizeof *w.weights); /* for the padded keys, which are never written */
+    memset(w.slopes, 0, TILES * w.weights_size * sizeof *w.slopes);
+    for (uint32_t h = 0; h < a->heads; h++)
+        for (uint32_t lane = 0; lane < LANES; lane += VEC)
+            attend_reverse(a, &w, (size_t)h * a->head_width * LANES + lane);
 }

@@ -1,9 +1,10 @@
 /*
- * elementwise.c - pixels to lanes, keeps per channel, and the embedding of a token sequence.
+ * elementwise.c - pixels to lanes, keeps per channel, the embedding of a token sequence; what copies, in reverse.
  *
  *   normalise       y[i][lane] = pixel[i][lane] mul[c] + add[c],  c = i mod channels      (5 bytes, 2 flops)
- *   scale_channels  x[p][c][lane] = x mul[c][lane] + add[c][lane]                         (8 bytes, 2 flops)
+ *   scale_channels  y[p][c][lane] = x mul[c][lane] + add[c][lane]                         (8 bytes, 2 flops)
  *   embed           y[0] = table[0], y[t] = x[t - 1] + table[t]                           (8 bytes, 1 flop)
+ *   X_reverse       dL/dx (+)= the elements of dL/dy that are copies of x, else 0         (8 or 12 bytes)
  */
 #include <string.h>
 
@@ -27,11 +28,12 @@ void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channel
         }
 }
 
-void KERNEL(cpu_scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add) {
+void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
+                                float *output) {
     const size_t stride = (size_t)channels * LANES;
-    for (size_t p = 0; p < positions; p++, x += stride)
+    for (size_t p = 0; p < positions; p++, x += stride, output += stride)
         for (size_t i = 0; i < stride; i += VEC)
-            vec_store(x + i, vec_fma(vec_load(x + i), vec_load(mul + i), vec_load(add + i)));
+            vec_store(output + i, vec_fma(vec_load(x + i), vec_load(mul + i), vec_load(add + i)));
 }
 
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output) {
@@ -45,5 +47,36 @@ void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, 
                 if (t) y += vec_load(input + (t - 1) * stride + at);
                 vec_store(output + t * stride + at, y);
             }
+        }
+}
+
+/* output (+)= gradient, or (+)= 0 where gradient is NULL. */
+static void put(float *output, bool add, const float *gradient, size_t count) {
+    if (gradient)
+        for (size_t i = 0; i < count; i += VEC) vec_put(output + i, add, vec_load(gradient + i));
+    else if (!add)
+        memset(output, 0, count * sizeof *output);
+}
+
+void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output) {
+    const size_t stride = (size_t)channels * LANES;
+    put(output.values, output.add, gradient + stride, (tokens - 1) * stride);
+}
+
+void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output) {
+    const size_t stride = (size_t)channels * LANES;
+    put(output.values, output.add, gradient, stride);
+    put(output.values + stride, output.add, NULL, (positions - 1) * stride);
+}
+
+void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s) {
+    const size_t in = (size_t)s->in_channels * LANES, out = (size_t)s->out_channels * LANES;
+    const float *first = s->gradient + (size_t)s->before * LANES;
+    float *to = s->output.values;
+    for (size_t y = 0; y < s->in_h; y++)
+        for (size_t x = 0; x < s->in_w; x++, to += in) {
+            const size_t row = y / s->stride, column = x / s->stride;
+            const bool copied = y % s->stride == 0 && x % s->stride == 0 && row < s->out_h && column < s->out_w;
+            put(to, s->output.add, copied ? first + (row * s->out_w + column) * out : NULL, in);
         }
 }

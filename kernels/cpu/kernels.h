@@ -18,6 +18,8 @@
 
 /* Elementwise, in place, over `count` floats (a multiple of LANES). */
 typedef void (*activate_kernel)(float *x, size_t count);
+/* gradient[i] *= act'(x[i]): the reverse of an activate_kernel, from its argument. */
+typedef void (*derive_kernel)(const float *x, float *gradient, size_t count);
 
 /* A sliding window: convolution or pooling. */
 typedef struct window {
@@ -50,6 +52,10 @@ typedef struct conv_args {
 
     bool relu;                /* act = max(0, y), fused */
     activate_kernel activate; /* any other act, or NULL */
+
+    /* What the reverse pass will want; NULL = not wanted. Of packed rows alone: nothing is written for constants. */
+    float *linear;     /* shape of the output: the sums W x themselves */
+    uint8_t *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = y > 0 */
 } conv_args;
 
 /* Packed weights: rows are cut into balanced blocks of at most `tile_rows`; block b is rows conv_block_first(b) up to
@@ -84,6 +90,95 @@ typedef struct attention_args {
     float *scratch;                     /* attention_scratch(tokens, head_width) floats */
 } attention_args;
 
+/* ------------------------------------------------------------------------------------------- the reverse pass
+ *
+ * Gradients have the shape and layout of their values. The gradient of a value that several ops read is the sum of what
+ * each of them sends: the first to come writes, the others add. */
+typedef struct gradient_sum {
+    float *values; /* NULL = not wanted */
+    bool add;      /* to what is there; otherwise it is overwritten, every element of it */
+} gradient_sum;
+
+/* What is summed up over positions for every channel and lane; x and g as below. */
+typedef enum sum_kind {
+    SUM_NONE,
+    SUM_PRODUCT,    /* g (a[c] x + b[c]) */
+    SUM_GRADIENT,   /* g */
+    SUM_DIFFERENCE, /* g (x - x of the lane before); 0 in lane 0. The one place where lanes meet */
+} sum_kind;
+
+/* The reverse of a convolution's epilogue y = act(u), u = mul x + add + residual, x the linear sums; one pass:
+ *   g = dL/dy act'(u) = dL/du      residual (+)= g      output = mul g = dL/dx      sums += g (...)
+ * With act = none, x an op's result and mul its keeps this is the reverse of scale_channels.
+ * One of the arrays [positions][channels][LANES] that are overwritten may be `gradient` itself. */
+typedef struct epilogue_reverse_args {
+    size_t positions;
+    uint32_t channels;
+    const float *gradient;   /* dL/dy [positions][channels][LANES] */
+    const uint8_t *positive; /* as conv_args left it: act = ReLU; else NULL */
+    derive_kernel derive;    /* any other act, or NULL = none. Reads x, mul, add and residual_input for u */
+
+    const float *x; /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
+    const float *mul,
+        *add; /* [channels][LANES], as in conv_args (one zone); mul for derive and output, add for derive */
+    const float *residual_input; /* for derive only: what was added before the activation, or NULL */
+
+    float *output;         /* [positions][channels][LANES], or NULL = not wanted */
+    gradient_sum residual; /* of the value that was added before the activation */
+
+    sum_kind kind;
+    const float *a, *b; /* [channels], for SUM_PRODUCT */
+    float *sums;        /* [channels][LANES]: added to, position by position, in order (the caller zeroes them) */
+} epilogue_reverse_args;
+
+/* dL/dx of y = W x:  dL/dx[p][i] (+)= sum over taps t, channels o of W[o][t][i] dL/dy[(p + pad - t) / stride][o].
+ * The weights are those of conv_reverse_pack. */
+typedef struct conv_reverse_args {
+    window window;                      /* the forward convolution's */
+    uint32_t in_channels, out_channels; /* the forward convolution's */
+    const float *weight;                /* conv_reverse_pack */
+    const float *gradient;              /* dL/dy [out_h * out_w][out_channels][LANES] */
+    gradient_sum output;                /* dL/dx [in_h * in_w][in_channels][LANES]; must not overlap dL/dy */
+    /* NULL, or the reverse epilogue of the op that made x, when nothing else is to be added to dL/dx: done on what has
+     * just been written and still lies in a cache. Its `gradient` is output.values, its positions are in_h * in_w. The
+     * results are those of a call of its own, bit for bit. */
+    const epilogue_reverse_args *then;
+} conv_reverse_args;
+
+typedef struct pool_reverse_args {
+    window window; /* the forward op's */
+    uint32_t channels;
+    const float *input;    /* maxpool only: [in_h * in_w][channels][LANES] */
+    const float *gradient; /* dL/dy [out_h * out_w][channels][LANES] */
+    gradient_sum output;   /* dL/dx [in_h * in_w][channels][LANES] */
+} pool_reverse_args;
+
+typedef struct layernorm_reverse_args {
+    size_t positions;
+    uint32_t channels;
+    const float *gamma; /* [channels]; NULL = 1 */
+    float eps;
+    const float *input;    /* x [positions][channels][LANES]; mean and deviation are computed again */
+    const float *gradient; /* dL/dy */
+    gradient_sum output;   /* dL/dx; may be dL/dy itself */
+} layernorm_reverse_args;
+
+typedef struct attention_reverse_args {
+    uint32_t tokens, heads, head_width;
+    const float *q, *k, *v;                    /* as in attention_args; the probabilities are computed again */
+    const float *gradient;                     /* dL/dy [tokens][width][LANES] */
+    gradient_sum output_q, output_k, output_v; /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
+    float *scratch;                            /* attention_reverse_scratch(tokens, head_width) floats */
+} attention_reverse_args;
+
+/* The reverse of "every stride-th pixel, `before` zero channels before the input's and the rest after". */
+typedef struct subsample_reverse_args {
+    uint32_t in_h, in_w, out_h, out_w, stride;
+    uint32_t in_channels, out_channels, before;
+    const float *gradient; /* dL/dy [out_h * out_w][out_channels][LANES] */
+    gradient_sum output;   /* dL/dx [in_h * in_w][in_channels][LANES] */
+} subsample_reverse_args;
+
 typedef struct cpu_kernels {
     const char *isa;    /* "portable", "avx2" */
     uint32_t tile_rows; /* rows of a packed weight block */
@@ -99,10 +194,30 @@ typedef struct cpu_kernels {
     /* output[i][lane] = pixels[i][lane] * mul[i % channels] + add[i % channels] for i < count. */
     void (*normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                       float *output);
-    /* x[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]. */
-    void (*scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add);
+    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]; output may be x. */
+    void (*scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
+                           float *output);
     /* output[0] = table[0], output[t] = input[t - 1] + table[t]; table [tokens][channels], input one token shorter. */
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+
+    /* The reverse pass. */
+    /* Packs weight [out_channels][kernel_h * kernel_w][in_channels] for conv_reverse: as many floats, in an order that
+     * conv.c describes. No masks are in it: packed once, for all of them. */
+    void (*conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                              float *packed);
+    void (*conv_reverse)(const conv_reverse_args *args);
+    void (*epilogue_reverse)(const epilogue_reverse_args *args);
+    void (*maxpool_reverse)(const pool_reverse_args *args); /* to the first of equal largest; padding never wins */
+    void (*avgpool_reverse)(const pool_reverse_args *args);
+    void (*layernorm_reverse)(const layernorm_reverse_args *args);
+    void (*attention_reverse)(const attention_reverse_args *args);
+    size_t (*attention_reverse_scratch)(uint32_t tokens, uint32_t head_width);
+    derive_kernel gelu_erf_reverse, gelu_tanh_reverse, quickgelu_reverse;
+    void (*subsample_reverse)(const subsample_reverse_args *args);
+    /* output[t - 1] (+)= gradient[t], t >= 1; gradient [tokens][channels], output one token shorter. */
+    void (*embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+    /* output[0] (+)= gradient, the rest (+)= 0; gradient [channels], output [positions][channels]. */
+    void (*select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 
     /* Multiply-adds that do nothing but keep the units busy; returns how many flops that were. */
     double (*peak)(size_t iterations);

@@ -1,10 +1,15 @@
 /*
- * pool.c - maximum and average over a window, channel by channel.
+ * pool.c - maximum and average over a window, channel by channel; their reverse.
  *
  * x [in position][C][32] -> y [out position][C][32]. Reads kernel_h * kernel_w vectors for each one written, mostly
- * from cache. The maximum ignores padding (graph.c, window_shape: padding never fills a window); the average has none, and sums in
- * fp32 in the order of the window.
+ * from cache. The maximum ignores padding (graph.c, window_shape: padding never fills a window); the average has none,
+ * and sums in fp32 in the order of the window.
+ * In reverse dL/dx is first made zero (unless it is added to); then every dL/dy in order goes to its window's maximum,
+ * the first of equals, or in equal parts to all of its window: reads and writes kernel_h * kernel_w vectors for each
+ * one read, mostly in cache.
  */
+#include <string.h>
+
 #include "kernels/cpu/simd.h"
 
 /* Window positions inside the image, [y0, y1) x [x0, x1). */
@@ -65,4 +70,53 @@ void KERNEL(cpu_maxpool)(const pool_args *p) {
 }
 void KERNEL(cpu_avgpool)(const pool_args *p) {
     pool(p, false);
+}
+
+/* Where a window's maximum is, as the number of its position: of equals the first, of NaNs the last (as PyTorch). */
+INLINE ivec place_of_maximum(const pool_reverse_args *p, rectangle r, size_t at) {
+    const size_t stride = (size_t)p->channels * LANES;
+    vec largest = vec_load(p->input + (r.y0 * p->window.in_w + r.x0) * stride + at);
+    ivec place = {0};
+    int32_t number = 0;
+    for (size_t y = r.y0; y < r.y1; y++)
+        for (size_t x = r.x0; x < r.x1; x++, number++) {
+            const vec value = vec_load(p->input + (y * p->window.in_w + x) * stride + at);
+            const ivec wins = (value > largest) | (value != value);
+            largest = vec_select(wins, value, largest);
+            place = (wins & number) | (~wins & place);
+        }
+    return place;
+}
+
+/* Adds what one window's dL/dy sends to dL/dx. */
+INLINE void spread(const pool_reverse_args *p, rectangle r, size_t at, vec gradient, bool maximum) {
+    const size_t stride = (size_t)p->channels * LANES;
+    const ivec place = maximum ? place_of_maximum(p, r, at) : (ivec){0};
+    int32_t number = 0;
+    for (size_t y = r.y0; y < r.y1; y++)
+        for (size_t x = r.x0; x < r.x1; x++, number++) {
+            float *to = p->output.values + (y * p->window.in_w + x) * stride + at;
+            const vec part = maximum ? (vec)((place == number) & (ivec)gradient) : gradient;
+            vec_store(to, vec_load(to) + part);
+        }
+}
+
+INLINE void pool_reverse(const pool_reverse_args *p, bool maximum) {
+    const window *g = &p->window;
+    const size_t stride = (size_t)p->channels * LANES;
+    const vec weight = vec_set1(maximum ? 1.0f : 1.0f / ((float)g->kernel_h * (float)g->kernel_w));
+    const float *gradient = p->gradient;
+    if (!p->output.add) memset(p->output.values, 0, (size_t)g->in_h * g->in_w * stride * sizeof *p->output.values);
+    for (uint32_t y = 0; y < g->out_h; y++)
+        for (uint32_t x = 0; x < g->out_w; x++, gradient += stride) {
+            const rectangle r = covered(y, x, g);
+            for (size_t at = 0; at < stride; at += VEC) spread(p, r, at, vec_load(gradient + at) * weight, maximum);
+        }
+}
+
+void KERNEL(cpu_maxpool_reverse)(const pool_reverse_args *p) {
+    pool_reverse(p, true);
+}
+void KERNEL(cpu_avgpool_reverse)(const pool_reverse_args *p) {
+    pool_reverse(p, false);
 }

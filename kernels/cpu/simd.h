@@ -2,7 +2,7 @@
  * simd.h - the vector operations that the kernels are written in, one section per instruction set.
  *
  * Every kernels/cpu/X.c is compiled once per instruction set with -DKERNEL_ISA=NAME. A section says how wide a `vec`
- * is, which register tile fits the register file, and defines the four operations that the compiler's vector
+ * is, which register tile fits the register file, and defines the six operations that the compiler's vector
  * arithmetic (+ - * / and comparisons, by GCC and Clang alike) does not cover. An instruction set more is a section
  * more; nothing else in the kernels changes.
  * Must not know: what is computed.
@@ -60,6 +60,13 @@ INLINE vec vec_max(vec a, vec b) {
 INLINE vec vec_sqrt(vec a) {
     return _mm256_sqrt_ps(a);
 }
+INLINE uint32_t vec_bits(ivec mask) {
+    return (uint32_t)_mm256_movemask_ps((__m256)mask);
+} /* bit i = element i of a comparison */
+INLINE ivec vec_mask(uint32_t bits) {
+    const ivec bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    return ((ivec)_mm256_set1_epi32((int)bits) & bit) == bit;
+} /* and back; bits beyond the vector are ignored */
 
 #elif SIMD_LEVEL == SIMD_portable
 
@@ -86,6 +93,15 @@ INLINE vec vec_max(vec a, vec b) {
 INLINE vec vec_sqrt(vec a) {
     return (vec){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])};
 }
+INLINE uint32_t vec_bits(ivec mask) {
+    const ivec bit = mask & (ivec){1, 2, 4, 8};
+    return (uint32_t)(bit[0] | bit[1] | bit[2] | bit[3]);
+}
+INLINE ivec vec_mask(uint32_t bits) {
+    const ivec bit = {1, 2, 4, 8};
+    const int32_t b = (int32_t)bits;
+    return ((ivec){b, b, b, b} & bit) == bit;
+}
 
 #else
 #error "KERNEL_ISA names no section of simd.h"
@@ -108,6 +124,18 @@ INLINE vec vec_select(ivec mask, vec a, vec b) {
 /* Propagates NaN, as the frameworks do. */
 INLINE vec vec_relu(vec a) {
     return vec_max(vec_zero(), a);
+}
+
+/* Of an array of bits, those from bit i (a multiple of VEC) on, as a comparison of the elements would have given. */
+INLINE ivec vec_load_mask(const uint8_t *bits, size_t i) {
+    uint32_t b = (uint32_t)bits[i / 8] >> i % 8;
+    for (uint32_t more = 8; more < VEC; more += 8) b |= (uint32_t)bits[(i + more) / 8] << more;
+    return vec_mask(b);
+}
+/* A gradient_sum's way of taking a value. */
+INLINE void vec_put(float *p, bool add, vec a) {
+    if (add) a += vec_load(p);
+    vec_store(p, a);
 }
 
 /* e^x with a relative error of about 1e-7; below -87 it is about 1e-38 instead of a subnormal, above 88 about 1e38.
@@ -146,8 +174,24 @@ void KERNEL(cpu_gelu_tanh)(float *x, size_t count);
 void KERNEL(cpu_quickgelu)(float *x, size_t count);
 void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                            float *output);
-void KERNEL(cpu_scale_channels)(float *x, size_t positions, uint32_t channels, const float *mul, const float *add);
+void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
+                                float *output);
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                   float *packed);
+void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c);
+void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e);
+void KERNEL(cpu_maxpool_reverse)(const pool_reverse_args *p);
+void KERNEL(cpu_avgpool_reverse)(const pool_reverse_args *p);
+void KERNEL(cpu_layernorm_reverse)(const layernorm_reverse_args *a);
+void KERNEL(cpu_attention_reverse)(const attention_reverse_args *a);
+size_t KERNEL(cpu_attention_reverse_scratch)(uint32_t tokens, uint32_t head_width);
+void KERNEL(cpu_gelu_erf_reverse)(const float *x, float *gradient, size_t count);
+void KERNEL(cpu_gelu_tanh_reverse)(const float *x, float *gradient, size_t count);
+void KERNEL(cpu_quickgelu_reverse)(const float *x, float *gradient, size_t count);
+void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s);
+void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
 
 #endif

@@ -78,7 +78,15 @@ coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, c
     return bind_with(j, b, first, count, images, j->labels + first);
 }
 
-static backend_settings settings_of(const job *j, int device, thread_pool *pool) {
+job_pass job_forward_pass(const job *j) {
+    /* one block of images, outputs of one unit in hand and one on its way to the journal */
+    return (job_pass){.examples = j->unit_examples,
+                      .masks = j->unit_masks,
+                      .own = (size_t)j->unit_examples *
+                             (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float))};
+}
+
+static backend_settings settings_of(const job *j, const job_pass *pass, int device, thread_pool *pool) {
     return (backend_settings){.graph = j->model->graph,
                               .plan = &j->plan,
                               .ablation = j->ablation,
@@ -87,16 +95,17 @@ static backend_settings settings_of(const job *j, int device, thread_pool *pool)
                               .pool = pool,
                               .device = device,
                               .memory = j->memory,
-                              .examples_max = j->unit_examples,
-                              .masks_max = j->unit_masks};
+                              .examples_max = pass->examples,
+                              .masks_max = pass->masks,
+                              .reverse = pass->reverse};
 }
 
-/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included (one
- * block of images, outputs of one unit in hand and one on its way to the journal). A device's memory is the backend's
- * business: it alone knows what is free there. */
-static coar_status share_memory(const job *j, backend_settings *s, size_t *least, size_t *planned) {
+/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included. A
+ * device's memory is the backend's business: it alone knows what is free there. */
+static coar_status share_memory(const job *j, const job_pass *pass, backend_settings *s, size_t *least,
+                                size_t *planned) {
     size_t best;
-    size_t own = (size_t)j->unit_examples * (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float));
+    const size_t own = pass->own;
     TRY(j->interface->memory(s, least, &best));
     *planned = best;
     if (j->interface->devices) return COAR_OK;
@@ -109,10 +118,18 @@ static coar_status share_memory(const job *j, backend_settings *s, size_t *least
     return COAR_OK;
 }
 
-coar_status job_tell_memory(job *j) {
-    backend_settings s = settings_of(j, j->devices[0], j->pool);
+bool job_pass_fits(const job *j, const job_pass *pass) {
+    backend_settings s = settings_of(j, pass, j->devices[0], j->pool);
     size_t least, planned;
-    TRY(share_memory(j, &s, &least, &planned));
+    const bool fits = share_memory(j, pass, &s, &least, &planned) == COAR_OK;
+    if (!fits) status_clear();
+    return fits;
+}
+
+coar_status job_tell_memory(job *j, const job_pass *pass) {
+    backend_settings s = settings_of(j, pass, j->devices[0], j->pool);
+    size_t least, planned;
+    TRY(share_memory(j, pass, &s, &least, &planned));
     if (j->memory_told) return COAR_OK; /* the same figures hold for the baseline, the calibration and the units */
     j->memory_told = true;
     if (j->interface->devices)
@@ -125,10 +142,10 @@ coar_status job_tell_memory(job *j) {
     return COAR_OK;
 }
 
-coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **out) {
-    backend_settings s = settings_of(j, device, pool);
+coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out) {
+    backend_settings s = settings_of(j, pass, device, pool);
     size_t least, planned;
-    TRY(share_memory(j, &s, &least, &planned));
+    TRY(share_memory(j, pass, &s, &least, &planned));
     return j->interface->prepare(&s, out);
 }
 
@@ -141,9 +158,10 @@ static coar_status pass_on_device(job *j, int device, block_use use, void *conte
     coar_status status;
     backend *b = NULL;
     uint8_t *images = NULL;
+    const job_pass pass = job_forward_pass(j);
     *device_failed = true;
     TRY_GOTO(memory_new(j->unit_examples, job_image_bytes(j), "images", &images));
-    TRY_GOTO(job_prepare(j, device, j->pool, &b));
+    TRY_GOTO(job_prepare(j, &pass, device, j->pool, &b));
     for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
         uint64_t left = j->count - first;
         uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
@@ -162,7 +180,8 @@ done:
 /* Calls `use` with the bound backend for every block of the job's examples, on the first device that does it. */
 static coar_status for_each_block(job *j, block_use use, void *context) {
     bool device_failed;
-    TRY(job_tell_memory(j));
+    const job_pass pass = job_forward_pass(j);
+    TRY(job_tell_memory(j, &pass));
     for (;;) {
         const coar_status status = pass_on_device(j, j->devices[0], use, context, &device_failed);
         if (status == COAR_OK || !device_failed || j->device_count == 1) return status;
@@ -415,7 +434,8 @@ static coar_status settle_precision(job *j, const job_options *o) {
     TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(calibrate(j));
-    const backend_settings s = settings_of(j, j->devices[0], j->pool);
+    const job_pass pass = job_forward_pass(j);
+    const backend_settings s = settings_of(j, &pass, j->devices[0], j->pool);
     const example_batch batch = {.images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
     TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, &timing, &j->plan));
     if (!strcmp(j->plan.precision, "fp32")) {

@@ -18,11 +18,11 @@ typedef struct job_options {
     const int32_t *row_labels;
     size_t row_count;
     const char *backend, *devices, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
-    const char *plan_origin;                     /* where plan_json came from, for messages */
+    const char *plan_origin;                               /* where plan_json came from, for messages */
     bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
                                                     a fresh one, and the run's settings say what differs */
-    double alpha;  /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
-    uint64_t seed; /* of the masks that it tries them with */
+    double alpha;    /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
+    uint64_t seed;   /* of the masks that it tries them with */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
@@ -48,8 +48,9 @@ typedef struct job {
     const backend_interface *interface;
     int *devices; /* [device_count] of the backend, ascending; {0} where it has no choice */
     size_t device_count;
-    size_t memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
-    bool memory_told;
+    size_t
+        memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
+    bool memory_told;                   /* by job_tell_memory: the same figures are not told twice */
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
@@ -58,6 +59,20 @@ typedef struct job {
  * or `correct`, or labels are `predicted`). */
 coar_status job_open(const job_options *options, job **out);
 void job_close(job *j);
+
+/* What a device is prepared for, and what this process holds for it beside the backend. */
+typedef struct job_pass {
+    uint32_t examples; /* most of one bind */
+    size_t masks;      /* most of one run */
+    bool reverse;      /* run_reverse will be called */
+    size_t own;        /* bytes of this process's buffers */
+} job_pass;
+
+/* Masked forward passes over units of unit_masks x unit_examples. */
+job_pass job_forward_pass(const job *j);
+
+/* Whether the job's memory is enough for it. */
+bool job_pass_fits(const job *j, const job_pass *pass);
 
 /* B and E of docs/design.md, section 3 "Scale-out": E = min(N, 1,024), B = 64; B, then E (not below 32), are halved
  * until B E flops <= 1e13. */
@@ -69,12 +84,11 @@ coar_status job_choose_devices(job *j, const char *text);
 /* After a failure of the first device: goes on without it, with a warning. Not for the last one. */
 void job_drop_device(job *j);
 
-/* Logs, once a job, what its backends take; an error when that is more than they may. */
-coar_status job_tell_memory(job *j);
+/* Logs what its backends take; an error when that is more than they may. */
+coar_status job_tell_memory(job *j, const job_pass *pass);
 
-/* The job's backend on one of its devices, ready for blocks of `unit_examples` examples and `unit_masks` masks. From
- * any thread; `pool` is the backend's alone. */
-coar_status job_prepare(const job *j, int device, thread_pool *pool, backend **out);
+/* The job's backend on one of its devices, ready for the pass. From any thread; `pool` is the backend's alone. */
+coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out);
 
 /* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and
  * binds them with their labels. From any thread. */

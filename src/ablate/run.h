@@ -1,6 +1,6 @@
 /*
- * run.h - runs a stage of a run file: every unit that is not done yet, as masked forward passes of a job.
- * Must not know: what the outputs are for. The caller makes the stage's part of them.
+ * run.h - runs a stage of a run file: every unit that is not done yet, on the devices of a job.
+ * Must not know: what the units are, what they are for. The caller makes the stage's part of them.
  */
 #ifndef COAR_ABLATE_RUN_H
 #define COAR_ABLATE_RUN_H
@@ -11,13 +11,11 @@ typedef struct stage_run {
     const char *name;        /* store.h, stage_options */
     const setting *settings; /* the stage's, with the plan's hash */
     size_t setting_count;
-    unit_work work; /* its grid from run_grid; must live as long as the stage stays open */
+    uint64_t first; /* masks or passes that are in parts already: where the units begin */
+    unit_work work;
     bool force_resume;
-    uint64_t units, units_before; /* out: of the stage, and those done when it was opened */
+    uint64_t units_before; /* out: units that were done when the stage was opened */
 } stage_run;
-
-/* Masks first .. masks - 1 of all the job's examples, in the job's units. */
-unit_grid run_grid(const job *j, uint64_t first, uint64_t masks);
 
 /* Opens the stage and runs all its units that are not done and belong to this shard into its journal. COAR_STOPPED when
  * callbacks or the time limit ask for it, with the units in hand saved. *stage is open on success, the caller's to make

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/mask_units.h"
 #include "ablate/run.h"
 #include "ablate/run_masks.h"
 #include "core/number.h"
@@ -114,14 +115,16 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
                                 {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
                                 {"alpha", "--alpha", alpha, SETTING_REAL, true}};
-    stage_run run = {
-        .name = name,
-        .settings = settings,
-        .setting_count = sizeof settings / sizeof *settings,
-        .work = {.grid = run_grid(j, finished, masks), .sampler = s, .shards = 1, .time_limit = o->time_limit},
-        .force_resume = o->force_resume};
+    const mask_units units = {.grid = mask_units_grid(j, finished, masks), .sampler = s};
+    stage_run run = {.name = name,
+                     .settings = settings,
+                     .setting_count = sizeof settings / sizeof *settings,
+                     .first = finished,
+                     .work = mask_units_work(j, &units),
+                     .force_resume = o->force_resume};
+    run.work.time_limit = o->time_limit;
     TRY_GOTO(run_stage(j, store, &run, &stage));
-    TRY_GOTO(store_finish_truth(store, stage, &run.work.grid));
+    TRY_GOTO(store_finish_truth(store, stage, &units.grid));
 done:
     stage_close(stage);
     return status;

@@ -5,43 +5,19 @@
 
 #include "core/memory.h"
 
-unit_place unit_queue_place(const unit_queue *q, uint64_t unit) {
-    unit_place p = {.block = unit % q->blocks};
-    unit_grid_unit(q->grid, unit, &p.mask_first, &p.mask_count, &p.example_first, &p.example_count);
-    return p;
-}
-
 static bool to_do(const unit_queue *q, uint64_t unit) {
     return unit % q->shards == q->shard && !stage_has(q->stage, unit);
 }
 
-static void count_units(unit_queue *q) {
-    for (uint64_t unit = 0; unit < q->units; unit++) {
-        if (unit % q->shards != q->shard) continue;
-        const unit_place p = unit_queue_place(q, unit);
-        const uint64_t images = (uint64_t)p.mask_count * p.example_count;
-        q->images += images;
-        if (to_do(q, unit))
-            q->left[p.block]++;
-        else
-            q->images_done += images;
-    }
-}
-
-coar_status unit_queue_create(const unit_grid *grid, const store_stage *stage, uint32_t shard, uint32_t shards,
-                              size_t devices, unit_queue *out) {
+coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard,
+                              uint32_t shards, size_t devices, unit_queue *out) {
     coar_status status;
-    unit_queue q = {.grid = grid,
-                    .stage = stage,
-                    .shard = shard,
-                    .shards = shards,
-                    .units = unit_grid_units(grid),
-                    .blocks = (grid->examples + grid->unit_examples - 1) / grid->unit_examples};
+    unit_queue q = {.stage = stage, .shard = shard, .shards = shards, .units = units, .blocks = blocks};
     TRY_GOTO(memory_new(q.blocks, sizeof *q.next, "work units", &q.next));
     TRY_GOTO(memory_new(q.blocks, sizeof *q.left, "work units", &q.left));
     TRY_GOTO(memory_new(devices, sizeof *q.returned, "work units", &q.returned));
     for (uint64_t block = 0; block < q.blocks; block++) q.next[block] = block;
-    count_units(&q);
+    for (uint64_t unit = 0; unit < units; unit++) q.left[unit % blocks] += to_do(&q, unit);
     *out = q;
     q = (unit_queue){0};
 done:

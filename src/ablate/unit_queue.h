@@ -3,8 +3,8 @@
  *
  * Hands out the units of this process that are not done. A device stays with a block of examples while that has units
  * left, so that a block is read and bound once. Not thread-safe: its user locks.
- * Must not know: devices, threads, what other processes do. (Where processes share a job, src/comm/ decides which units
- * are this process's; here that is the shard.)
+ * Must not know: devices, threads, what a unit is, what other processes do. (Where processes share a job, src/comm/
+ * decides which units are this process's; here that is the shard.)
  */
 #ifndef COAR_ABLATE_UNIT_QUEUE_H
 #define COAR_ABLATE_UNIT_QUEUE_H
@@ -14,22 +14,20 @@
 #define NO_BLOCK UINT64_MAX
 
 typedef struct unit_queue {
-    const unit_grid *grid; /* borrowed, as the stage */
-    const store_stage *stage;
+    const store_stage *stage; /* borrowed */
     uint32_t shard, shards;
     uint64_t units;
-    uint64_t blocks;    /* of examples */
+    uint64_t blocks;    /* of examples: unit u is of block u mod blocks */
     uint64_t *next;     /* [blocks] the first unit of the block that was not looked at yet */
     uint64_t *left;     /* [blocks] units to hand out */
-    uint64_t *returned; /* [devices] given back by devices that failed */
+    uint64_t *returned; /* [devices] given back by devices that failed, or were stopped */
     size_t returned_count;
-    uint64_t images, images_done; /* masked images of this process's units; of those done when the queue was made */
 } unit_queue;
 
-/* Units t of the grid with t mod shards == shard that the stage does not have. At most `devices` units can be given
+/* Of `units` units those with t mod shards == shard that the stage does not have. At most `devices` units can be given
  * back. */
-coar_status unit_queue_create(const unit_grid *grid, const store_stage *stage, uint32_t shard, uint32_t shards,
-                              size_t devices, unit_queue *out);
+coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage *stage, uint32_t shard,
+                              uint32_t shards, size_t devices, unit_queue *out);
 void unit_queue_free(unit_queue *q);
 
 /* The next unit for a device that has examples of `block` bound (NO_BLOCK: none yet); false when none is left. */
@@ -37,14 +35,5 @@ bool unit_queue_take(unit_queue *q, uint64_t block, uint64_t *unit);
 
 /* A unit that was taken and not computed. */
 void unit_queue_return(unit_queue *q, uint64_t unit);
-
-/* What a unit covers. */
-typedef struct unit_place {
-    uint64_t block; /* of examples */
-    uint64_t mask_first, example_first;
-    uint32_t mask_count, example_count;
-} unit_place;
-
-unit_place unit_queue_place(const unit_queue *q, uint64_t unit);
 
 #endif

@@ -1,40 +1,40 @@
 /*
  * workers.c - see workers.h.
  *
- * A worker fills one of its two buffers of outputs while the other waits for the journal, so that a device does not
- * stand still while a record is synced. One mutex guards everything that threads share (crew), one condition tells of
- * every change: events are as rare as work units.
+ * A worker fills one of its two records while the other waits for the journal, so that a device does not stand still
+ * while a record is synced. One mutex guards everything that threads share (crew), one condition tells of every change:
+ * events are as rare as work units.
  */
 #include "ablate/workers.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ablate/unit_queue.h"
-#include "core/half.h"
 
-enum { BUFFERS = 2 };
+enum { RECORDS = 2 };
 
-/* Outputs of one unit: free -> computed by the worker -> saved by the calling thread -> free. */
-typedef struct unit_buffer {
-    float *outputs; /* [outputs][unit_masks][unit_examples] */
-    uint64_t unit;
-    uint8_t flag;
+/* Of one unit: free -> computed by the worker -> saved by the calling thread -> free. */
+typedef struct record_slot {
+    unit_record record;
     bool computed; /* waits for the journal */
-} unit_buffer;
+} record_slot;
 
 typedef struct worker {
+    unit_device device; /* first: unit_tell finds the worker by it */
     struct crew *crew;
-    int device;
+    int number; /* of the device */
     pthread_t thread;
     bool started;
-    thread_pool *pool, *own_pool; /* own_pool: NULL where it is the job's */
-    backend *backend;
-    uint8_t *images; /* of one block of examples */
-    uint64_t bound;  /* which block that is; NO_BLOCK = none */
-    unit_buffer buffers[BUFFERS];
-    coar_status failure; /* under the crew's mutex, as `told` and the buffers' state */
+    thread_pool *own_pool; /* NULL where it is the job's */
+    record_slot slots[RECORDS];
+    bool holds;               /* a unit is in hand: */
+    uint64_t unit;            /* its index */
+    const record_slot *state; /* the record that it goes on from; NULL: it begins */
+    /* under the crew's mutex, as the slots' `computed` */
+    uint64_t images; /* of the unit in hand, computed since `state` */
+    coar_status failure;
     char message[1024];
     bool told;
 } worker;
@@ -54,109 +54,105 @@ typedef struct crew {
     bool closed;    /* no further units are taken */
     /* the calling thread's */
     progress progress;
-    uint64_t done; /* masked images in the journal */
+    uint64_t done, done_before; /* masked images in the journal; those that were there when the run began */
+    uint64_t reported;          /* masked images, those of units in hand included */
     double start;
     bool stopped;
     coar_status status; /* of the run, device failures apart */
 } crew;
 
-/* ------------------------------------------------------------------------------------------------ one unit */
+/* ------------------------------------------------------------------------------------------- for kinds of units */
 
-/* Non-finite outputs stay as NaN; true when there was one. The backend has computed them once more in fp32, direct
- * form, where that was not their form already. */
-static bool mark_non_finite(float *values, size_t count) {
-    bool found = false;
-    for (size_t i = 0; i < count; i++)
-        if (!isfinite(values[i])) {
-            values[i] = NAN;
-            found = true;
-        }
-    return found;
-}
-
-/* Before the unit is saved: what a part cannot hold would be found only once everything has been computed. */
-static coar_status check_half(const float *values, size_t count) {
-    uint16_t half;
-    for (size_t i = 0; i < count; i++)
-        if (!half_from_float(values[i], &half))
-            return status_set(COAR_ERROR_INPUT,
-                              "--store f16: an output is %g, above f16's range: start over with --store f32 --force",
-                              (double)values[i]);
+coar_status unit_bind(unit_device *d, uint64_t block, uint64_t first, uint32_t count, bool *device_failed) {
+    if (d->bound == block) return COAR_OK;
+    d->bound = NO_BLOCK;
+    TRY(job_read(d->job, first, count, d->images));
+    *device_failed = true;
+    TRY(job_bind(d->job, d->backend, first, count, d->images));
+    *device_failed = false;
+    d->bound = block;
     return COAR_OK;
 }
 
-/* Reads the unit's examples where they are not bound already. *device_failed tells a failure of the device from one
- * that every device would meet. */
-static coar_status bind_block(worker *w, const unit_place *p, bool *device_failed) {
-    if (w->bound == p->block) return COAR_OK;
-    w->bound = NO_BLOCK;
-    TRY(job_read(w->crew->job, p->example_first, p->example_count, w->images));
-    *device_failed = true;
-    TRY(job_bind(w->crew->job, w->backend, p->example_first, p->example_count, w->images));
-    *device_failed = false;
-    w->bound = p->block;
-    return COAR_OK;
-}
-
-static coar_status compute(worker *w, unit_buffer *buffer, bool *device_failed) {
-    const unit_work *work = w->crew->work;
-    const unit_place p = unit_queue_place(&w->crew->queue, buffer->unit);
-    const size_t values = (size_t)work->grid.outputs * p.mask_count * p.example_count;
-    const mask_range masks = {
-        .count = p.mask_count, .n = work->sampler->n, .sampler = work->sampler, .first = p.mask_first};
-    TRY(bind_block(w, &p, device_failed));
-    *device_failed = true;
-    TRY(w->backend->interface->run(w->backend, &masks, buffer->outputs));
-    *device_failed = false;
-    buffer->flag = mark_non_finite(buffer->outputs, values) ? UNIT_NON_FINITE : UNIT_DONE;
-    return work->half ? check_half(buffer->outputs, values) : COAR_OK;
+bool unit_tell(unit_device *d, uint64_t images) {
+    worker *w = (worker *)d;
+    crew *c = w->crew;
+    pthread_mutex_lock(&c->mutex);
+    w->images = images;
+    const bool stop = c->closed;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->mutex);
+    return stop;
 }
 
 /* --------------------------------------------------------------------------------------------- worker thread */
 
-static unit_buffer *free_buffer(worker *w) {
-    for (size_t b = 0; b < BUFFERS; b++)
-        if (!w->buffers[b].computed) return &w->buffers[b];
+static record_slot *free_slot(worker *w) {
+    for (size_t i = 0; i < RECORDS; i++)
+        if (!w->slots[i].computed) return &w->slots[i];
     return NULL;
 }
 
-/* A free buffer with the next unit in it; NULL when there is none for this worker any more. Units in the hands of
- * others are waited for: they come back when their device fails. */
-static unit_buffer *take(worker *w) {
+/* A free slot for the unit in hand, or for the next one; NULL when there is none for this worker any more. Units in the
+ * hands of others are waited for: they come back when their device fails. */
+static record_slot *take(worker *w) {
     crew *c = w->crew;
-    unit_buffer *buffer = NULL;
+    record_slot *slot = NULL;
     pthread_mutex_lock(&c->mutex);
     while (!c->closed) {
-        buffer = free_buffer(w);
-        if (buffer && unit_queue_take(&c->queue, w->bound, &buffer->unit)) break;
-        const bool wait = !buffer || c->in_hand;
-        buffer = NULL;
+        slot = free_slot(w);
+        if (slot && w->holds) break;
+        if (slot && unit_queue_take(&c->queue, w->device.bound, &w->unit)) {
+            w->holds = true;
+            c->in_hand++;
+            break;
+        }
+        const bool wait = !slot || c->in_hand;
+        slot = NULL;
         if (!wait) break;
         pthread_cond_wait(&c->changed, &c->mutex);
     }
-    if (buffer) c->in_hand++;
     pthread_mutex_unlock(&c->mutex);
-    return buffer;
+    return slot;
 }
 
-static void hand_over(worker *w, unit_buffer *buffer) {
+/* The state that the unit in hand goes on from. */
+static void begin_record(const worker *w, unit_record *record) {
+    const unit_work *work = w->crew->work;
+    record->unit = w->unit;
+    record->mark = w->state ? w->state->record.mark : (unit_mark){0};
+    if (w->state && &w->state->record != record)
+        memcpy(record->payload, w->state->record.payload, work->payload_bytes(work->grid, w->unit));
+}
+
+/* Ends the unit in hand. Under the mutex. */
+static void let_go(worker *w) {
+    w->holds = false;
+    w->state = NULL;
+    w->crew->in_hand--;
+}
+
+static void hand_over(worker *w, record_slot *slot) {
     crew *c = w->crew;
     pthread_mutex_lock(&c->mutex);
-    buffer->computed = true;
-    c->in_hand--;
+    slot->computed = true;
+    w->images = 0;
+    w->state = slot;
+    if (slot->record.mark.steps >= c->work->steps) let_go(w);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->mutex);
 }
 
-/* The worker's last act. `buffer`: the unit that it did not finish, or NULL. */
-static void leave(worker *w, coar_status status, const unit_buffer *buffer, bool device_failed) {
+/* The worker's last act. */
+static void leave(worker *w, coar_status status, bool device_failed) {
     crew *c = w->crew;
     pthread_mutex_lock(&c->mutex);
     w->failure = status;
+    w->images = 0;
     if (status != COAR_OK) status_copy(w->message, sizeof w->message);
-    if (buffer) {
-        unit_queue_return(&c->queue, buffer->unit);
-        c->in_hand--;
+    if (w->holds) {
+        unit_queue_return(&c->queue, w->unit);
+        let_go(w);
     }
     if (status != COAR_OK && !device_failed) c->closed = true;
     c->alive--;
@@ -166,60 +162,70 @@ static void leave(worker *w, coar_status status, const unit_buffer *buffer, bool
 
 /* What a device needs before its first unit; released by workers_free. */
 static coar_status open_device(worker *w) {
-    const job *j = w->crew->job;
-    const unit_grid *g = &w->crew->work->grid;
-    for (size_t b = 0; b < BUFFERS; b++)
-        TRY(memory_new((size_t)g->outputs * g->unit_masks * g->unit_examples, sizeof *w->buffers[b].outputs, "outputs",
-                       &w->buffers[b].outputs));
-    TRY(memory_new(g->unit_examples, job_image_bytes(j), "images", &w->images));
+    unit_device *d = &w->device;
+    const job *j = d->job;
+    const unit_work *work = d->work;
+    for (size_t i = 0; i < RECORDS; i++) /* no unit's record is larger than the first's */
+        TRY(memory_new(work->payload_bytes(work->grid, 0), 1, "work unit", &w->slots[i].record.payload));
+    TRY(memory_new(work->pass.examples, job_image_bytes(j), "images", &d->images));
     if (w->crew->count > 1) { /* a pool runs one job at a time */
         const int threads = thread_pool_size(j->pool) / (int)w->crew->count;
         TRY(thread_pool_create(threads > 1 ? threads : 1, &w->own_pool));
     }
-    w->pool = w->own_pool ? w->own_pool : j->pool;
-    return job_prepare(j, w->device, w->pool, &w->backend);
+    d->pool = w->own_pool ? w->own_pool : j->pool;
+    if (work->kind->open) TRY(work->kind->open(d));
+    return job_prepare(j, &work->pass, w->number, d->pool, &d->backend);
 }
 
 static void *worker_main(void *argument) {
     worker *w = argument;
-    unit_buffer *buffer = NULL;
+    record_slot *slot;
     bool device_failed = true;
     coar_status status = open_device(w);
-    while (status == COAR_OK && (buffer = take(w)) != NULL) {
+    while (status == COAR_OK && (slot = take(w)) != NULL) {
         device_failed = false;
-        status = compute(w, buffer, &device_failed);
-        if (status == COAR_OK) hand_over(w, buffer);
+        begin_record(w, &slot->record);
+        status = w->crew->work->kind->compute(&w->device, &slot->record, &device_failed);
+        if (status == COAR_OK) hand_over(w, slot);
     }
-    leave(w, status, buffer, device_failed);
+    leave(w, status, device_failed);
     return NULL;
 }
 
 /* -------------------------------------------------------------------------------------------- calling thread */
 
-/* Counts a saved unit; true when it is to be the last one now. */
-static bool count_unit(crew *c, uint64_t unit) {
-    const unit_place p = unit_queue_place(&c->queue, unit);
-    c->done += (uint64_t)p.mask_count * p.example_count;
-    c->work->images = c->done - c->queue.images_done;
+/* Reports so many masked images; true when units in hand are to be the last ones. */
+static bool report(crew *c, uint64_t images) {
+    c->reported = images;
     c->work->seconds = clock_seconds() - c->start;
-    const bool stop = progress_update(&c->progress, c->done);
-    return stop || (c->work->time_limit > 0 && c->work->seconds >= c->work->time_limit);
+    c->stopped |= progress_update(&c->progress, images);
+    c->stopped |= c->work->time_limit > 0 && c->work->seconds >= c->work->time_limit;
+    return c->stopped;
 }
 
 /* After a failed append nothing more is written. True when no more units are to be taken. */
-static bool save(crew *c, const unit_buffer *buffer) {
+static bool save(crew *c, const unit_record *r) {
+    const unit_work *work = c->work;
     if (c->status != COAR_OK) return true;
-    c->status = stage_append(c->stage, buffer->unit, buffer->flag, buffer->outputs,
-                             unit_grid_payload(&c->work->grid, buffer->unit));
-    if (c->status == COAR_OK) c->stopped |= count_unit(c, buffer->unit);
-    return c->status != COAR_OK || c->stopped;
+    const uint64_t before = work->kind->images(work, r->unit, stage_steps(c->stage, r->unit));
+    c->status = stage_append(c->stage, r->unit, r->mark, r->payload, work->payload_bytes(work->grid, r->unit));
+    if (c->status != COAR_OK) return true;
+    c->done += work->kind->images(work, r->unit, stage_steps(c->stage, r->unit)) - before;
+    c->work->images = c->done - c->done_before;
+    return false;
 }
 
-static unit_buffer *computed_buffer(crew *c) {
+static record_slot *computed_slot(crew *c) {
     for (size_t i = 0; i < c->count; i++)
-        for (size_t b = 0; b < BUFFERS; b++)
-            if (c->workers[i].buffers[b].computed) return &c->workers[i].buffers[b];
+        for (size_t k = 0; k < RECORDS; k++)
+            if (c->workers[i].slots[k].computed) return &c->workers[i].slots[k];
     return NULL;
+}
+
+static uint64_t images_computed(const crew *c) {
+    uint64_t images = c->done;
+    for (size_t i = 0; i < c->count; i++) images += c->workers[i].images;
+    return images;
 }
 
 static worker *untold_failure(crew *c) {
@@ -231,25 +237,31 @@ static worker *untold_failure(crew *c) {
 /* A failure that others make good is a warning, once. */
 static void tell_failure(const crew *c, worker *w) {
     w->told = true;
-    log_warning(c->job->callbacks, "device %d is left out from here on: %s", w->device, w->message);
+    log_warning(c->job->callbacks, "device %d is left out from here on: %s", w->number, w->message);
 }
 
 /* Until every worker has left and everything that they computed is saved. Callbacks are called without the mutex. */
 static void serve(crew *c) {
     pthread_mutex_lock(&c->mutex);
     for (;;) {
-        unit_buffer *buffer = computed_buffer(c);
+        record_slot *slot = computed_slot(c);
         worker *failed = c->alive && !c->closed ? untold_failure(c) : NULL;
+        const uint64_t images = images_computed(c);
         if (failed) {
             pthread_mutex_unlock(&c->mutex);
             tell_failure(c, failed);
             pthread_mutex_lock(&c->mutex);
-        } else if (buffer) {
+        } else if (images > c->reported) {
             pthread_mutex_unlock(&c->mutex);
-            const bool close = save(c, buffer);
+            const bool close = report(c, images);
             pthread_mutex_lock(&c->mutex);
             c->closed |= close;
-            buffer->computed = false;
+        } else if (slot) {
+            pthread_mutex_unlock(&c->mutex);
+            const bool close = save(c, &slot->record);
+            pthread_mutex_lock(&c->mutex);
+            c->closed |= close;
+            slot->computed = false;
             pthread_cond_broadcast(&c->changed);
         } else if (c->alive) {
             pthread_cond_wait(&c->changed, &c->mutex);
@@ -267,7 +279,7 @@ static coar_status conclude(crew *c) {
     if (c->done < c->progress.total && !c->stopped) {
         if (!failed) return status_set(COAR_ERROR_INTERNAL, "the devices left work units undone");
         if (c->count == 1) return status_set(failed->failure, "%s", failed->message);
-        return status_set(failed->failure, "device %d: %s", failed->device, failed->message);
+        return status_set(failed->failure, "device %d: %s", failed->number, failed->message);
     }
     for (; failed; failed = untold_failure(c)) tell_failure(c, failed);
     if (c->done == c->progress.total) return COAR_OK;
@@ -278,7 +290,9 @@ static coar_status conclude(crew *c) {
 static coar_status start_workers(crew *c) {
     for (size_t i = 0; i < c->count; i++) {
         worker *w = &c->workers[i];
-        *w = (worker){.crew = c, .device = c->job->devices[i], .bound = NO_BLOCK};
+        *w = (worker){.device = {.work = c->work, .job = c->job, .stage = c->stage, .bound = NO_BLOCK},
+                      .crew = c,
+                      .number = c->job->devices[i]};
     }
     c->alive = c->count;
     for (size_t i = 0; i < c->count; i++) {
@@ -292,10 +306,11 @@ static coar_status start_workers(crew *c) {
 static void workers_free(crew *c) {
     for (size_t i = 0; c->workers && i < c->count; i++) {
         worker *w = &c->workers[i];
-        if (w->backend) w->backend->interface->destroy(w->backend);
+        if (w->device.backend) w->device.backend->interface->destroy(w->device.backend);
+        if (c->work->kind->close) c->work->kind->close(&w->device);
         thread_pool_destroy(w->own_pool);
-        free(w->images);
-        for (size_t b = 0; b < BUFFERS; b++) free(w->buffers[b].outputs);
+        free(w->device.images);
+        for (size_t k = 0; k < RECORDS; k++) free(w->slots[k].record.payload);
     }
     free(c->workers);
     unit_queue_free(&c->queue);
@@ -314,14 +329,26 @@ static coar_status run_crew(crew *c) {
     return status == COAR_OK ? conclude(c) : status;
 }
 
+/* Masked images of the shard's units, and those that are in the journal. */
+static uint64_t count_images(crew *c) {
+    const unit_work *work = c->work;
+    uint64_t total = 0;
+    for (uint64_t unit = work->shard; unit < work->units; unit += work->shards) {
+        total += work->kind->images(work, unit, work->steps ? work->steps : 1);
+        c->done += work->kind->images(work, unit, stage_steps(c->stage, unit));
+    }
+    c->done_before = c->reported = c->done;
+    return total;
+}
+
 coar_status workers_run(job *j, unit_work *work, store_stage *stage) {
     coar_status status;
     crew c = {.job = j, .work = work, .stage = stage, .count = j->device_count, .start = clock_seconds()};
-    TRY_GOTO(unit_queue_create(&work->grid, stage, work->shard, work->shards, c.count, &c.queue));
-    c.done = c.queue.images_done;
-    progress_begin(&c.progress, j->callbacks, "ablate", "images", c.done, c.queue.images);
-    if (c.done == c.queue.images) goto done;
-    TRY_GOTO(job_tell_memory(j));
+    TRY_GOTO(unit_queue_create(work->units, work->blocks, stage, work->shard, work->shards, c.count, &c.queue));
+    const uint64_t images = count_images(&c);
+    progress_begin(&c.progress, j->callbacks, work->kind->stage, "images", c.done, images);
+    if (c.done == images) goto done;
+    TRY_GOTO(job_tell_memory(j, &work->pass));
     TRY_GOTO(memory_new(c.count, sizeof *c.workers, "devices", &c.workers));
     pthread_mutex_init(&c.mutex, NULL);
     pthread_cond_init(&c.changed, NULL);

@@ -76,3 +76,12 @@ float precision_stored(precision p, float value) {
 float precision_operand(precision p, float value) {
     return p == PRECISION_TF32 ? round_tf32(value) : precision_stored(p, value);
 }
+
+float precision_gradient(precision p, float gradient) {
+    if (p != PRECISION_FP16) return precision_stored(p, gradient);
+    return precision_stored(p, gradient * GRADIENT_SCALE_FP16) / GRADIENT_SCALE_FP16;
+}
+
+float precision_gradient_operand(precision p, float gradient) {
+    return p == PRECISION_TF32 ? round_tf32(gradient) : precision_gradient(p, gradient);
+}

@@ -32,6 +32,13 @@ bool precision_is_narrow(precision p);
 float precision_stored(precision p, float value);
 float precision_operand(precision p, float value);
 
+/* A gradient dL/d value as it is stored between ops, and as an operand: as values are, but in fp16 multiplied by
+ * GRADIENT_SCALE_FP16, and divided by it again at the end. Gradients of single pixels are small: without the factor
+ * many would be below 6e-5, where fp16 loses digits. The largest is then 255. */
+#define GRADIENT_SCALE_FP16 256
+float precision_gradient(precision p, float gradient);
+float precision_gradient_operand(precision p, float gradient);
+
 /* The 16 bits of a value in bf16 or fp16. */
 uint16_t precision_bits(precision p, float value);
 

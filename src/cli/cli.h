@@ -42,7 +42,7 @@ typedef struct cli_command {
     int (*run)(int count, char **arguments); /* arguments[0] is the subcommand's name; returns the exit code */
 } cli_command;
 
-extern const cli_command command_pack, command_info, command_ablate, command_masks, command_fit, command_evaluate,
+extern const cli_command command_pack, command_info, command_ablate, command_gradients, command_masks, command_fit, command_evaluate,
     command_run, command_report, command_merge, command_bench, command_selftest;
 
 /* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,

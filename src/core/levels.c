@@ -6,24 +6,68 @@
 #include "core/philox.h"
 #include "core/sampler.h"
 
-const float level_keep[LEVELS] = {1, 0.5f, 0};
+enum { LANES = 4 }; /* components of one Philox call */
 
-void level_mask(const level_masks *masks, uint64_t block, uint32_t pass, uint8_t *level) {
-    const uint64_t ablated = sampler_threshold(masks->alpha), halved = sampler_threshold(2 * masks->alpha);
-    const uint64_t i = (block << 32) + pass;
-    for (uint32_t j = 0; j < masks->n; j += 4) {
-        uint32_t words[4];
-        philox_words(masks->seed, PHILOX_STREAM_GRADIENTS, i, j / 4, words);
-        for (uint32_t k = 0; k < 4 && j + k < masks->n; k++)
-            level[j + k] = words[k] < ablated ? 2 : words[k] < halved ? 1 : 0;
+/* Nodes of Radau's quadrature of two points on [0, 1] that have 1 beside them: (4 +- sqrt 6) / 10. */
+const float level_keep[LEVELS] = {1, 0.64494897f, 0.15505103f};
+
+/* The lower two share what makes the mean keep 1 - alpha: 1 - p (2 - .645 - .155). */
+void level_probabilities(double alpha, double probability[LEVELS]) {
+    const double lower = alpha / 1.2;
+    probability[0] = 1 - 2 * lower;
+    probability[1] = probability[2] = lower;
+}
+
+/* A Latin hypercube: in the passes of a cycle the variate of a component falls once into each of LEVELS_CYCLE equal parts
+ * of [0, 2^32). Which part is the rank of the pass's word among the cycle's (of equal ones the earlier pass's first),
+ * where in it the word's low bits. */
+static void cycle_variates(const level_masks *masks, uint64_t block, uint32_t cycle, uint32_t group,
+                           uint32_t variate[LEVELS_CYCLE][LANES]) {
+    uint32_t words[LEVELS_CYCLE][LANES];
+    const uint64_t first = (block << 32) + (uint64_t)cycle * LEVELS_CYCLE;
+    for (uint32_t p = 0; p < LEVELS_CYCLE; p++)
+        philox_words(masks->seed, PHILOX_STREAM_GRADIENTS, first + p, group, words[p]);
+    for (uint32_t p = 0; p < LEVELS_CYCLE; p++) {
+        uint32_t rank[LANES] = {0};
+        for (uint32_t q = 0; q < LEVELS_CYCLE; q++)
+            for (uint32_t k = 0; k < LANES; k++)
+                rank[k] += words[q][k] < words[p][k] || (words[q][k] == words[p][k] && q < p);
+        for (uint32_t k = 0; k < LANES; k++) variate[p][k] = rank[k] << 28 | (words[p][k] & 0xffff) << 12;
+    }
+}
+
+/* Passes of one cycle. */
+static void level_part(const level_masks *masks, uint64_t block, uint32_t first, uint32_t count, uint8_t *level) {
+    double probability[LEVELS];
+    level_probabilities(masks->alpha, probability);
+    const uint64_t lowest = sampler_threshold(probability[2]);
+    const uint64_t lower = sampler_threshold(probability[2] + probability[1]);
+    for (uint32_t j = 0; j < masks->n; j += LANES) {
+        uint32_t variate[LEVELS_CYCLE][LANES];
+        cycle_variates(masks, block, first / LEVELS_CYCLE, j / LANES, variate);
+        for (uint32_t p = 0; p < count; p++)
+            for (uint32_t k = 0; k < LANES && j + k < masks->n; k++) {
+                const uint32_t u = variate[first % LEVELS_CYCLE + p][k];
+                level[(size_t)p * masks->n + j + k] = (uint8_t)((u < lowest) + (u < lower));
+            }
+    }
+}
+
+void level_mask(const level_masks *masks, uint64_t block, uint32_t first, uint32_t count, uint8_t *level) {
+    for (uint32_t done = 0, part; done < count; done += part) {
+        const uint32_t left = LEVELS_CYCLE - (first + done) % LEVELS_CYCLE;
+        part = count - done < left ? count - done : left;
+        level_part(masks, block, first + done, part, level + (size_t)done * masks->n);
     }
 }
 
 void level_counts(const level_masks *masks, uint64_t block, uint32_t passes, uint32_t *counts, uint8_t *level) {
     const size_t n = masks->n;
     memset(counts, 0, LEVELS * n * sizeof *counts);
-    for (uint32_t pass = 0; pass < passes; pass++) {
-        level_mask(masks, block, pass, level);
-        for (size_t j = 0; j < n; j++) counts[level[j] * n + j]++;
+    for (uint32_t first = 0, part; first < passes; first += part) {
+        part = passes - first < LEVELS_CYCLE ? passes - first : LEVELS_CYCLE;
+        level_part(masks, block, first, part, level);
+        for (size_t p = 0; p < part; p++)
+            for (size_t j = 0; j < n; j++) counts[level[p * n + j] * n + j]++;
     }
 }

@@ -57,6 +57,14 @@ static coar_status add_fit(const report_source *source, report_data *data) {
     return add(data, "Examples left out", COUNT(data->examples_left_out), "because of non-finite outputs");
 }
 
+/* Gradients of the fit's output, where the run has them. */
+static coar_status add_passes(const report_source *source, report_data *data) {
+    gradients_info info;
+    bool present;
+    TRY(store_gradients_info(source->store, source->fit.output, &info, &present));
+    return present ? add(data, "Reverse passes, k", COUNT(info.passes), NULL) : COAR_OK;
+}
+
 static const char *setting_of(const report_source *source, const char *key) {
     return store_setting(source->store, key);
 }
@@ -75,6 +83,7 @@ static coar_status add_facts(const report_source *source, report_data *data) {
     TRY(add(data, "Components, n", text, NULL));
     TRY(add(data, "Examples, N", COUNT(tables->examples), setting_of(source, "examples_spec")));
     TRY(add(data, "Masks, m", COUNT(data->masks), NULL));
+    TRY(add_passes(source, data));
     TRY(add(data, "Fraction ablated, \xce\xb1", isfinite(source->alpha) ? NUMBER(source->alpha) : "", NULL));
     TRY(add(data, "Sampler", setting_of(source, "sampler"), NULL));
     TRY(add(data, "Ablation", setting_of(source, "ablation"), NULL));

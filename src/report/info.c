@@ -343,12 +343,17 @@ static void print_run(FILE *f, const void *context) {
     print_tables(f, root);
     fprintf(f, "  %-18s %.0f\n", "masks finished", number(root, "masks"));
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "stages")) {
-        fprintf(f, "stage %s: %.0f masks finished", string(item, "name"), number(item, "masks_finished"));
+        const char *what = cJSON_GetObjectItem(item, "passes_finished") ? "passes" : "masks";
+        fprintf(f, "stage %s: %.0f %s finished", string(item, "name"),
+                number(item, *what == 'p' ? "passes_finished" : "masks_finished"), what);
         if (number(item, "units") > 0)
             fprintf(f, ", %.0f of %.0f work units in journals, %.0f live processes", number(item, "units_in_journals"),
                     number(item, "units"), number(item, "processes"));
         fputc('\n', f);
     }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "gradients"))
+        fprintf(f, "gradients of %s: %s passes%s\n", string(item, "output"), string(item, "passes"),
+                cJSON_GetObjectItem(item, "missing") ? " (gradients.h5 is missing)" : "");
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "fits"))
         fprintf(f, "fit %s: %s of %s over %s masks%s\n", string(item, "name"), string(item, "estimator"),
                 string(item, "output"), string(item, "masks"),

@@ -25,7 +25,7 @@ static const net_case cases[] = {
     {"vit_b_32", NULL, SET_NEURONS, ABLATION_ZERO, 0, 1, 2, false},
 };
 
-coar_status selftest_net(size_t index, bool quick, selftest_item *out) {
+coar_status selftest_net(size_t index, bool quick, bool reverse, selftest_item *out) {
     const net_case *c = NULL;
     *out = (selftest_item){0};
     for (size_t i = 0; i < sizeof cases / sizeof *cases && !c; i++)
@@ -36,10 +36,12 @@ coar_status selftest_net(size_t index, bool quick, selftest_item *out) {
                           .slots = c->slots,
                           .examples = c->examples,
                           .outputs = "margin,logit,logit:1,logit:0-2,loss",
+                          .reverse = reverse,
+                          .derived = {4, 3, 4}, /* margins have kinks, which a rounding may cross */
                           .rms_most = 0.03};
     TRY(model_random(c->name, &options, &item.model));
     item.graph = item.model->graph;
-    snprintf(item.name, sizeof item.name, "%s, %s", c->name, component_set_name(c->set));
+    snprintf(item.name, sizeof item.name, "%s%s, %s", reverse ? "reverse " : "", c->name, component_set_name(c->set));
     *out = item;
     return COAR_OK;
 }

@@ -96,6 +96,9 @@ static const op_case cases[] = {
 typedef struct op_builder {
     graph *graph;
     uint32_t case_number, arrays; /* together the row of the random stream */
+    uint32_t components;          /* so far */
+    bool reverse;
+    int input; /* value that the op under test reads: the image, or with components of its own what is made of it */
 } op_builder;
 
 /* centre + spread * uniform on -1 .. 1, owned by the graph. */
@@ -117,6 +120,13 @@ static op plain_op(op_kind kind, int input) {
     return (op){.kind = kind, .input = {input, -1, -1}, .residual = -1, .kernel_h = 1, .kernel_w = 1, .stride = 1};
 }
 
+/* The next components: all channels of an op, `width` each. */
+static mask_site next_site(op_builder *b, mask_place place, uint32_t channels, uint32_t width) {
+    const mask_site site = {.place = place, .first = b->components, .count = channels / width, .width = width};
+    b->components += site.count;
+    return site;
+}
+
 static coar_status add(op_builder *b, op o, uint32_t channels, int *value) {
     snprintf(o.name, sizeof o.name, "%s%zu", op_kind_name(o.kind), b->graph->op_count);
     return graph_add(b->graph, &o, channels, value);
@@ -128,12 +138,23 @@ static coar_status conv_weights(op_builder *b, op *o, uint32_t channels) {
     return random_array(b, row * channels, 0, 1.7f / sqrtf((float)row), &o->weight);
 }
 
-/* A convolution of the input with the case's window and nothing else: an operand of the op under test. */
+/* A convolution of the input with the case's window and nothing else: an operand of the op under test. For a reverse
+ * pass its channels are components, so that the gradients of every operand are seen. */
 static coar_status add_operand(op_builder *b, const op_case *c, uint32_t channels, int *value) {
-    op o = plain_op(OP_CONV, 0);
+    op o = plain_op(OP_CONV, b->input);
     if (c->kind == OP_CONV) o.kernel_h = c->kernel_h, o.kernel_w = c->kernel_w, o.stride = c->stride, o.pad = c->pad;
     TRY(conv_weights(b, &o, channels));
+    if (b->reverse) o.mask = next_site(b, PLACE_PRE, channels, 1);
     return add(b, o, channels, value);
+}
+
+/* What the op under test reads instead of the image, which has no gradient: a mixture of its channels, each of them a
+ * component. */
+static coar_status add_stem(op_builder *b, const op_case *c) {
+    op o = plain_op(OP_CONV, 0);
+    TRY(conv_weights(b, &o, c->in.c));
+    o.mask = next_site(b, PLACE_PRE, c->in.c, 1);
+    return add(b, o, c->in.c, &b->input);
 }
 
 static coar_status set_parameters(op_builder *b, const op_case *c, uint32_t channels, op *o) {
@@ -161,17 +182,14 @@ static coar_status set_parameters(op_builder *b, const op_case *c, uint32_t chan
 
 static coar_status add_tested(op_builder *b, const op_case *c, int *value) {
     const uint32_t channels = c->channels ? c->channels : c->in.c;
-    op o = plain_op(c->kind, 0);
+    op o = plain_op(c->kind, b->input);
     if (c->kernel_h) o.kernel_h = c->kernel_h, o.kernel_w = c->kernel_w;
     if (c->stride) o.stride = c->stride;
     o.pad = c->pad;
     o.act = c->act;
     o.heads = c->heads;
     TRY(set_parameters(b, c, channels, &o));
-    if (c->place != PLACE_NONE) {
-        const uint32_t width = c->width ? c->width : channels;
-        o.mask = (mask_site){.place = c->place, .count = channels / width, .width = width};
-    }
+    if (c->place != PLACE_NONE) o.mask = next_site(b, c->place, channels, c->width ? c->width : channels);
     return add(b, o, c->channels, value);
 }
 
@@ -229,12 +247,12 @@ static void append(char *text, size_t size, const char *more) {
     snprintf(text + used, size - used, "%s", more);
 }
 
-static void name_case(const op_case *c, char *text, size_t size) {
+static void name_case(const op_case *c, bool reverse, char *text, size_t size) {
     static const char *const acts[] = {"", ", relu", ", gelu", ", gelu tanh", ", quickgelu"};
     static const char *const places[] = {"", ", pre", ", post", ", out"};
     const bool linear = c->kind == OP_CONV && c->in.h == 1;
     char part[64];
-    snprintf(text, size, "%s", linear ? "linear" : op_kind_name(c->kind));
+    snprintf(text, size, "%s%s", reverse ? "reverse " : "", linear ? "linear" : op_kind_name(c->kind));
     if (c->kernel_h && !linear) {
         snprintf(part, sizeof part, " %ux%u", c->kernel_h, c->kernel_w);
         append(text, size, part);
@@ -263,7 +281,7 @@ static void name_case(const op_case *c, char *text, size_t size) {
 
 /* --------------------------------------------------------------------------------------------------- interface */
 
-coar_status selftest_op(size_t index, bool quick, selftest_item *out) {
+coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *out) {
     coar_status status;
     const op_case *c = NULL;
     *out = (selftest_item){0};
@@ -271,20 +289,22 @@ coar_status selftest_op(size_t index, bool quick, selftest_item *out) {
         if ((cases[i].quick || !quick) && !index--) c = &cases[i];
     if (!c) return COAR_OK;
     const ptrdiff_t number = c - cases;
-    op_builder b = {.case_number = (uint32_t)number};
+    op_builder b = {.case_number = (uint32_t)number, .reverse = reverse};
     int value, logits;
     TRY_GOTO(graph_create(c->in, &b.graph));
+    if (reverse) TRY_GOTO(add_stem(&b, c));
     TRY_GOTO(add_tested(&b, c, &value));
-    const uint32_t components = c->place == PLACE_NONE ? 1 : b.graph->ops[b.graph->op_count - 1].mask.count;
     TRY_GOTO(add_head(&b, value, &logits));
-    TRY_GOTO(graph_finish(b.graph, logits, components));
+    TRY_GOTO(graph_finish(b.graph, logits, b.components ? b.components : 1));
     *out = (selftest_item){.graph = b.graph,
                            .kind = (ablation_kind)(number % 3),
                            .slots = c->slots,
                            .examples = c->examples,
                            .outputs = "logit:0,logit:1,logit:2,logit:3,logit:4,logit:5,logit:6,logit:7",
+                           .reverse = reverse,
+                           .derived = {PICKS_MASKED, PICKS_MASKED + 1, PICKS_MASKED}, /* sums: no gradient is zero */
                            .rms_most = 0.01};
-    name_case(c, out->name, sizeof out->name);
+    name_case(c, reverse, out->name, sizeof out->name);
     b.graph = NULL;
 done:
     graph_destroy(b.graph);

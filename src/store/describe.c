@@ -86,7 +86,7 @@ static void add_tables(description *d, const run_tables *tables) {
         cJSON_AddItemToArray(outputs, cJSON_CreateString(tables->output_names[o]));
 }
 
-/* ----------------------------------------------------------------------------------- fits and evaluations */
+/* ------------------------------------------------------------------------ fits, gradients and evaluations */
 
 static herr_t add_fit(hid_t group, const char *name, const H5L_info_t *info, void *data) {
     description *d = data;
@@ -103,6 +103,21 @@ static herr_t add_fit(hid_t group, const char *name, const H5L_info_t *info, voi
     if (fit < 0) cJSON_AddBoolToObject(item, "missing", true); /* its part is gone */
     cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, "fits"), item);
     h5_close(&fit);
+    return 0;
+}
+
+static herr_t add_gradients(hid_t group, const char *name, const H5L_info_t *info, void *data) {
+    description *d = data;
+    (void)info;
+    hid_t output = h5_has(group, name) ? H5Gopen2(group, name, H5P_DEFAULT) : H5I_INVALID_HID;
+    char *passes = output >= 0 ? attribute_text(output, d->path, "passes") : NULL;
+    cJSON *item = cJSON_CreateObject();
+    cJSON_AddStringToObject(item, "output", name);
+    cJSON_AddStringToObject(item, "passes", passes ? passes : "?");
+    if (output < 0) cJSON_AddBoolToObject(item, "missing", true); /* gradients.h5 is gone */
+    cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, "gradients"), item);
+    free(passes);
+    h5_close(&output);
     return 0;
 }
 
@@ -130,18 +145,25 @@ static void add_list(description *d, const char *key, const char *group, H5L_ite
 /* --------------------------------------------------------------------------------------------- stages */
 
 typedef struct unit_counter {
-    uint8_t *seen;
+    uint32_t *steps; /* [units] of each, 1 = done in a stage without steps */
     size_t capacity;
-    uint64_t units, done; /* units: as many as the newest journal knows of */
-    coar_status status;
+    uint64_t units; /* as many as the newest journal knows of */
+    uint32_t last;  /* steps of a unit that is done */
 } unit_counter;
 
 static coar_status count_unit(void *context, const journal_record *record) {
     unit_counter *c = context;
-    if (record->unit >= c->units) return COAR_OK;
-    c->done += !c->seen[record->unit];
-    c->seen[record->unit] = 1;
+    uint64_t unit = record->unit;
+    uint32_t steps = 1;
+    if (c->last > 1) unit_number_parts(record->unit, &unit, &steps);
+    if (unit < c->units && steps > c->steps[unit]) c->steps[unit] = steps;
     return COAR_OK;
+}
+
+static uint64_t units_done(const unit_counter *c) {
+    uint64_t done = 0;
+    for (uint64_t u = 0; u < c->units; u++) done += c->steps[u] >= c->last;
+    return done;
 }
 
 static coar_status count_journal(const char *path, unit_counter *c) {
@@ -155,10 +177,11 @@ static coar_status count_journal(const char *path, unit_counter *c) {
     if (!valid) goto done;
     if (header.units > c->units) {
         size_t old = c->capacity;
-        TRY_GOTO(memory_grow(&c->seen, &c->capacity, header.units, 1, "flags of units"));
-        memset(c->seen + old, 0, c->capacity - old);
+        TRY_GOTO(memory_grow(&c->steps, &c->capacity, header.units, sizeof *c->steps, "flags of units"));
+        memset(c->steps + old, 0, (c->capacity - old) * sizeof *c->steps);
         c->units = header.units;
     }
+    if (header.steps > c->last) c->last = header.steps;
     TRY_GOTO(journal_scan(file, path, NULL, &position, count_unit, c));
 done:
     close(file);
@@ -168,7 +191,7 @@ done:
 static coar_status add_stage(run_store *store, cJSON *stages, const char *name) {
     coar_status status = COAR_OK;
     name_list journals = {NULL, 0, 0};
-    unit_counter counter = {.seen = NULL};
+    unit_counter counter = {.last = 1};
     char prefix[NAME_SIZE + 1];
     uint64_t finished = 0, live = 0;
     TRY_GOTO(stage_masks_finished(store, name, &finished));
@@ -183,14 +206,16 @@ static coar_status add_stage(run_store *store, cJSON *stages, const char *name) 
     }
     cJSON *item = cJSON_CreateObject();
     cJSON_AddStringToObject(item, "name", name);
-    cJSON_AddNumberToObject(item, "masks_finished", (double)finished);
-    cJSON_AddNumberToObject(item, "units_in_journals", (double)counter.done);
+    cJSON_AddNumberToObject(
+        item, strncmp(name, GRADIENTS_STAGE, strlen(GRADIENTS_STAGE)) ? "masks_finished" : "passes_finished",
+        (double)finished);
+    cJSON_AddNumberToObject(item, "units_in_journals", (double)units_done(&counter));
     cJSON_AddNumberToObject(item, "units", (double)counter.units);
     cJSON_AddNumberToObject(item, "processes", (double)live);
     cJSON_AddItemToArray(stages, item);
 done:
     name_list_free(&journals);
-    free(counter.seen);
+    free(counter.steps);
     return status;
 }
 
@@ -225,6 +250,7 @@ static coar_status describe_file(description *d) {
         run_tables_free(&tables);
     }
     cJSON_AddNumberToObject(d->root, "masks", shape_of(d, "/ablations/outputs", 2, dims) ? (double)dims[0] : 0);
+    add_list(d, "gradients", "/gradients", add_gradients);
     add_list(d, "fits", "/attributions", add_fit);
     add_list(d, "evaluations", "/evaluation", add_evaluation);
     return COAR_OK;

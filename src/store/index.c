@@ -88,24 +88,30 @@ static coar_status write_setting(hid_t file, const char *path, const setting *s)
     return h5_write_text(file, path, s->key, s->value);
 }
 
-static coar_status write_attributes(const index_sink *sink) {
+/* The settings and the plan of a stage, where it has begun and the file has them not yet. */
+static coar_status write_stage(const index_sink *sink, const char *name) {
     coar_status status = COAR_OK;
-    const setting_list *manifest = &sink->store->manifest.settings;
     document stage = {.plan = NULL};
-    char *path = folder_path(sink->store, ABLATE_STAGE "0.json");
+    char *path = folder_path(sink->store, name);
     if (!path) return COAR_ERROR_MEMORY;
-    TRY_GOTO(h5_write_format(sink->file, sink->path, RUN_FORMAT, RUN_VERSION_MAJOR, RUN_VERSION_MINOR));
-    for (size_t i = 0; i < manifest->count; i++) TRY_GOTO(write_setting(sink->file, sink->path, &manifest->items[i]));
-    if (file_exists(path)) {
-        TRY_GOTO(document_read(path, STAGE_FORMAT, &stage));
-        for (size_t i = 0; i < stage.settings.count; i++)
-            TRY_GOTO(write_setting(sink->file, sink->path, &stage.settings.items[i]));
-        if (stage.plan) TRY_GOTO(h5_write_text(sink->file, sink->path, "plan", stage.plan));
-    }
+    if (!file_exists(path)) goto done;
+    TRY_GOTO(document_read(path, STAGE_FORMAT, &stage));
+    for (size_t i = 0; i < stage.settings.count; i++)
+        TRY_GOTO(write_setting(sink->file, sink->path, &stage.settings.items[i]));
+    if (stage.plan && !h5_has_attribute(sink->file, "plan"))
+        TRY_GOTO(h5_write_text(sink->file, sink->path, "plan", stage.plan));
 done:
     document_free(&stage);
     free(path);
     return status;
+}
+
+static coar_status write_attributes(const index_sink *sink) {
+    const setting_list *manifest = &sink->store->manifest.settings;
+    TRY(h5_write_format(sink->file, sink->path, RUN_FORMAT, RUN_VERSION_MAJOR, RUN_VERSION_MINOR));
+    for (size_t i = 0; i < manifest->count; i++) TRY(write_setting(sink->file, sink->path, &manifest->items[i]));
+    TRY(write_stage(sink, ABLATE_STAGE "0.json"));
+    return write_stage(sink, GRADIENTS_STAGE "0.json"); /* of a run without ablations */
 }
 
 static coar_status copy_tables(const index_sink *sink) {
@@ -251,6 +257,7 @@ coar_status index_write(index_sink *sink) {
     TRY(write_attributes(sink));
     TRY(copy_tables(sink));
     TRY(write_ablations(sink));
+    TRY(gradients_index(sink));
     return write_others(sink);
 }
 

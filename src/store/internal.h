@@ -6,6 +6,7 @@
  *   journal.c   one append-only file of records                            stage.c     units of a stage over its journals
  *   arrays.c    how arrays are stored in parts: chunks, filters, f16      tables.c    tables.h5
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
+ *   gradients.c gradients.h5, from units and back
  *   fits.c      fits                                                       evaluations.c  predictions
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
  *   describe.c  what is in a run file, as JSON
@@ -16,6 +17,7 @@
 #define COAR_STORE_INTERNAL_H
 
 #include <cjson/cJSON.h>
+#include <pthread.h>
 
 #include "core/h5.h"
 #include "store/store.h"
@@ -25,6 +27,8 @@ enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 #define NAME_SIZE 64           /* stages, fits: with the terminator */
 #define PARTS_MAX 999          /* outputs parts of a run (docs/runfile.md) */
 #define ABLATE_STAGE "ablate-" /* and the first mask */
+#define GRADIENTS_STAGE "gradients-" /* and the first pass */
+#define GRADIENTS_FILE "gradients.h5"
 #define STAGE_FORMAT "coar.stage"
 
 /* ------------------------------------------------------------------------------------------- settings.c */
@@ -62,6 +66,7 @@ struct run_store {
     char *folder;            /* run.h5.parts */
     const char *folder_name; /* its last component */
     document manifest;
+    document ablate; /* the first ablate stage's, once it has begun: settings that are the ablations' alone */
     int lock; /* descriptor of the lock file, -1 */
     int lock_depth;
 };
@@ -119,12 +124,13 @@ bool liveness_journal(const run_store *store, const char *journal_name);
 
 typedef struct journal_header {
     uint8_t identity[16]; /* of STAGE.json: first half of its SHA-256 */
-    uint64_t first_mask;  /* masks that were in finished parts when the journal began */
+    uint64_t first_mask;  /* masks (gradients: passes) that were in finished parts when the journal began */
     uint64_t units;       /* of the stage then (information) */
+    uint32_t steps;       /* store.h, stage_options, then (information) */
 } journal_header;
 
 typedef struct journal_record {
-    uint64_t unit, offset, length; /* offset and length of the payload in the file */
+    uint64_t unit, offset, length; /* offset and length of the payload in the file. unit: with its steps, unit_number */
     uint32_t crc;                  /* of the payload */
     uint8_t flag;
 } journal_record;
@@ -152,6 +158,7 @@ coar_status journal_payload(int file, const char *path, const journal_record *re
 typedef struct unit_entry { /* where a unit's record is; journal 0 = nowhere, else index + 1 */
     uint64_t offset;
     uint32_t crc;
+    uint32_t steps; /* of the record; 1 in stages without steps */
     uint16_t journal;
     uint8_t flag;
 } unit_entry;
@@ -169,7 +176,8 @@ struct store_stage {
     journal_header header;
     unit_entry *entries; /* [units] */
     uint64_t done;
-    uint64_t misfits; /* records of another number of masks */
+    uint64_t misfits;      /* records of another number of masks, or of more steps */
+    pthread_mutex_t mutex; /* stage_append and stage_read are called by several threads */
     stage_journal *journals;
     size_t journal_count, journal_capacity;
     size_t own; /* index in journals */
@@ -180,11 +188,15 @@ struct store_stage {
     heartbeat *heartbeat;
 };
 
+/* How journals number the records of a stage with steps: so none of another number of steps is taken for this one. */
+uint64_t unit_number(uint64_t unit, uint32_t steps);
+void unit_number_parts(uint64_t number, uint64_t *unit, uint32_t *steps);
+
 /* Takes in what other processes have appended since. */
 coar_status stage_refresh(store_stage *stage);
 /* Removes the journals and heartbeats of the stage but those of other live processes. */
 void stage_remove_journals(store_stage *stage);
-/* Masks of a stage that are in finished parts. */
+/* Masks (gradients: passes) of a stage that are in finished parts. */
 coar_status stage_masks_finished(run_store *store, const char *name, uint64_t *masks);
 /* File name of a truth stage's part and its group in run.h5: "truth-a0.1-s0" -> "/evaluation/a0.1_s0". */
 coar_status truth_group(const char *stage_name, char group[128], double *alpha, uint64_t *seed);
@@ -230,6 +242,12 @@ typedef struct part_shape { /* of an outputs or truth part, as its attributes sa
 coar_status part_open(const char *path, hid_t *file, part_shape *shape);
 /* The "done" flags of a part at `name`: u8 [shape.units]. */
 coar_status part_read_done(hid_t file, const char *path, const char *name, const part_shape *shape, uint8_t *done);
+
+/* -------------------------------------------------------------------------------------------- gradients.c */
+
+/* The objects of gradients.h5 into a run file that is being written; nothing without that part. */
+struct index_sink;
+coar_status gradients_index(struct index_sink *sink);
 
 /* ------------------------------------------------------------------------------------ fits.c, evaluations.c */
 

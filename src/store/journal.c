@@ -2,7 +2,7 @@
  * journal.c - one append-only file of records: what a process computed, in the order it did.
  *
  * Header, 64 bytes: magic "COARJRNL", u32 version, u32 header bytes, 16 bytes of STAGE.json's identity, u64 first mask,
- * u64 units, 12 zero bytes, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic, u8 flag, 3 zero
+ * u64 units, u32 steps, 8 zero bytes, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic, u8 flag, 3 zero
  * bytes, u64 unit, u64 length, u32 CRC32C of the payload, u32 CRC32C of the 28 bytes before. Little-endian throughout.
  *
  * The record's own CRC makes its length trustworthy, so a damaged payload is stepped over; after a damaged record header
@@ -74,6 +74,7 @@ coar_status journal_begin(int file, const char *path, const journal_header *head
     memcpy(bytes + 16, header->identity, 16);
     put(bytes + 32, header->first_mask, 8);
     put(bytes + 40, header->units, 8);
+    put(bytes + 48, header->steps, 4);
     put(bytes + 60, crc32c(0, bytes, 60), 4);
     return write_at(file, path, 0, &(struct iovec){bytes, sizeof bytes}, 1);
 }
@@ -96,6 +97,7 @@ coar_status journal_read_header(int file, const char *path, const coar_callbacks
     memcpy(header->identity, bytes + 16, 16);
     header->first_mask = get(bytes + 32, 8);
     header->units = get(bytes + 40, 8);
+    header->steps = (uint32_t)get(bytes + 48, 4);
     *valid = true;
     return COAR_OK;
 }

@@ -306,7 +306,9 @@ done:
 
 static coar_status merge(run_store *store, const char *output, const coar_callbacks *callbacks) {
     uint64_t masks, examples;
-    TRY(store_output_shape(store, &masks, &examples)); /* an unfinished run has nothing to publish */
+    uint32_t passes;
+    TRY(store_passes_finished(store, &passes));
+    if (!passes) TRY(store_output_shape(store, &masks, &examples)); /* an unfinished run has nothing to publish */
     char *temporary = file_temporary(output);
     if (!temporary) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", output);
     coar_status status = folder_lock(store); /* no part is replaced meanwhile */

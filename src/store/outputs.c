@@ -70,6 +70,12 @@ bool store_has_truth(run_store *store, const char *stage_name, uint64_t masks) {
 
 coar_status stage_masks_finished(run_store *store, const char *name, uint64_t *masks) {
     if (!strncmp(name, ABLATE_STAGE, strlen(ABLATE_STAGE))) return store_masks_finished(store, masks);
+    if (!strncmp(name, GRADIENTS_STAGE, strlen(GRADIENTS_STAGE))) {
+        uint32_t passes;
+        TRY(store_passes_finished(store, &passes));
+        *masks = passes;
+        return COAR_OK;
+    }
     return store_truth_finished(store, name, masks);
 }
 

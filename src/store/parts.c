@@ -142,9 +142,9 @@ static coar_status take_unit(part_writer *w, uint64_t unit, uint64_t from, uint6
     uint64_t mask, example;
     uint32_t masks, examples;
     const size_t N = w->shape.examples;
-    uint8_t flag;
+    unit_mark mark;
     unit_grid_unit(w->grid, unit, &mask, &masks, &example, &examples);
-    TRY(stage_read(w->stage, unit, &flag, w->payload, unit_grid_payload(w->grid, unit)));
+    TRY(stage_read(w->stage, unit, &mark, w->payload, unit_grid_payload(w->grid, unit)));
     for (size_t o = 0; o < w->grid->outputs; o++)
         for (uint64_t i = 0; i < masks; i++) {
             if (mask + i < from || mask + i >= first + count) continue;

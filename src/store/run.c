@@ -43,6 +43,7 @@ void store_close(run_store *store) {
     if (!store) return;
     if (store->lock >= 0) close(store->lock);
     document_free(&store->manifest);
+    document_free(&store->ablate);
     free(store->folder);
     free(store->path);
     free(store);
@@ -53,7 +54,8 @@ const char *store_path(const run_store *store) {
 }
 
 const char *store_setting(const run_store *store, const char *key) {
-    return settings_value(&store->manifest.settings, key);
+    const char *value = settings_value(&store->manifest.settings, key);
+    return value ? value : settings_value(&store->ablate.settings, key);
 }
 
 coar_status store_setting_real(const run_store *store, const char *key, double *out) {
@@ -80,8 +82,8 @@ coar_status store_setting_integer(const run_store *store, const char *key, uint6
 
 /* Names that this library gives files of the folder, and their temporary files. */
 static bool is_own_name(const char *name) {
-    static const char *const whole[] = {MANIFEST, "lock", TABLES_FILE};
-    static const char *const begins[] = {ABLATE_STAGE, "truth-", "outputs-", "fit-", "predicted-"};
+    static const char *const whole[] = {MANIFEST, "lock", TABLES_FILE, GRADIENTS_FILE};
+    static const char *const begins[] = {ABLATE_STAGE, GRADIENTS_STAGE, "truth-", "outputs-", "fit-", "predicted-"};
     static const char *const ends[] = {".h5", ".json", ".journal", ".alive"};
     const char *temporary = strstr(name, ".tmp.");
     const size_t length = temporary ? (size_t)(temporary - name) : strlen(name);
@@ -155,6 +157,18 @@ static coar_status remove_run(run_store *store) {
     return status;
 }
 
+/* ------------------------------------------------------------------------------------------------ settings */
+
+/* The manifest, and the settings of the first ablate stage where it has begun. */
+static coar_status read_settings(run_store *store, const char *manifest) {
+    TRY(document_read(manifest, MANIFEST_FORMAT, &store->manifest));
+    char *path = folder_path(store, ABLATE_STAGE "0.json");
+    if (!path) return COAR_ERROR_MEMORY;
+    coar_status status = file_exists(path) ? document_read(path, STAGE_FORMAT, &store->ablate) : COAR_OK;
+    free(path);
+    return status;
+}
+
 /* --------------------------------------------------------------------------------------------- creation */
 
 /* A folder without a manifest: what a kill between mkdir and link leaves is empty but for temporary files and the lock. */
@@ -219,7 +233,7 @@ coar_status store_create(const char *path, const setting *settings, size_t count
     if (force) TRY_GOTO(remove_run(store));
     TRY_GOTO(check_path(store, file_exists(manifest)));
     TRY_GOTO(create_manifest(store, manifest, settings, count, &written));
-    TRY_GOTO(document_read(manifest, MANIFEST_FORMAT, &store->manifest));
+    TRY_GOTO(read_settings(store, manifest));
     TRY_GOTO(settings_compare(path, &store->manifest.settings, settings, count));
     folder_sweep(store);
     TRY_GOTO(index_refresh(store));
@@ -255,7 +269,7 @@ coar_status store_open(const char *path, run_store **out) {
         goto done;
     }
     TRY_GOTO(check_path(store, true));
-    TRY_GOTO(document_read(manifest, MANIFEST_FORMAT, &store->manifest));
+    TRY_GOTO(read_settings(store, manifest));
     if (access(store->folder, W_OK) == 0) TRY_GOTO(index_refresh(store)); /* a read-only run can still be read */
     *out = store;
     store = NULL;

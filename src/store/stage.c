@@ -1,5 +1,5 @@
 /*
- * stage.c - a stage as a set of units: which are done, and in which journal their payloads are.
+ * stage.c - a stage as a set of units: which are done, how far the others are, and in which journal their payloads are.
  * Must not know: what a payload holds.
  */
 #include <errno.h>
@@ -44,6 +44,7 @@ coar_status store_existing_plan(const char *path, char **plan_json) {
     run_store at = {.folder = string_format("%s.parts", path)};
     if (!at.folder) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path);
     coar_status status = store_stage_plan(&at, ABLATE_STAGE "0", plan_json);
+    if (status == COAR_OK && !*plan_json) status = store_stage_plan(&at, GRADIENTS_STAGE "0", plan_json);
     free(at.folder);
     return status;
 }
@@ -72,6 +73,18 @@ coar_status store_plan_file(const char *path, char **plan_json) {
     file_map_close(&map);
     if (status == COAR_OK && !plan) status = plan_attribute(path, &plan);
     if (status == COAR_OK) *plan_json = plan;
+    return status;
+}
+
+coar_status store_stage_compare(run_store *store, const char *name, const setting *settings, size_t count) {
+    document d = {.plan = NULL};
+    char *path = stage_json_path(store, name);
+    coar_status status = COAR_OK;
+    if (!path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->folder);
+    if (file_exists(path)) status = document_read(path, STAGE_FORMAT, &d);
+    if (status == COAR_OK && file_exists(path)) status = settings_compare(store->path, &d.settings, settings, count);
+    document_free(&d);
+    free(path);
     return status;
 }
 
@@ -182,6 +195,20 @@ typedef struct visit_context {
     size_t journal;
 } visit_context;
 
+/* Steps at which a unit is done. */
+static uint32_t last_step(const store_stage *stage) {
+    return stage->options.steps ? stage->options.steps : 1;
+}
+
+uint64_t unit_number(uint64_t unit, uint32_t steps) {
+    return unit | (uint64_t)steps << 32;
+}
+
+void unit_number_parts(uint64_t number, uint64_t *unit, uint32_t *steps) {
+    *unit = number & UINT32_MAX;
+    *steps = (uint32_t)(number >> 32);
+}
+
 static coar_status compare_records(store_stage *stage, const unit_entry *entry, size_t journal,
                                    const journal_record *r) {
     coar_status status = COAR_OK;
@@ -213,15 +240,20 @@ done:
 static coar_status take_record(void *pointer, const journal_record *r) {
     visit_context *context = pointer;
     store_stage *stage = context->stage;
+    uint64_t unit = r->unit;
+    uint32_t steps = 1;
+    if (stage->options.steps) unit_number_parts(r->unit, &unit, &steps);
     /* Another number of masks: its last units are cut differently, or lie outside. */
-    if (r->unit >= stage->options.units || r->length != stage->options.payload_bytes(stage->options.context, r->unit)) {
+    if (unit >= stage->options.units || steps > last_step(stage) || !steps ||
+        r->length != stage->options.payload_bytes(stage->options.context, unit)) {
         stage->misfits++;
         return COAR_OK;
     }
-    unit_entry *entry = &stage->entries[r->unit];
-    if (entry->journal) return compare_records(stage, entry, context->journal, r);
-    *entry = (unit_entry){r->offset, r->crc, (uint16_t)(context->journal + 1), r->flag};
-    stage->done++;
+    unit_entry *entry = &stage->entries[unit];
+    if (steps < entry->steps) return COAR_OK; /* an earlier state of the chain */
+    if (steps == entry->steps) return compare_records(stage, entry, context->journal, r);
+    *entry = (unit_entry){r->offset, r->crc, steps, (uint16_t)(context->journal + 1), r->flag};
+    stage->done += steps == last_step(stage);
     return COAR_OK;
 }
 
@@ -278,13 +310,21 @@ void stage_remove_journals(store_stage *stage) {
     }
 }
 
+/* Stages of one kind go on from each other: "ablate-", "gradients-"; "" for others. */
+static const char *kind_of(const char *name) {
+    static const char *const kinds[] = {ABLATE_STAGE, GRADIENTS_STAGE};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strncmp(name, kinds[i], strlen(kinds[i]))) return kinds[i];
+    return "";
+}
+
 /* Journals of dead processes that began before masks now finished were finished: a kill came before their removal. */
 static coar_status remove_leftovers(store_stage *stage) {
     coar_status status = COAR_OK;
     char prefix[NAME_SIZE + 1];
     name_list list;
-    bool ablate = !strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)); /* then those of earlier FIRSTs, too */
-    snprintf(prefix, sizeof prefix, "%s%s", ablate ? ABLATE_STAGE : stage->name, ablate ? "" : ".");
+    const char *kind = kind_of(stage->name); /* then those of earlier FIRSTs, too */
+    snprintf(prefix, sizeof prefix, "%s%s", *kind ? kind : stage->name, *kind ? "" : ".");
     TRY(folder_list(stage->store, prefix, ".journal", &list));
     for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
         journal_header header;
@@ -305,14 +345,15 @@ static coar_status remove_leftovers(store_stage *stage) {
 
 /* --------------------------------------------------------------------------------------------------- stage */
 
-/* ablate-FIRST begins where the finished masks end. */
+/* ablate-FIRST begins where the finished masks end, gradients-FIRST where the finished passes do. */
 static coar_status check_first(const store_stage *stage) {
     char expected[NAME_SIZE];
-    snprintf(expected, sizeof expected, ABLATE_STAGE "%" PRIu64, stage->header.first_mask);
-    if (strncmp(stage->name, ABLATE_STAGE, strlen(ABLATE_STAGE)) || !strcmp(stage->name, expected)) return COAR_OK;
+    const char *kind = kind_of(stage->name);
+    snprintf(expected, sizeof expected, "%s%" PRIu64, kind, stage->header.first_mask);
+    if (!*kind || !strcmp(stage->name, expected)) return COAR_OK;
     return status_set(COAR_ERROR_BUSY,
-                      "%s: another process has finished masks up to %" PRIu64 " meanwhile: give the same command again",
-                      stage->store->path, stage->header.first_mask);
+                      "%s: another process has finished %s up to %" PRIu64 " meanwhile: give the same command again",
+                      stage->store->path, strcmp(kind, ABLATE_STAGE) ? "passes" : "masks", stage->header.first_mask);
 }
 
 static coar_status register_stage(store_stage *stage, const stage_options *options) {
@@ -331,13 +372,17 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     if (!options->shards || options->shard >= options->shards)
         return status_set(COAR_ERROR_USAGE, "--shard %u/%u: K must be below S, counted from 0", options->shard,
                           options->shards);
+    if (options->steps && options->units > UINT32_MAX) /* unit_number */
+        return status_set(COAR_ERROR_USAGE, "%s: %" PRIu64 " work units are too many", store->path, options->units);
     TRY(memory_new(1, sizeof *stage, "stage", &stage));
+    pthread_mutex_init(&stage->mutex, NULL);
     stage->store = store;
     stage->options = *options;
     stage->options.name = stage->options.plan_json = NULL; /* the caller's; the rest is borrowed as store.h says */
     stage->options.settings = NULL;
     snprintf(stage->name, sizeof stage->name, "%s", options->name);
     stage->header.units = options->units;
+    stage->header.steps = options->steps;
     stage->own_file = stage->cached_file = -1;
     TRY_GOTO(memory_new(options->units, sizeof *stage->entries, "table of work units", &stage->entries));
 
@@ -347,8 +392,8 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     TRY_GOTO(status);
     TRY_GOTO(stage_refresh(stage));
     if (stage->misfits)
-        log_info(options->callbacks, "%s: %" PRIu64 " saved units are of another number of masks and are left out",
-                 store->path, stage->misfits);
+        log_info(options->callbacks, "%s: %" PRIu64 " saved units are of another number of %s and are left out",
+                 store->path, stage->misfits, options->steps ? "passes" : "masks");
     *out = stage;
     stage = NULL;
 done:
@@ -371,6 +416,7 @@ void stage_close(store_stage *stage) {
     }
     free(stage->journals);
     free(stage->entries);
+    pthread_mutex_destroy(&stage->mutex);
     free(stage);
 }
 
@@ -383,24 +429,39 @@ uint64_t stage_first_mask(const store_stage *stage) {
 }
 
 bool stage_has(const store_stage *stage, uint64_t unit) {
-    return unit < stage->options.units && stage->entries[unit].journal;
+    return unit < stage->options.units && stage->entries[unit].steps == last_step(stage);
+}
+
+uint32_t stage_steps(store_stage *stage, uint64_t unit) {
+    pthread_mutex_lock(&stage->mutex);
+    const uint32_t steps = unit < stage->options.units ? stage->entries[unit].steps : 0;
+    pthread_mutex_unlock(&stage->mutex);
+    return steps;
 }
 
 uint64_t stage_done_count(const store_stage *stage) {
     return stage->done;
 }
 
-coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes) {
+static coar_status append(store_stage *stage, uint64_t unit, unit_mark mark, const void *payload, size_t bytes) {
+    const uint64_t number = stage->options.steps ? unit_number(unit, mark.steps) : unit;
     journal_record record;
     if (unit >= stage->options.units || bytes != stage->options.payload_bytes(stage->options.context, unit))
         return status_set(COAR_ERROR_INTERNAL, "%s: unit %" PRIu64 " of stage %s: %zu bytes are not its size",
                           stage->store->path, unit, stage->name, bytes);
-    TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, unit, flag, payload, bytes,
-                       &record));
+    TRY(journal_append(stage->own_file, stage->journals[stage->own].path, &stage->own_end, number, mark.flag, payload,
+                       bytes, &record));
     return take_record(&(visit_context){stage, stage->own}, &record);
 }
 
-coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes) {
+coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, const void *payload, size_t bytes) {
+    pthread_mutex_lock(&stage->mutex);
+    const coar_status status = append(stage, unit, mark, payload, bytes);
+    pthread_mutex_unlock(&stage->mutex);
+    return status;
+}
+
+static coar_status read_record(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes) {
     int file;
     const unit_entry *entry = unit < stage->options.units ? &stage->entries[unit] : NULL;
     if (!entry || !entry->journal || bytes != stage->options.payload_bytes(stage->options.context, unit))
@@ -409,6 +470,13 @@ coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *p
     journal_record record = {unit, entry->offset, bytes, entry->crc, entry->flag};
     TRY(journal_file(stage, entry->journal - 1u, &file));
     TRY(journal_payload(file, stage->journals[entry->journal - 1u].path, &record, payload));
-    *flag = entry->flag;
+    *mark = (unit_mark){.steps = entry->steps, .flag = entry->flag};
     return COAR_OK;
+}
+
+coar_status stage_read(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes) {
+    pthread_mutex_lock(&stage->mutex);
+    const coar_status status = read_record(stage, unit, mark, payload, bytes);
+    pthread_mutex_unlock(&stage->mutex);
+    return status;
 }

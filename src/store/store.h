@@ -44,7 +44,7 @@ coar_status store_open(const char *path, run_store **out);
 void store_close(run_store *store);
 
 const char *store_path(const run_store *store);
-/* Value of a manifest setting, NULL when absent. */
+/* Value of a setting of the manifest, or of the first ablate stage (sampler, store, ...); NULL when absent. */
 const char *store_setting(const run_store *store, const char *key);
 /* The same as a number; COAR_ERROR_INPUT naming the run and the key when it is missing or no number. */
 coar_status store_setting_real(const run_store *store, const char *key, double *out);
@@ -73,7 +73,8 @@ typedef struct run_tables {
     uint64_t given_count;
 } run_tables;
 
-/* tables.h5: written once, whole; a second writer with the same content is harmless. */
+/* tables.h5: written whole; a second writer with the same content is harmless. Written once, but that given masks are added
+ * when a run gets ablations with --sampler file: after it was begun by gradients. */
 coar_status store_write_tables(run_store *store, const run_tables *tables);
 /* COAR_ERROR_INPUT when the run was interrupted before they were written; *present false then and OK with present != NULL. */
 coar_status store_read_tables(run_store *store, run_tables *tables, bool *present);
@@ -84,7 +85,7 @@ void run_tables_free(run_tables *tables);
 /* A stage is a list of units; each yields one payload of bytes. */
 typedef struct store_stage store_stage;
 
-/* name: "ablate-FIRST" or "truth-a0.1-s0", alpha in the fewest digits that read back equal.
+/* name: "ablate-FIRST", "gradients-FIRST" or "truth-a0.1-s0", alpha in the fewest digits that read back equal.
  * Settings (with the plan's hash) are compared with STAGE.json. Reads every
  * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
  * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
@@ -95,6 +96,9 @@ typedef struct stage_options {
     const setting *settings; size_t setting_count;
     const char *plan_json;
     uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
+    /* 0: a unit's record is final. Else a unit is a chain of so many steps and a record the state after some of them: the
+     * furthest one counts, those of more steps are left out, and the unit is done at `steps`. May differ from call to call. */
+    uint32_t steps;
     /* unit_grid_payload with a unit_grid. Borrowed with its context, as the callbacks, until stage_close. */
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
@@ -108,7 +112,9 @@ void stage_close(store_stage *stage);
 
 /* The plan that STAGE.json holds (NULL when the stage is new); malloc'ed. */
 coar_status store_stage_plan(run_store *store, const char *name, char **plan_json);
-/* The plan of the run at `path` (its ablate-0 stage); NULL and OK when there is no such run yet. malloc'ed. */
+/* COAR_ERROR_MISMATCH naming the first setting that differs from those the stage began with; OK when it has not begun. */
+coar_status store_stage_compare(run_store *store, const char *name, const setting *settings, size_t count);
+/* The plan of the run at `path` (of its first stage); NULL and OK when there is no such run yet. malloc'ed. */
 coar_status store_existing_plan(const char *path, char **plan_json);
 /* The plan to take over for --plan: `path` is a run file or a plan's JSON itself. malloc'ed. */
 coar_status store_plan_file(const char *path, char **plan_json);
@@ -119,18 +125,27 @@ double stage_memory(uint64_t units);
 /* Bytes free on the file system of the run at `path`; infinity where that cannot be told. */
 double store_space(const char *path);
 
-/* Masks that were in finished parts when the stage was opened: where the units of a grid that goes on must begin. */
+/* Masks (gradients: passes) that were in finished parts when the stage was opened: where units that go on must begin. */
 uint64_t stage_first_mask(const store_stage *stage);
 
+/* Whether the unit is done. */
 bool stage_has(const store_stage *stage, uint64_t unit);
+/* The steps of its record (0: none; 1: done, in a stage without steps). From any thread, as stage_append and stage_read. */
+uint32_t stage_steps(store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
 /* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */
 enum { UNIT_DONE = 1, UNIT_NON_FINITE = 2 /* done, and at least one value is not finite */ };
 
+/* What a record says beside its payload. */
+typedef struct unit_mark {
+    uint32_t steps; /* stages with steps */
+    uint8_t flag;
+} unit_mark;
+
 /* Appends and syncs one record: after it returns, a kill does not lose the unit. */
-coar_status stage_append(store_stage *stage, uint64_t unit, uint8_t flag, const void *payload, size_t bytes);
-/* The payload of a done unit (CRC checked again). */
-coar_status stage_read(store_stage *stage, uint64_t unit, uint8_t *flag, void *payload, size_t bytes);
+coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, const void *payload, size_t bytes);
+/* The payload of a unit that has a record (CRC checked again). */
+coar_status stage_read(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes);
 
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
@@ -181,6 +196,40 @@ coar_status store_read_truth(run_store *store, const char *stage_name, const cha
 
 /* ------------------------------------------------------------------------------------------------ gradients */
 
+/* The units of a stage "gradients-FIRST": one chain of passes for each output and block of LEVELS_BLOCK examples;
+ * unit = output * blocks + block. Its record is the state after some of the passes, counted from pass 0 (gradient_state), so a
+ * stage's steps are passes. */
+typedef struct gradient_grid {
+    uint64_t examples;              /* N */
+    uint32_t components, outputs;   /* n */
+    uint32_t first_pass, passes;    /* passes that are in gradients.h5; that there will be in all */
+} gradient_grid;
+
+uint64_t gradient_grid_blocks(const gradient_grid *g);
+uint64_t gradient_grid_units(const gradient_grid *g);
+size_t gradient_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */
+void gradient_grid_unit(const gradient_grid *g, uint64_t unit, uint32_t *output, uint64_t *example_first,
+                        uint32_t *example_count);
+
+/* A payload's arrays, of a unit of `examples` examples. */
+typedef struct gradient_state {
+    double *sums;                 /* [LEVELS][examples][n] */
+    double *squares_of_component; /* [LEVELS][n] over the block's examples */
+    double *squares_of_example;   /* [LEVELS][examples] over components; NaN: a derivative was not finite, `sums` are NaN too */
+} gradient_state;
+
+gradient_state gradient_state_of(double *payload, uint32_t examples, uint32_t components);
+
+/* Passes in gradients.h5; 0 without one. COAR_ERROR_INPUT when it is not of this run, or its masks are of another design. */
+coar_status store_passes_finished(run_store *store, uint32_t *passes);
+
+/* The state of a unit after the grid's first_pass passes, into its payload, from gradients.h5. COAR_ERROR_BUSY when that holds
+ * another number of passes by now. */
+coar_status store_read_gradient_state(run_store *store, const gradient_grid *grid, uint64_t unit, double *payload);
+
+/* As store_finish_outputs: when all units of the stage are done, writes gradients.h5 anew, over the one with fewer passes. */
+coar_status store_finish_gradients(run_store *store, store_stage *stage, const gradient_grid *grid);
+
 /* Finished mask gradients of one output (gradients.h5): sums over passes 0 .. passes - 1, per level (core/levels.h). */
 typedef struct gradients_info {
     char output[40], design[24];
@@ -204,6 +253,7 @@ coar_status store_read_gradient_squares(run_store *store, const char *output, do
 typedef struct fit_header {
     const char *name, *estimator, *output;
     uint64_t examples; uint32_t components; uint64_t masks;
+    uint32_t passes;            /* of gradients; 0 = made without any */
     bool standard_errors;
     const char *command;
 } fit_header;
@@ -225,10 +275,16 @@ coar_status fit_name_check(const char *name);
  * a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
 coar_status fit_writer_block(fit_writer *w, const fit_block *block);
+/* Before it is finished: the mean correlation to expect on fresh masks, and its interval (NaN = not known). */
+coar_status fit_writer_predicted(fit_writer *w, double predicted, double low, double high);
 coar_status fit_writer_finish(fit_writer *w);
 void fit_writer_destroy(fit_writer *w); /* without finish: nothing remains */
 
-typedef struct fit_info { char name[64], estimator[16], output[40]; uint64_t masks; } fit_info;
+typedef struct fit_info {
+    char name[64], estimator[16], output[40];
+    uint64_t masks, passes;
+    double predicted, predicted_low, predicted_high; /* NaN where it is not known, and for fits of older versions */
+} fit_info;
 /* Fits of a run in name order; malloc'ed. */
 coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);
 /* Any of the arrays may be NULL. weight [count][n]. */
@@ -248,6 +304,11 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
+
+/* A small text beside the parts (steps.json), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+ * know of it. */
+coar_status store_write_text(run_store *store, const char *name, const char *text);
+coar_status store_read_text(run_store *store, const char *name, char **text);
 
 /* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
  * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */

@@ -4,8 +4,7 @@
 R=$DIGITS/digits-resnet.safetensors
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
 
-# Eight work units of at most 64 masks: enough for a second device to get one on a busy machine. What decides nothing about
-# them is left to each call.
+# Eight work units of at most 64 masks. What decides nothing about them is left to each call.
 job() { "$COAR" ablate --backend cuda --precision fp32 --exact --model "$R" --data "$T/d.h5" --examples 0:1 --masks 500 --alpha .1 --threads 2 "$@"; }
 same_run() { # NAME FILE: the data sets have the bytes of one device's run
     if [ -n "${PYTHON:-}" ]; then
@@ -22,9 +21,10 @@ same_run "two devices give the bytes of one" "$T/two.h5"
 succeeds "the second device alone" job --devices 1 -o "$T/second.h5"
 same_run "so does the second one alone" "$T/second.h5"
 
-export COAR_STANDIN_KILL=1:1:719
+# The first device computes the baseline, so it is sure to get work; tests/unit/workers has devices that die later.
+export COAR_STANDIN_KILL=0:1:719
 succeeds "a device that dies: the other does its work" job -o "$T/dies.h5"
-same "with one warning" "$(grep -c '^coar: warning: device 1 is left out' "$T/.err")" 1
+same "with one warning" "$(grep -c '^coar: warning: .*device 0' "$T/.err")" 1
 same_run "and the same bytes" "$T/dies.h5"
 
 # The only device that is used dies after some units: what it had finished is saved.

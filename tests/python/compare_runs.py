@@ -8,7 +8,7 @@ import sys
 import h5py
 import numpy as np
 
-EXACT_ROOTS = ("/baseline", "/ablations", "/examples", "/components")
+EXACT_ROOTS = ("/baseline", "/ablations", "/gradients", "/examples", "/components")
 
 
 def datasets(file):

@@ -4,6 +4,7 @@
     masks_twin.py                     test vectors and properties, and the masks in tests/golden/masks
     masks_twin.py RUN.h5 MASKS.npy    the same, and MASKS.npy (from `coar masks RUN.h5 -o MASKS.npy`) against that run's
                                       seed, sampler, alpha and components
+    masks_twin.py --gradients RUN.h5  the same, and the gradients of a run of one pass are sums at the levels that numpy has for it
     masks_twin.py --write             makes tests/golden/masks, which tests/unit/sampler.c holds the C samplers to
 """
 import os
@@ -23,7 +24,7 @@ NUMBERS = np.array([0, 1, 2, 3, 1000, 2**32 - 1, 2**32, 2**40 + 5], np.uint64)
 def load_page():
     with open(os.path.join(ROOT, "docs", "masks.md"), encoding="utf-8") as file:
         blocks = re.findall(r"^```python\n(.*?)^```$", file.read(), re.M | re.S)
-    assert len(blocks) == 2, "docs/masks.md: expected the generator and the samplers"
+    assert len(blocks) == 3, "docs/masks.md: expected the generator, the samplers and the levels"
     names = {}
     exec("\n".join(blocks), names)
     lines = [line for line in blocks[0].splitlines() if line.strip()]
@@ -53,6 +54,10 @@ def make(sampler, seed, stream, numbers, sizes, alpha):
 
 def golden(sampler):
     return make(sampler, SEED, STREAM, NUMBERS, SIZES, ALPHA)
+
+
+def golden_levels():  # two cycles and a part of one, of a block on either side of 2^32 passes
+    return np.stack([twin["levels"](SEED, block, 37, sum(SIZES), ALPHA) for block in (0, 70000)]).astype(np.uint8)
 
 
 def vectors():
@@ -87,7 +92,23 @@ def properties():
           f"third group {groups[2].mean():.3f}")  # five standard errors are .115
 
 
+def level_properties():
+    n, alpha = 2003, 0.1
+    levels = twin["levels"](7, 3, 160, n, alpha)
+    rates = [(levels == level).mean() for level in range(3)]
+    keeps = [1, (4 + 6**0.5) / 10, (4 - 6**0.5) / 10]
+    keep = sum(k * r for k, r in zip(keeps, rates))
+    check("levels: the mean keep is 1 - alpha", abs(keep - 0.9) < 0.0007, f"{keep:.5f}")  # five standard errors of free draws
+    check("levels: the lower two are as frequent", abs(rates[1] - rates[2]) < 0.004, f"{rates}")
+    cycles = (levels.reshape(10, 16, n) > 0).sum(1)  # 16 x 2 x .0833 = 2.67 in a cycle, never further from it than 1
+    check("levels: balanced over 16 passes", set(np.unique(cycles)) == {2, 3}, f"{np.unique(cycles)}")
+    part = twin["levels"](7, 3, 5, n, alpha)
+    check("levels: fewer passes are the first ones", (part == levels[:5]).all())
+
+
 def goldens():
+    stored = np.load(os.path.join(GOLDEN, "levels.npy"))
+    check("levels are what tests/golden/masks holds", np.array_equal(stored, golden_levels()))
     for sampler in ("bernoulli", "fixed", "stratified"):
         stored = np.load(os.path.join(GOLDEN, f"{sampler}.npy"))
         check(f"{sampler} is what tests/golden/masks holds", np.array_equal(stored, golden(sampler)))
@@ -113,20 +134,49 @@ def compare(run_path, masks_path):
     check(f"coar masks: {sampler}, {len(written)} masks", bool(same))
 
 
+def compare_gradients(run_path):
+    import h5py
+
+    with h5py.File(run_path, "r") as run:
+        for output in run["gradients"]:
+            group = run["gradients"][output]
+            seed, alpha, passes = int(group.attrs["seed"]), float(group.attrs["alpha"]), int(group.attrs["passes"])
+            sums, squares = group["sum"][()], group["squares_of_example"][()]
+            of_component = group["squares_of_component"][()].sum(1)
+            check(f"{output}: one pass", passes == 1 and (seed, alpha) == (int(run.attrs["seed"]), float(run.attrs["alpha"])))
+            _, examples, n = sums.shape
+            levels = np.concatenate([twin["levels"](seed, block, 1, n, alpha) for block in range((examples + 31) // 32)])
+            levels = levels.repeat(32, 0)[:examples]  # [examples, n]
+            outside = [np.abs(sums[level][levels != level]).max() for level in range(3)]
+            check(f"{output}: no derivative at a level the component has not", max(outside) == 0, f"{outside}")
+            inside = [(sums[level][levels == level] != 0).mean() for level in range(3)]
+            check(f"{output}: derivatives at every level", min(inside) > 0.5, f"{inside}")  # a dead filter's are 0
+            check(f"{output}: squares are those of the derivatives", np.allclose(squares, (sums**2).sum(2), rtol=1e-9)
+                  and np.allclose(of_component, (sums**2).sum(1), rtol=1e-9))
+            keeps = np.array([1, (4 + 6**0.5) / 10, (4 - 6**0.5) / 10], np.float32)
+            check(f"{output}: levels", np.array_equal(group.attrs["levels"], keeps.astype(float)), f"{group.attrs['levels']}")
+            check(f"{output}: probabilities", np.allclose(group.attrs["probabilities"] @ keeps, 1 - alpha))
+            check(f"{output}: done", group["done"][()].tolist() == [1] * ((examples + 31) // 32))
+
+
 def main():
     arguments = sys.argv[1:]
     if arguments == ["--write"]:
         os.makedirs(GOLDEN, exist_ok=True)
         for sampler in ("bernoulli", "fixed", "stratified"):
             np.save(os.path.join(GOLDEN, f"{sampler}.npy"), golden(sampler))
+        np.save(os.path.join(GOLDEN, "levels.npy"), golden_levels())
         return 0
     if len(arguments) not in (0, 2):
         print(__doc__, file=sys.stderr)
         return 2
     vectors()
     properties()
+    level_properties()
     goldens()
-    if arguments:
+    if arguments and arguments[0] == "--gradients":
+        compare_gradients(arguments[1])
+    elif arguments:
         compare(*arguments)
     print(f"1..{count}")
     return 1 if failures else 0

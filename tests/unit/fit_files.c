@@ -69,7 +69,7 @@ static void fill_stage(run_store *store, const char *name, const sampler *s, uin
                 for (uint32_t z = 0; z < examples; z++)
                     payload[(o * count + i) * examples + z] = output_of(o, example + z, mask);
             }
-        CHECK_OK(stage_append(stage, unit, 1, payload, payload_bytes(&grid, unit)));
+        CHECK_OK(stage_append(stage, unit, (unit_mark){.flag = UNIT_DONE}, payload, payload_bytes(&grid, unit)));
     }
     CHECK_OK(truth ? store_finish_truth(store, stage, &grid) : store_finish_outputs(store, stage, &grid, false, NULL));
     stage_close(stage);

@@ -232,6 +232,49 @@ static void outputs(void) {
         if (k != 1 && k != 2) CHECK(isnan(output_value(&specs[k], nan_last, 1, 3, 0)));
 }
 
+static void output_gradients(void) {
+    enum { CLASSES = 4, STRIDE = 3 };
+    const float step = 0x1p-7f; /* exact beside the logits below */
+    output_spec specs[OUTPUTS_MAX];
+    size_t count;
+    test_begin("outputs: gradients are those of central differences");
+    CHECK_OK(output_parse("margin,logit,logit:1,logit:2-0,loss", CLASSES, specs, &count));
+    for (uint32_t label = 0; label < CLASSES; label++) {
+        float logits[CLASSES * STRIDE] = {1.5f, -7, -7, -0.25f, -7, -7, 2.75f, -7, -7, 0.5f, -7, -7};
+        for (size_t k = 0; k < count; k++) {
+            float gradient[CLASSES * STRIDE];
+            for (size_t i = 0; i < CLASSES * STRIDE; i++) gradient[i] = 1234.5f;
+            output_gradient(&specs[k], logits, STRIDE, CLASSES, label, gradient);
+            for (uint32_t c = 0; c < CLASSES; c++) {
+                float *logit = &logits[c * STRIDE];
+                *logit += step;
+                const double up = output_value(&specs[k], logits, STRIDE, CLASSES, label);
+                *logit -= 2 * step;
+                const double down = output_value(&specs[k], logits, STRIDE, CLASSES, label);
+                *logit += step;
+                CHECK_NEAR(gradient[c * STRIDE], (up - down) / (2 * step), k == 4 ? 1e-4 : 0);
+                CHECK(gradient[c * STRIDE + 1] == 1234.5f && gradient[c * STRIDE + 2] == 1234.5f);
+            }
+        }
+    }
+
+    test_begin("outputs: of equal largest logits the first has the margin's gradient");
+    const float equal[CLASSES] = {2, 3, 3, 3};
+    const float expected[CLASSES][CLASSES] = {{1, -1, 0, 0}, {0, 1, -1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
+    for (uint32_t label = 0; label < CLASSES; label++) {
+        float gradient[CLASSES];
+        output_gradient(&specs[0], equal, 1, CLASSES, label, gradient);
+        for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], expected[label][c], 0);
+    }
+
+    test_begin("outputs: the loss of large logits has a gradient");
+    const float large[CLASSES] = {3000, 1000, 3000, -3000};
+    float gradient[CLASSES];
+    output_gradient(&specs[4], large, 1, CLASSES, 1, gradient);
+    const float shares[CLASSES] = {0.5f, -1, 0.5f, 0};
+    for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], shares[c], 1e-7);
+}
+
 /* ---------------------------------------------------------------------------------------- plans */
 
 static void check_forms(const graph *g, const numerics_plan *plan, const int *expected) {
@@ -409,6 +452,7 @@ int main(void) {
     refusals();
     planner();
     outputs();
+    output_gradients();
     plan_rule();
     plan_rule_limits();
     plan_device_classes();

@@ -157,7 +157,7 @@ static void add_truth(run_store *store, const char *name) {
     for (uint64_t k = 0; k < TRUTH; k++)
         for (uint64_t i = 0; i < EXAMPLES; i++) payload[1][k * EXAMPLES + i] = truth_of(k, i);
     CHECK_OK(stage_open(store, &options, &stage));
-    CHECK_OK(stage_append(stage, 0, 1, payload, sizeof payload));
+    CHECK_OK(stage_append(stage, 0, (unit_mark){.flag = UNIT_DONE}, payload, sizeof payload));
     CHECK_OK(store_finish_truth(store, stage, &grid));
     stage_close(stage);
 }

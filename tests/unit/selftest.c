@@ -8,6 +8,8 @@
 
 /* ----------------------------------------------------------------------- a backend that is wrong in one number */
 
+enum { WRONG_OUTPUT = SELFTEST_KINDS };
+
 static int wrong_output = -1; /* which output of run is off, -1 = none */
 static bool wrong_logit, breaks;
 static backend_interface planted;
@@ -28,6 +30,24 @@ static coar_status planted_run(backend *b, const mask_range *masks, float *outpu
 static coar_status planted_logits(backend *b, float *logits) {
     TRY(backend_cpu.logits(b, logits));
     if (wrong_logit) logits[2] = NAN;
+    return COAR_OK;
+}
+
+/* The reference, whose derivatives of one kind are off. */
+static int wrong_kind = -1;
+static backend_interface planted_reverse;
+
+static coar_status planted_reverse_prepare(const backend_settings *s, backend **out) {
+    TRY(backend_reference.prepare(s, out));
+    (*out)->interface = &planted_reverse;
+    return COAR_OK;
+}
+
+static coar_status planted_run_reverse(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                                       float *gradients, float *outputs) {
+    TRY(backend_reference.run_reverse(b, kind, output, masks, gradients, outputs));
+    if ((int)kind == wrong_kind) gradients[masks->n - 1] += 0.01f; /* of the first pair's numbers up to about 10 */
+    if (wrong_kind == WRONG_OUTPUT && outputs) outputs[0] += 0.01f;
     return COAR_OK;
 }
 
@@ -72,7 +92,10 @@ static coar_selftest_options options_for(seen *s, const char *only) {
     planted.prepare = planted_prepare;
     planted.run = planted_run;
     planted.logits = planted_logits;
-    wrong_output = -1;
+    planted_reverse = backend_reference;
+    planted_reverse.prepare = planted_reverse_prepare;
+    planted_reverse.run_reverse = planted_run_reverse;
+    wrong_output = wrong_kind = -1;
     wrong_logit = breaks = false;
     return o;
 }
@@ -91,8 +114,9 @@ static void test_right(void) {
     CHECK(s.compared > 5000);
     CHECK(s.largest > 0 && s.largest < 1e-4); /* not compared with itself */
     static const char *const names[] = {"conv*",      "linear*", "maxpool*",   "avgpool*", "subsample*", "embed*",
-                                        "layernorm*", "select*", "attention*", "resnet*",  "vit*"};
+                                        "layernorm*", "select*", "attention*", "resnet*",  "vit*",       "reverse *"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!backend_cpu.run_reverse && !strncmp(names[i], "reverse", 7)) continue;
         o = options_for(&s, names[i]);
         CHECK_OK(coar_selftest(&o, &r));
         CHECK(r.cases > 0 && r.cases == (uint64_t)s.cases);
@@ -127,6 +151,43 @@ static void test_wrong(void) {
     CHECK_TEXT(s.message, "planted: the device is gone");
 }
 
+/* One precision of the planted reverse pass: the reference has all of them. */
+static coar_selftest_options reverse_options(seen *s, const char *only) {
+    coar_selftest_options o = options_for(s, only);
+    o.precision = "fp32";
+    return o;
+}
+
+static void test_reverse(void) {
+    static const char *const items[] = {"reverse conv 3x3 9x7x13*", "reverse attention 7x20*", "reverse resnet8,*"};
+    seen s;
+    coar_selftest_result r;
+    coar_selftest_options o;
+    test_begin("a backend with a reverse pass has each case twice, one without has not");
+    o = reverse_options(&s, "*select*");
+    CHECK_OK(selftest_run(&o, &planted_reverse, &r));
+    CHECK_INT(r.cases, 2);
+    CHECK_INT(r.failed, 0);
+    o = reverse_options(&s, "*select*");
+    planted_reverse.run_reverse = NULL;
+    CHECK_OK(selftest_run(&o, &planted_reverse, &r));
+    CHECK_INT(r.cases, 1);
+    for (int kind = REVERSE_MASK; kind <= WRONG_OUTPUT; kind++) {
+        test_begin("one derivative, or output, of kind %d off by a hundredth is found, and its case is named", kind);
+        for (size_t i = 0; i < sizeof items / sizeof *items; i++) {
+            o = reverse_options(&s, items[i]);
+            CHECK_OK(selftest_run(&o, &planted_reverse, &r));
+            CHECK_INT(r.cases, 1);
+            CHECK_INT(r.failed, 0);
+            o = reverse_options(&s, items[i]);
+            wrong_kind = kind;
+            CHECK_OK(selftest_run(&o, &planted_reverse, &r));
+            CHECK_INT(r.failed, 1);
+            CHECK(!strncmp(s.first_failed, items[i], strlen(items[i]) - 1));
+        }
+    }
+}
+
 static void test_refused(void) {
     seen s;
     coar_selftest_result r;
@@ -158,6 +219,7 @@ static void test_refused(void) {
 int main(void) {
     test_right();
     test_wrong();
+    test_reverse();
     test_refused();
     return test_end();
 }

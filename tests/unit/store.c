@@ -183,7 +183,7 @@ static void test_stage_settings(void) {
     store_stage *stage = NULL;
     CHECK_OK(store_existing_plan(path, &plan));
     CHECK(!plan);
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     stage_close(stage);
     CHECK_OK(store_existing_plan(path, &plan));
     CHECK_TEXT(plan, "{\"plan\":1}");
@@ -213,7 +213,7 @@ static void test_stage_settings(void) {
     CHECK_ERROR(stage_open(store, &options, &stage), COAR_ERROR_USAGE, "stage");
     status_clear();
     run_write_text(run_file(path, "ablate-0.json"), "{\"format\":\"coar.stage\"");
-    CHECK_ERROR(run_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_INPUT, "ablate-0.json");
+    CHECK_ERROR(run_open_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_INPUT, "ablate-0.json");
     CHECK(!stage);
     status_clear();
     store_close(store);
@@ -304,7 +304,7 @@ static void test_describe(void) {
     run_store *store = run_new(path);
     const unit_grid grid = run_grid(0, 40);
     store_stage *stage = NULL;
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     CHECK_OK(run_unit(stage, &grid, 5));
     CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
     CHECK(strstr(text, "1 of 9 work units in journals, 1 live processes") && strstr(text, "18446744073709551615"));

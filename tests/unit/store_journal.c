@@ -58,7 +58,7 @@ static void write_whole(const char *path, const void *bytes, size_t size) {
 static void interrupted_run(const char *path, const unit_grid *grid, uint64_t count, char journal[1200]) {
     store_stage *stage = NULL;
     run_store *store = run_new(path);
-    CHECK_OK(run_stage(store, grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, grid, 0, 1, false, &stage));
     for (uint64_t unit = 0; unit < count; unit++) CHECK_OK(run_unit(stage, grid, unit));
     stage_close(stage);
     store_close(store);
@@ -82,7 +82,7 @@ static void test_torn_tail(void) {
     for (size_t cut = 0; cut <= last; cut++) {
         store_stage *stage = NULL;
         write_whole(journal, bytes, size - last + cut);
-        CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+        CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
         if (!stage) break;
         CHECK_INT(stage_done_count(stage), cut == last ? 3 : 2);
         CHECK(stage_has(stage, 1) && stage_has(stage, 2) == (cut == last));
@@ -118,7 +118,7 @@ static void test_bit_flips(void) {
             write_whole(journal, bytes, size);
             bytes[start + places[i]] ^= (uint8_t)(1 << bit);
             run_warnings(NULL);
-            CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+            CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
             if (!stage) return;
             CHECK_INT(stage_done_count(stage), 8);
             CHECK(!stage_has(stage, 4));
@@ -132,7 +132,7 @@ static void test_bit_flips(void) {
         bytes[at] ^= 2;
         write_whole(journal, bytes, size);
         bytes[at] ^= 2;
-        CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+        CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
         if (!stage) return;
         CHECK_INT(stage_done_count(stage), 0);
         CHECK_INT(run_warnings(NULL), 1);
@@ -154,26 +154,27 @@ static void test_read_back(void) {
     interrupted_run(path, &grid, 9, journal);
     run_store *store = NULL;
     store_stage *stage = NULL;
-    uint8_t flag = 0;
+    unit_mark mark = {0};
     float payload[RUN_OUTPUTS * 8 * 5];
     CHECK_OK(store_open(path, &store));
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     CHECK_INT(unit_grid_payload(&grid, 8), sizeof payload);
-    CHECK_OK(stage_read(stage, 8, &flag, payload, sizeof payload));
-    CHECK_INT(flag, 1);
+    CHECK_OK(stage_read(stage, 8, &mark, payload, sizeof payload));
+    CHECK_INT(mark.flag, 1);
     CHECK_NEAR(payload[0], run_value(0, 32, 32), 0);
     CHECK_NEAR(payload[RUN_OUTPUTS * 8 * 5 - 1], run_value(1, 39, 36), 0);
     status_clear();
-    CHECK_ERROR(stage_read(stage, 8, &flag, payload, sizeof payload - 4), COAR_ERROR_INTERNAL, "unit 8");
+    CHECK_ERROR(stage_read(stage, 8, &mark, payload, sizeof payload - 4), COAR_ERROR_INTERNAL, "unit 8");
     status_clear();
-    CHECK_ERROR(stage_append(stage, 9, 1, payload, sizeof payload), COAR_ERROR_INTERNAL, "unit 9");
+    CHECK_ERROR(stage_append(stage, 9, (unit_mark){.flag = UNIT_DONE}, payload, sizeof payload), COAR_ERROR_INTERNAL,
+                "unit 9");
     int file = open(journal, O_WRONLY);
     struct stat s;
     fstat(file, &s);
     CHECK(pwrite(file, "\xff", 1, s.st_size - 2) == 1);
     close(file);
     status_clear();
-    CHECK_ERROR(stage_read(stage, 8, &flag, payload, sizeof payload), COAR_ERROR_INPUT, journal);
+    CHECK_ERROR(stage_read(stage, 8, &mark, payload, sizeof payload), COAR_ERROR_INPUT, journal);
     stage_close(stage);
     store_close(store);
 }
@@ -191,7 +192,7 @@ static void test_duplicates(void) {
     run_store *store = NULL;
     store_stage *stage = NULL;
     CHECK_OK(store_open(path, &store));
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     CHECK_INT(stage_done_count(stage), 4);
     CHECK_OK(run_unit(stage, &grid, 2)); /* once more, in its own journal */
     CHECK_INT(stage_done_count(stage), 4);
@@ -205,7 +206,7 @@ static void test_duplicates(void) {
     write_whole(copy, bytes, size);
     stage = NULL;
     status_clear();
-    CHECK_ERROR(run_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_INPUT, "unit 1");
+    CHECK_ERROR(run_open_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_INPUT, "unit 1");
     CHECK(strstr(coar_last_error(), "elsewhere-7-0") && !stage);
     store_close(store);
     free(bytes);
@@ -220,7 +221,7 @@ static void test_other_masks(void) {
     run_store *store = NULL;
     store_stage *stage = NULL;
     CHECK_OK(store_open(path, &store));
-    CHECK_OK(run_stage(store, &larger, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &larger, 0, 1, false, &stage));
     CHECK_INT(stage_done_count(stage), 6); /* the last block had 8 masks, has 16 now */
     stage_close(stage);
     CHECK_OK(run_ablate(store, 0, 64, 2));
@@ -258,7 +259,7 @@ static void work_on_run(const char *path) {
     uint64_t finished;
     if (store_masks_finished(store, &finished) != COAR_OK) _exit(1);
     if (finished) goto done;
-    if (run_stage(store, &grid, 0, 1, false, &stage) != COAR_OK) _exit(1);
+    if (run_open_stage(store, &grid, 0, 1, false, &stage) != COAR_OK) _exit(1);
     for (uint64_t unit = 0; unit < unit_grid_units(&grid); unit++)
         if (!stage_has(stage, unit) && run_unit(stage, &grid, unit) != COAR_OK) _exit(1);
     if (store_finish_outputs(store, stage, &grid, false, NULL) != COAR_OK) _exit(1);
@@ -349,7 +350,7 @@ static pid_t start_worker(const char *path, const unit_grid *grid, uint32_t shar
         run_store *store = NULL;
         store_stage *stage = NULL;
         bool good = store_open(path, &store) == COAR_OK &&
-                    run_stage(store, grid, shard, shards, false, &stage) == COAR_OK &&
+                    run_open_stage(store, grid, shard, shards, false, &stage) == COAR_OK &&
                     run_unit(stage, grid, shard) == COAR_OK;
         if (write(ready[1], good ? "y" : "n", 1) != 1) _exit(1);
         for (;;) pause();
@@ -371,25 +372,25 @@ static void test_two_processes(void) {
     pid_t child = start_worker(path, &grid, 0, 2);
     snprintf(pid, sizeof pid, "process %ld on ", (long)child);
     status_clear();
-    CHECK_ERROR(run_stage(store, &grid, 0, 2, false, &stage), COAR_ERROR_BUSY, pid);
+    CHECK_ERROR(run_open_stage(store, &grid, 0, 2, false, &stage), COAR_ERROR_BUSY, pid);
     CHECK(strstr(coar_last_error(), "--force-resume") && strstr(coar_last_error(), path));
     status_clear();
-    CHECK_ERROR(run_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_BUSY, pid); /* all units: overlaps */
+    CHECK_ERROR(run_open_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_BUSY, pid); /* all units: overlaps */
     status_clear();
-    CHECK_ERROR(run_stage(store, &grid, 1, 3, false, &stage), COAR_ERROR_BUSY, pid); /* another partition */
+    CHECK_ERROR(run_open_stage(store, &grid, 1, 3, false, &stage), COAR_ERROR_BUSY, pid); /* another partition */
     run_store *other = NULL;
     status_clear();
     CHECK_ERROR(run_create(path, "0.2", true, &created, &other), COAR_ERROR_BUSY, pid); /* --force waits, too */
-    CHECK_OK(run_stage(store, &grid, 1, 2, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 1, 2, false, &stage));
     CHECK_OK(run_unit(stage, &grid, 1));
     stage_close(stage);
-    CHECK_OK(run_stage(store, &grid, 0, 2, true, &stage)); /* --force-resume */
+    CHECK_OK(run_open_stage(store, &grid, 0, 2, true, &stage)); /* --force-resume */
     CHECK_INT(stage_done_count(stage), 2);
     stage_close(stage);
     kill(child, SIGKILL);
     siginfo_t info;
     waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT); /* dead, but a zombie still */
-    CHECK_OK(run_stage(store, &grid, 0, 2, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 2, false, &stage));
     CHECK_INT(stage_done_count(stage), 2);
     stage_close(stage);
     waitpid(child, NULL, 0);
@@ -409,13 +410,13 @@ static void test_elsewhere(void) {
     snprintf(alive, sizeof alive, "%s.parts/ablate-0.far_away-4321-0.alive", path);
     write_whole(alive, text, strlen(text));
     status_clear();
-    CHECK_ERROR(run_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_BUSY, "process 4321 on far away");
+    CHECK_ERROR(run_open_stage(store, &grid, 0, 1, false, &stage), COAR_ERROR_BUSY, "process 4321 on far away");
     const struct timespec old[2] = {{time(NULL) - 70, 0}, {time(NULL) - 70, 0}};
     CHECK(utimensat(AT_FDCWD, alive, old, 0) == 0);
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     stage_close(stage);
     write_whole(alive, text, 20); /* killed while it wrote this */
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     stage_close(stage);
     store_close(store);
 }
@@ -430,8 +431,8 @@ static void test_shards(void) {
     store_stage *a = NULL, *b = NULL;
     uint64_t finished = 1;
     CHECK_OK(store_open(path, &other));
-    CHECK_OK(run_stage(store, &grid, 0, 2, false, &a));
-    CHECK_OK(run_stage(other, &grid, 1, 2, false, &b));
+    CHECK_OK(run_open_stage(store, &grid, 0, 2, false, &a));
+    CHECK_OK(run_open_stage(other, &grid, 1, 2, false, &b));
     for (uint64_t unit = unit_grid_units(&grid); unit-- > 0;)
         if (unit % 2 == 0) CHECK_OK(run_unit(a, &grid, unit));
     CHECK_OK(store_finish_outputs(store, a, &grid, false, NULL)); /* nothing to do yet */
@@ -464,7 +465,7 @@ static void test_full_disk(void) {
     const unit_grid grid = run_grid(0, MASKS);
     run_store *store = run_new(path);
     store_stage *stage = NULL;
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     CHECK_OK(run_unit(stage, &grid, 0));
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &old);

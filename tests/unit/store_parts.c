@@ -214,8 +214,8 @@ static coar_status half_run(const char *path, const float *values, const char **
     float payload[RUN_OUTPUTS * RUN_EXAMPLES];
     store_stage *stage = NULL;
     for (int i = 0; i < RUN_OUTPUTS * RUN_EXAMPLES; i++) payload[i] = values[i % RUN_EXAMPLES];
-    CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
-    CHECK_OK(stage_append(stage, 0, 1, payload, sizeof payload));
+    CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
+    CHECK_OK(stage_append(stage, 0, (unit_mark){.flag = UNIT_DONE}, payload, sizeof payload));
     coar_status status = store_finish_outputs(store, stage, &grid, true, NULL);
     stage_close(stage);
     snprintf(part, sizeof part, "%s", run_file(path, "outputs-0-0.h5"));
@@ -301,10 +301,10 @@ static void test_stored_masks(void) {
         const unit_grid grid = run_grid(step ? 50 : 0, step ? 90 : 50);
         store_stage *stage = NULL;
         float payload[RUN_OUTPUTS * RUN_UNIT_MASKS * RUN_UNIT_EXAMPLES] = {0};
-        CHECK_OK(run_stage(store, &grid, 0, 1, false, &stage));
+        CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
         if (step) { /* masks 66 .. 81, examples 16 .. 31: mask 80 is in block 5 of the whole, 66 .. 79 in block 4 */
             payload[14 * 16 + 3] = NAN;
-            CHECK_OK(stage_append(stage, 4, 2, payload, sizeof payload));
+            CHECK_OK(stage_append(stage, 4, (unit_mark){.flag = UNIT_NON_FINITE}, payload, sizeof payload));
         }
         CHECK_OK(run_units(stage, &grid, 3));
         CHECK_OK(store_finish_outputs(store, stage, &grid, false, packed + (step ? 100 : 0)));

@@ -7,7 +7,7 @@
 
 #include <pthread.h>
 
-#include "ablate/workers.h"
+#include "ablate/mask_units.h"
 #include "core/memory.h"
 
 enum { DEVICES_MAX = 3, EXAMPLES = 70, MASKS = 40, UNIT_MASKS = 16, UNIT_EXAMPLES = 32, UNITS = 9 };
@@ -133,6 +133,7 @@ typedef struct trial {
     store_stage *stage;
     job *job;
     sampler sampler;
+    mask_units units;
     unit_work work;
 } trial;
 
@@ -145,15 +146,10 @@ static void open_trial(trial *t, const char *name) {
     t->job = open_job(&t->callbacks);
     t->sampler = (sampler){
         .kind = SAMPLER_BERNOULLI, .alpha = 0.1, .seed = 3, .n = t->job->model->graph->components, .groups = 1};
-    t->work = (unit_work){.grid = {.masks = MASKS,
-                                   .examples = EXAMPLES,
-                                   .unit_masks = UNIT_MASKS,
-                                   .unit_examples = UNIT_EXAMPLES,
-                                   .outputs = 1},
-                          .sampler = &t->sampler,
-                          .shards = 1};
+    t->units = (mask_units){.grid = mask_units_grid(t->job, 0, MASKS), .sampler = &t->sampler};
+    t->work = mask_units_work(t->job, &t->units);
     t->store = run_new(run_path(path, name));
-    CHECK_OK(run_stage(t->store, &t->work.grid, 0, 1, false, &t->stage));
+    CHECK_OK(run_open_stage(t->store, &t->units.grid, 0, 1, false, &t->stage));
 }
 
 static void close_trial(trial *t) {
@@ -168,10 +164,10 @@ static float expected[MASKS * EXAMPLES];
 
 static void read_units(trial *t, float *values) {
     for (uint64_t unit = 0; unit < UNITS; unit++) {
-        const size_t bytes = unit_grid_payload(&t->work.grid, unit);
-        uint8_t flag = 0;
-        CHECK_OK(stage_read(t->stage, unit, &flag, values, bytes));
-        CHECK_INT(flag, UNIT_DONE);
+        const size_t bytes = unit_grid_payload(&t->units.grid, unit);
+        unit_mark mark = {0};
+        CHECK_OK(stage_read(t->stage, unit, &mark, values, bytes));
+        CHECK_INT(mark.flag, UNIT_DONE);
         values += bytes / sizeof *values;
     }
 }

@@ -48,13 +48,15 @@ static coar_status describe(const backend_settings *s, cpu_backend *b) {
     TRY(buffer_plan_create(s->graph, false, &b->buffers));
     TRY(memory_new(s->graph->op_count, sizeof *b->layers, "cpu backend", &b->layers));
     cpu_layers_describe(b);
-    return COAR_OK;
+    return s->reverse ? cpu_schedule_choices(s->graph, &b->choices, &b->choice_count) : COAR_OK;
 }
 
 static void cpu_destroy(backend *base) {
     if (!base) return;
     cpu_backend *b = self(base);
     buffer_plan_free(&b->buffers);
+    cpu_schedule_free(&b->schedule);
+    free(b->choices);
     free(b->layers);
     free(b->memory);
     free(b);
@@ -75,8 +77,8 @@ static coar_status create(const backend_settings *s, cpu_backend **out) {
 static coar_status cpu_memory(const backend_settings *s, size_t *least, size_t *best) {
     cpu_backend *b;
     TRY(create(s, &b));
-    *least = cpu_memory_plan(b, 1, false, NULL);
-    *best = cpu_memory_plan(b, (size_t)thread_pool_size(s->pool), true, NULL);
+    *least = cpu_memory_plan(b, cpu_memory_least(b), NULL);
+    *best = cpu_memory_plan(b, cpu_memory_best(b), NULL);
     cpu_destroy(&b->base);
     return COAR_OK;
 }
@@ -116,6 +118,8 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
         memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
     else
         memset(b->labels, 0, batch->count * sizeof *b->labels);
+    b->scaled = batch->scale != NULL;
+    if (b->scaled) memcpy(b->scale, batch->scale, batch->count * sizeof *b->scale);
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
         b->pixel_mul[c] = (float)(1 / (255.0 * batch->std[c]));
         b->pixel_add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);
@@ -123,16 +127,18 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     return COAR_OK;
 }
 
-const uint8_t *cpu_group_pixels(const cpu_backend *b, size_t g) {
-    return b->groups + g * b->elements * LANES;
+tile_images cpu_group_images(const cpu_backend *b, size_t g) {
+    return (tile_images){b->groups + g * b->elements * LANES, b->scaled ? b->scale + g * LANES : NULL};
 }
 
-const uint8_t *cpu_rest_pixels(const cpu_backend *b, cpu_worker *w, const uint32_t *example) {
+tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t *example) {
+    const float *scale = b->scale + b->examples / LANES * LANES;
     for (size_t lane = 0; lane < LANES; lane++) {
         const uint8_t *image = b->rest + example[lane] * b->elements;
         for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
+        w->scale[lane] = scale[example[lane]];
     }
-    return w->pixels;
+    return (tile_images){w->pixels, b->scaled ? w->scale : NULL};
 }
 
 /* ------------------------------------------------------------------------------------------ keeps */
@@ -142,7 +148,7 @@ void cpu_keep_all(const cpu_backend *b, cpu_worker *w) {
     for (size_t i = 0; i < count; i++) w->keep[i] = 1;
 }
 
-/* Mask s of the run into w->mask; no masks: everything is kept. */
+/* Mask s of the run into w->mask. */
 static void load_mask(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t s) {
     if (masks) {
         mask_range_keeps(masks, s, b->settings.ablation.gain, w->mask, w->mask_scratch);
@@ -154,6 +160,22 @@ static void load_mask(const cpu_backend *b, cpu_worker *w, const mask_range *mas
 static void spread_mask(const cpu_backend *b, cpu_worker *w, uint32_t first_lane, uint32_t lanes) {
     for (size_t j = 0; j < b->settings.graph->components; j++)
         for (uint32_t lane = first_lane; lane < first_lane + lanes; lane++) w->keep[j * LANES + lane] = w->mask[j];
+}
+
+void cpu_keep_mask(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t s) {
+    load_mask(b, w, masks, s);
+    spread_mask(b, w, 0, LANES);
+}
+
+void cpu_keep_pairs(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t first, uint32_t lanes,
+                    uint32_t *example) {
+    const uint32_t rest = b->examples % LANES;
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        const size_t pair = first + (lane < lanes ? lane : lanes - 1);
+        example[lane] = (uint32_t)(pair % rest);
+        if (lane == 0 || example[lane] == 0) load_mask(b, w, masks, pair / rest);
+        spread_mask(b, w, lane, 1);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------ tasks */
@@ -172,7 +194,7 @@ typedef struct run_job {
 /* The outputs of one lane of the tile in hand. */
 static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, size_t s, size_t example) {
     const cpu_backend *b = job->b;
-    const float *logits = cpu_value(b, w, b->settings.graph->logits) + lane;
+    const float *logits = cpu_value(w, b->settings.graph->logits) + lane;
     if (job->logits)
         for (uint32_t c = 0; c < b->classes; c++) job->logits[example * b->classes + c] = logits[(size_t)c * LANES];
     else
@@ -182,26 +204,19 @@ static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, s
 }
 
 static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {
-    load_mask(job->b, w, job->masks, s);
-    spread_mask(job->b, w, 0, LANES);
+    cpu_keep_mask(job->b, w, job->masks, s);
     for (size_t g = first; g < end; g++) {
-        cpu_tile_run(job->b, w, cpu_group_pixels(job->b, g), true, g == first, NULL);
+        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, NULL);
         for (uint32_t lane = 0; lane < LANES; lane++) store_lane(job, w, lane, s, g * LANES + lane);
     }
 }
 
-/* Pairs first .. first + 31 of the rest, in the order of masks; lanes beyond the last repeat it. */
 static void run_mixed(const run_job *job, cpu_worker *w, size_t first) {
-    const size_t pairs = job->count * job->rest, left = pairs - first;
+    const size_t left = job->count * job->rest - first;
     const uint32_t lanes = left < LANES ? (uint32_t)left : LANES;
     uint32_t example[LANES];
-    for (uint32_t lane = 0; lane < LANES; lane++) {
-        const size_t pair = first + (lane < lanes ? lane : lanes - 1);
-        example[lane] = (uint32_t)(pair % job->rest);
-        if (lane == 0 || example[lane] == 0) load_mask(job->b, w, job->masks, pair / job->rest);
-        spread_mask(job->b, w, lane, 1);
-    }
-    cpu_tile_run(job->b, w, cpu_rest_pixels(job->b, w, example), false, true, NULL);
+    cpu_keep_pairs(job->b, w, job->masks, first, lanes, example);
+    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, NULL);
     for (uint32_t lane = 0; lane < lanes; lane++)
         store_lane(job, w, lane, (first + lane) / job->rest, job->groups * LANES + example[lane]);
 }
@@ -292,6 +307,7 @@ const backend_interface backend_cpu = {
     .prepare = cpu_prepare,
     .bind = cpu_bind,
     .run = cpu_run,
+    .run_reverse = cpu_run_reverse,
     .logits = cpu_logits,
     .collect_row_sums = cpu_row_sums,
     .destroy = cpu_destroy,

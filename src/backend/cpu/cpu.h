@@ -15,6 +15,10 @@
  *   cpu_memory.c  one plan of all memory; what does not fit
  *   cpu_peak.c    the most flops per second this machine can do
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
+ *   cpu_schedule  the steps of a reverse pass; what is kept for it, what is computed twice to save memory
+ *   cpu_regions   where these things lie
+ *   cpu_reverse.c run_reverse: tiles and lanes
+ *   cpu_step.c    one step of a reverse pass
  *
  * Must not know: models, files, runs.
  */
@@ -22,6 +26,7 @@
 #define COAR_BACKEND_CPU_CPU_H
 
 #include "backend/backend.h"
+#include "backend/cpu/cpu_schedule.h"
 #include "kernels/cpu/kernels.h"
 
 /* Taps of one axis that lie inside the image. */
@@ -46,6 +51,9 @@ typedef struct cpu_layer {
     int feeder;          /* OP_CONV: the op that leaves channels out of this op's input; -1 = none */
     const float *weight; /* OP_CONV: [O][kernel_h * kernel_w][I] */
     border_axis rows, columns;
+    /* OP_CONV, for reverse passes: all rows and columns packed for `conv` and `conv_reverse`, once for all tiles and
+     * workers. NULL: packed for each tile. */
+    float *dense, *transposed;
 } cpu_layer;
 
 /* A convolution under the masks of a tile. Lanes of a group are all alike. */
@@ -60,21 +68,37 @@ typedef struct cpu_packed {
     float *weight;              /* blocks of rows */
 } cpu_packed;
 
-/* What one thread works in. */
+/* What one thread works in. `run` and `run_reverse` share memory where they do not name the same array. */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
+    float **value;      /* [values]: where they live now */
+    /* run */
     bool dense_weights; /* `packed` holds all rows and columns of every layer: the next mixed tile needs no more */
     float *buffer;      /* [plan.total][LANES] */
-    float *keep;        /* [n][LANES] */
-    float *mask;        /* [n] */
-    void *mask_scratch; /* mask_range_scratch_max(n) bytes */
+    float *activated;   /* [widest layer that leaves out, rounded up to LANES] */
+    double *tap_sum;    /* [largest kernel that reads a layer that leaves out] */
+    double flops;       /* executed in this call */
+    /* run_reverse */
+    float *regions;           /* [schedule.floats] */
+    float *layer_weights;     /* [largest layer]: where layers have none packed of their own */
+    float *sums;              /* [widest site][LANES] */
+    float *sum_mul, *sum_add; /* [widest site] */
+    float *attention_reverse; /* attention_reverse_scratch */
+    /* both */
+    float *keep;              /* [n][LANES] */
+    float *mask;              /* [n] */
+    void *mask_scratch;       /* mask_range_scratch_max(n) bytes */
     float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
     float *attention;         /* attention_scratch */
-    float *activated;         /* [widest layer that leaves out, rounded up to LANES] */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
-    double *tap_sum;          /* [largest kernel that reads a layer that leaves out] */
-    double flops;             /* executed in this call */
+    float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
 } cpu_worker;
+
+/* What a tile shows. */
+typedef struct tile_images {
+    const uint8_t *pixels; /* [input elements][LANES] */
+    const float *scale;    /* [LANES] the normalised image is multiplied by this; NULL = 1 */
+} tile_images;
 
 typedef struct cpu_backend {
     backend base;
@@ -86,7 +110,11 @@ typedef struct cpu_backend {
     buffer_plan buffers;
     size_t *buffer_start; /* [buffers.buffers], in floats of a worker's buffer */
     bool pack_once;       /* packed weights of all layers are kept side by side: packed once for all tiles of a mask */
-    cpu_layer *layers;    /* [ops] */
+    cpu_schedule_choice *choices; /* with settings.reverse: [choice_count] */
+    size_t choice_count;
+    size_t choice;         /* the one that is planned for */
+    cpu_schedule schedule; /* made from it */
+    cpu_layer *layers;     /* [ops] */
     size_t workers;
     cpu_worker *worker; /* [workers] */
     void *memory;       /* one allocation for all arrays */
@@ -95,6 +123,9 @@ typedef struct cpu_backend {
     uint8_t *groups;              /* [E / 32][input elements][LANES] */
     uint8_t *rest;                /* [E mod 32][input elements] */
     int32_t *labels;              /* [examples_max] */
+    float *scale;                 /* [examples_max] */
+    bool scaled;                  /* `scale` counts */
+    float *zeros;                 /* [LANES] */
     float *pixel_mul, *pixel_add; /* [input channels]: x = pixel mul + add */
     double executed, dense;       /* flops of all runs: executed, and what dense passes would have taken */
 } cpu_backend;
@@ -113,9 +144,20 @@ static inline size_t cpu_layer_zones(const cpu_layer *layer) {
 
 /* -------------------------------------------------------------------------------------- cpu_memory.c */
 
-/* Bytes for `workers` workers; with `base` also places every array there. */
-size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base);
-/* Allocates b->memory and places everything: as many workers as threads, or as settings.memory allows. */
+/* How much is spent on speed. */
+typedef struct cpu_memory_way {
+    size_t workers;
+    bool pack_once; /* weights of all layers */
+    size_t choice;  /* of the schedules of a reverse pass */
+} cpu_memory_way;
+
+/* The way that needs least, and the fastest. */
+cpu_memory_way cpu_memory_least(const cpu_backend *b);
+cpu_memory_way cpu_memory_best(const cpu_backend *b);
+/* Bytes that a way takes; with `base` also places every array there. */
+size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base);
+/* Allocates b->memory and places everything, the fastest way that settings.memory allows: a worker for each thread;
+ * rather fewer weights packed than a part of the network run twice, rather that than fewer workers. */
 coar_status cpu_memory_allocate(cpu_backend *b);
 
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
@@ -125,6 +167,8 @@ coar_status cpu_memory_allocate(cpu_backend *b);
 void cpu_pack_epilogue(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
 /* Its weights, for the rows (and the stored columns) that cpu_pack_epilogue chose. */
 void cpu_pack_weights(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
+/* All its weights, as in cpu_pack_weights when nothing is left out. */
+void cpu_pack_dense(const cpu_backend *b, size_t i, float *packed);
 activate_kernel cpu_activation(const cpu_backend *b, activation act);
 
 /* ---------------------------------------------------------------------------------------- cpu_tile.c */
@@ -136,13 +180,44 @@ typedef struct tile_observer {
 } tile_observer;
 
 /* Where value v of the tile in hand lives: [positions][stored channels][LANES]. NULL for -1. */
-float *cpu_value(const cpu_backend *b, const cpu_worker *w, int v);
+static inline float *cpu_value(const cpu_worker *w, int v) {
+    return v < 0 ? NULL : w->value[v];
+}
 /* The arguments of convolution i of the tile in hand. */
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
-/* [input elements][LANES] pixels through the op list; the logits are then at cpu_value(graph->logits). `fresh`: the
- * keeps are not those of the worker's last tile. `observer` may be NULL. */
-void cpu_tile_run(const cpu_backend *b, cpu_worker *w, const uint8_t *pixels, bool group, bool fresh,
+window cpu_layer_window(const cpu_layer *layer);
+/* The normalised images into x [input elements][LANES]. */
+void cpu_load_images(const cpu_backend *b, tile_images images, float *x);
+/* Op i but for the mask of an OUT site; not a convolution. */
+void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i);
+/* PLACE_OUT: what op i's result is multiplied by and what is added, into w->out_mul and w->out_add. */
+void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i);
+/* The op list on a tile; the logits are then at cpu_value(graph->logits). `fresh`: the keeps are not those of the
+ * worker's last tile. `observer` may be NULL. */
+void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,
                   const tile_observer *observer);
+
+/* ------------------------------------------------------------------------------------- cpu_reverse.c */
+
+coar_status cpu_run_reverse(backend *b, reverse_kind kind, size_t output, const mask_range *masks, float *gradients,
+                            float *outputs);
+
+/* ---------------------------------------------------------------------------------------- cpu_step.c */
+
+/* A tile of a reverse pass. Lanes without a row are computed and not stored. */
+typedef struct reverse_tile {
+    const cpu_backend *b;
+    cpu_worker *w;
+    reverse_kind kind;
+    const output_spec *spec;
+    tile_images images;
+    uint32_t label[LANES];
+    float *gradients[LANES]; /* [n] each; NULL = nobody wants them */
+    float *output[LANES];    /* one number each; NULL likewise */
+} reverse_tile;
+
+/* All steps of the schedule, under the keeps in w->keep. */
+void cpu_step_all(const reverse_tile *t);
 
 /* --------------------------------------------------------------------------------------- cpu_means.c */
 
@@ -158,10 +233,16 @@ coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops
 coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out);
 /* Runs `count` tasks; `worker` (of each call of `task`) indexes b->worker. */
 coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task, void *context);
-/* Pixels of a tile of bound examples: full group g, or lanes of the rest ([LANES] indices into it). */
-const uint8_t *cpu_group_pixels(const cpu_backend *b, size_t g);
-const uint8_t *cpu_rest_pixels(const cpu_backend *b, cpu_worker *w, const uint32_t *example);
+/* Images of a tile of bound examples: full group g, or lanes of the rest ([LANES] indices into it). */
+tile_images cpu_group_images(const cpu_backend *b, size_t g);
+tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t *example);
 /* Every component kept, in every lane. */
 void cpu_keep_all(const cpu_backend *b, cpu_worker *w);
+/* Mask s in every lane; masks == NULL: everything is kept. */
+void cpu_keep_mask(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t s);
+/* Pairs (mask, example of the rest) first .. first + lanes - 1, in the order of masks, one in each lane; the last lanes
+ * repeat the last pair. example[LANES]: which they show. */
+void cpu_keep_pairs(const cpu_backend *b, cpu_worker *w, const mask_range *masks, size_t first, uint32_t lanes,
+                    uint32_t *example);
 
 #endif

@@ -74,5 +74,9 @@ void cpu_layers_fill(cpu_backend *b) {
         if (layer->op->kind != OP_CONV) continue;
         cut_axes(layer);
         if (cpu_layer_reorders(layer)) reorder(layer, (float *)layer->weight);
+        if (!layer->dense) continue;
+        const window window = cpu_layer_window(layer);
+        cpu_pack_dense(b, i, layer->dense);
+        b->kernels->conv_reverse_pack(&window, layer->in.c, layer->out.c, layer->weight, layer->transposed);
     }
 }

@@ -53,7 +53,7 @@ static void see(void *context, const cpu_backend *b, cpu_worker *w, size_t i, bo
     const mask_place place = b->layers[i].op->mask.place;
     tile_sums *t = context;
     if (!finished && (place == PLACE_PRE || place == PLACE_POST)) compute_site(b, w, i, t);
-    if (finished && place == PLACE_OUT) add_values(cpu_value(b, w, b->layers[i].op->output), &b->layers[i], t->sums);
+    if (finished && place == PLACE_OUT) add_values(cpu_value(w, b->layers[i].op->output), &b->layers[i], t->sums);
 }
 
 /* Lanes of tile `tile` that hold an example. */
@@ -74,7 +74,7 @@ static coar_status sum_tile(void *context, size_t task, int worker) {
     memset(t->sums, 0, (size_t)b->settings.graph->rows * LANES * sizeof *t->sums);
     cpu_keep_all(b, w);
     const bool full = tile_lanes(b, tile) == LANES;
-    cpu_tile_run(b, w, full ? cpu_group_pixels(b, tile) : cpu_rest_pixels(b, w, example), false, true, &observer);
+    cpu_tile_run(b, w, full ? cpu_group_images(b, tile) : cpu_rest_images(b, w, example), false, true, &observer);
     return COAR_OK;
 }
 

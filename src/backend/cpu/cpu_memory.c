@@ -1,8 +1,10 @@
 /*
  * cpu_memory.c - one plan of all the memory the backend takes: measured first, then carved from one allocation.
  *
- * shared       reordered weights, pixels and labels of the bound examples
- * per worker   values of one tile (buffer plan * 32 lanes), packed weights and epilogues, keeps, scratch
+ * shared       reordered weights, pixels and labels of the bound examples; packed weights of reverse passes
+ * per worker   epilogues, keeps, scratch; and in one place
+ *              for `run`: values of one tile (buffer plan * 32 lanes), packed weights
+ *              for `run_reverse`: the regions of its schedule
  */
 #include <string.h>
 
@@ -38,12 +40,18 @@ static void place_shared(cpu_backend *b, arena *arena) {
         if (layer->op->kind != OP_CONV) continue;
         place_axis(arena, &layer->rows, layer->out.h);
         place_axis(arena, &layer->columns, layer->out.w);
-        if (cpu_layer_reorders(layer))
-            arena_place(arena, graph_weight_count(g, layer->op), sizeof(float), &layer->weight);
+        const size_t weights = graph_weight_count(g, layer->op);
+        if (cpu_layer_reorders(layer)) arena_place(arena, weights, sizeof(float), &layer->weight);
+        layer->dense = layer->transposed = NULL;
+        if (!b->settings.reverse || !b->pack_once) continue;
+        arena_place(arena, weights, sizeof(float), &layer->dense);
+        arena_place(arena, weights, sizeof(float), &layer->transposed);
     }
     arena_place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
     arena_place(arena, LANES - 1, b->elements, &b->rest);
     arena_place(arena, most, sizeof *b->labels, &b->labels);
+    arena_place(arena, most, sizeof *b->scale, &b->scale);
+    arena_place(arena, LANES, sizeof *b->zeros, &b->zeros);
     arena_place(arena, g->values[0].c, sizeof *b->pixel_mul, &b->pixel_mul);
     arena_place(arena, g->values[0].c, sizeof *b->pixel_add, &b->pixel_add);
 }
@@ -52,8 +60,9 @@ static void place_shared(cpu_backend *b, arena *arena) {
 typedef struct scratch_sizes {
     size_t weights;       /* of all layers */
     size_t layer_weights; /* of the largest */
+    size_t site_channels; /* of the widest site */
     size_t out_channels;  /* of the widest PLACE_OUT site */
-    size_t attention;
+    size_t attention, attention_reverse;
     size_t activated;
     size_t taps; /* of the largest kernel whose input is left out in part */
 } scratch_sizes;
@@ -71,14 +80,17 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
         if (layer->feeder >= 0) s.taps = larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
         if (layer->leaves_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
         if (layer->op->mask.place == PLACE_OUT) s.out_channels = larger(s.out_channels, layer->out.c);
-        if (layer->op->kind == OP_ATTENTION)
-            s.attention = larger(s.attention, b->kernels->attention_scratch((uint32_t)shape_positions(layer->in),
-                                                                            layer->in.c / layer->op->heads));
+        if (layer->op->mask.place != PLACE_NONE) s.site_channels = larger(s.site_channels, layer->out.c);
+        if (layer->op->kind == OP_ATTENTION) {
+            const uint32_t tokens = (uint32_t)shape_positions(layer->in), width = layer->in.c / layer->op->heads;
+            s.attention = larger(s.attention, b->kernels->attention_scratch(tokens, width));
+            s.attention_reverse = larger(s.attention_reverse, b->kernels->attention_reverse_scratch(tokens, width));
+        }
     }
     return s;
 }
 
-static void place_packed(const cpu_backend *b, arena *arena, const cpu_layer *layer, float *weights, cpu_packed *p) {
+static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) {
     const size_t rows = layer->out.c;
     arena_place(arena, rows, sizeof *p->row, &p->row);
     arena_place(arena, rows, sizeof *p->channel, &p->channel);
@@ -86,61 +98,108 @@ static void place_packed(const cpu_backend *b, arena *arena, const cpu_layer *la
     arena_place(arena, rows, sizeof *p->constant, &p->constant);
     arena_place(arena, rows, LANES * sizeof *p->mul, &p->mul);
     arena_place(arena, product(rows, cpu_layer_zones(layer), 1), LANES * sizeof *p->add, &p->add);
-    p->weight = weights;
-    if (b->pack_once)
-        arena_place(arena, graph_weight_count(b->settings.graph, layer->op), sizeof *p->weight, &p->weight);
+}
+
+/* What `run` alone uses. */
+static void place_run(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
+    const graph *g = b->settings.graph;
+    float *weights = NULL;
+    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *weights, &weights);
+    for (size_t i = 0; i < g->op_count; i++) {
+        cpu_packed unplaced, *p = w->packed ? &w->packed[i] : &unplaced;
+        if (g->ops[i].kind != OP_CONV) continue;
+        p->weight = weights;
+        if (b->pack_once) arena_place(arena, graph_weight_count(g, &g->ops[i]), sizeof *p->weight, &p->weight);
+    }
+    arena_place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
+    arena_place(arena, s->activated, sizeof *w->activated, &w->activated);
+    arena_place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
+}
+
+/* What `run_reverse` alone uses. */
+static void place_reverse(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
+    if (!b->settings.reverse) return;
+    arena_place(arena, b->choices[b->choice].floats, sizeof *w->regions, &w->regions);
+    w->layer_weights = NULL;
+    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *w->layer_weights, &w->layer_weights);
+    arena_place(arena, s->site_channels, LANES * sizeof *w->sums, &w->sums);
+    arena_place(arena, s->site_channels, sizeof *w->sum_mul, &w->sum_mul);
+    arena_place(arena, s->site_channels, sizeof *w->sum_add, &w->sum_add);
+    arena_place(arena, s->attention_reverse, sizeof *w->attention_reverse, &w->attention_reverse);
 }
 
 static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
     const graph *g = b->settings.graph;
-    cpu_packed unplaced, *packed;
-    float *weights = NULL;
+    cpu_packed *packed;
     arena_place(arena, g->op_count, sizeof *packed, &packed);
-    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *weights, &weights);
-    for (size_t i = 0; i < g->op_count; i++)
-        if (b->layers[i].op->kind == OP_CONV)
-            place_packed(b, arena, &b->layers[i], weights, packed ? &packed[i] : &unplaced);
+    for (size_t i = 0; i < g->op_count; i++) {
+        cpu_packed unplaced;
+        if (b->layers[i].op->kind == OP_CONV) place_epilogue(arena, &b->layers[i], packed ? &packed[i] : &unplaced);
+    }
     w->packed = packed;
-    arena_place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
+    arena_place(arena, g->value_count, sizeof *w->value, &w->value);
     arena_place(arena, g->components, LANES * sizeof *w->keep, &w->keep);
     arena_place(arena, g->components, sizeof *w->mask, &w->mask);
     arena_place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_mul, &w->out_mul);
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
     arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
-    arena_place(arena, s->activated, sizeof *w->activated, &w->activated);
-    arena_place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
     arena_place(arena, b->elements, LANES, &w->pixels);
+    arena_place(arena, LANES, sizeof *w->scale, &w->scale);
+    const size_t start = arena->used;
+    place_run(b, arena, s, w);
+    const size_t end = arena->used;
+    arena->used = start; /* never both at once */
+    place_reverse(b, arena, s, w);
+    arena->used = larger(arena->used, end);
 }
 
-size_t cpu_memory_plan(cpu_backend *b, size_t workers, bool pack_once, void *base) {
+size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base) {
     arena arena = {.base = base, .size = base ? SIZE_MAX : 0};
     const scratch_sizes s = measure_scratch(b);
-    b->workers = workers;
-    b->pack_once = pack_once && s.weights <= PACK_ONCE_MAX / sizeof(float);
+    b->workers = way.workers;
+    b->choice = way.choice;
+    b->pack_once = way.pack_once && s.weights <= PACK_ONCE_MAX / sizeof(float);
     place_shared(b, &arena);
-    for (size_t t = 0; t < workers; t++) {
+    for (size_t t = 0; t < way.workers; t++) {
         cpu_worker unplaced;
         place_worker(b, &arena, &s, b->worker ? &b->worker[t] : &unplaced);
     }
     return arena.used;
 }
 
+cpu_memory_way cpu_memory_least(const cpu_backend *b) {
+    return (cpu_memory_way){.workers = 1, .choice = b->choice_count ? b->choice_count - 1 : 0};
+}
+
+cpu_memory_way cpu_memory_best(const cpu_backend *b) {
+    return (cpu_memory_way){.workers = (size_t)thread_pool_size(b->settings.pool), .pack_once = true};
+}
+
+/* The fastest way that fits; the least is known to. */
+static cpu_memory_way choose_way(cpu_backend *b, size_t allowed) {
+    const cpu_memory_way least = cpu_memory_least(b);
+    cpu_memory_way way = cpu_memory_best(b);
+    if (cpu_memory_plan(b, way, NULL) <= allowed) return way;
+    for (way.pack_once = false; way.workers > 0; way.workers--)
+        for (way.choice = 0; way.choice <= least.choice; way.choice++)
+            if (cpu_memory_plan(b, way, NULL) <= allowed) return way;
+    return least;
+}
+
 coar_status cpu_memory_allocate(cpu_backend *b) {
-    const size_t threads = (size_t)thread_pool_size(b->settings.pool), allowed = b->settings.memory;
-    size_t workers = threads, bytes = cpu_memory_plan(b, threads, true, NULL);
-    bool pack_once = bytes <= allowed;
-    if (!pack_once) {
-        const size_t best = bytes, least = cpu_memory_plan(b, 1, false, NULL);
-        if (least > allowed)
-            return status_set(
-                COAR_ERROR_MEMORY,
-                "the cpu backend needs at least %zu MiB (%zu MiB for %zu threads), but %zu MiB are allowed: "
-                "raise --memory",
-                (least >> 20) + 1, (best >> 20) + 1, threads, allowed >> 20);
-        while ((bytes = cpu_memory_plan(b, workers, false, NULL)) > allowed) workers--;
-    }
+    const size_t allowed = b->settings.memory, least = cpu_memory_plan(b, cpu_memory_least(b), NULL);
+    if (least > allowed)
+        return status_set(COAR_ERROR_MEMORY,
+                          "the cpu backend needs at least %zu MiB (%zu MiB for %d threads%s), but %zu MiB are allowed: "
+                          "raise --memory",
+                          (least >> 20) + 1, (cpu_memory_plan(b, cpu_memory_best(b), NULL) >> 20) + 1,
+                          thread_pool_size(b->settings.pool),
+                          b->settings.reverse ? " that compute nothing twice for gradients" : "", allowed >> 20);
+    const cpu_memory_way way = choose_way(b, allowed);
+    const size_t bytes = cpu_memory_plan(b, way, NULL);
     TRY(memory_new(bytes, 1, "cpu backend", &b->memory));
-    cpu_memory_plan(b, workers, pack_once, b->memory);
-    return COAR_OK;
+    cpu_memory_plan(b, way, b->memory);
+    return b->settings.reverse ? cpu_schedule_create(b->settings.graph, b->choices[way.choice].kept_from, &b->schedule)
+                               : COAR_OK;
 }

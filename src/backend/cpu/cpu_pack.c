@@ -151,3 +151,15 @@ void cpu_pack_weights(const cpu_backend *b, cpu_worker *w, size_t i, bool group)
                         feeder ? feeder->rows : layer->in.c, to);
     }
 }
+
+void cpu_pack_dense(const cpu_backend *b, size_t i, float *packed) {
+    const cpu_layer *layer = &b->layers[i];
+    const uint32_t blocks = conv_blocks(layer->out.c, b->kernels->tile_rows);
+    uint32_t row[TILE_ROWS_MAX];
+    for (uint32_t k = 0; k < blocks; k++) {
+        const uint32_t first = conv_block_first(layer->out.c, blocks, k);
+        const uint32_t rows = conv_block_first(layer->out.c, blocks, k + 1) - first;
+        for (uint32_t o = 0; o < rows; o++) row[o] = first + o;
+        packed = pack_block(layer, row, rows, NULL, layer->in.c, packed);
+    }
+}

@@ -5,11 +5,7 @@
 
 #include "backend/cpu/cpu.h"
 
-float *cpu_value(const cpu_backend *b, const cpu_worker *w, int v) {
-    return v < 0 ? NULL : w->buffer + b->buffer_start[b->buffers.buffer[v]];
-}
-
-static window layer_window(const cpu_layer *layer) {
+window cpu_layer_window(const cpu_layer *layer) {
     const op *o = layer->op;
     return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
 }
@@ -20,12 +16,12 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
     const cpu_packed *p = &w->packed[i];
     const bool leaves_out = group && layer->leaves_out;
     return (conv_args){
-        .window = layer_window(layer),
+        .window = cpu_layer_window(layer),
         .in_channels = group && layer->feeder >= 0 ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
-        .input = cpu_value(b, w, o->input[0]),
-        .output = cpu_value(b, w, o->output),
-        .residual = cpu_value(b, w, o->residual),
+        .input = cpu_value(w, o->input[0]),
+        .output = cpu_value(w, o->output),
+        .residual = cpu_value(w, o->residual),
         .rows = p->rows,
         .weight = p->weight,
         .channel = p->channel,
@@ -55,19 +51,19 @@ static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, 
 static void run_pool(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
     const op *o = layer->op;
     const pool_args args = {
-        .window = layer_window(layer),
+        .window = cpu_layer_window(layer),
         .channels = layer->in.c,
-        .input = cpu_value(b, w, o->input[0]),
-        .output = cpu_value(b, w, o->output),
+        .input = cpu_value(w, o->input[0]),
+        .output = cpu_value(w, o->output),
     };
     (o->kind == OP_MAXPOOL ? b->kernels->maxpool : b->kernels->avgpool)(&args);
 }
 
 /* Option-A shortcut: every stride-th pixel, zero channels before and behind. */
-static void run_subsample(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+static void run_subsample(const cpu_worker *w, const cpu_layer *layer) {
     const op *o = layer->op;
-    const float *x = cpu_value(b, w, o->input[0]);
-    float *y = cpu_value(b, w, o->output);
+    const float *x = cpu_value(w, o->input[0]);
+    float *y = cpu_value(w, o->output);
     const size_t channel = LANES * sizeof *y, copied = layer->in.c * channel, before = o->pad * channel;
     const size_t all = layer->out.c * channel;
     for (uint32_t row = 0; row < layer->out.h; row++)
@@ -87,8 +83,8 @@ static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_l
         .gamma = o->weight,
         .beta = o->shift,
         .eps = o->eps,
-        .input = cpu_value(b, w, o->input[0]),
-        .output = cpu_value(b, w, o->output),
+        .input = cpu_value(w, o->input[0]),
+        .output = cpu_value(w, o->output),
     };
     b->kernels->layernorm(&args);
 }
@@ -99,18 +95,18 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .tokens = (uint32_t)shape_positions(layer->in),
         .heads = o->heads,
         .head_width = layer->in.c / o->heads,
-        .q = cpu_value(b, w, o->input[0]),
-        .k = cpu_value(b, w, o->input[1]),
-        .v = cpu_value(b, w, o->input[2]),
-        .output = cpu_value(b, w, o->output),
+        .q = cpu_value(w, o->input[0]),
+        .k = cpu_value(w, o->input[1]),
+        .v = cpu_value(w, o->input[2]),
+        .output = cpu_value(w, o->output),
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
     w->flops += graph_op_flops(b->settings.graph, o) * LANES;
 }
 
-/* PLACE_OUT: y becomes k y + (1 - k) fill. */
-static void mask_output(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
+void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i) {
+    const cpu_layer *layer = &b->layers[i];
     const mask_site *m = &layer->op->mask;
     const float *fill = b->settings.ablation.fill;
     for (uint32_t c = 0; c < layer->out.c; c++) {
@@ -121,25 +117,30 @@ static void mask_output(const cpu_backend *b, const cpu_worker *w, const cpu_lay
             w->out_add[c * LANES + lane] = (1 - keep[lane]) * f;
         }
     }
-    b->kernels->scale_channels(cpu_value(b, w, layer->op->output), shape_positions(layer->out), layer->out.c,
-                               w->out_mul, w->out_add);
 }
 
-static void run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
+/* y becomes k y + (1 - k) fill. */
+static void mask_output(const cpu_backend *b, const cpu_worker *w, size_t i) {
+    const cpu_layer *layer = &b->layers[i];
+    float *y = cpu_value(w, layer->op->output);
+    cpu_out_keeps(b, w, i);
+    b->kernels->scale_channels(y, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, y);
+}
+
+void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
-    float *output = cpu_value(b, w, o->output);
-    const float *input = cpu_value(b, w, o->input[0]);
+    float *output = cpu_value(w, o->output);
+    const float *input = cpu_value(w, o->input[0]);
     switch (o->kind) {
     case OP_CONV:
-        run_conv(b, w, i, group, fresh);
-        break;
+        break; /* needs weights: the caller's */
     case OP_MAXPOOL:
     case OP_AVGPOOL:
         run_pool(b, w, layer);
         break;
     case OP_SUBSAMPLE:
-        run_subsample(b, w, layer);
+        run_subsample(w, layer);
         break;
     case OP_EMBED:
         b->kernels->embed(input, o->weight, (uint32_t)shape_positions(layer->out), layer->out.c, output);
@@ -154,16 +155,25 @@ static void run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bo
         memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
         break;
     }
-    if (o->mask.place == PLACE_OUT) mask_output(b, w, layer);
 }
 
-void cpu_tile_run(const cpu_backend *b, cpu_worker *w, const uint8_t *pixels, bool group, bool fresh,
+void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
+    b->kernels->normalise(images.pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add, x);
+    if (images.scale) b->kernels->scale_channels(x, b->elements, 1, images.scale, b->zeros, x);
+}
+
+void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,
                   const tile_observer *observer) {
-    b->kernels->normalise(pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add,
-                          cpu_value(b, w, 0));
-    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+    const graph *g = b->settings.graph;
+    for (size_t v = 0; v < g->value_count; v++) w->value[v] = w->buffer + b->buffer_start[b->buffers.buffer[v]];
+    cpu_load_images(b, images, cpu_value(w, 0));
+    for (size_t i = 0; i < g->op_count; i++) {
         if (observer) observer->see(observer->context, b, w, i, false);
-        run_op(b, w, i, group, fresh);
+        if (g->ops[i].kind == OP_CONV)
+            run_conv(b, w, i, group, fresh);
+        else
+            cpu_run_op(b, w, i);
+        if (g->ops[i].mask.place == PLACE_OUT) mask_output(b, w, i);
         if (observer) observer->see(observer->context, b, w, i, true);
     }
     w->dense_weights = !group;

@@ -78,6 +78,8 @@ coar_status cuda_device_open(int index, cuda_device *out) {
     if (index < 0 || index >= count)
         return status_set(COAR_ERROR_UNSUPPORTED, "--backend cuda: device %d of %d: there is no such device", index,
                           count);
+    /* First: while a device that died is the thread's, every call fails with its error, whatever it asks about. */
+    TRY_CUDA(cudaSetDevice(index), "--backend cuda: device %d", index);
     TRY(describe(index, driver, &d));
     if (d.major < COMPUTE_CAPABILITY_MIN)
         return status_set(
@@ -85,7 +87,6 @@ coar_status cuda_device_open(int index, cuda_device *out) {
             "--backend cuda: %s has compute capability %d.%d, the kernels need %d.0 (A100 and later): leave "
             "it out by --devices, or give --backend cpu",
             d.name, d.major, d.minor, COMPUTE_CAPABILITY_MIN);
-    TRY_CUDA(cudaSetDevice(index), "--backend cuda: device %d (%s)", index, d.name);
     if (out) *out = d;
     return COAR_OK;
 }

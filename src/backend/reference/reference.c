@@ -6,22 +6,36 @@
  *
  * It exists to be right and readable, not fast. What the ops mean is in reference_ops.c; this file binds examples,
  * turns masks into keeps and shares (mask, example) pairs out to threads. A pair's outputs depend on nothing but the
- * pair. Must not know: models, files, runs.
+ * pair. A reverse pass keeps every value of the forward pass. Must not know: models, files, runs.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/backend.h"
 #include "backend/reference/reference_ops.h"
 
+enum { CONDUCTANCE_EXAMPLES = 32 }; /* backend.h: most examples of a path bound at once */
+
+/* What a reverse pass needs beside the values, each [buffers.total] and laid out like them: by the value that an op
+ * makes. */
+typedef struct reverse_space {
+    double *argument;   /* of the op's activation */
+    double *x, *before; /* what its mask acts on: in this example, and in the one before it */
+    double *masked;     /* dL / d what its mask makes */
+    double *gradient;   /* dL / d value */
+} reverse_space;
+
 /* What one thread works in. */
 typedef struct workspace {
-    double *values;     /* [buffers.total]: all buffers, one behind the other */
-    double *scratch;    /* [reference_scratch] */
-    float *keep;        /* [n] */
-    float *logits;      /* [classes] */
-    double *sums;       /* [rows]: collect_row_sums, for the one example in hand */
-    void *mask_scratch; /* mask_range_scratch_max(n) bytes */
+    double *values;        /* [buffers.total]: all buffers, one behind the other */
+    reverse_space reverse; /* NULLs unless settings.reverse */
+    double *scratch;       /* [reference_scratch] */
+    float *keep;           /* [n] */
+    float *logits;         /* [classes] */
+    float *seed;           /* [classes]: dL / d logits */
+    double *sums;          /* [rows]: collect_row_sums, for the one example in hand */
+    void *mask_scratch;    /* mask_range_scratch_max(n) bytes */
 } workspace;
 
 typedef struct reference_backend {
@@ -37,6 +51,7 @@ typedef struct reference_backend {
     workspace *workspaces;   /* [threads] */
     uint8_t *images;         /* [examples_max][input elements] */
     int32_t *labels;         /* [examples_max] */
+    float *scale;            /* [examples_max] */
     float *mean, *deviation; /* [input channels] */
     uint32_t examples;       /* bound now */
     double passes;           /* done by run */
@@ -68,6 +83,12 @@ static void place_ops(reference_backend *r, arena *arena) {
     }
 }
 
+static void place_reverse(const reference_backend *r, arena *arena, reverse_space *w) {
+    double **const arrays[] = {&w->argument, &w->x, &w->before, &w->masked, &w->gradient};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        if (r->settings.reverse) arena_place(arena, r->buffers.total, sizeof **arrays[i], arrays[i]);
+}
+
 /* Sizes everything (arena without a base) or places it. */
 static void lay_out(reference_backend *r, arena *arena) {
     const backend_settings *s = &r->settings;
@@ -79,14 +100,17 @@ static void lay_out(reference_backend *r, arena *arena) {
     for (size_t t = 0; t < threads; t++) {
         workspace unplaced, *w = r->workspaces ? &r->workspaces[t] : &unplaced;
         arena_place(arena, r->buffers.total, sizeof *w->values, &w->values);
+        place_reverse(r, arena, &w->reverse);
         arena_place(arena, reference_scratch(g), sizeof *w->scratch, &w->scratch);
         arena_place(arena, g->components, sizeof *w->keep, &w->keep);
         arena_place(arena, r->classes, sizeof *w->logits, &w->logits);
+        arena_place(arena, r->classes, sizeof *w->seed, &w->seed);
         arena_place(arena, g->rows, sizeof *w->sums, &w->sums);
         arena_place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
     }
     arena_place(arena, s->examples_max, input_elements(g), &r->images);
     arena_place(arena, s->examples_max, sizeof *r->labels, &r->labels);
+    arena_place(arena, s->examples_max, sizeof *r->scale, &r->scale);
     arena_place(arena, g->values[0].c, sizeof *r->mean, &r->mean);
     arena_place(arena, g->values[0].c, sizeof *r->deviation, &r->deviation);
 }
@@ -101,7 +125,7 @@ static coar_status plan_memory(const backend_settings *s, reference_backend *r, 
     if (s->output_count > OUTPUTS_MAX)
         return status_set(COAR_ERROR_INTERNAL, "reference: more than %d outputs", OUTPUTS_MAX);
     memcpy(r->outputs, s->outputs, s->output_count * sizeof *s->outputs);
-    TRY(buffer_plan_create(s->graph, false, &r->buffers));
+    TRY(buffer_plan_create(s->graph, s->reverse, &r->buffers));
     lay_out(r, &measure);
     *bytes = measure.used;
     return COAR_OK;
@@ -162,6 +186,7 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
         memcpy(r->labels, batch->labels, batch->count * sizeof *r->labels);
     else
         memset(r->labels, 0, batch->count * sizeof *r->labels);
+    for (uint32_t e = 0; e < batch->count; e++) r->scale[e] = batch->scale ? batch->scale[e] : 1;
     memcpy(r->mean, batch->mean, channels * sizeof *r->mean);
     memcpy(r->deviation, batch->std, channels * sizeof *r->deviation);
     return COAR_OK;
@@ -169,55 +194,121 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
 
 /* ------------------------------------------------------------------------------------ forward pass */
 
-/* x = (pixel / 255 - mean) / std */
+/* x = (pixel / 255 - mean) / std * scale */
 static void load_example(const reference_backend *r, uint32_t example, double *x) {
     const size_t elements = input_elements(r->settings.graph), channels = r->settings.graph->values[0].c;
     const uint8_t *pixels = r->images + example * elements;
     for (size_t i = 0; i < elements; i++) {
-        x[i] = (pixels[i] / 255.0 - r->mean[i % channels]) / r->deviation[i % channels];
+        x[i] = (pixels[i] / 255.0 - r->mean[i % channels]) / r->deviation[i % channels] * r->scale[example];
         if (precision_is_narrow(r->precision)) x[i] = precision_stored(r->precision, (float)x[i]);
     }
 }
 
-/* Where a value lives; NULL for "none" (-1). */
-static double *value_at(const reference_backend *r, const workspace *w, int value) {
-    return value < 0 ? NULL : w->values + r->buffer_start[r->buffers.buffer[value]];
+/* Where a value's part of an array begins that is laid out like workspace.values; NULL for no value (-1), or no
+ * array. */
+static double *part_of(const reference_backend *r, double *array, int value) {
+    return value < 0 || !array ? NULL : array + r->buffer_start[r->buffers.buffer[value]];
 }
 
-/* One example under w->keep; leaves the logits in w->logits. `sums` [rows] as in reference_site, or NULL. */
-static void forward(const reference_backend *r, workspace *w, uint32_t example, double *sums) {
+/* Op `i` of the graph in a workspace. */
+static reference_operands operands_of(const reference_backend *r, const workspace *w, size_t i) {
     const graph *g = r->settings.graph;
     const float *fill = r->settings.ablation.fill;
-    load_example(r, example, value_at(r, w, 0));
+    const op *o = &r->ops[i];
+    reference_operands v = {
+        .in = g->values[o->input[0]],
+        .out = g->values[o->output],
+        .residual = part_of(r, w->values, o->residual),
+        .precision = r->precision,
+        .wide = o->output == g->logits,
+        .scratch = w->scratch,
+        .argument = part_of(r, w->reverse.argument, o->output),
+        .y = part_of(r, w->values, o->output),
+    };
+    for (int k = 0; k < 3; k++) v.x[k] = part_of(r, w->values, o->input[k]);
+    if (o->mask.place != PLACE_NONE)
+        v.site = (reference_site){
+            .place = o->mask.place,
+            .width = o->mask.width,
+            .keep = w->keep + o->mask.first,
+            .fill = fill ? fill + o->mask.row_first : NULL,
+        };
+    return v;
+}
+
+/* One example under w->keep; leaves the logits in w->logits. `sums` [rows] as in reference_site, `x` [buffers.total];
+ * or NULL. */
+static void forward(const reference_backend *r, workspace *w, uint32_t example, double *sums, double *x) {
+    const graph *g = r->settings.graph;
+    load_example(r, example, part_of(r, w->values, 0));
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &r->ops[i];
-        const mask_site *m = &o->mask;
-        reference_operands v = {
-            .in = g->values[o->input[0]],
-            .out = g->values[o->output],
-            .x = {value_at(r, w, o->input[0]), value_at(r, w, o->input[1]), value_at(r, w, o->input[2])},
-            .residual = value_at(r, w, o->residual),
-            .precision = r->precision,
-            .wide = o->output == g->logits,
-            .scratch = w->scratch,
-            .y = value_at(r, w, o->output),
-        };
-        if (m->place != PLACE_NONE)
-            v.site = (reference_site){
-                .place = m->place,
-                .width = m->width,
-                .keep = w->keep + m->first,
-                .fill = fill ? fill + m->row_first : NULL,
-                .sums = sums ? sums + m->row_first : NULL,
-            };
+        reference_operands v = operands_of(r, w, i);
+        if (sums) v.site.sums = sums + o->mask.row_first;
+        v.site.x = part_of(r, x, o->output);
         reference_op(o, &v);
     }
-    const double *logits = value_at(r, w, g->logits);
+    const double *logits = part_of(r, w->values, g->logits);
     for (uint32_t c = 0; c < r->classes; c++) w->logits[c] = (float)logits[c];
 }
 
 static void keep_all(const reference_backend *r, workspace *w) {
     for (uint32_t j = 0; j < r->settings.graph->components; j++) w->keep[j] = 1;
+}
+
+/* ------------------------------------------------------------------------------------ reverse pass */
+
+/* After `forward`: dL / d what the masks make, in w->reverse.masked, for the output whose derivative is w->seed. */
+static void reverse(const reference_backend *r, workspace *w) {
+    const graph *g = r->settings.graph;
+    double *logits = part_of(r, w->reverse.gradient, g->logits);
+    memset(w->reverse.gradient, 0, r->buffers.total * sizeof *w->reverse.gradient);
+    for (uint32_t c = 0; c < r->classes; c++) logits[c] = w->seed[c];
+    for (size_t i = g->op_count; i-- > 0;) {
+        const op *o = &r->ops[i];
+        const reference_operands v = operands_of(r, w, i);
+        reference_gradients d = {
+            .dy = part_of(r, w->reverse.gradient, o->output),
+            .dresidual = o->residual ? part_of(r, w->reverse.gradient, o->residual) : NULL,
+            .dmasked = part_of(r, w->reverse.masked, o->output),
+        };
+        for (int k = 0; k < 3; k++) d.dx[k] = o->input[k] ? part_of(r, w->reverse.gradient, o->input[k]) : NULL;
+        reference_op_reverse(o, &v, &d);
+    }
+}
+
+/* What one position of op o's channel c contributes to its component (reverse_kind). */
+static double contribution(reverse_kind kind, double masked, double keep, double fill, double x, double before) {
+    switch (kind) {
+    case REVERSE_MASK:
+        return masked * (x - fill);
+    case REVERSE_INFLUENCE:
+        return keep * masked;
+    case REVERSE_CONDUCTANCE:
+        return keep * masked * (x - before);
+    }
+    return NAN;
+}
+
+/* Sums over positions and channels of every component: gradients[n]. Components without a site have none. */
+static void sum_components(const reference_backend *r, const workspace *w, reverse_kind kind, float *gradients) {
+    const graph *g = r->settings.graph;
+    memset(gradients, 0, g->components * sizeof *gradients);
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &r->ops[i];
+        const reference_operands v = operands_of(r, w, i);
+        const size_t elements = shape_positions(v.out) * v.out.c;
+        const double *masked = part_of(r, w->reverse.masked, o->output), *x = part_of(r, w->reverse.x, o->output),
+                     *before = part_of(r, w->reverse.before, o->output);
+        for (uint32_t j = 0; o->mask.place != PLACE_NONE && j < o->mask.count; j++) {
+            double sum = 0;
+            for (size_t at = (size_t)j * v.site.width; at < elements; at += v.out.c)
+                for (size_t c = at; c < at + v.site.width; c++)
+                    sum += contribution(kind, masked[c], v.site.keep[j], v.site.fill ? v.site.fill[c % v.out.c] : 0,
+                                        x[c], before[c]);
+            gradients[o->mask.first + j] = (float)sum;
+        }
+    }
 }
 
 /* ------------------------------------------------------------------------------------------- tasks */
@@ -236,22 +327,67 @@ static coar_status run_pair(void *context, size_t task, int worker) {
     const size_t mask = task / r->examples, pairs = job->masks->count * r->examples;
     const uint32_t example = (uint32_t)(task % r->examples);
     mask_range_keeps(job->masks, mask, r->settings.ablation.gain, w->keep, w->mask_scratch);
-    forward(r, w, example, NULL);
+    forward(r, w, example, NULL, NULL);
     for (size_t k = 0; k < r->settings.output_count; k++)
         job->outputs[k * pairs + task] =
             output_value(&r->outputs[k], w->logits, 1, r->classes, (uint32_t)r->labels[example]);
     return COAR_OK;
 }
 
+static coar_status check_masks(const reference_backend *r, const mask_range *masks) {
+    if (masks->n == r->settings.graph->components) return COAR_OK;
+    return status_set(COAR_ERROR_INTERNAL, "reference: masks of %u components for a model of %u", masks->n,
+                      r->settings.graph->components);
+}
+
 static coar_status reference_run(backend *b, const mask_range *masks, float *outputs) {
     reference_backend *r = self(b);
     run_job job = {r, masks, outputs};
-    if (masks->n != r->settings.graph->components)
-        return status_set(COAR_ERROR_INTERNAL, "reference: masks of %u components for a model of %u", masks->n,
-                          r->settings.graph->components);
+    TRY(check_masks(r, masks));
     TRY(thread_pool_run(r->settings.pool, masks->count * r->examples, run_pair, &job));
     r->passes += (double)masks->count * r->examples;
     return COAR_OK;
+}
+
+typedef struct reverse_job {
+    reference_backend *r;
+    reverse_kind kind;
+    size_t output;
+    const mask_range *masks;
+    float *gradients; /* [S][E][n] */
+    float *outputs;   /* [S][E] or NULL */
+} reverse_job;
+
+/* Task = mask * E + example. */
+static coar_status reverse_pair(void *context, size_t task, int worker) {
+    const reverse_job *job = context;
+    reference_backend *r = job->r;
+    workspace *w = &r->workspaces[worker];
+    const output_spec *output = &r->outputs[job->output];
+    const uint32_t example = (uint32_t)(task % r->examples), label = (uint32_t)r->labels[example];
+    float *gradients = job->gradients + task * r->settings.graph->components;
+    mask_range_keeps(job->masks, task / r->examples, r->settings.ablation.gain, w->keep, w->mask_scratch);
+    /* Conductance looks at the change since the example before; the first has none, and is its own. */
+    if (job->kind == REVERSE_CONDUCTANCE) forward(r, w, example ? example - 1 : 0, NULL, w->reverse.before);
+    forward(r, w, example, NULL, w->reverse.x);
+    output_gradient(output, w->logits, 1, r->classes, label, w->seed);
+    reverse(r, w);
+    sum_components(r, w, job->kind, gradients);
+    if (job->outputs) job->outputs[task] = output_value(output, w->logits, 1, r->classes, label);
+    return COAR_OK;
+}
+
+static coar_status reference_run_reverse(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                                         float *gradients, float *outputs) {
+    reference_backend *r = self(b);
+    reverse_job job = {r, kind, output, masks, gradients, outputs};
+    TRY(check_masks(r, masks));
+    if (!r->settings.reverse || output >= r->settings.output_count)
+        return status_set(COAR_ERROR_INTERNAL, "reference: not prepared for a reverse pass of output %zu", output);
+    if (kind == REVERSE_CONDUCTANCE && r->examples > CONDUCTANCE_EXAMPLES)
+        return status_set(COAR_ERROR_INTERNAL, "reference: %u examples bound, neuron conductance takes %d", r->examples,
+                          CONDUCTANCE_EXAMPLES);
+    return thread_pool_run(r->settings.pool, masks->count * r->examples, reverse_pair, &job);
 }
 
 typedef struct logits_job {
@@ -263,7 +399,7 @@ static coar_status logits_of_example(void *context, size_t task, int worker) {
     const logits_job *job = context;
     workspace *w = &job->r->workspaces[worker];
     keep_all(job->r, w);
-    forward(job->r, w, (uint32_t)task, NULL);
+    forward(job->r, w, (uint32_t)task, NULL, NULL);
     memcpy(job->logits + task * job->r->classes, w->logits, job->r->classes * sizeof *w->logits);
     return COAR_OK;
 }
@@ -285,7 +421,7 @@ static coar_status sums_of_example(void *context, size_t task, int worker) {
     double *sums = r->workspaces[task].sums;
     keep_all(r, &r->workspaces[worker]);
     memset(sums, 0, r->settings.graph->rows * sizeof *sums);
-    forward(r, &r->workspaces[worker], job->first + (uint32_t)task, sums);
+    forward(r, &r->workspaces[worker], job->first + (uint32_t)task, sums, NULL);
     return COAR_OK;
 }
 
@@ -314,6 +450,7 @@ const backend_interface backend_reference = {
     .prepare = reference_prepare,
     .bind = reference_bind,
     .run = reference_run,
+    .run_reverse = reference_run_reverse,
     .logits = reference_logits,
     .collect_row_sums = reference_row_sums,
     .destroy = reference_destroy,

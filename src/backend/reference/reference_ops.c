@@ -1,5 +1,6 @@
 /*
- * reference_ops.c - what every op means; the truth that other backends are tested against.
+ * reference_ops.c - what every op means; the truth that other backends are tested against. Its derivatives are in
+ * reference_reverse.c.
  *
  * Plain loops, double accumulation. Speed is no aim, but for one thing: a convolution first copies the pixels under its
  * kernel into one row, so that the sum of products is a dot product of two contiguous rows.
@@ -11,10 +12,13 @@
 
 /* -------------------------------------------------------------------------------------- masks */
 
-/* Every op offers its x to the mask at each place it has; only the site's own place acts. */
-static double masked(const reference_site *site, mask_place place, uint32_t channel, double x) {
+/* Every op offers its x to the mask at each place it has; only the site's own place acts. `element` of the result. */
+static double masked(const reference_operands *v, mask_place place, size_t element, double x) {
+    const reference_site *site = &v->site;
+    const size_t channel = element % v->out.c;
     if (site->place != place) return x;
     if (site->sums) site->sums[channel] += x;
+    if (site->x) site->x[element] = x;
     double k = site->keep[channel / site->width];
     double fill = site->fill ? site->fill[channel] : 0;
     return k * x + (1 - k) * fill;
@@ -39,8 +43,8 @@ double reference_activation(activation act, double x) {
     return NAN;
 }
 
-/* As a factor of a product. What is stored in 16 bits is rounded already. */
-static double operand(const reference_operands *v, double x) {
+/* What is stored in 16 bits is rounded already. */
+double reference_operand(const reference_operands *v, double x) {
     return v->precision == PRECISION_TF32 ? precision_operand(v->precision, (float)x) : x;
 }
 
@@ -54,7 +58,7 @@ static void gather_patch(const op *o, const reference_operands *v, uint32_t oy, 
                 int64_t iy = (int64_t)oy * o->stride + ky - o->pad;
                 int64_t ix = (int64_t)ox * o->stride + kx - o->pad;
                 bool inside = iy >= 0 && iy < in.h && ix >= 0 && ix < in.w;
-                *patch++ = inside ? operand(v, v->x[0][((size_t)iy * in.w + (size_t)ix) * in.c + i]) : 0;
+                *patch++ = inside ? reference_operand(v, v->x[0][((size_t)iy * in.w + (size_t)ix) * in.c + i]) : 0;
             }
         }
     }
@@ -79,13 +83,14 @@ void reference_conv(const op *o, const reference_operands *v) {
             const size_t pixel = ((size_t)oy * v->out.w + ox) * v->out.c;
             gather_patch(o, v, oy, ox, patch);
             for (uint32_t c = 0; c < v->out.c; c++) {
-                double value = masked(&v->site, PLACE_PRE, c, dot(o->weight + c * row, patch, row));
+                double value = masked(v, PLACE_PRE, pixel + c, dot(o->weight + c * row, patch, row));
                 if (o->scale) value *= o->scale[c];
                 if (o->shift) value += o->shift[c];
-                value = masked(&v->site, PLACE_POST, c, value);
+                value = masked(v, PLACE_POST, pixel + c, value);
                 if (v->residual) value += v->residual[pixel + c];
+                if (v->argument) v->argument[pixel + c] = value;
                 value = reference_activation(o->act, value);
-                v->y[pixel + c] = masked(&v->site, PLACE_OUT, c, value);
+                v->y[pixel + c] = masked(v, PLACE_OUT, pixel + c, value);
             }
         }
     }
@@ -155,23 +160,26 @@ void reference_embed(const op *o, const reference_operands *v) {
     for (size_t i = width; i < shape_positions(v->out) * width; i++) v->y[i] = v->x[0][i - width] + o->weight[i];
 }
 
+void reference_normalisation(const double *x, uint32_t channels, double eps, double *mean, double *inverse) {
+    double sum = 0, squares = 0;
+    for (uint32_t c = 0; c < channels; c++) sum += x[c];
+    *mean = sum / channels;
+    for (uint32_t c = 0; c < channels; c++) squares += (x[c] - *mean) * (x[c] - *mean);
+    *inverse = 1 / sqrt(squares / channels + eps);
+}
+
 /* y = out((x - mean) / sqrt(variance + eps) * gamma + beta), mean and variance over the channels of each position */
 void reference_layernorm(const op *o, const reference_operands *v) {
     const uint32_t channels = v->in.c;
-    for (size_t p = 0; p < shape_positions(v->in); p++) {
-        const double *x = v->x[0] + p * channels;
-        double *y = v->y + p * channels;
-        double mean = 0, variance = 0;
-        for (uint32_t c = 0; c < channels; c++) mean += x[c];
-        mean /= channels;
-        for (uint32_t c = 0; c < channels; c++) variance += (x[c] - mean) * (x[c] - mean);
-        variance /= channels;
-        const double inverse = 1 / sqrt(variance + o->eps);
+    for (size_t first = 0; first < shape_positions(v->in) * channels; first += channels) {
+        const double *x = v->x[0] + first;
+        double mean, inverse;
+        reference_normalisation(x, channels, o->eps, &mean, &inverse);
         for (uint32_t c = 0; c < channels; c++) {
             double value = (x[c] - mean) * inverse;
             if (o->weight) value *= o->weight[c];
             if (o->shift) value += o->shift[c];
-            y[c] = masked(&v->site, PLACE_OUT, c, value);
+            v->y[first + c] = masked(v, PLACE_OUT, first + c, value);
         }
     }
 }
@@ -184,24 +192,30 @@ static void softmax(double *scores, size_t count) {
     for (size_t i = 0; i < count; i++) scores[i] /= sum;
 }
 
+void reference_probabilities(const op *o, const reference_operands *v, size_t t, size_t head, double *probabilities) {
+    const size_t tokens = shape_positions(v->in), width = v->in.c, d = width / o->heads;
+    const double scale = 1 / sqrt((double)d);
+    for (size_t s = 0; s < tokens; s++) {
+        double score = 0;
+        for (size_t c = head * d; c < (head + 1) * d; c++)
+            score += reference_operand(v, v->x[0][t * width + c]) * reference_operand(v, v->x[1][s * width + c]);
+        probabilities[s] = score * scale;
+    }
+    softmax(probabilities, tokens);
+}
+
 /* For each head, channels h*d .. h*d + d - 1:  y[t] = out(sum over s of softmax_s(q[t].k[s] / sqrt(d)) v[s]) */
 void reference_attention(const op *o, const reference_operands *v) {
     const size_t tokens = shape_positions(v->in), width = v->in.c, d = width / o->heads;
-    const double scale = 1 / sqrt((double)d);
-    double *scores = v->scratch; /* [tokens] */
+    double *probabilities = v->scratch; /* [tokens] */
     for (size_t t = 0; t < tokens; t++) {
         for (size_t head = 0; head < o->heads; head++) {
-            for (size_t s = 0; s < tokens; s++) {
-                scores[s] = 0;
-                for (size_t c = head * d; c < (head + 1) * d; c++)
-                    scores[s] += operand(v, v->x[0][t * width + c]) * operand(v, v->x[1][s * width + c]);
-                scores[s] *= scale;
-            }
-            softmax(scores, tokens);
+            reference_probabilities(o, v, t, head, probabilities);
             for (size_t c = head * d; c < (head + 1) * d; c++) {
                 double value = 0;
-                for (size_t s = 0; s < tokens; s++) value += scores[s] * operand(v, v->x[2][s * width + c]);
-                v->y[t * width + c] = masked(&v->site, PLACE_OUT, (uint32_t)c, value);
+                for (size_t s = 0; s < tokens; s++)
+                    value += probabilities[s] * reference_operand(v, v->x[2][s * width + c]);
+                v->y[t * width + c] = masked(v, PLACE_OUT, t * width + c, value);
             }
         }
     }
@@ -232,7 +246,8 @@ size_t reference_scratch(const graph *g) {
         const op *o = &g->ops[i];
         shape in = g->values[o->input[0]];
         size_t need = o->kind == OP_CONV        ? (size_t)in.c * o->kernel_h * o->kernel_w
-                      : o->kind == OP_ATTENTION ? shape_positions(in)
+                      : o->kind == OP_LAYERNORM ? in.c
+                      : o->kind == OP_ATTENTION ? 2 * shape_positions(in) + in.c / o->heads
                                                 : 0;
         if (need > most) most = need;
     }

@@ -1,0 +1,91 @@
+/*
+ * epilogue.c - the reverse of a convolution's epilogue, and the sums that mask gradients are made of.
+ *
+ *   y = act(u), u = mul x + add + residual, act = ReLU by its bits or any other by its argument:
+ *   g = dL/dy act'(u)   residual's gradient (+)= g   output = mul g   sums[c] += over positions g (a[c] x + b[c]), or
+ *   g, or g (x - x of the lane before)
+ *
+ * All arrays [position][C][32], sums and mul [C][32]. One pass over memory: reads dL/dy and x, writes output and the
+ * residual's gradient, up to 16 bytes an element (ReLU's bits add 1/8) and about 5 flops; so it is bound by bandwidth,
+ * and conv_reverse runs it on positions whose dL/dy still lies in a cache.
+ * GROUP positions share one read and write of sums and mul. fp32; a sum takes the positions in order, whatever the
+ * groups are.
+ */
+#include <string.h>
+
+#include "kernels/cpu/simd.h"
+
+enum { GROUP = 4 };
+
+/* g of one position and channel through an activation that is known by its argument. `at`: of its first lane. */
+static void derive(const epilogue_reverse_args *e, uint32_t channel, size_t at, float *g) {
+    float u[LANES] __attribute__((aligned(64)));
+    const float *mul = e->mul + (size_t)channel * LANES, *add = e->add + (size_t)channel * LANES;
+    for (uint32_t lane = 0; lane < LANES; lane += VEC) {
+        vec sum = vec_fma(vec_load(e->x + at + lane), vec_load(mul + lane), vec_load(add + lane));
+        if (e->residual_input) sum += vec_load(e->residual_input + at + lane);
+        vec_store(u + lane, sum);
+        vec_store(g + lane, vec_load(e->gradient + at + lane));
+    }
+    e->derive(u, g, LANES);
+}
+
+/* x - x of the lane before, for the lanes from `lane` on; x points at lane 0, which has none before it. */
+INLINE vec difference(const float *x, uint32_t lane) {
+    float before[VEC] __attribute__((aligned(64)));
+    before[0] = x[lane ? lane - 1 : 0];
+    memcpy(before + 1, x + lane, (VEC - 1) * sizeof *x);
+    return vec_load(x + lane) - vec_load(before);
+}
+
+/* One channel of N positions; `at`: of the first position's first lane. */
+INLINE void reverse_channel(const sum_kind kind, const uint32_t N, const epilogue_reverse_args *e, uint32_t channel,
+                            size_t at) {
+    const size_t stride = (size_t)e->channels * LANES, values = (size_t)channel * LANES;
+    const vec a = vec_set1(kind == SUM_PRODUCT ? e->a[channel] : 0);
+    const vec b = vec_set1(kind == SUM_PRODUCT ? e->b[channel] : 0);
+    float derived[GROUP][LANES] __attribute__((aligned(64)));
+    if (e->derive)
+        for (uint32_t n = 0; n < N; n++) derive(e, channel, at + n * stride, derived[n]);
+    for (uint32_t lane = 0; lane < LANES; lane += VEC) {
+        const vec mul = e->output ? vec_load(e->mul + values + lane) : vec_zero();
+        vec sum = kind == SUM_NONE ? vec_zero() : vec_load(e->sums + values + lane);
+        UNROLL for (uint32_t n = 0; n < N; n++) {
+            const size_t first = at + n * stride, i = first + lane;
+            vec g = e->derive ? vec_load(derived[n] + lane) : vec_load(e->gradient + i);
+            if (e->positive) g = (vec)(vec_load_mask(e->positive, i) & (ivec)g);
+            if (kind == SUM_PRODUCT) sum = vec_fma(g, vec_fma(a, vec_load(e->x + i), b), sum);
+            if (kind == SUM_GRADIENT) sum += g;
+            if (kind == SUM_DIFFERENCE) sum = vec_fma(g, difference(e->x + first, lane), sum);
+            if (e->residual.values) vec_put(e->residual.values + i, e->residual.add, g);
+            if (e->output) vec_store(e->output + i, mul * g);
+        }
+        if (kind != SUM_NONE) vec_store(e->sums + values + lane, sum);
+    }
+}
+
+INLINE void reverse_all(const sum_kind kind, const epilogue_reverse_args *e) {
+    const size_t stride = (size_t)e->channels * LANES;
+    size_t p = 0;
+    for (; p + GROUP <= e->positions; p += GROUP)
+        for (uint32_t c = 0; c < e->channels; c++) reverse_channel(kind, GROUP, e, c, p * stride + (size_t)c * LANES);
+    for (; p < e->positions; p++)
+        for (uint32_t c = 0; c < e->channels; c++) reverse_channel(kind, 1, e, c, p * stride + (size_t)c * LANES);
+}
+
+void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e) {
+    switch (e->kind) {
+    case SUM_NONE:
+        reverse_all(SUM_NONE, e);
+        break;
+    case SUM_PRODUCT:
+        reverse_all(SUM_PRODUCT, e);
+        break;
+    case SUM_GRADIENT:
+        reverse_all(SUM_GRADIENT, e);
+        break;
+    case SUM_DIFFERENCE:
+        reverse_all(SUM_DIFFERENCE, e);
+        break;
+    }
+}

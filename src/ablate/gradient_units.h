@@ -1,0 +1,24 @@
+/*
+ * gradient_units.h - work units of averaged mask gradients: the chain of reverse passes of one output over one block of
+ * examples, every derivative added to the sum of its component's level (core/levels.h).
+ *
+ * Derivatives are added in f64, pass after pass, so that the bits depend neither on how many passes a device is given
+ * at once nor on how many there were before.
+ * Must not know: threads, what the averages are for.
+ */
+#ifndef COAR_ABLATE_GRADIENT_UNITS_H
+#define COAR_ABLATE_GRADIENT_UNITS_H
+
+#include "ablate/workers.h"
+#include "core/levels.h"
+
+typedef struct gradient_units {
+    gradient_grid grid;
+    level_masks masks;
+    run_store *store; /* whose gradients.h5 the chains go on from */
+} gradient_units;
+
+/* Without shards and time limit. Passes are given to devices in groups that fit the job's memory. */
+unit_work gradient_units_work(const job *j, const gradient_units *units);
+
+#endif

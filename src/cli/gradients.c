@@ -1,0 +1,37 @@
+/* gradients.c - coar gradients */
+#include <stdio.h>
+
+#include "cli/ablate_options.h"
+#include "cli/cli.h"
+
+void gradients_print(const coar_gradients_options *o, const coar_gradients_result *r) {
+    if (r->already_complete) {
+        printf("%s: nothing to do: gradients of %u passes of %llu examples are there\n", o->ablate.output, r->passes,
+               (unsigned long long)r->examples);
+        return;
+    }
+    printf("%s: gradients of %u passes x %llu examples, %llu components; %llu images in %.1f s", o->ablate.output,
+           r->passes, (unsigned long long)r->examples, (unsigned long long)r->components, (unsigned long long)r->images,
+           r->seconds);
+    if (r->seconds > 0) printf(", %.0f images/s", (double)r->images / r->seconds);
+    printf("\n");
+}
+
+static int run(int count, char **arguments) {
+    ablate_texts texts = {0};
+    coar_gradients_options o = COAR_GRADIENTS_INIT;
+    const cli_option options[] = {
+        {"--passes", OPTION_U32, &o.passes, "K", "reverse passes of every example (64); a larger number extends"},
+        ABLATE_OPTIONS(o.ablate, texts),
+        {NULL}};
+    if (!cli_parse(&command_gradients, count, arguments, options, NULL, 0, NULL)) return 2;
+    if (!ablate_options_finish(&command_gradients, &o.ablate, &texts)) return 2;
+    coar_gradients_result r = {0};
+    coar_status status = coar_gradients(&o, &r);
+    if (status == COAR_OK) gradients_print(&o, &r);
+    return cli_finish(status);
+}
+
+const cli_command command_gradients = {"gradients",
+                                       "--model W.safetensors --data data.h5 -o run.h5 [--passes K] [options]",
+                                       "add averaged mask gradients to a run, or begin one with them", run};

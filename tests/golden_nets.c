@@ -1,0 +1,96 @@
+/* golden_nets.c - see golden_nets.h. */
+#include "golden_nets.h"
+
+#include "test.h"
+
+const golden_net golden_nets[] = {
+    {"cifar_option_a", "cifar_option_a", "32x32", "resnet8"},
+    {"cifar_shortcut", "cifar_shortcut", "32x32", "resnet"},
+    {"basic_cifar_stem", "basic_cifar_stem", "32x32", "resnet"},
+    {"bottleneck", "bottleneck", "45x37", "resnet"},
+    {"mini_resnet", "mini_resnet", "32x32", "mini_resnet"},
+    {"vit_torchvision", "vit", "32x32", "vit"},
+    {"vit_timm", "vit", "32x32", "vit"},
+    {"vit_hf", "vit", "32x32", "vit"},
+};
+const size_t golden_net_count = sizeof golden_nets / sizeof *golden_nets;
+
+static const char *path_of(const char *name, const char *middle, const char *suffix) {
+    char relative[160];
+    snprintf(relative, sizeof relative, "golden/models/%s%s%s", name, middle, suffix);
+    return test_path(relative);
+}
+
+coar_status golden_open(const golden_net *net, const char *file, golden *out) {
+    char middle[32];
+    float *labels;
+    *out = (golden){.net = net};
+    TRY(npy_open(path_of("images-", net->images, ".npy"), &out->images));
+    snprintf(middle, sizeof middle, "-%s", file);
+    TRY(safetensors_open(path_of(net->golden, middle, ".safetensors"), &out->table));
+    out->examples = (uint32_t)out->images.shape[0];
+    out->labels = calloc(out->examples, sizeof *out->labels);
+    TRY(tensor_to_f32(&out->table, tensor_find(&out->table, "labels"), &labels));
+    for (uint32_t i = 0; i < out->examples; i++) out->labels[i] = (int32_t)labels[i];
+    free(labels);
+    return COAR_OK;
+}
+
+void golden_close(golden *g) {
+    tensor_table_close(&g->table);
+    npy_close(&g->images);
+    free(g->labels);
+    *g = (golden){0};
+}
+
+static tensor *find(const golden *g, component_set set, const char *part) {
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", component_set_name(set), part);
+    return tensor_find(&g->table, name);
+}
+
+bool golden_has(const golden *g, component_set set, const char *part) {
+    return find(g, set, part) != NULL;
+}
+
+float *golden_array(golden *g, component_set set, const char *part, size_t dimensions, size_t *lengths) {
+    float *values = NULL;
+    tensor *t = find(g, set, part);
+    if (!t) {
+        test_fail(__FILE__, __LINE__, "%s: no part %s.%s", g->net->golden, component_set_name(set), part);
+        return NULL;
+    }
+    CHECK_OK(tensor_to_f32(&g->table, t, &values));
+    for (size_t i = 0; i < dimensions; i++) lengths[i] = 1;
+    for (int i = 0; i < t->rank; i++) lengths[(size_t)i < dimensions ? (size_t)i : dimensions - 1] *= t->shape[i];
+    return values;
+}
+
+model *golden_model(const golden *g, component_set set) {
+    model *m = NULL;
+    const model_options options = {
+        .set = set, .image_height = (uint32_t)g->images.shape[1], .image_width = (uint32_t)g->images.shape[2]};
+    CHECK_OK(model_open(path_of(g->net->weights, "", ".safetensors"), &options, &m));
+    if (!m) return NULL;
+    CHECK_TEXT(m->arch, g->net->arch);
+    CHECK(m->has_normalisation);
+    return m;
+}
+
+example_batch golden_batch(const golden *g, const model *m) {
+    return (example_batch){
+        .images = g->images.data, .labels = g->labels, .count = g->examples, .mean = m->mean, .std = m->std};
+}
+
+float *golden_row_means(const model *m, backend *b, uint32_t examples) {
+    const graph *g = m->graph;
+    double *sums = calloc(g->rows, sizeof *sums);
+    uint32_t *positions = calloc(g->rows, sizeof *positions);
+    float *means = calloc(g->rows, sizeof *means);
+    CHECK_OK(b->interface->collect_row_sums(b, sums));
+    backend_row_positions(g, positions);
+    for (uint32_t r = 0; r < g->rows; r++) means[r] = (float)(sums[r] / ((double)examples * positions[r]));
+    free(sums);
+    free(positions);
+    return means;
+}
