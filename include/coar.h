@@ -224,14 +224,15 @@ typedef struct coar_fit_options {
     const char *masks;        /* M.npy, bool [m, n] */
     const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
     const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge (default); of a loo run, ols is the default: baseline minus output */
+    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad without
+                                 masks; of a loo run ols: baseline minus output; else ridge */
     const char *output;       /* output name; NULL = the run's first */
     const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
-    int standard_errors;
+    int standard_errors;      /* not of lasso; where noise cannot be told they are NaN */
     int threads;
     uint64_t memory;
     int force;
-    int keep;                 /* a fit of this name made from the same masks by the same estimator is kept as it is
+    int keep;                 /* a fit of this name made from the same masks and gradients by the same estimator is kept as it is
                                  (already_complete); an older one is replaced */
     int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
@@ -245,15 +246,47 @@ typedef struct coar_fit_options {
 typedef struct coar_fit_result {
     char name[64];
     uint64_t examples, components, masks;
-    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs */
+    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs or gradients */
     double r2_mean, heldout_mean;                /* over examples with a value */
     double seconds;
     int already_complete;
+    uint64_t passes;                             /* of gradients that were used */
+    /* The mean correlation to expect of coar_evaluate at the training alpha, from predictions of masks that were held out,
+     * and a 95 % interval over masks and examples. NaN where nothing could be held out. */
+    double predicted, predicted_low, predicted_high;
 } coar_fit_result;
 
 /* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A
  * run must have finished its masks, and a fit of the same name is COAR_ERROR_EXISTS without force or keep. */
 COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result);
+
+/* --------------------------------------------------------------------------------------------- budget */
+
+typedef struct coar_budget_options {
+    size_t size;
+    const char *budget;          /* "30m", "2h", "90s", or forward passes of every example: "5000p", a reverse pass being
+                                    2.5 of them; NULL = 2n passes */
+    uint64_t reserved;           /* passes of the budget that are for something else (evaluation) */
+    int check_only;              /* check `budget` alone */
+    coar_ablate_options ablate;  /* the run; masks is not looked at */
+    coar_fit_options fit;        /* of the fits in between: threads, memory, backend, output, standard_errors ... */
+} coar_budget_options;
+#define COAR_BUDGET_INIT { .size = sizeof(coar_budget_options), .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT }
+
+typedef struct coar_budget_result {
+    uint32_t passes, steps;      /* k */
+    uint64_t masks;              /* m */
+    char estimator[16];          /* the last step's: grad or grad+eb */
+    int settled;                 /* stopped because another doubling adds little, not because the budget is spent */
+    double predicted;            /* correlation on fresh masks */
+    double seconds;
+} coar_budget_result;
+
+/* Chooses and makes the passes that a budget is best spent on (docs/estimators.md): reverse passes doubled from 16 to at
+ * most 256, then forward passes doubled, a fit after every step; ends when a doubling of reverse passes, or two of
+ * forward passes in a row, raise the predicted correlation by less than 0.005 each, or when the budget is spent. The
+ * fits `grad` and `grad+eb` stay in the run. A rerun goes on where the last one was stopped. */
+COAR_API coar_status coar_budget(const coar_budget_options *options, coar_budget_result *result);
 
 /* ------------------------------------------------------------------------------------------- evaluate */
 
@@ -341,6 +374,7 @@ typedef struct coar_bench_options {
     void (*layer)(void *user, const coar_bench_layer *layer); /* called for every convolution and linear layer; NULL = they are not
                                timed. Backends that cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
+    int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
 
@@ -358,6 +392,9 @@ typedef struct coar_bench_result {
     double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
     double executed_fraction;   /* flops really executed / dense flops */
     double memory_bytes;        /* planned */
+    double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
+    double reverse_per_second_min, reverse_per_second_max;
+    double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */
 } coar_bench_result;
 
 /* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes

@@ -1,4 +1,5 @@
 /* fit.c - coar fit */
+#include <math.h>
 #include <stdio.h>
 
 #include "cli/cli.h"
@@ -8,7 +9,7 @@ static int run(int count, char **arguments) {
     const char *path = NULL;
     int paths;
     const cli_option options[] = {
-        {"--estimator", OPTION_TEXT, &o.estimator, "E", "ols or ridge (default)"},
+        {"--estimator", OPTION_TEXT, &o.estimator, "E", "ols, ridge, eb, lasso, grad, grad+eb (by what the run has)"},
         {"--output", OPTION_TEXT, &o.output, "NAME", "which output (the run's first)"},
         {"--name", OPTION_TEXT, &o.name, "NAME", "of the fit (the estimator's)"},
         {"--standard-errors", OPTION_FLAG, &o.standard_errors, NULL, "store a standard error for every weight"},
@@ -29,9 +30,14 @@ static int run(int count, char **arguments) {
     coar_fit_result r;
     coar_status status = coar_fit(&o, &r);
     if (status == COAR_OK) {
-        printf("%s: %llu masks, %llu components, %llu examples: R^2 %s, held-out correlation %s, %.1f s\n", r.name,
-               (unsigned long long)r.masks, (unsigned long long)r.components, (unsigned long long)r.examples,
-               CLI_MEAN(r.r2_mean), CLI_MEAN(r.heldout_mean), r.seconds);
+        printf("%s: %llu masks, ", r.name, (unsigned long long)r.masks);
+        if (r.passes) printf("%llu passes of gradients, ", (unsigned long long)r.passes);
+        printf("%llu components, %llu examples: R^2 %s, held-out correlation %s, %.1f s\n",
+               (unsigned long long)r.components, (unsigned long long)r.examples, CLI_MEAN(r.r2_mean),
+               CLI_MEAN(r.heldout_mean), r.seconds);
+        if (!isnan(r.predicted))
+            printf("predicted correlation on fresh masks: %.3f (95 %%: %.3f to %.3f)\n", r.predicted, r.predicted_low,
+                   r.predicted_high);
         if (r.examples_left_out || r.masks_left_out)
             printf("left out for non-finite outputs: %llu examples, %llu masks\n",
                    (unsigned long long)r.examples_left_out, (unsigned long long)r.masks_left_out);

@@ -12,16 +12,15 @@ typedef struct cholesky {
     fit_solver head;
     fit_system *system;
     size_t n;
-    double *factor; /* [n][n], L in the lower triangle */
+    double *factor;              /* [n][n], L in the lower triangle */
+    double *slack, *error_scale; /* the head's tables: [m], [n] */
 } cholesky;
 
 static void cholesky_destroy(fit_solver *solver) {
     cholesky *c = (cholesky *)solver;
     if (!c) return;
-    free(c->head.penalty);
-    free(c->head.freedom);
-    free(c->head.slack);
-    free(c->head.error_scale);
+    free(c->slack);
+    free(c->error_scale);
     free(c->factor);
     free(c);
 }
@@ -31,7 +30,11 @@ static coar_status cholesky_solve(fit_solver *solver, solver_block *block) {
     cholesky *c = (cholesky *)solver;
     TRY(fit_system_cross(c->system, block, block->weight));
     TRY(algebra_solve(c->system->device, c->factor, c->n, block->weight, block->count));
-    for (size_t z = 0; z < block->count; z++) block->choice[z] = 0;
+    for (size_t z = 0; z < block->count; z++) {
+        block->penalty[z] = 0;
+        block->freedom[z] = (double)c->n;
+        block->choice[z] = 0;
+    }
     return COAR_OK;
 }
 
@@ -43,8 +46,8 @@ static coar_status tabulate_slack(cholesky *c) {
         size_t count = m - i < DENSE_ROWS ? m - i : DENSE_ROWS;
         bits_expand(&system->by_mask, i, count, system->rows);
         for (size_t r = 0; r < count; r++) cblas_daxpy((int)c->n, -1, system->mean, 1, system->rows + r * c->n, 1);
-        TRY(algebra_norms(system->device, c->factor, c->n, system->rows, count, c->head.slack + i));
-        for (size_t r = 0; r < count; r++) c->head.slack[i + r] = 1 - 1 / (double)m - c->head.slack[i + r];
+        TRY(algebra_norms(system->device, c->factor, c->n, system->rows, count, c->slack + i));
+        for (size_t r = 0; r < count; r++) c->slack[i + r] = 1 - 1 / (double)m - c->slack[i + r];
     }
     return COAR_OK;
 }
@@ -57,8 +60,8 @@ static coar_status tabulate_errors(cholesky *c) {
         size_t count = n - j < DENSE_ROWS ? n - j : DENSE_ROWS;
         for (size_t r = 0; r < count * n; r++) rows[r] = 0;
         for (size_t r = 0; r < count; r++) rows[r * n + j + r] = 1;
-        TRY(algebra_norms(c->system->device, c->factor, n, rows, count, c->head.error_scale + j));
-        for (size_t r = 0; r < count; r++) c->head.error_scale[j + r] = sqrt(c->head.error_scale[j + r]);
+        TRY(algebra_norms(c->system->device, c->factor, n, rows, count, c->error_scale + j));
+        for (size_t r = 0; r < count; r++) c->error_scale[j + r] = sqrt(c->error_scale[j + r]);
     }
     return COAR_OK;
 }
@@ -73,7 +76,7 @@ coar_status cholesky_create(fit_system *system, fit_solver **out) {
     c->head = (fit_solver){
         .solve = cholesky_solve,
         .destroy = cholesky_destroy,
-        .penalties = 1,
+        .columns = 1,
         .slack_min = SLACK_MIN,
     };
     c->system = system;
@@ -81,13 +84,12 @@ coar_status cholesky_create(fit_system *system, fit_solver **out) {
     TRY_GOTO(fit_system_gram(system, false, &c->factor));
     TRY_GOTO(algebra_factor(system->device, c->factor, n, &reciprocal));
     if (!(reciprocal > RANK_TOLERANCE)) goto done;
-    TRY_GOTO(memory_new(1, sizeof(double), "least squares", &c->head.penalty));
-    TRY_GOTO(memory_new(1, sizeof(double), "least squares", &c->head.freedom));
-    TRY_GOTO(memory_new(m, sizeof(double), "leverages", &c->head.slack));
-    if (system->standard_errors) TRY_GOTO(memory_new(n, sizeof(double), "standard errors", &c->head.error_scale));
-    c->head.freedom[0] = (double)n;
+    TRY_GOTO(memory_new(m, sizeof(double), "leverages", &c->slack));
+    if (system->standard_errors) TRY_GOTO(memory_new(n, sizeof(double), "standard errors", &c->error_scale));
     TRY_GOTO(tabulate_slack(c));
     if (system->standard_errors) TRY_GOTO(tabulate_errors(c));
+    c->head.slack = c->slack;
+    c->head.error_scale = c->error_scale;
     made = &c->head;
     c = NULL;
 done:

@@ -33,7 +33,7 @@ typedef struct fit_problem {
     /* y[m][count] of examples first .. first + count - 1, f32; NaN = missing. */
     coar_status (*read)(void *context, uint64_t first, uint64_t count, float *y);
     void *context;
-    bool leave_one_out; /* m = n + 1: mask j < n ablates component j alone, mask n nothing */
+    bool leave_one_out;             /* m = n + 1: mask j < n ablates component j alone, mask n nothing */
     const fit_gradients *gradients; /* grad, grad+eb; else NULL. `grad` alone needs no masks: m may be 0 then */
     const uint32_t *group_first;    /* [groups + 1] component groups, the last entry n; NULL = one group */
     uint32_t groups;
@@ -61,10 +61,12 @@ typedef struct fit_result_block {
 typedef struct fit_summary {
     uint64_t examples_left_out, masks_left_out;
     double r2_mean, heldout_mean;
+    double predicted, predicted_low, predicted_high; /* correlation on fresh masks, 95 % (diagnose.h) */
 } fit_summary;
 
 coar_status fit_estimator_parse(const char *text, fit_estimator *out); /* NULL: ridge */
 const char *fit_estimator_name(fit_estimator e);
+bool fit_estimator_takes_gradients(fit_estimator e);
 
 /* Solves all examples, block by block in order, calling `sink` once per block; a failure of the sink ends the fit.
  *

@@ -22,6 +22,8 @@
 #define SIDE_MAX 30000
 
 typedef struct fit_system {
+    const uint32_t *group_first; /* [groups + 1] component groups, borrowed from the problem */
+    uint32_t groups;
     bit_columns by_mask;      /* m columns of n bits: the rows of X */
     bit_columns by_component; /* n columns of m bits: the columns of X */
     double *mean;             /* [n] fraction of the masks that keep component j */
@@ -33,9 +35,9 @@ typedef struct fit_system {
     const coar_callbacks *callbacks;
 } fit_system;
 
-/* masks: packed, [m][ceil(n/8)]; copied. */
-coar_status fit_system_create(const uint8_t *masks, size_t m, uint32_t n, const fit_settings *settings, size_t block,
-                              fit_system *out);
+/* Of m masks of the problem's components. masks: packed, [m][ceil(n/8)]; copied. */
+coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,
+                              size_t block, fit_system *out);
 void fit_system_free(fit_system *system);
 
 /* The centred Gram matrix Xc' Xc [n][n], or with `dual` the kernel Xc Xc' [m][m]; each entry is an exact integer
@@ -45,57 +47,47 @@ coar_status fit_system_gram(const fit_system *system, bool dual, double **gram);
 /* One block of examples on its way through a solver. */
 typedef struct solver_block {
     size_t count;          /* E */
+    const uint64_t *index; /* [E] their numbers in the problem, ascending */
     const float *y;        /* [m][E], finite */
     const double *mean;    /* [E] of y over the masks */
     const double *squares; /* [E] sum of (y - mean)^2 */
-    double *weight;        /* [n][E], written by the solver */
-    uint32_t *choice;      /* [E], written by the solver: index into its penalties */
+    double *weight;        /* [n][E], written by the solver, as all that follows */
+    double *penalty;       /* [E] what is stored as the penalty (fit.h) */
+    double *freedom;       /* [E] effective degrees of freedom of the weights (the bias has one more) */
+    uint32_t *choice;      /* [E] columns of the solver's tables */
 } solver_block;
+
+/* Mean of y[m][E] and sum of squares about it. Sums of equal floats are exact: constant outputs have exactly 0. */
+void fit_centre(const float *y, size_t m, size_t E, double *mean, double *squares);
 
 /* cross[n][E] = Xc' y, from exact fixed-point sums. */
 coar_status fit_system_cross(const fit_system *system, const solver_block *block, double *cross);
 
-/* An estimator made ready for these masks. What does not depend on outputs is tabulated for each of its penalties. */
+/* An estimator made ready for these masks. What does not depend on outputs is in tables with a column for each of its
+ * penalties. Held-out predictions are exact leave-one-out through `slack`, or else come from `refit`. */
 typedef struct fit_solver fit_solver;
 struct fit_solver {
     coar_status (*solve)(fit_solver *solver, solver_block *block);
-    void (*destroy)(fit_solver *solver);
-    size_t penalties;    /* G */
-    double *penalty;     /* [G] */
-    double *freedom;     /* [G] effective degrees of freedom of the weights (the bias has one more) */
-    double *slack;       /* [m][G] 1 - h_i, h_i the leverage of mask i in the fit with its bias */
-    double slack_min;    /* at or below it a mask cannot be predicted from the others */
-    double *error_scale; /* [n][G] standard error of weight j / standard deviation of the noise; or NULL */
-    const double *dual;  /* [m][E] after solve, of a fit without residuals: takes the residuals' place beside
+    /* error[E][n]: standard errors of the block solved last; sigma[E]: standard deviation of the noise. NULL: from
+     * error_scale. */
+    coar_status (*errors)(fit_solver *solver, const solver_block *block, const double *sigma, float *error);
+    void (*destroy)(fit_solver *solver); /* accepts what its own create left half made */
+    size_t columns;                      /* G of the tables */
+    const double *slack;       /* [m][G] 1 - h_i, h_i the leverage of mask i in the fit with its bias; or NULL */
+    double slack_min;          /* at or below it a mask cannot be predicted from the others */
+    const double *error_scale; /* [n][G] standard error of weight j / standard deviation of the noise; or NULL */
+    const double *dual;        /* [m][E] after solve, of a fit without residuals: takes the residuals' place beside
                             * `slack`, both divided by the vanishing penalty; else NULL */
+    const double *refit;       /* [n][E] after solve, without `slack`: weights from the first refit_masks masks alone */
+    size_t refit_masks;        /* they predict the masks from this one on */
 };
 
 /* Least squares by Cholesky, m > n + 1. *out = NULL when the masks do not tell all components apart. */
 coar_status cholesky_create(fit_system *system, fit_solver **out);
 
-/* By eigenvectors of the smaller side: ridge with its grid of penalties, or minimum-norm least squares. */
-coar_status spectrum_create(fit_system *system, bool penalised, fit_solver **out);
-
-/* ridge.c: the grid of penalties [RIDGE_PENALTIES], ascending, around the mean of the r non-zero eigenvalues `value`,
- * and shrink_squares[r][RIDGE_PENALTIES] = (penalty / (value + penalty))^2. */
-#define RIDGE_PENALTIES 97
-void ridge_grid(const double *value, size_t r, double *penalty, double *shrink_squares);
-
-/* Generalised cross-validation: choice[z] = the g that minimises rss_g / (m - 1 - freedom_g)^2, the larger penalty when
- * tied. alpha_squares [r][E]: squared coordinates of the centred outputs along the eigenvectors; squares [E]: their
- * whole sum of squares; rss [RIDGE_PENALTIES][E]: scratch. */
-void ridge_choose(const fit_solver *solver, const double *shrink_squares, size_t r, size_t m,
-                  const double *alpha_squares, const double *squares, size_t E, double *rss, uint32_t *choice);
-
-/* diagnose.c: what follows from solved weights. bias, r2, heldout, sigma: [E]; sigma = standard deviation of the noise,
- * NaN without degrees of freedom. */
-typedef struct fit_diagnosis {
-    double *bias, *r2, *heldout, *sigma;
-    double *predicted; /* scratch [DENSE_ROWS][E] */
-    double *moments;   /* scratch [FIT_MOMENTS][E] */
-} fit_diagnosis;
-#define FIT_MOMENTS 7
-coar_status fit_diagnose(const fit_system *system, const fit_solver *solver, const solver_block *block,
-                         fit_diagnosis *diagnosis);
+/* Everything that shrinks along singular vectors. prior[n]: variances of the weights relative to each other, positive;
+ * NULL = all equal. */
+typedef enum shrink_rule { SHRINK_NOT, SHRINK_RIDGE, SHRINK_BAYES } shrink_rule;
+coar_status shrink_create(fit_system *system, shrink_rule rule, const double *prior, fit_solver **out);
 
 #endif

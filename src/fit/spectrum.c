@@ -1,14 +1,9 @@
 /*
- * spectrum.c - ridge and minimum-norm least squares by the singular value decomposition Xc = U sqrt(D) V', found as the
- * eigenvectors of the smaller side: V of Xc' Xc (primal, n < m) or U of Xc Xc' (dual).
- *
- * With alpha = U' y (primal: D^-1/2 V' Xc' y) and a penalty p:
- *   weight   = V alpha sqrt(D) / (D + p)          (dual: Xc' c with c = U alpha / (D + p))
- *   leverage = 1/m + sum_k u_ik^2 d_k / (d_k + p)
- *   slack    = 1 - leverage = outside_i + sum_k u_ik^2 p / (d_k + p), outside_i = 1 - 1/m - sum_k u_ik^2.
- * Least squares of rank r = m - 1 leaves no residual and no slack, but both divided by p have limits as p -> 0:
- * c_i and sum_k u_ik^2 / d_k. Their ratio is the exact leave-one-out residual of the minimum-norm solution.
+ * spectrum.c - see spectrum.h. One side's singular vectors are eigenvectors; the other's follow from them:
+ * U = Xw V D^-1/2, V = Xw' U D^-1/2.
  */
+#include "fit/spectrum.h"
+
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
@@ -16,218 +11,137 @@
 #include "core/memory.h"
 #include "fit/algebra.h"
 
-typedef struct spectrum {
-    fit_solver head;
-    fit_system *system;
-    bool dual, penalised, interpolating;
-    size_t p, r;            /* side of the matrix, rank */
-    double *vectors;        /* [p][p]: row k = eigenvector k, eigenvalues ascending */
-    const double *basis;    /* [r][p]: the last r rows */
-    double *value;          /* [r] eigenvalues d_k, ascending */
-    double *coordinates;    /* [p][E] */
-    double *alpha;          /* [r][E] */
-    double *alpha_squares;  /* [r][E], with penalties */
-    double *shrink_squares; /* [r][G], with penalties */
-    double *rss;            /* [G][E], with penalties */
-} spectrum;
-
-static void spectrum_destroy(fit_solver *solver) {
-    spectrum *s = (spectrum *)solver;
-    if (!s) return;
-    free(s->head.penalty);
-    free(s->head.freedom);
-    free(s->head.slack);
-    free(s->head.error_scale);
+void spectrum_free(spectrum *s) {
+    free(s->root);
     free(s->vectors);
     free(s->value);
-    free(s->coordinates);
-    free(s->alpha);
-    free(s->alpha_squares);
-    free(s->shrink_squares);
-    free(s->rss);
-    free(s);
+    *s = (spectrum){.system = NULL};
 }
 
-/* ------------------------------------------------------------------------------------------------- solve */
+/* ------------------------------------------------------------------------------------------------- create */
 
-/* alpha[r][E] = coordinates of the centred outputs along the columns of U. */
-static coar_status project(spectrum *s, const solver_block *block) {
-    size_t E = block->count;
-    if (s->dual) {
-        for (size_t i = 0; i < s->p; i++)
-            for (size_t z = 0; z < E; z++) s->coordinates[i * E + z] = block->y[i * E + z] - block->mean[z];
-    } else {
-        TRY(fit_system_cross(s->system, block, s->coordinates));
+/* Components first .. first + count - 1 of Xw, one a row: rows[count][m]. */
+static void weighted_columns(const spectrum *s, size_t first, size_t count, double *rows) {
+    const size_t m = s->system->by_mask.count;
+    bits_expand(&s->system->by_component, first, count, rows);
+    for (size_t j = 0; j < count; j++) {
+        const double mean = s->system->mean[first + j], root = s->root[first + j];
+        for (size_t i = 0; i < m; i++) rows[j * m + i] = (rows[j * m + i] - mean) * root;
     }
-    TRY(algebra_rotate(s->system->device, s->basis, s->r, s->p, false, s->coordinates, E, s->alpha));
-    for (size_t k = 0; k < s->r && !s->dual; k++) cblas_dscal((int)E, 1 / sqrt(s->value[k]), s->alpha + k * E, 1);
+}
+
+/* Xw Xw' [m][m], a strip of components after the other: always the same order. */
+static coar_status weighted_kernel(const spectrum *s, double **out) {
+    const size_t m = s->p, n = s->system->by_component.count;
+    double *kernel;
+    TRY(memory_new(m, m * sizeof *kernel, "the kernel of the masks", &kernel));
+    for (size_t j = 0; j < n; j += DENSE_ROWS) {
+        const size_t count = n - j < DENSE_ROWS ? n - j : DENSE_ROWS;
+        weighted_columns(s, j, count, s->system->rows);
+        cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)m, (int)count, 1, s->system->rows, (int)m, 1, kernel,
+                    (int)m);
+    }
+    for (size_t i = 0; i < m; i++)
+        for (size_t k = 0; k < i; k++) kernel[i * m + k] = kernel[k * m + i];
+    *out = kernel;
     return COAR_OK;
 }
 
-static coar_status spectrum_solve(fit_solver *solver, solver_block *block) {
-    spectrum *s = (spectrum *)solver;
+static coar_status make_matrix(spectrum *s) {
+    if (s->root && s->dual) return weighted_kernel(s, &s->vectors);
+    TRY(fit_system_gram(s->system, s->dual, &s->vectors));
+    for (size_t j = 0; s->root && j < s->p; j++)
+        for (size_t k = 0; k < s->p; k++) s->vectors[j * s->p + k] *= s->root[j] * s->root[k];
+    return COAR_OK;
+}
+
+coar_status spectrum_create(const fit_system *system, const double *prior, spectrum *out) {
+    const size_t m = system->by_mask.count, n = system->by_component.count;
+    /* dual at m = n + 1 too: an interpolating fit needs U */
+    spectrum s = {.system = system, .dual = m <= n + 1};
+    double *all = NULL;
+    coar_status status;
+    s.p = s.dual ? m : n;
+    if (prior) TRY_GOTO(memory_new(n, sizeof *s.root, "prior variances", &s.root));
+    for (size_t j = 0; prior && j < n; j++) s.root[j] = sqrt(prior[j]);
+    TRY_GOTO(make_matrix(&s));
+    TRY_GOTO(memory_new(s.p, sizeof *all, "eigenvalues", &all));
+    TRY_GOTO(algebra_eigenvectors(system->device, s.vectors, s.p, all));
+    const double largest = all[s.p - 1];
+    while (s.r < s.p && largest > 0 && all[s.p - 1 - s.r] > RANK_TOLERANCE * largest) s.r++;
+    s.basis = s.vectors + (s.p - s.r) * s.p;
+    TRY_GOTO(memory_new(s.r, sizeof *s.value, "eigenvalues", &s.value));
+    for (size_t k = 0; k < s.r; k++) s.value[k] = all[s.p - s.r + k];
+    *out = s;
+    s = (spectrum){.system = NULL};
+done:
+    free(all);
+    spectrum_free(&s);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------------- products */
+
+static void scale_rows(const double *scale, size_t rows, size_t E, double *matrix) {
+    for (size_t j = 0; scale && j < rows; j++) cblas_dscal((int)E, scale[j], matrix + j * E, 1);
+}
+
+coar_status spectrum_right(const spectrum *s, const solver_block *block, double *right) {
+    const size_t E = block->count;
+    if (!s->dual) return fit_system_cross(s->system, block, right);
+    for (size_t i = 0; i < s->p; i++)
+        for (size_t z = 0; z < E; z++) right[i * E + z] = block->y[i * E + z] - block->mean[z];
+    return COAR_OK;
+}
+
+coar_status spectrum_project(const spectrum *s, double *right, size_t E, double *alpha) {
+    if (!s->dual) scale_rows(s->root, s->p, E, right);
+    TRY(algebra_rotate(s->system->device, s->basis, s->r, s->p, false, right, E, alpha));
+    for (size_t k = 0; k < s->r && !s->dual; k++) cblas_dscal((int)E, 1 / sqrt(s->value[k]), alpha + k * E, 1);
+    return COAR_OK;
+}
+
+coar_status spectrum_expand(const spectrum *s, double *alpha, size_t E, double *right, double *weight) {
     const bit_columns *components = &s->system->by_component;
-    size_t E = block->count;
-    TRY(project(s, block));
-    for (size_t z = 0; z < E; z++) block->choice[z] = 0;
-    if (s->penalised) {
-        for (size_t x = 0; x < s->r * E; x++) s->alpha_squares[x] = s->alpha[x] * s->alpha[x];
-        ridge_choose(solver, s->shrink_squares, s->r, s->system->by_mask.count, s->alpha_squares, block->squares, E,
-                     s->rss, block->choice);
+    fit_device *device = s->system->device;
+    const size_t n = components->count;
+    if (!s->dual) {
+        for (size_t k = 0; k < s->r; k++) cblas_dscal((int)E, sqrt(s->value[k]), alpha + k * E, 1);
+        TRY(algebra_rotate(device, s->basis, s->r, s->p, true, alpha, E, weight));
+        scale_rows(s->root, n, E, weight);
+        return COAR_OK;
     }
-    for (size_t k = 0; k < s->r; k++) {
-        double scale = s->dual ? 1 : sqrt(s->value[k]);
-        for (size_t z = 0; z < E; z++) s->alpha[k * E + z] *= scale / (s->value[k] + solver->penalty[block->choice[z]]);
+    /* V sqrt(D) = Xw' U; the columns of U sum to 0, so that X serves as well as Xc */
+    TRY(algebra_rotate(device, s->basis, s->r, s->p, true, alpha, E, right));
+    TRY(algebra_hold(device, right, s->p, E));
+    for (size_t j = 0; j < n; j += DENSE_ROWS) {
+        const size_t count = n - j < DENSE_ROWS ? n - j : DENSE_ROWS;
+        TRY(algebra_bits_product(device, components, j, count, right, E, s->system->rows, weight + j * E));
     }
-    double *product = s->dual ? s->coordinates : block->weight;
-    TRY(algebra_rotate(s->system->device, s->basis, s->r, s->p, true, s->alpha, E, product));
-    if (!s->dual) return COAR_OK;
-    TRY(algebra_hold(s->system->device, product, s->p, E));
-    for (size_t j = 0; j < components->count; j += DENSE_ROWS) {
-        size_t count = components->count - j < DENSE_ROWS ? components->count - j : DENSE_ROWS;
-        TRY(algebra_bits_product(s->system->device, components, j, count, product, E, s->system->rows,
-                                 block->weight + j * E));
-    }
+    for (size_t j = 0; s->root && j < n; j++) cblas_dscal((int)E, s->root[j] * s->root[j], weight + j * E, 1);
     return COAR_OK;
 }
 
-/* -------------------------------------------------------------------------------------------- tabulation */
-
-/* squares[count][r]: squared entries first .. first + count - 1 of the columns of U (of_masks) or V. One side's are
- * the eigenvectors themselves; the other's follow from them: U = Xc V D^-1/2, V = Xc' U D^-1/2. */
-static coar_status singular_squares(const spectrum *s, bool of_masks, size_t first, size_t count, double *squares) {
+coar_status spectrum_squares(const spectrum *s, bool of_masks, size_t first, size_t count, double *squares) {
     const fit_system *system = s->system;
-    size_t r = s->r;
+    const size_t r = s->r, p = s->p;
     if (of_masks == s->dual) {
         for (size_t i = 0; i < count; i++)
             for (size_t k = 0; k < r; k++) {
-                double entry = s->basis[k * s->p + first + i];
+                const double entry = s->basis[k * p + first + i];
                 squares[i * r + k] = entry * entry;
             }
         return COAR_OK;
     }
     bits_expand(of_masks ? &system->by_mask : &system->by_component, first, count, system->rows);
-    /* Xc' U needs no centring: the columns of U sum to 0 */
-    for (size_t i = 0; i < count && of_masks; i++)
-        cblas_daxpy((int)s->p, -1, system->mean, 1, system->rows + i * s->p, 1);
-    TRY(algebra_coordinates(system->device, s->basis, r, s->p, system->rows, count, squares));
+    for (size_t i = 0; i < count; i++) {
+        double *row = system->rows + i * p;
+        if (of_masks) cblas_daxpy((int)p, -1, system->mean, 1, row, 1);
+        for (size_t j = 0; of_masks && s->root && j < p; j++) row[j] *= s->root[j];
+        if (!of_masks && s->root) cblas_dscal((int)p, s->root[first + i], row, 1);
+    }
+    TRY(algebra_coordinates(system->device, s->basis, r, p, system->rows, count, squares));
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < r; k++) squares[i * r + k] *= squares[i * r + k] / s->value[k];
     return COAR_OK;
-}
-
-/* table[total][G] = (squared entries of U or V) * factor[r][G], `scratch` [DENSE_ROWS][r]. With `outside`, the row's
- * part outside all eigenvectors is added too. */
-static coar_status tabulate(const spectrum *s, bool of_masks, const double *factor, bool outside, double *scratch,
-                            double *table) {
-    size_t G = s->head.penalties, r = s->r, m = s->system->by_mask.count;
-    size_t total = of_masks ? m : s->system->by_component.count;
-    for (size_t first = 0; first < total && r; first += DENSE_ROWS) {
-        size_t count = total - first < DENSE_ROWS ? total - first : DENSE_ROWS;
-        TRY(singular_squares(s, of_masks, first, count, scratch));
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)G, (int)r, 1, scratch, (int)r, factor,
-                    (int)G, 0, table + first * G, (int)G);
-        for (size_t i = 0; i < count && outside; i++) {
-            double rest = 1 - 1 / (double)m;
-            for (size_t k = 0; k < r; k++) rest -= scratch[i * r + k];
-            for (size_t g = 0; g < G; g++) table[(first + i) * G + g] += fmax(rest, 0);
-        }
-    }
-    for (size_t x = 0; x < total * G && !r; x++) table[x] = outside ? 1 - 1 / (double)m : 0;
-    return COAR_OK;
-}
-
-static coar_status tabulate_all(spectrum *s) {
-    size_t G = s->head.penalties, r = s->r;
-    const double *penalty = s->head.penalty;
-    double *factor = NULL, *scratch = NULL;
-    coar_status status;
-    TRY_GOTO(memory_new(r, G * sizeof(double), "leverages", &factor));
-    TRY_GOTO(memory_new(r, DENSE_ROWS * sizeof(double), "leverages", &scratch));
-    for (size_t k = 0; k < r; k++)
-        for (size_t g = 0; g < G; g++) {
-            double d = s->value[k];
-            s->head.freedom[g] += d / (d + penalty[g]);
-            factor[k * G + g] = s->interpolating ? 1 / d : penalty[g] / (d + penalty[g]);
-        }
-    TRY_GOTO(tabulate(s, true, factor, r + 1 != s->system->by_mask.count, scratch, s->head.slack));
-    if (s->head.error_scale) {
-        for (size_t k = 0; k < r; k++)
-            for (size_t g = 0; g < G; g++) {
-                double d = s->value[k], shrunk = d + penalty[g];
-                factor[k * G + g] = d / (shrunk * shrunk);
-            }
-        TRY_GOTO(tabulate(s, false, factor, false, scratch, s->head.error_scale));
-        for (size_t x = 0; x < s->system->by_component.count * G; x++)
-            s->head.error_scale[x] = sqrt(s->head.error_scale[x]);
-    }
-done:
-    free(scratch);
-    free(factor);
-    return status;
-}
-
-/* ------------------------------------------------------------------------------------------------ create */
-
-static coar_status decompose(spectrum *s) {
-    double *all = NULL;
-    coar_status status;
-    TRY_GOTO(fit_system_gram(s->system, s->dual, &s->vectors));
-    TRY_GOTO(memory_new(s->p, sizeof *all, "eigenvalues", &all));
-    TRY_GOTO(algebra_eigenvectors(s->system->device, s->vectors, s->p, all));
-    double largest = all[s->p - 1];
-    while (s->r < s->p && largest > 0 && all[s->p - 1 - s->r] > RANK_TOLERANCE * largest) s->r++;
-    s->basis = s->vectors + (s->p - s->r) * s->p;
-    TRY_GOTO(memory_new(s->r, sizeof *s->value, "eigenvalues", &s->value));
-    for (size_t k = 0; k < s->r; k++) s->value[k] = all[s->p - s->r + k];
-done:
-    free(all);
-    return status;
-}
-
-static coar_status allocate(spectrum *s) {
-    size_t m = s->system->by_mask.count, n = s->system->by_component.count, G = s->head.penalties;
-    size_t row = s->system->block * sizeof(double);
-    TRY(memory_new(G, sizeof(double), "penalties", &s->head.penalty));
-    TRY(memory_new(G, sizeof(double), "penalties", &s->head.freedom));
-    TRY(memory_new(m, G * sizeof(double), "leverages", &s->head.slack));
-    if (s->system->standard_errors) TRY(memory_new(n, G * sizeof(double), "standard errors", &s->head.error_scale));
-    TRY(memory_new(s->p, row, "a block of examples", &s->coordinates));
-    TRY(memory_new(s->r, row, "a block of examples", &s->alpha));
-    if (!s->penalised) return COAR_OK;
-    TRY(memory_new(s->r, row, "a block of examples", &s->alpha_squares));
-    TRY(memory_new(s->r, G * sizeof(double), "penalties", &s->shrink_squares));
-    return memory_new(G, row, "a block of examples", &s->rss);
-}
-
-coar_status spectrum_create(fit_system *system, bool penalised, fit_solver **out) {
-    size_t m = system->by_mask.count, n = system->by_component.count;
-    spectrum *s = NULL;
-    coar_status status;
-    TRY_GOTO(memory_new(1, sizeof *s, "the fit", &s));
-    s->system = system;
-    s->penalised = penalised;
-    s->dual = m <= n + 1; /* at m = n + 1 too: interpolation needs U */
-    s->p = s->dual ? m : n;
-    TRY_GOTO(decompose(s));
-    s->interpolating = !penalised && s->r + 1 == m;
-    s->head = (fit_solver){
-        .solve = spectrum_solve,
-        .destroy = spectrum_destroy,
-        .penalties = penalised ? RIDGE_PENALTIES : 1,
-        .slack_min = s->interpolating ? 0 : SLACK_MIN,
-    };
-    TRY_GOTO(allocate(s));
-    if (penalised) ridge_grid(s->value, s->r, s->head.penalty, s->shrink_squares);
-    TRY_GOTO(tabulate_all(s));
-    s->head.dual = s->interpolating ? s->coordinates : NULL;
-    if (!penalised && s->r < n)
-        log_warning(system->callbacks,
-                    "fit: %zu masks tell only %zu of %zu directions apart; the minimum-norm solution is taken", m, s->r,
-                    n);
-    *out = &s->head;
-    s = NULL;
-done:
-    if (s) spectrum_destroy(&s->head);
-    return status;
 }

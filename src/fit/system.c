@@ -6,9 +6,12 @@
 #include "core/memory.h"
 #include "fit/solver.h"
 
-coar_status fit_system_create(const uint8_t *masks, size_t m, uint32_t n, const fit_settings *settings, size_t block,
-                              fit_system *out) {
+coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,
+                              size_t block, fit_system *out) {
+    const uint32_t n = problem->n;
     fit_system system = {
+        .group_first = problem->group_first,
+        .groups = problem->groups,
         .block = block,
         .standard_errors = settings->standard_errors,
         .pool = settings->pool,
@@ -118,4 +121,17 @@ done:
     free(total);
     free(sums);
     return status;
+}
+
+void fit_centre(const float *y, size_t m, size_t E, double *mean, double *squares) {
+    memset(mean, 0, E * sizeof *mean);
+    memset(squares, 0, E * sizeof *squares);
+    for (size_t i = 0; i < m; i++)
+        for (size_t z = 0; z < E; z++) mean[z] += y[i * E + z];
+    for (size_t z = 0; z < E; z++) mean[z] /= (double)m;
+    for (size_t i = 0; i < m; i++)
+        for (size_t z = 0; z < E; z++) {
+            double d = y[i * E + z] - mean[z];
+            squares[z] += d * d;
+        }
 }

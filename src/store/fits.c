@@ -3,6 +3,7 @@
  * Must not know: how a fit is solved.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,7 @@ static coar_status create_file(fit_writer *w, const fit_header *header) {
     TRY_GOTO(h5_write_text(group, path, "estimator", header->estimator));
     TRY_GOTO(h5_write_text(group, path, "output", header->output));
     TRY_GOTO(h5_write_unsigned(group, path, "masks", header->masks));
+    TRY_GOTO(h5_write_unsigned(group, path, "passes", header->passes));
     TRY_GOTO(h5_write_text(group, path, "command", header->command ? header->command : ""));
 done:
     h5_close(&group);
@@ -145,6 +147,22 @@ coar_status fit_writer_block(fit_writer *w, const fit_block *block) {
     if (status == COAR_OK) status = h5_check_writes(w->file, w->temporary);
     h5_unlock();
     w->next += block->count;
+    return status;
+}
+
+coar_status fit_writer_predicted(fit_writer *w, double predicted, double low, double high) {
+    coar_status status = COAR_OK;
+    hid_t group = H5I_INVALID_HID;
+    char name[128];
+    snprintf(name, sizeof name, "/attributions/%s", w->name);
+    h5_lock();
+    H5_TRY(group = H5Gopen2(w->file, name, H5P_DEFAULT), w->temporary, name);
+    TRY_GOTO(h5_write_real(group, w->temporary, "predicted", predicted));
+    TRY_GOTO(h5_write_real(group, w->temporary, "predicted_low", low));
+    TRY_GOTO(h5_write_real(group, w->temporary, "predicted_high", high));
+done:
+    h5_close(&group);
+    h5_unlock();
     return status;
 }
 
@@ -239,6 +257,17 @@ static coar_status copy_text(hid_t object, const char *path, const char *name, c
     return fits ? COAR_OK : status_set(COAR_ERROR_INPUT, "%s: attribute '%s' is too long", path, name);
 }
 
+/* Attributes that fits of version 1.0 do not have. */
+static coar_status read_later(hid_t group, const char *path, fit_info *info) {
+    info->passes = 0;
+    info->predicted = info->predicted_low = info->predicted_high = NAN;
+    if (h5_has_attribute(group, "passes")) TRY(h5_read_unsigned(group, path, "passes", &info->passes));
+    if (!h5_has_attribute(group, "predicted")) return COAR_OK;
+    TRY(h5_read_real(group, path, "predicted", &info->predicted));
+    TRY(h5_read_real(group, path, "predicted_low", &info->predicted_low));
+    return h5_read_real(group, path, "predicted_high", &info->predicted_high);
+}
+
 static coar_status read_info(const run_store *store, const char *name, fit_info *info) {
     coar_status status = COAR_OK;
     hid_t file = H5I_INVALID_HID, group = H5I_INVALID_HID;
@@ -249,6 +278,7 @@ static coar_status read_info(const run_store *store, const char *name, fit_info 
     TRY_GOTO(copy_text(group, path, "estimator", info->estimator, sizeof info->estimator));
     TRY_GOTO(copy_text(group, path, "output", info->output, sizeof info->output));
     TRY_GOTO(h5_read_unsigned(group, path, "masks", &info->masks));
+    TRY_GOTO(read_later(group, path, info));
 done:
     h5_close(&group);
     h5_close(&file);

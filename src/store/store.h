@@ -257,6 +257,7 @@ coar_status store_read_gradient_squares(run_store *store, const char *output, do
 typedef struct fit_header {
     const char *name, *estimator, *output;
     uint64_t examples; uint32_t components; uint64_t masks;
+    uint32_t passes;            /* of gradients; 0 = made without any */
     bool standard_errors;
     const char *command;
 } fit_header;
@@ -278,10 +279,16 @@ coar_status fit_name_check(const char *name);
  * a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
 coar_status fit_writer_block(fit_writer *w, const fit_block *block);
+/* Before it is finished: the mean correlation to expect on fresh masks, and its interval (NaN = not known). */
+coar_status fit_writer_predicted(fit_writer *w, double predicted, double low, double high);
 coar_status fit_writer_finish(fit_writer *w);
 void fit_writer_destroy(fit_writer *w); /* without finish: nothing remains */
 
-typedef struct fit_info { char name[64], estimator[16], output[40]; uint64_t masks; } fit_info;
+typedef struct fit_info {
+    char name[64], estimator[16], output[40];
+    uint64_t masks, passes;
+    double predicted, predicted_low, predicted_high; /* NaN where it is not known, and for fits of older versions */
+} fit_info;
 /* Fits of a run in name order; malloc'ed. */
 coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);
 /* Of one of the baselines' estimators, loo, gp, nc, ii (docs/design.md, section 7): never what a user means by "the fit". */
@@ -303,6 +310,11 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
+
+/* A small text beside the parts (steps.json), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+ * know of it. */
+coar_status store_write_text(run_store *store, const char *name, const char *text);
+coar_status store_read_text(run_store *store, const char *name, char **text);
 
 /* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
  * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
