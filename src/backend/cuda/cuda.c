@@ -51,7 +51,7 @@ static coar_status describe(const backend_settings *s, cuda_backend *b) {
     TRY(memory_new(g->op_count, sizeof *b->layers, "cuda backend", &b->layers));
     TRY(cuda_layers_describe(b));
     TRY(buffer_plan_create(g, false, &b->buffers));
-    if (s->reverse) TRY(tape_create(g, gpu_type_size(b->type), b->gathers, &b->tape));
+    if (s->reverse) TRY(cuda_tape_create(g, gpu_type_size(b->type), b->gathers, &b->tape));
     TRY(memory_new(b->buffers.buffers, sizeof *b->buffer_bytes, "cuda backend", &b->buffer_bytes));
     TRY(memory_new(b->buffers.buffers, sizeof(void *), "cuda backend", &b->batch[CUDA_FORWARD].buffer));
     TRY(memory_new(input.c, sizeof *b->mul, "cuda backend", &b->mul));
@@ -87,7 +87,7 @@ void cuda_destroy(backend *base) {
     cuda_layers_release(b);
     plan_free(&b->fp32_plan);
     buffer_plan_free(&b->buffers);
-    tape_free(&b->tape);
+    cuda_tape_free(&b->tape);
     free(b->buffer_bytes);
     free(b->layers);
     free(b->mul);

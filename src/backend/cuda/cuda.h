@@ -2,8 +2,8 @@
  * cuda.h - the inside of the CUDA backend (docs/design.md, section 3, "CUDA").
  *
  * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order
- * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs a batch is
- * one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is
+ * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs, or to outputs
+ * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is
  * computed, the other's masks go up and its outputs come down.
  *
  *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
@@ -208,7 +208,7 @@ typedef struct cuda_backend {
     gpu_type type;
     buffer_plan buffers;
     size_t *buffer_bytes; /* [buffers.buffers] for one pair */
-    tape tape;            /* settings.reverse */
+    cuda_tape tape;       /* settings.reverse */
     uint32_t classes;
     size_t elements;    /* of one image */
     bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
@@ -281,7 +281,7 @@ coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaEr
 
 /* After cuda_forward, with dL/dlogits at its place on the tape: sums[pairs][n] of every component. */
 coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums);
-/* Where something of the tape is for this batch; NULL for TAPE_NOWHERE. */
+/* Where something of the tape is for this batch; NULL for CUDA_NOWHERE. */
 void *cuda_tape_at(const cuda_pass *pass, size_t place);
 /* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
 size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs);
