@@ -3,8 +3,8 @@
  *
  * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order
  * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs, or to outputs
- * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is
- * computed, the other's masks go up and its outputs come down.
+ * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while
+ * one lane's batch is computed, the other's masks go up and its results come down.
  *
  *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
  *   device.c    which device, what it can do, its class
