@@ -154,6 +154,46 @@ static void random_graphs(void) {
     CHECK(zeros < compared / 2);
 }
 
+static int add_conv(graph *g, int input, uint32_t channels, uint32_t kernel, int residual, mask_site site) {
+    static uint64_t seed = 77;
+    const size_t count = (size_t)channels * kernel * kernel * g->values[input].c;
+    float *weight = NULL;
+    int value = -1;
+    CHECK_OK(memory_new(count, sizeof *weight, "test weights", &weight));
+    for (size_t i = 0; i < count; i++) weight[i] = 0.4f * net_uniform(&seed);
+    CHECK_OK(graph_own(g, weight));
+    const op o = {.kind = OP_CONV,
+                  .name = "conv",
+                  .input = {input, -1, -1},
+                  .residual = residual,
+                  .kernel_h = kernel,
+                  .kernel_w = kernel,
+                  .stride = 1,
+                  .pad = kernel / 2,
+                  .weight = weight,
+                  .mask = site};
+    CHECK_OK(graph_add(g, &o, channels, &value));
+    return value;
+}
+
+/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. */
+static void sum_with_itself(void) {
+    test_begin("a convolution without epilogue that is added to its input");
+    graph *g = NULL;
+    int v = 0;
+    op pool = {.kind = OP_AVGPOOL, .name = "pool", .input = {-1, -1, -1}, .residual = -1};
+    pool.kernel_h = 9, pool.kernel_w = 8, pool.stride = 1;
+    CHECK_OK(graph_create((shape){9, 8, 3}, &g));
+    v = add_conv(g, v, 6, 1, -1, (mask_site){.place = PLACE_PRE, .count = 6, .width = 1});
+    v = add_conv(g, v, 6, 3, v, (mask_site){0});
+    pool.input[0] = v;
+    CHECK_OK(graph_add(g, &pool, 0, &v));
+    v = add_conv(g, v, 5, 1, -1, (mask_site){0});
+    CHECK_OK(graph_finish(g, v, 6));
+    compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, 3);
+    graph_destroy(g);
+}
+
 /* ------------------------------------------------------------------------------ what bits do not depend on */
 
 static void check_bits(const float *actual, const float *expected, size_t count) {
@@ -334,6 +374,7 @@ int main(void) {
     families();
     fills();
     random_graphs();
+    sum_with_itself();
     batch_sizes("fp32");
     if (!REDUCED) batch_sizes("bf16");
     too_little_memory();
