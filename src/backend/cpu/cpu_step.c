@@ -32,28 +32,19 @@ static void forward_convolution(const reverse_tile *t, const step *s) {
     t->b->kernels->conv(&args);
 }
 
-/* The mask of an OUT site; an attention's unmasked result is kept. */
-static void forward_mask(const reverse_tile *t, const step *s) {
-    const cpu_layer *layer = &t->b->layers[s->op];
-    const size_t positions = shape_positions(layer->out);
-    float *y = at(t, s->y);
-    cpu_out_keeps(t->b, t->w, s->op);
-    if (layer->op->kind == OP_ATTENTION && s->linear != REGION_NONE)
-        memcpy(at(t, s->linear), y, positions * layer->out.c * LANES * sizeof *y);
-    t->b->kernels->scale_channels(y, positions, layer->out.c, t->w->out_mul, t->w->out_add, y);
-}
-
 static void forward(const reverse_tile *t, const step *s) {
     const op *o = t->b->layers[s->op].op;
+    float *y = at(t, s->y);
     for (int k = 0; k < 3; k++)
         if (o->input[k] >= 0) t->w->value[o->input[k]] = at(t, s->x[k]);
     if (o->residual >= 0) t->w->value[o->residual] = at(t, s->residual);
-    t->w->value[o->output] = at(t, s->y);
+    t->w->value[o->output] = y;
+    if (o->kind == OP_ATTENTION && s->linear != REGION_NONE) t->w->value[o->output] = at(t, s->linear);
     if (o->kind == OP_CONV)
         forward_convolution(t, s);
     else
         cpu_run_op(t->b, t->w, s->op);
-    if (o->mask.place == PLACE_OUT) forward_mask(t, s);
+    if (o->mask.place == PLACE_OUT) cpu_mask_result(t->b, t->w, s->op, cpu_value(t->w, o->output), y);
 }
 
 static void differentiate_output(const reverse_tile *t, const step *s) {
