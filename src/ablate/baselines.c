@@ -25,6 +25,7 @@ static const char *const estimators[BASELINES] = {"gp", "nc", "ii", "loo"};
 typedef struct baselines {
     run_store *store;
     const coar_evaluate_options *o;
+    double start; /* clock_seconds */
     run_tables tables;
     fit_info *fits; /* that the run has */
     size_t fit_count;
@@ -46,7 +47,7 @@ static coar_status find_fit(const baselines *b, int estimator, size_t output, bo
         if (strcmp(b->fits[f].estimator, estimators[estimator]))
             return status_set(
                 COAR_ERROR_EXISTS,
-                "%s: --baselines: fit '%s' is an %s fit, but the name is a baseline's: make it again with "
+                "%s: --baselines: its fit '%s' is of estimator %s, but the name is a baseline's: fit that again under "
                 "another --name and remove %s.parts/fit-%s.h5",
                 store_path(b->store), name, b->fits[f].estimator, store_path(b->store), name);
         *there = true;
@@ -74,7 +75,7 @@ static coar_status run_units(baselines *b, const char *name, const unit_work *wo
                      .setting_count = sizeof settings / sizeof *settings,
                      .work = *work,
                      .force_resume = b->o->force_resume};
-    run.work.time_limit = b->o->time_limit;
+    if (b->o->time_limit > 0) run.work.time_limit = fmax(b->o->time_limit - (clock_seconds() - b->start), 1e-3);
     b->job->memory_told = false; /* what was told was for other passes */
     return run_stage(b->job, b->store, &run, stage);
 }
@@ -236,7 +237,7 @@ done:
 }
 
 coar_status baselines_complete(run_store *store, const coar_evaluate_options *o) {
-    baselines b = {.store = store, .o = o};
+    baselines b = {.store = store, .o = o, .start = clock_seconds()};
     bool loo, gradients;
     coar_status status;
     TRY_GOTO(reopen_check(store, o));
