@@ -46,7 +46,7 @@ NETWORKS = {
     "vit": {**shared("vit-cifar10.safetensors", "vit_examples.npy"), "n": 4608, "alpha": 0.05, "others": (0.10,), "fresh": 300,
             "masks": (500, 1000, 2000, 5000)},
 }
-QUICK = {"masks": (100, 300), "fresh": 60}
+QUICK = {"masks": (200, 300), "fresh": 60}
 
 
 class Session:
