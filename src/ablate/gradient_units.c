@@ -58,7 +58,7 @@ static void spoil(const fold *f, size_t e) {
     }
 }
 
-/* The group's passes of example `task`, in order. */
+/* The group's passes of one example, in order. */
 static coar_status fold_example(void *context, size_t e, int worker) {
     fold *f = context;
     const size_t n = f->n, stride = f->examples * n;
@@ -93,7 +93,8 @@ static coar_status fold_columns(void *context, size_t task, int worker) {
         for (size_t e = 0; e < f->examples; e++) {
             const float *gradients = f->scratch->gradients + (s * f->examples + e) * f->n;
             const uint8_t *level = f->scratch->levels + s * f->n;
-            for (size_t j = first; j < last && s < f->finite[e]; j++)
+            if (s >= f->finite[e]) continue;
+            for (size_t j = first; j < last; j++)
                 f->state.squares_of_component[level[j] * f->n + j] += (double)gradients[j] * gradients[j];
         }
     return COAR_OK;
