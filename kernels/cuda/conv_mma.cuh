@@ -142,10 +142,9 @@ GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &blo
 template <class Tile, conv_gather G>
 __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params p) {
     GPU_DYNAMIC_SHARED(unsigned char, shared);
-    const uint32_t deep = conv_depth<G>(p);
-    const conv_block<Tile> block(p, deep);
+    const conv_block<Tile> block(p, conv_depth<G>(p));
     const conv_lane<Tile> lane;
-    conv_loader<Tile, G> loader(p, block, deep);
+    conv_loader<Tile, G> loader(p, block);
     float sums[Tile::MT][Tile::NT][4] = {};
     conv_fragments<Tile> fragments[2];
 

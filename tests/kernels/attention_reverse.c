@@ -1,6 +1,6 @@
 /*
- * attention_reverse.c - the gradients of attention, and what the forward pass leaves for them, against double: the Jacobian
- * of softmax row by row, which is itself held to differences of the reference backend's attention.
+ * attention_reverse.c - the gradients of attention, and what the forward pass leaves for them, against double: the
+ * Jacobian of softmax row by row, which is itself held to differences of the reference backend's attention.
  */
 #include "backend/reference/reference_ops.h"
 #include "kernel_test.h"
