@@ -308,6 +308,8 @@ typedef struct coar_evaluate_options {
     const char *command;
     const coar_callbacks *callbacks;
     const char *devices;      /* as in coar_ablate_options */
+    int baselines;            /* leave-one-out, gradient at the full model, neuron conductance, internal influence: made
+                               * where the run lacks them, as its fits loo, gp, nc, ii, and evaluated beside `fits` */
 } coar_evaluate_options;
 #define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
 
