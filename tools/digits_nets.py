@@ -1,4 +1,4 @@
-"""The two small networks of data/, in PyTorch: for tools/train_digits.py and tools/golden_digits.py.
+"""The two small networks of data/, in PyTorch: for train_digits.py, golden_digits.py and golden_baselines.py.
 
 Tensor names are those of published models, so that coar recognises them: DigitsResNet has the CIFAR ResNet layout of
 He et al. 2016 (section 4.2; option-A shortcuts), DigitsViT the names of torchvision's VisionTransformer. `components`
@@ -63,12 +63,13 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
+        self.rows = nn.Identity()  # where the rows of q, k and v can be looked at
         self.heads = heads
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, x):  # [N, T, D]
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for t in F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))
+                   for t in self.rows(F.linear(x, self.in_proj_weight, self.in_proj_bias)).chunk(3, -1))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/ops/*.npy: what PyTorch says about every op, for tests/unit/reference.c.
+"""Makes tests/golden/ops/*.npy: what PyTorch says about every op and its derivatives, for tests/unit/golden_ops.c.
 
     python3 tools/golden_ops.py [tests/golden/ops]
 
@@ -7,9 +7,10 @@ Needs PyTorch; the files are committed, so the tests do not. Arithmetic is float
 case, a flat float64 array of these pieces in this order, those that the case has:
 
     inputs (one, or q, k, v)   weight   scale   shift   residual   keep   fill   expected
+    dy   and the derivatives of sum(dy * expected) by: inputs   residual   keep   fill
 
 Values are in the engine's layout [positions][channels]; weights are [O][I][kernel_h][kernel_w]. The table at the end
-is the twin of `cases` in tests/unit/reference.c.
+is the twin of `cases` in tests/unit/golden_ops.c.
 """
 import os
 import sys
@@ -29,13 +30,21 @@ ACTIVATIONS = {
 
 
 def numbers(rng, *shape):
-    """Random normal float32 numbers as float64."""
-    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32).astype(np.float64))
+    """Random normal float32 numbers as float64, to be differentiated by."""
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32).astype(np.float64)).requires_grad_()
 
 
 def image(x):
     """[1, C, H, W] to the engine's [H, W, C]."""
     return x[0].permute(1, 2, 0)
+
+
+def golden(rng, arrays, y, inputs, layout=lambda x: x, residual=None, mask=None):
+    """The pieces of a file. `layout`: from an input's layout to the engine's."""
+    dy = numbers(rng, *y.shape)
+    others = ([] if residual is None else [residual]) + (mask.arrays() if mask else [])
+    found = torch.autograd.grad(y, inputs + others, dy)
+    return arrays + [y, dy] + [layout(d) for d in found[: len(inputs)]] + list(found[len(inputs) :])
 
 
 class Mask:
@@ -46,7 +55,7 @@ class Mask:
         if place is None:
             return
         levels = torch.tensor([0.0, 1.0, 0.5, 2.0])
-        self.keep = levels[torch.arange(channels // width) % 4]
+        self.keep = levels[torch.arange(channels // width) % 4].requires_grad_()
         self.fill = numbers(rng, channels) if fill else None
         self.k = self.keep.repeat_interleave(width)
         self.c = self.fill if fill else torch.zeros(channels)
@@ -75,26 +84,29 @@ def conv(rng, h, w, c, out, kernel, stride, pad, act="none", scale=True, shift=T
         arrays.append(numbers(rng, out))
         y = y + arrays[-1]
     y = mask.at("post", y)
+    added = None
     if residual:
-        arrays.append(numbers(rng, *y.shape))
-        y = y + arrays[-1]
+        added = numbers(rng, *y.shape)
+        arrays.append(added)
+        y = y + added
     y = mask.at("out", ACTIVATIONS[act](y))
-    return arrays + mask.arrays() + [y]
+    return golden(rng, arrays + mask.arrays(), y, [x], image, added, mask)
 
 
 def pool(rng, function, h, w, c, kernel, **options):
     x = numbers(rng, 1, c, h, w)
-    return [image(x), image(function(x, kernel, **options))]
+    return golden(rng, [image(x)], image(function(x, kernel, **options)), [x], image)
 
 
 def subsample(rng, h, w, c, out, stride, before):
     x = numbers(rng, 1, c, h, w)
-    return [image(x), image(F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, before, out - c - before)))]
+    y = image(F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, before, out - c - before)))
+    return golden(rng, [image(x)], y, [x], image)
 
 
 def embed(rng, h, w, c):
     x, weight = numbers(rng, h * w, c), numbers(rng, h * w + 1, c)
-    return [x, weight, torch.cat([torch.zeros(1, c), x]) + weight]
+    return golden(rng, [x, weight], torch.cat([torch.zeros(1, c), x]) + weight, [x])
 
 
 def layernorm(rng, tokens, c, eps, affine=True, place=None, fill=False):
@@ -103,7 +115,7 @@ def layernorm(rng, tokens, c, eps, affine=True, place=None, fill=False):
     gamma, beta = (numbers(rng, c), numbers(rng, c)) if affine else (None, None)
     mask = Mask(rng, place, c, 1, fill)
     y = mask.at("out", F.layer_norm(x, (c,), gamma, beta, eps))
-    return [x] + ([gamma, beta] if affine else []) + mask.arrays() + [y]
+    return golden(rng, [x] + ([gamma, beta] if affine else []) + mask.arrays(), y, [x], mask=mask)
 
 
 def attention(rng, tokens, c, heads, place=None, width=1, fill=False):
@@ -111,12 +123,12 @@ def attention(rng, tokens, c, heads, place=None, width=1, fill=False):
     split = lambda x: x.reshape(1, tokens, heads, c // heads).transpose(1, 2)
     y = F.scaled_dot_product_attention(split(q), split(k), split(v)).transpose(1, 2).reshape(tokens, c)
     mask = Mask(rng, place, c, width, fill)
-    return [q, k, v] + mask.arrays() + [mask.at("out", y)]
+    return golden(rng, [q, k, v] + mask.arrays(), mask.at("out", y), [q, k, v], mask=mask)
 
 
 def select(rng, tokens, c):
     x = numbers(rng, tokens, c)
-    return [x, x[0]]
+    return golden(rng, [x], x[0], [x])
 
 
 CASES = {
@@ -158,7 +170,7 @@ def main():
     os.makedirs(folder, exist_ok=True)
     for seed, (name, make) in enumerate(CASES.items()):
         arrays = make(np.random.default_rng(seed))
-        flat = np.concatenate([a.reshape(-1).numpy() for a in arrays])
+        flat = np.concatenate([a.detach().reshape(-1).numpy() for a in arrays])
         np.save(os.path.join(folder, name + ".npy"), flat)
 
 

@@ -5,7 +5,7 @@
  *     make roofline && build/tools/roofline resnet50 142 && build/tools/roofline vit_b_16 24
  *
  * Arguments: an architecture (coar bench), and the pairs of a batch. bf16; one mask for every 64 pairs, as coar bench has at
- * 224 x 224. Bytes are those that a layer must move once everything that the design fuses is fused: each weight once per launch,
+ * 224 x 224. A last table is of a reverse pass (run_reverse) on the same batch. Bytes are those that a layer must move once everything that the design fuses is fused: each weight once per launch,
  * every input, output and residual once, keeps once per mask, layer norms and positions in fp32. Whatever a cache keeps from one
  * layer to the next is not counted: at batches of this size it is little.
  */
@@ -39,6 +39,10 @@ static double value_bytes(shape s, double pairs) {
     return pairs * (double)shape_positions(s) * stored(s.c) * VALUE;
 }
 
+static double weight_bytes(const graph *g, const op *o) {
+    return stored(g->values[o->output].c) * o->kernel_h * o->kernel_w * stored(g->values[o->input[0]].c) * VALUE;
+}
+
 static cost cost_of(const graph *g, const op *o, double pairs, double masks) {
     const shape in = g->values[o->input[0]], out = g->values[o->output];
     const bool logits = o->output == g->logits;
@@ -52,11 +56,69 @@ static cost cost_of(const graph *g, const op *o, double pairs, double masks) {
     const double input = inputs * value_bytes(read, times);
     c.bytes = input + value_bytes(out, pairs) * (logits ? 2 : 1);
     if (o->kind == OP_SELECT) c.bytes = 2 * value_bytes(out, pairs);
-    if (o->kind == OP_CONV) c.bytes += stored(out.c) * o->kernel_h * o->kernel_w * stored(in.c) * VALUE + 8.0 * out.c;
+    if (o->kind == OP_CONV) c.bytes += weight_bytes(g, o) + 8.0 * out.c;
     if (o->kind == OP_EMBED) c.bytes += 4.0 * (double)shape_positions(out) * out.c;
     if (o->kind == OP_LAYERNORM) c.bytes += 8.0 * out.c;
     if (o->residual >= 0) c.bytes += value_bytes(out, pairs);
     if (o->mask.place != PLACE_NONE) c.bytes += 4.0 * masks * out.c;
+    return c;
+}
+
+/* ------------------------------------------------------------------------------------------- reverse passes */
+
+/* Whether the reverse pass adds this op's part of the gradient to what a later op has left. */
+static bool adds_gradient(const graph *g, const op *o) {
+    for (const op *later = o + 1; later < g->ops + g->op_count; later++)
+        for (int k = 0; k < 3; k++)
+            if (later->input[k] == o->input[0] || later->residual == o->input[0]) return true;
+    return false;
+}
+
+/* What the forward pass stores for the reverse pass and would not store otherwise: W x; an attention's result before its
+ * mask, and its sums of exponentials. */
+static double saved_bytes(const graph *g, const op *o, double pairs) {
+    const shape out = g->values[o->output];
+    const bool site = o->mask.place != PLACE_NONE, curved = o->act != ACT_NONE && o->act != ACT_RELU;
+    if (o->kind == OP_CONV) return site || curved ? value_bytes(out, pairs) : 0;
+    if (o->kind == OP_ATTENTION)
+        return (site ? value_bytes(out, pairs) : 0) + sizeof(float) * pairs * o->heads * (double)shape_positions(out);
+    return 0;
+}
+
+/* Everything behind W x, backwards: dL/dy, W x and a ReLU's result are read, dL/d(W x) and what becomes of the residual's
+ * gradient are written. */
+static cost epilogue_reverse(const graph *g, const op *o, double pairs) {
+    const double out = value_bytes(g->values[o->output], pairs);
+    const bool plain = o->mask.place == PLACE_NONE && !o->scale && o->act == ACT_NONE;
+    cost c = {0};
+    if (plain) return c;
+    c.launches = o->mask.place != PLACE_NONE ? 2 : 1; /* sums are added up in two stages */
+    c.bytes = out * (1 + (o->act == ACT_RELU) + (o->input[0] != 0) + (o->residual >= 0 && o->act != ACT_NONE));
+    if (saved_bytes(g, o, pairs) > 0) c.bytes += out;
+    return c;
+}
+
+/* From dL/dy to dL/dx; nothing for an op that reads the images, whose gradient nobody wants. */
+static cost data_reverse(const graph *g, const op *o, double pairs) {
+    const double in = value_bytes(g->values[o->input[0]], pairs), out = value_bytes(g->values[o->output], pairs);
+    cost c = {0};
+    if (o->input[0] == 0) return c;
+    c.launches = 1;
+    c.bytes = out + in * (adds_gradient(g, o) ? 2 : 1);
+    if (o->kind == OP_CONV) {
+        c.flops = pairs * graph_op_flops(g, o);
+        c.bytes += weight_bytes(g, o);
+    } else if (o->kind == OP_ATTENTION) {
+        /* delta; queries' blocks with three products; keys' blocks with four (kernels/cuda/attention_reverse.cu). Each of
+         * the latter two reads q, k, v and the result's gradient */
+        c.launches = 3;
+        c.flops = 3.5 * pairs * graph_op_flops(g, o);
+        c.bytes = 13 * out;
+    } else if (o->kind == OP_LAYERNORM) {
+        c.bytes += in;
+    } else if (o->kind == OP_MAXPOOL) {
+        c.bytes += in + out;
+    }
     return c;
 }
 
@@ -134,6 +196,41 @@ static void print_whole(const graph *g, double pairs, double masks) {
     printf("\n");
 }
 
+static void add_cost(cost c, cost *sum, double bound[GPUS]) {
+    sum->flops += c.flops;
+    sum->bytes += c.bytes;
+    sum->launches += c.launches;
+    for (int k = 0; k < GPUS; k++) bound[k] += seconds(c, &gpus[k]);
+}
+
+static void print_reverse(const graph *g, double pairs, double masks) {
+    double forward[GPUS] = {0}, bound[GPUS] = {0};
+    cost pass = {0}, sum = {.launches = 3}; /* keeps from masks; the output, and its derivative */
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        cost saving = cost_of(g, o, pairs, masks);
+        add_cost(saving, &pass, forward);
+        saving.bytes += saved_bytes(g, o, pairs);
+        add_cost(saving, &sum, bound);
+        add_cost(epilogue_reverse(g, o, pairs), &sum, bound);
+        add_cost(data_reverse(g, o, pairs), &sum, bound);
+    }
+    printf(
+        "\nA reverse pass of %.0f pairs, its forward pass included: %.0f Gflop, %.2f GB, %d launches in one graph; up "
+        "%u bytes a\nmask, down %.1f MB (gradients).\n\n",
+        pairs, sum.flops * 1e-9, sum.bytes * 1e-9, sum.launches, 4 * g->components,
+        1e-6 * 4 * pairs * (g->components + 1.0));
+    printf("| forward and reverse pass |");
+    for (int i = 0; i < GPUS; i++) printf(" %s |", gpus[i].name);
+    printf("\n|---|");
+    for (int i = 0; i < GPUS; i++) printf("---|");
+    printf("\n| the sum of the launches' bounds, images/s |");
+    for (int i = 0; i < GPUS; i++) printf(" %.0f |", pairs / bound[i]);
+    printf("\n| in forward passes alone |");
+    for (int i = 0; i < GPUS; i++) printf(" %.2f |", bound[i] / forward[i]);
+    printf("\n");
+}
+
 int main(int count, char **arguments) {
     model *m = NULL;
     const double pairs = count == 3 ? strtod(arguments[2], NULL) : 0;
@@ -149,6 +246,7 @@ int main(int count, char **arguments) {
     const double masks = ceil(pairs / PAIRS_PER_MASK);
     print_layers(m->graph, pairs, masks);
     print_whole(m->graph, pairs, masks);
+    print_reverse(m->graph, pairs, masks);
     model_destroy(m);
     return 0;
 }

@@ -25,10 +25,11 @@
 #include "kernels/cpu/simd.h"
 
 enum {
-    BLOCK = 24, /* queries; a multiple of every TILE_ROWS */
+    BLOCK = 24, /* queries */
     TILES = BLOCK / TILE_ROWS,
     KEYS = 64, /* whose scores, for a tile of queries, stay in the first-level cache over all channels */
 };
+_Static_assert(BLOCK % TILE_ROWS == 0, "a block is whole tiles");
 
 static uint32_t at_most(uint32_t a, uint32_t limit) {
     return a < limit ? a : limit;
@@ -57,7 +58,7 @@ static size_t sums_size(size_t d) {
 
 /* -------------------------------------------------------------------------------- into tiles and panels, and back */
 
-/* One head and one vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
+/* One head and vector of lanes; `from` points at its first channel and lane. A partial panel repeats its last key. */
 static void gather_keys(const float *from, size_t stride, uint32_t tokens, uint32_t d, float *to) {
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS)
         for (uint32_t c = 0; c < d; c++)
@@ -115,8 +116,9 @@ INLINE void product_tile(const float *left, strides l, const float *right, strid
     }
 }
 
-static const strides in_tile = {TILE_ROWS * VEC, VEC}, in_panel = {TILE_VECTORS * VEC, VEC};
-static const strides across_tile = {VEC, TILE_ROWS *VEC}; /* the steps are the tile's rows */
+static const strides in_tile = {.step = TILE_ROWS * VEC, .next = VEC};
+static const strides in_panel = {.step = TILE_VECTORS * VEC, .next = VEC};
+static const strides across_tile = {.step = VEC, .next = TILE_ROWS * VEC}; /* the steps are the tile's rows */
 
 /* scores[key][i] = query i . key, a tile from a tile and panels. */
 static void multiply_keys(const float *queries, const float *keys, uint32_t tokens, uint32_t d, float *scores) {
@@ -132,13 +134,15 @@ static void multiply_keys(const float *queries, const float *keys, uint32_t toke
 
 /* One panel of sums. */
 INLINE void load_sums(const float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (int i = 0; i < TILE_ROWS; i++) UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] =
-        vec_load(sums + (i * TILE_VECTORS + j) * VEC);
+    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_load(sums + (i * TILE_VECTORS + j) * VEC);
+    }
 }
 
 INLINE void store_sums(float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (int i = 0; i < TILE_ROWS; i++) UNROLL for (int j = 0; j < TILE_VECTORS; j++)
-        vec_store(sums + (i * TILE_VECTORS + j) * VEC, acc[i][j]);
+    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+        UNROLL for (int j = 0; j < TILE_VECTORS; j++) vec_store(sums + (i * TILE_VECTORS + j) * VEC, acc[i][j]);
+    }
 }
 
 /* sums[i] = sum over keys of weights[key][i] times the key's value. */

@@ -1,7 +1,8 @@
 /*
  * conv.c - direct convolution with images in lanes, and its data gradient; linear layers are 1x1 convolutions.
  *
- *   y[p][o]     = act(mul[o] * sum over taps t inside the image and channels c of W[o][t][c] x[p + t][c] + add + residual)
+ *   y[p][o]     = act(mul[o] (W x)[p][o] + add + residual),
+ *   (W x)[p][o] = sum over taps t inside the image and channels c of W[o][t][c] x[p stride + t - pad][c]
  *   dx[p][c] (+)= sum over taps t and channels o of W[o][t][c] dy[(p + pad - t) / stride][o], where that is a position
  *
  * x [position][C][32], y [position][O][32], W packed in blocks of MO <= TILE_ROWS rows as [tap][C][MO] (kernels.h).
@@ -24,7 +25,7 @@
 
 /* What one tile reads: `segments` kernel rows of `length` (tap, channel) steps each. */
 typedef struct tile_input {
-    const float *x; /* first step, first lane of the tile */
+    const float *x; /* first step, lane 0 */
     const float *w;
     size_t x_stride; /* floats between kernel rows */
     size_t w_stride;
@@ -32,51 +33,58 @@ typedef struct tile_input {
     size_t length;
 } tile_input;
 
-/* Where MO rows go. All pointers are at the first row or channel and at the tile's first lane. */
+/* Where MO rows go. All pointers are at the first row or channel, and at lane 0. */
 typedef struct tile_output {
     const uint32_t *channel;
-    const float *mul, *add; /* NULL, as all that follows: the sums themselves, row by row, are (added to) y */
+    const float *mul, *add; /* NULL, as all that follows but y: the sums themselves, row by row, are (added to) y */
     const float *residual;  /* or NULL */
-    float *y;
     bool relu;
     float *linear;     /* or NULL */
     uint8_t *positive; /* or NULL */
+    float *y;
     bool add_to_y;
 } tile_output;
 
-/* y, and what the reverse pass wants of it. */
-INLINE void write_activations(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], const tile_output *out) {
-    UNROLL for (uint32_t o = 0; o < MO; o++) {
-        const size_t at = (size_t)out->channel[o] * LANES;
-        uint32_t positive = 0;
-        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
-            const size_t lane = v * VEC;
-            vec y = vec_fma(acc[o][v], vec_load(out->mul + o * LANES + lane), vec_load(out->add + o * LANES + lane));
-            if (out->residual) y += vec_load(out->residual + at + lane);
-            if (out->relu) y = vec_relu(y);
-            vec_store(out->y + at + lane, y);
-            if (out->linear) vec_store(out->linear + at + lane, acc[o][v]);
-            if (out->positive) positive |= vec_bits(y > vec_zero()) << lane;
+/* Bits of the outputs just written. */
+INLINE void write_positive(const uint32_t MO, uint32_t lane, const tile_output *out) {
+    for (uint32_t o = 0; o < MO; o++)
+        for (uint32_t byte = lane / 8; byte < (lane + TILE_VECTORS * VEC) / 8; byte++) {
+            const size_t at = (size_t)out->channel[o] * LANES + byte * 8;
+            uint32_t bits = 0;
+            for (uint32_t i = 0; i < 8; i += VEC) bits |= vec_bits(vec_load(out->y + at + i) > vec_zero()) << i;
+            out->positive[at / 8] = (uint8_t)bits;
         }
-        if (out->positive)
-            for (size_t byte = 0; byte < TILE_VECTORS * VEC / 8; byte++)
-                out->positive[at / 8 + byte] = (uint8_t)(positive >> 8 * byte);
-    }
 }
 
-INLINE void write_sums(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], const tile_output *out) {
-    UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
-        vec_put(out->y + o * LANES + v * VEC, out->add_to_y, acc[o][v]);
+INLINE void write_activations(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], uint32_t lane,
+                              const tile_output *out) {
+    if (out->linear)
+        UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            vec_store(out->linear + (size_t)out->channel[o] * LANES + lane + v * VEC, acc[o][v]);
+    UNROLL for (uint32_t o = 0; o < MO; o++) {
+        const size_t at = (size_t)out->channel[o] * LANES + lane, row = o * LANES + lane;
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+            vec y = vec_fma(acc[o][v], vec_load(out->mul + row + v * VEC), vec_load(out->add + row + v * VEC));
+            if (out->residual) y += vec_load(out->residual + at + v * VEC);
+            if (out->relu) y = vec_relu(y);
+            vec_store(out->y + at + v * VEC, y);
+        }
     }
+    if (out->positive) write_positive(MO, lane, out);
 }
 
-/* MO is a constant wherever this is inlined, so acc lives in registers. */
-INLINE void conv_tile(const uint32_t MO, const tile_input *in, const tile_output *out) {
+INLINE void write_sums(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], uint32_t lane, const tile_output *out) {
+    UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+        vec_put(out->y + o * LANES + lane + v * VEC, out->add_to_y, acc[o][v]);
+}
+
+/* Lanes from `lane` on. MO is a constant wherever this is inlined, so acc lives in registers. */
+INLINE void conv_tile(const uint32_t MO, uint32_t lane, const tile_input *in, const tile_output *out) {
     vec acc[TILE_ROWS][TILE_VECTORS];
     UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] = vec_zero();
 
     for (uint32_t s = 0; s < in->segments; s++) {
-        const float *x = in->x + s * in->x_stride, *end = x + in->length * LANES;
+        const float *x = in->x + lane + s * in->x_stride, *end = x + in->length * LANES;
         const float *w = in->w + s * in->w_stride;
         for (; x != end; x += LANES, w += MO) {
             vec xv[TILE_VECTORS];
@@ -89,16 +97,17 @@ INLINE void conv_tile(const uint32_t MO, const tile_input *in, const tile_output
     }
 
     if (out->mul)
-        write_activations(MO, acc, out);
+        write_activations(MO, acc, lane, out);
     else
-        write_sums(MO, acc, out);
+        write_sums(MO, acc, lane, out);
 }
 
-typedef void (*tile_function)(const tile_input *in, const tile_output *out);
+typedef void (*tile_function)(uint32_t lane, const tile_input *in, const tile_output *out);
 
 #define TILE(MO)                                                                                                       \
-    static __attribute__((noinline)) void conv_tile_##MO(const tile_input *in, const tile_output *out) {               \
-        conv_tile(MO, in, out);                                                                                        \
+    __attribute__((noinline)) static void conv_tile_##MO(uint32_t lane, const tile_input *in,                          \
+                                                         const tile_output *out) {                                     \
+        conv_tile(MO, lane, in, out);                                                                                  \
     }
 TILE(1)
 TILE(2)
@@ -117,22 +126,9 @@ static const tile_function tiles[] = {NULL, conv_tile_1, conv_tile_2, conv_tile_
 static const tile_function tiles[] = {NULL, conv_tile_1, conv_tile_2};
 #endif
 
-/* All lanes of one position. */
-INLINE void tiles_of_lanes(const tile_input *in, const tile_output *out, uint32_t MO) {
-    for (uint32_t lane = 0; lane < LANES; lane += TILE_VECTORS * VEC) {
-        tile_input part = *in;
-        tile_output to = *out;
-        part.x += lane;
-        to.y += lane;
-        if (to.mul) {
-            to.mul += lane;
-            to.add += lane;
-            if (to.residual) to.residual += lane;
-            if (to.linear) to.linear += lane;
-            if (to.positive) to.positive += lane / 8;
-        }
-        tiles[MO](&part, &to);
-    }
+/* A block's rows at one position. */
+INLINE void all_lanes(const tile_input *in, const tile_output *out, uint32_t MO) {
+    for (uint32_t lane = 0; lane < LANES; lane += TILE_VECTORS * VEC) tiles[MO](lane, in, out);
 }
 
 /* ------------------------------------------------------------------------------------- what a position reads */
@@ -180,17 +176,36 @@ typedef struct source {
     uint32_t kernel_w, rows;
 } source;
 
-/* What rows first .. first + MO - 1 of a block read for one position. */
-static tile_input locate(const source *s, tap_range down, tap_range across, uint32_t first, uint32_t MO) {
+/* What rows first .. first + MO - 1 of a block read for one row of positions. */
+typedef struct strip {
+    tap_range down;
+    const float *x, *weight;   /* of the first kernel row */
+    size_t x_stride, channels; /* floats between kernel rows; of a position */
+    size_t step;               /* weights of a tap: channels * MO */
+} strip;
+
+static strip locate_row(const source *s, tap_range down, uint32_t first, uint32_t MO) {
     const size_t above = (size_t)down.before * s->rows + (size_t)first * down.packed; /* rows x taps y packed before */
-    const size_t left = (size_t)down.packed * across.before * MO;
-    const size_t skipped = ((size_t)down.first * across.packed + across.first) * MO;
+    const size_t x_stride = s->width * s->channels * LANES;
+    return (strip){
+        .down = down,
+        .x = s->x + down.start * x_stride,
+        .weight = s->weight + above * s->kernel_w * s->channels,
+        .x_stride = x_stride,
+        .channels = s->channels,
+        .step = s->channels * MO,
+    };
+}
+
+/* What they read for one of its positions. */
+INLINE tile_input locate(const strip *s, tap_range across) {
+    const size_t left = (size_t)s->down.packed * across.before; /* taps packed before, within the block */
     return (tile_input){
-        .x = s->x + (down.start * s->width + across.start) * s->channels * LANES,
-        .w = s->weight + (above * s->kernel_w + left + skipped) * s->channels,
-        .x_stride = s->width * s->channels * LANES,
-        .w_stride = across.packed * s->channels * MO,
-        .segments = down.count,
+        .x = s->x + across.start * s->channels * LANES,
+        .w = s->weight + (left + (size_t)s->down.first * across.packed + across.first) * s->step,
+        .x_stride = s->x_stride,
+        .w_stride = across.packed * s->step,
+        .segments = s->down.count,
         .length = across.count * s->channels,
     };
 }
@@ -213,24 +228,20 @@ static uint32_t bounded(size_t positions, uint32_t all) {
 static void conv_block(const conv_args *c, const source *s, uint32_t y, uint32_t x0, uint32_t x1, uint32_t first,
                        uint32_t MO) {
     const window *g = &c->window;
-    const tap_range down = taps_forward(y, g->stride, g->pad, g->kernel_h, g->in_h);
+    const strip row = locate_row(s, taps_forward(y, g->stride, g->pad, g->kernel_h, g->in_h), first, MO);
     const size_t zone_size = (size_t)c->rows * LANES;
     const float *zone_row = c->add + c->zone_y[y] * c->zones_x * zone_size + (size_t)first * LANES;
+    tile_output out = {.channel = c->channel + first, .mul = c->mul + (size_t)first * LANES, .relu = c->relu};
 
     for (uint32_t x = x0; x < x1; x++) {
-        tile_input in = locate(s, down, taps_forward(x, g->stride, g->pad, g->kernel_w, g->in_w), first, MO);
+        const tile_input in = locate(&row, taps_forward(x, g->stride, g->pad, g->kernel_w, g->in_w));
         const size_t at = ((size_t)y * g->out_w + x) * c->out_channels * LANES;
-        tile_output out = {
-            .channel = c->channel + first,
-            .mul = c->mul + (size_t)first * LANES,
-            .add = zone_row + c->zone_x[x] * zone_size,
-            .residual = c->residual ? c->residual + at : NULL,
-            .y = c->output + at,
-            .relu = c->relu,
-            .linear = c->linear ? c->linear + at : NULL,
-            .positive = c->positive ? c->positive + at / 8 : NULL,
-        };
-        tiles_of_lanes(&in, &out, MO);
+        out.add = zone_row + c->zone_x[x] * zone_size;
+        out.residual = c->residual ? c->residual + at : NULL;
+        out.linear = c->linear ? c->linear + at : NULL;
+        out.positive = c->positive ? c->positive + at / 8 : NULL;
+        out.y = c->output + at;
+        all_lanes(&in, &out, MO);
     }
 }
 
@@ -299,14 +310,13 @@ void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32
 static void reverse_block(const conv_reverse_args *c, const source *s, uint32_t y, uint32_t x0, uint32_t x1,
                           uint32_t first, uint32_t MO) {
     const window *g = &c->window;
-    const tap_range down = taps_reverse(y, g->stride, g->pad, g->kernel_h, g->out_h);
+    const strip row = locate_row(s, taps_reverse(y, g->stride, g->pad, g->kernel_h, g->out_h), first, MO);
+    tile_output out = {.add_to_y = c->output.add};
     for (uint32_t x = x0; x < x1; x++) {
-        const tap_range across = taps_reverse(x, g->stride, g->pad, g->kernel_w, g->out_w);
-        if (c->output.add && (!down.count || !across.count)) continue;
-        const tile_input in = locate(s, down, across, first, MO);
-        const size_t at = (((size_t)y * g->in_w + x) * c->in_channels + first) * LANES;
-        const tile_output out = {.y = c->output.values + at, .add_to_y = c->output.add};
-        tiles_of_lanes(&in, &out, MO);
+        const tile_input in = locate(&row, taps_reverse(x, g->stride, g->pad, g->kernel_w, g->out_w));
+        if (c->output.add && (!in.segments || !in.length)) continue;
+        out.y = c->output.values + (((size_t)y * g->in_w + x) * c->in_channels + first) * LANES;
+        all_lanes(&in, &out, MO);
     }
 }
 

@@ -53,7 +53,7 @@ INLINE void reverse_channel(const sum_kind kind, const uint32_t N, const epilogu
         UNROLL for (uint32_t n = 0; n < N; n++) {
             const size_t first = at + n * stride, i = first + lane;
             vec g = e->derive ? vec_load(derived[n] + lane) : vec_load(e->gradient + i);
-            if (e->positive) g = (vec)(vec_mask((uint32_t)e->positive[i / 8] >> lane % 8) & (ivec)g);
+            if (e->positive) g = (vec)(vec_load_mask(e->positive, i) & (ivec)g);
             if (kind == SUM_PRODUCT) sum = vec_fma(g, vec_fma(a, vec_load(e->x + i), b), sum);
             if (kind == SUM_GRADIENT) sum += g;
             if (kind == SUM_DIFFERENCE) sum = vec_fma(g, difference(e->x + first, lane), sum);

@@ -110,7 +110,7 @@ typedef enum sum_kind {
 /* The reverse of a convolution's epilogue y = act(u), u = mul x + add + residual, x the linear sums; one pass:
  *   g = dL/dy act'(u) = dL/du      residual (+)= g      output = mul g = dL/dx      sums += g (...)
  * With act = none, x an op's result and mul its keeps this is the reverse of scale_channels.
- * Any of the arrays [positions][channels][LANES] that are written may be `gradient` itself (not two of them). */
+ * One of the arrays [positions][channels][LANES] that are overwritten may be `gradient` itself. */
 typedef struct epilogue_reverse_args {
     size_t positions;
     uint32_t channels;
@@ -118,8 +118,9 @@ typedef struct epilogue_reverse_args {
     const uint8_t *positive; /* as conv_args left it: act = ReLU; else NULL */
     derive_kernel derive;    /* any other act, or NULL = none. Reads x, mul, add and residual_input for u */
 
-    const float *x;         /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
-    const float *mul, *add; /* [channels][LANES], as in conv_args (one zone); add: for derive only */
+    const float *x; /* [positions][channels][LANES]; for derive, SUM_PRODUCT, SUM_DIFFERENCE; else unread */
+    const float *mul,
+        *add; /* [channels][LANES], as in conv_args (one zone); mul for derive and output, add for derive */
     const float *residual_input; /* for derive only: what was added before the activation, or NULL */
 
     float *output;         /* [positions][channels][LANES], or NULL = not wanted */

@@ -126,6 +126,12 @@ INLINE vec vec_relu(vec a) {
     return vec_max(vec_zero(), a);
 }
 
+/* Of an array of bits, those from bit i (a multiple of VEC) on, as a comparison of the elements would have given. */
+INLINE ivec vec_load_mask(const uint8_t *bits, size_t i) {
+    uint32_t b = (uint32_t)bits[i / 8] >> i % 8;
+    for (uint32_t more = 8; more < VEC; more += 8) b |= (uint32_t)bits[(i + more) / 8] << more;
+    return vec_mask(b);
+}
 /* A gradient_sum's way of taking a value. */
 INLINE void vec_put(float *p, bool add, vec a) {
     if (add) a += vec_load(p);

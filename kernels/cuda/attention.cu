@@ -20,82 +20,42 @@
  * (19.5 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 1.57 ms; 620 MB, 0.30 ms: bound by arithmetic, and by the reads of shared
  * memory that feed it (16 multiply-adds to 5 reads of 16 bytes in the scores, 32 to 12 in the mixing).
  */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_plain.cuh"
 
-constexpr uint32_t ROWS = 4, KEYS = 32;
-constexpr uint32_t OWNED = ATTENTION_WIDTH / 32; /* channels of the result in one lane */
-
-using float_vector = channel_vector<float, 4>;
-
-/* Copies rows [first, first + rows) of a head to fp32 rows of `pitch` elements, zeros behind T and width. A warp a
- * row. */
-template <class T>
-static GPU_INLINE void load_rows(const void *x, const gpu_attention &a, const attention_head &h, uint32_t first,
-                                 uint32_t rows, uint32_t pitch, float *to) {
-    for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
-        const T *from = static_cast<const T *>(x) + h.first + (first + row) * h.stride;
-        for (uint32_t c = threadIdx.x % 32; c < pitch; c += 32)
-            to[row * pitch + c] = first + row < a.tokens && c < a.width ? to_float(from[c]) : 0;
-    }
-}
-
-/* s[r] = row r of q . the lane's key */
-static GPU_INLINE void score_key(const float *q, const float *key, uint32_t width, uint32_t pitch, float s[ROWS]) {
-#pragma unroll
-    for (uint32_t r = 0; r < ROWS; r++) s[r] = 0;
-    for (uint32_t c = 0; c < width; c += 4) {
-        const float_vector k = load_vector<float_vector>(key + c, 0);
-#pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++) {
-            const float_vector x = load_vector<float_vector>(q + r * pitch + c, 0);
-#pragma unroll
-            for (int i = 0; i < 4; i++) s[r] = fmaf(x.at[i], k.at[i], s[r]);
-        }
-    }
-}
-
-/* o[r][j] += sum over the tile's keys of weights[r][key] v[key][lane + 32 j] */
-static GPU_INLINE void mix_values(const float *weights, const float *v, uint32_t width, uint32_t pitch, uint32_t lane,
-                                  float o[ROWS][OWNED]) {
-    for (uint32_t key = 0; key < KEYS; key += 4) {
-        float_vector p[ROWS];
-#pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++) p[r] = load_vector<float_vector>(weights + r * KEYS + key, 0);
-#pragma unroll
-        for (uint32_t j = 0; j < OWNED; j++) {
-            const uint32_t c = lane + 32 * j;
-            if (c >= width) break;
-#pragma unroll
-            for (uint32_t i = 0; i < 4; i++) {
-                const float value = v[(key + i) * pitch + c];
-#pragma unroll
-                for (uint32_t r = 0; r < ROWS; r++) o[r][j] = fmaf(p[r].at[i], value, o[r][j]);
-            }
-        }
-    }
-}
-
-/* y = out(o / sum) for the rows of a warp from `row` on, and the zeros behind the last head. */
+/* y = out(o / sum) for the rows of a warp from `row` on, the zeros behind the last head, and, where they are wanted, the
+ * result before the mask and log2 of the sums. */
 template <class T>
 static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, uint32_t row, uint32_t lane,
-                                  const float o[ROWS][OWNED], const float sum[ROWS]) {
+                                  const float o[ROWS][OWNED], const float sum[ROWS], const float largest[ROWS]) {
     const attention_mask mask = mask_of_head(a, h);
     const uint32_t behind = h.head + 1 == a.heads ? h.stride - a.heads * a.width : 0;
-    T *y = static_cast<T *>(a.y) + h.first + (size_t)row * h.stride;
+    const size_t first = h.first + (size_t)row * h.stride;
+    T *y = static_cast<T *>(a.y) + first, *result = a.result ? static_cast<T *>(a.result) + first : nullptr;
     float inverse[ROWS];
 #pragma unroll
-    for (uint32_t r = 0; r < ROWS; r++) inverse[r] = 1 / warp_sum(sum[r]);
+    for (uint32_t r = 0; r < ROWS; r++) {
+        const float all = warp_sum(sum[r]);
+        inverse[r] = 1 / all;
+        if (a.logsum && lane == 0 && row + r < a.tokens)
+            a.logsum[statistics_of(a, h) + row + r] = largest[r] + log2f(all);
+    }
 #pragma unroll
     for (uint32_t j = 0; j < OWNED; j++) {
         const uint32_t c = lane + 32 * j;
         if (c >= a.width) break;
         const channel_mask m = mask_of_channel(mask, c);
 #pragma unroll
-        for (uint32_t r = 0; r < ROWS; r++)
-            if (row + r < a.tokens) y[r * h.stride + c] = from_float<T>(masked(m, o[r][j] * inverse[r]));
+        for (uint32_t r = 0; r < ROWS; r++) {
+            if (row + r >= a.tokens) continue;
+            y[r * h.stride + c] = from_float<T>(masked(m, o[r][j] * inverse[r]));
+            if (result) result[r * h.stride + c] = from_float<T>(o[r][j] * inverse[r]);
+        }
     }
-    if (lane < behind)
-        for (uint32_t r = 0; r < ROWS && row + r < a.tokens; r++) y[r * h.stride + a.width + lane] = from_float<T>(0);
+    if (lane >= behind) return;
+    for (uint32_t r = 0; r < ROWS && row + r < a.tokens; r++) {
+        y[r * h.stride + a.width + lane] = from_float<T>(0);
+        if (result) result[r * h.stride + a.width + lane] = from_float<T>(0);
+    }
 }
 
 template <class T>
@@ -133,13 +93,11 @@ static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attentio
         __syncwarp(); /* a lane's weights are for all lanes; the barrier above keeps the next tile's from them */
         mix_values(weights, v, a.width, pitch, lane, o);
     }
-    if (h.row + warp_row < a.tokens) write_rows<T>(a, h, h.row + warp_row, lane, o, sum);
+    if (h.row + warp_row < a.tokens) write_rows<T>(a, h, h.row + warp_row, lane, o, sum, largest);
 }
 
 template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaStream_t stream) {
-    const uint32_t most = a->width <= 128 ? 8 : 4, groups = blocks_of(a->tokens, ROWS);
-    const uint32_t warps = blocks_of(groups, blocks_of(groups, most));
-    const uint32_t pitch = (blocks_of(a->width, 4) | 1) * 4;
+    const uint32_t warps = attention_warps(a->tokens, a->width <= 128 ? 8 : 4), pitch = attention_pitch(a->width);
     const size_t shared = ((2 * KEYS + ROWS * warps) * pitch + ROWS * warps * KEYS) * sizeof(float);
     attention_job job;
     dim3 grid;

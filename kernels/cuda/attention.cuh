@@ -1,9 +1,10 @@
 /*
  * attention.cuh - what the attention kernels share: where a block works, the mask of a head, who calls whom.
  *
- * A block computes some query rows of one head of one pair, whatever kernel it runs. Blocks are numbered rows first,
- * then heads, then pairs, so that those which read the same keys and values run side by side and find them in L2. Must
- * not know: graphs, models, other ops.
+ * A block computes some query rows (backwards: or keys) of one head of one pair, whatever kernel it runs. Blocks are
+ * numbered rows first, then heads, then pairs, so that those which read the same keys and values run side by side and find
+ * them in L2.
+ * Must not know: graphs, models, other ops.
  */
 #ifndef COAR_KERNELS_CUDA_ATTENTION_CUH
 #define COAR_KERNELS_CUDA_ATTENTION_CUH
@@ -35,6 +36,11 @@ static GPU_INLINE attention_head head_of_block(const attention_job &job) {
     const uint32_t head = item % a.heads, pair = item / a.heads;
     return {head, pair, row_block * job.block_rows, job.stride,
             (size_t)pair * (a.tokens * job.stride) + head * a.width};
+}
+
+/* Where a head's logsum, or another number for each of its tokens, begins in [pairs][heads][tokens]. */
+static GPU_INLINE size_t statistics_of(const gpu_attention &a, const attention_head &h) {
+    return ((size_t)h.pair * a.heads + h.head) * a.tokens;
 }
 
 /* The mask of a head. Looked up where results are written: kept through the loop over keys, it would cost registers. */
@@ -78,5 +84,25 @@ static inline bool attention_job_of(const gpu_attention *a, uint32_t block_rows,
 /* attention_mma.cu: whether the tensor-core kernels can compute a, and their launch. */
 bool attention_mma_can(const gpu_attention *a);
 cudaError_t attention_mma_launch(const gpu_attention *a, cudaStream_t stream);
+
+/* ---------------------------------------------------------------------------------------------- gradients */
+
+/* A block of the reverse kernels owns rows of one side of a head's scores and goes over all rows of the other: queries,
+ * whose gradient is dq, or keys, with dk and dv. What a side is multiplied by, rows [tokens][width] of a head each:
+ *   queries   own q, dresult    other k, v          scores = own[0] other[0]', weights' gradients = own[1] other[1]'
+ *   keys      own k, v          other q, dresult    the same, transposed */
+enum attention_side { ATTENTION_QUERIES, ATTENTION_KEYS };
+
+struct attention_gradients {
+    const void *own[2], *other[2];
+    void *out[2]; /* sum of (gradients of scores) other[0]; keys: sum of weights other[1]. NULL = not wanted */
+    bool add[2];
+    const float *delta; /* [pairs][heads][tokens]: dresult . result */
+};
+
+/* attention_reverse_mma.cu: 16-bit types, and the widths that attention_mma.cu takes. */
+bool attention_reverse_mma_can(const gpu_attention *a);
+cudaError_t attention_reverse_mma_launch(const gpu_attention *a, attention_side side, const attention_gradients &d,
+                                         cudaStream_t stream);
 
 #endif

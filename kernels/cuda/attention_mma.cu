@@ -29,10 +29,7 @@
  * (0.109 with rows and keys rounded up to 16), 310 MB, 0.152 ms: bound by memory. H100 (989 TFLOP/s, 3.35 TB/s): 0.031
  * and 0.093 ms. tf32: twice the bytes, and twice the time of the products.
  */
-#include "kernels/cuda/attention.cuh"
-
-/* Queries of a warp (mma's rows), and keys between two steps of the online softmax: more would not fit in registers. */
-constexpr int WARP_ROWS = 16, SPAN = 32;
+#include "kernels/cuda/attention_mma.cuh"
 
 /* How a head of WIDTH stored channels is cut up. The same in bytes for all types: a step of mma takes 32 bytes of a row
  * (16 channels of 16 bits, 8 of tf32), and a tile has as many bytes with 64 keys of 16 bits as with 32 of tf32. */
@@ -59,21 +56,6 @@ template <class T, int WIDTH> struct query_rows {
 };
 
 /* ------------------------------------------------------------------------------------------- shared memory */
-
-/* Byte offset of a 16-byte vector in a tile. ldmatrix reads 8 rows at one vector column, which must lie at 8 different
- * places of a 128-byte line. Rows are VECTORS vectors apart, so that by themselves they take turns at 8 / span places
- * only: within groups of `span` columns the order is changed, by XOR, from one turn to the next. */
-template <int VECTORS> static GPU_INLINE uint32_t tile_offset(uint32_t row, uint32_t vector) {
-    constexpr uint32_t span = VECTORS % 8 == 0 ? 8 : VECTORS % 4 == 0 ? 4 : 2;
-    const uint32_t turned = (vector % span) ^ (row / (8 / span) % span);
-    return (row * VECTORS + vector / span * span + turned) * 16;
-}
-
-/* Where a lane points ldmatrix for 16 keys and two vector columns: matrices 0 and 1 are keys 0-7 and 8-15 of the first
- * column, 2 and 3 of the second. The same for K and V, so that a thread holds one set of addresses. */
-template <int VECTORS> static GPU_INLINE uint32_t matrices_offset(uint32_t group, uint32_t columns, uint32_t lane) {
-    return tile_offset<VECTORS>(group * 16 + lane % 16, columns * 2 + lane / 16);
-}
 
 /* Begins to copy the KEYS tokens from `first` on of K and V; what lies behind T or width becomes zeros, so that
  * weights of zero meet no NaN. */
@@ -254,49 +236,38 @@ static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile
 
 /* ------------------------------------------------------------------------------------------------ epilogue */
 
-/* Writes channels c, c + 1 of n-tiles n and n + 1 (x[tile][2]) in one row. Lanes swap words in pairs, so that a lane
- * has 8 contiguous bytes and four lanes a 32-byte sector. All lanes of a warp must come here. */
-template <class T>
-static GPU_INLINE void store_tiles(T *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside,
-                                   uint32_t width) {
-    using words = channel_vector<uint32_t, 2>;
-    const bool odd = lane % 2;
-    const uint32_t low = pack2<T>(x[0][0], x[0][1]), high = pack2<T>(x[1][0], x[1][1]);
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
-    const uint32_t channel = n * 8 + odd * 8 + lane % 4 / 2 * 4;
-    if (inside && channel < width)
-        *reinterpret_cast<words *>(row + channel) = odd ? words{{other, high}} : words{{low, other}};
-}
-static GPU_INLINE void store_tiles(tf32 *row, const float (*x)[2], uint32_t n, uint32_t lane, bool inside,
-                                   uint32_t width) {
-    using words = channel_vector<float, 2>;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint32_t channel = (n + i) * 8 + lane % 4 * 2;
-        if (inside && channel < width) *reinterpret_cast<words *>(row + channel) = {{x[i][0], x[i][1]}};
-    }
-}
-
-/* y = out(o / sum) for the warp's rows. */
+/* y = out(o / sum) for the warp's rows; and, where they are wanted, the result before the mask and log2 of the sums. */
 template <class T, int WIDTH>
 static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, const query_rows<T, WIDTH> &w) {
     const attention_mask mask = mask_of_head(a, h);
-    const float inverse[2] = {1 / quad_sum(w.sum[0]), 1 / quad_sum(w.sum[1])};
+    const float sum[2] = {quad_sum(w.sum[0]), quad_sum(w.sum[1])}, inverse[2] = {1 / sum[0], 1 / sum[1]};
     const uint32_t row = w.first + w.lane / 4;
-    T *y = static_cast<T *>(a.y) + h.first + (size_t)row * h.stride;
+    const size_t first = h.first + (size_t)row * h.stride;
 #pragma unroll
     for (int n = 0; n < WIDTH / 8; n += 2) {
-        float x[2][2][2]; /* [row][tile][channel] */
+        float x[2][2][2], y[2][2][2]; /* [row][tile][channel] */
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const uint32_t channel = (n + i / 2) * 8 + w.lane % 4 * 2 + i % 2;
             const channel_mask m = channel < a.width ? mask_of_channel(mask, channel) : channel_mask{0, 0};
 #pragma unroll
-            for (int r = 0; r < 2; r++) x[r][i / 2][i % 2] = masked(m, w.o[n + i / 2][r * 2 + i % 2] * inverse[r]);
+            for (int r = 0; r < 2; r++) {
+                x[r][i / 2][i % 2] = w.o[n + i / 2][r * 2 + i % 2] * inverse[r];
+                y[r][i / 2][i % 2] = masked(m, x[r][i / 2][i % 2]);
+            }
         }
 #pragma unroll
-        for (int r = 0; r < 2; r++) store_tiles(y + r * 8 * h.stride, x[r], n, w.lane, row + r * 8 < a.tokens, a.width);
+        for (int r = 0; r < 2; r++) {
+            const size_t at = first + r * 8 * h.stride;
+            const bool inside = row + r * 8 < a.tokens;
+            store_tiles(static_cast<T *>(a.y) + at, y[r], n, w.lane, inside, a.width);
+            if (a.result) store_tiles(static_cast<T *>(a.result) + at, x[r], n, w.lane, inside, a.width);
+        }
     }
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        if (a.logsum && w.lane % 4 == 0 && row + r * 8 < a.tokens)
+            a.logsum[statistics_of(a, h) + row + r * 8] = w.largest[r] + log2f(sum[r]);
 }
 
 /* ------------------------------------------------------------------------------------------------- kernel */

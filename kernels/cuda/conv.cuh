@@ -57,8 +57,8 @@ struct conv_params {
     epilogue_divisor across; /* runs side by side under the kernel: 1, or kernel_w */
     epilogue_divisor out_w;
     uint32_t stride, pad;
-    uint32_t step_y, step_x, step_run; /* one tile of K as (rows of runs, runs, elements) */
-    uint32_t out_h, kernel_h, kernel_w;  /* transposed, as is the next */
+    uint32_t step_y, step_x, step_run;  /* one tile of K as (rows of runs, runs, elements) */
+    uint32_t out_h, kernel_h, kernel_w; /* transposed, as is the next */
     epilogue_divisor phase_pixels, phase_w;
     epilogue tail;
 };

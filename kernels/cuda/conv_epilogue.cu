@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(THREADS)
             for (int i = 0; i < 4; i++) v[r][i] = s == 0 ? more[i] : v[r][i] + more[i];
         }
     }
-    epilogue_rows<T>(e, c, v, [&](uint32_t r) { return first + r * step < e.rows ? first + r * step : EPILOGUE_NO_ROW; });
+    epilogue_rows<T>(e, c, v,
+                     [&](uint32_t r) { return first + r * step < e.rows ? first + r * step : EPILOGUE_NO_ROW; });
 }
 
 template <class T>

@@ -59,20 +59,20 @@ typedef struct gpu_conv {
     gpu_type type;
     uint32_t pairs, in_h, in_w, in_channels, out_h, out_w, out_channels;
     uint32_t kernel_h, kernel_w, stride, pad;
-    const void *x;            /* [pairs or examples][in_h][in_w][gpu_stride(in_channels)] */
-    const uint32_t *example;  /* [pairs] which image of x; NULL = one for each pair */
-    const void *weight;       /* [gpu_stride(out_channels)][kernel_h][kernel_w][gpu_stride(in_channels)], zeros behind */
-    const float *scale;       /* [out_channels]; NULL = 1 */
-    const float *shift;       /* [out_channels]; NULL = 0 */
-    const void *residual;     /* like y, of the type's storage; may be y itself (unless `wide`); NULL = none */
-    void *y;                  /* [pairs][out_h][out_w][gpu_stride(out_channels)] */
-    void *linear;             /* like y, of the type's storage: W x itself, for the reverse pass; NULL = not wanted */
-    bool wide;                /* y is fp32 whatever the type: logits, and values that are observed */
-    bool transposed;          /* W' instead of W: below */
+    const void *x;           /* [pairs or examples][in_h][in_w][gpu_stride(in_channels)] */
+    const uint32_t *example; /* [pairs] which image of x; NULL = one for each pair */
+    const void *weight;      /* [gpu_stride(out_channels)][kernel_h][kernel_w][gpu_stride(in_channels)], zeros behind */
+    const float *scale;      /* [out_channels]; NULL = 1 */
+    const float *shift;      /* [out_channels]; NULL = 0 */
+    const void *residual;    /* like y, of the type's storage; may be y itself (unless `wide`); NULL = none */
+    void *y;                 /* [pairs][out_h][out_w][gpu_stride(out_channels)] */
+    void *linear;            /* like y, of the type's storage: W x itself, for the reverse pass; NULL = not wanted */
+    bool wide;               /* y is fp32 whatever the type: logits, and values that are observed */
+    bool transposed;         /* W' instead of W: below */
     gpu_activation activation;
-    gpu_mask mask;            /* PRE, POST or OUT */
-    uint32_t splits;          /* partial sums over the inputs that are added in order (0 or 1: none) */
-    float *workspace;         /* gpu_conv_workspace(c) bytes; may be NULL when that is 0 */
+    gpu_mask mask;    /* PRE, POST or OUT */
+    uint32_t splits;  /* partial sums over the inputs that are added in order (0 or 1: none) */
+    float *workspace; /* gpu_conv_workspace(c) bytes; may be NULL when that is 0 */
 } gpu_conv;
 
 /* The transpose of a convolution takes dL/d(W x) back to dL/dx. Its x is the former, its y the latter, and in_* and
@@ -157,9 +157,9 @@ cudaError_t gpu_attention_launch(const gpu_attention *a, cudaStream_t stream);
  * pass left them, result (without a mask y is that) and logsum. */
 typedef struct gpu_attention_reverse {
     const void *dresult;
-    void *dq, *dk, *dv;        /* may be one buffer where q, k and v are one value and all but the first add */
+    void *dq, *dk, *dv; /* may be one buffer where q, k and v are one value and all but the first add */
     bool add_q, add_k, add_v;
-    float *workspace;          /* [pairs][heads][tokens] */
+    float *workspace; /* [pairs][heads][tokens] */
 } gpu_attention_reverse;
 
 cudaError_t gpu_attention_reverse_launch(const gpu_attention *a, const gpu_attention_reverse *r, cudaStream_t stream);
@@ -206,7 +206,8 @@ typedef struct gpu_subsample {
 } gpu_subsample;
 
 cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t stream);
-cudaError_t gpu_subsample_reverse_launch(const gpu_subsample *s, const void *dy, void *dx, bool add, cudaStream_t stream);
+cudaError_t gpu_subsample_reverse_launch(const gpu_subsample *s, const void *dy, void *dx, bool add,
+                                         cudaStream_t stream);
 
 /* y[0] = table[0], y[t] = x[t - 1] + table[t]; table fp32 [tokens][channels]. */
 typedef struct gpu_embed {
@@ -242,9 +243,9 @@ cudaError_t gpu_keep_from_bits_launch(const uint8_t *bits, uint32_t bytes, float
 /* Bernoulli masks `*first + slot` made on the device: component j is ablated when word j of Philox4x32-10 with counter
  * (block, mask low, mask high, philox_stream), key = seed, is below threshold (64 bits: ceil(alpha 2^32) may be 2^32).
  * `first` is device memory, so that a captured graph can be replayed for other masks. */
-cudaError_t gpu_keep_from_philox_launch(uint64_t seed, uint32_t philox_stream, const uint64_t *first, uint64_t threshold,
-                                        float gain, const uint32_t *component, uint32_t rows, uint32_t slots,
-                                        float *keep, cudaStream_t stream);
+cudaError_t gpu_keep_from_philox_launch(uint64_t seed, uint32_t philox_stream, const uint64_t *first,
+                                        uint64_t threshold, float gain, const uint32_t *component, uint32_t rows,
+                                        uint32_t slots, float *keep, cudaStream_t stream);
 
 /* From real-valued keeps [slots][components]. */
 cudaError_t gpu_keep_from_values_launch(const float *values, uint32_t components, const uint32_t *component,

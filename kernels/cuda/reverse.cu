@@ -40,9 +40,9 @@ struct reverse_params {
     bool add;
     gpu_reverse_kind kind;
     const uint32_t *example;
-    float *partial;    /* [pairs][chunks][stride]; NULL: nothing is summed */
-    uint32_t chunks;   /* of a pair */
-    uint32_t lanes;    /* threads side by side: a power of two */
+    float *partial;  /* [pairs][chunks][stride]; NULL: nothing is summed */
+    uint32_t chunks; /* of a pair */
+    uint32_t lanes;  /* threads side by side: a power of two */
 };
 
 /* -------------------------------------------------------------------------------------- derivatives */
@@ -328,7 +328,7 @@ cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStre
     const cudaError_t error = launch_of_type(c, p, stream);
     if (error != cudaSuccess || !p.partial) return error;
     const uint32_t count = c->out_channels / r->width;
-    const reverse_fold f = {p.partial,    r->sums, r->gain,       p.chunks,        p.e.stride,
-                            r->width,     count,   r->components, c->pairs * count};
+    const reverse_fold f = {p.partial, r->sums, r->gain,       p.chunks,        p.e.stride,
+                            r->width,  count,   r->components, c->pairs * count};
     return (uint64_t)p.chunks * r->width < 32 ? fold_launch<1>(f, stream) : fold_launch<32>(f, stream);
 }

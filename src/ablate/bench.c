@@ -1,6 +1,7 @@
 /*
  * bench.c - coar_bench: masked forward passes per second, as a run makes them, and what part of the machine's peak that
- * is. Timed from the generation of masks through packing and forward passes to the output function; no files.
+ * is. Timed from the generation of masks through packing and forward passes to the output function; no files. With
+ * `gradients`: forward passes with nothing ablated and reverse passes, in turn, so that both see the same machine.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ typedef struct bench {
     example_batch examples; /* the two above */
     uint8_t *ones;          /* dense: [MASKS_MAX][mask_bytes(n)] */
     float *results;         /* [outputs][MASKS_MAX][batch] */
+    float *gradients;       /* [MASKS_FIT][batch][n], when they are measured */
     uint64_t masks;         /* made so far */
 } bench;
 
@@ -119,7 +121,12 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     TRY(thread_pool_create(o->threads, &b->pool));
     TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
     TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
-    if (o->dense) {
+    if (o->gradients && !b->interface->run_reverse)
+        return status_set(COAR_ERROR_UNSUPPORTED, "--gradients: the %s backend has no reverse pass",
+                          b->interface->name);
+    if (o->gradients)
+        TRY(memory_new((size_t)MASKS_FIT * b->batch, g->components * sizeof(float), "gradients", &b->gradients));
+    if (o->dense || o->gradients) {
         TRY(memory_new(MASKS_MAX, mask_bytes(g->components), "masks", &b->ones));
         memset(b->ones, 0xff, MASKS_MAX * mask_bytes(g->components));
     }
@@ -130,7 +137,8 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                        .pool = b->pool,
                                        .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
                                        .examples_max = b->batch,
-                                       .masks_max = MASKS_MAX};
+                                       .masks_max = MASKS_MAX,
+                                       .reverse = o->gradients != 0};
     TRY(make_examples(b));
     TRY(settle_plan(b, &settings));
     TRY(b->interface->memory(&settings, &least, &best));
@@ -145,7 +153,7 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
 static coar_status time_masks(bench *b, size_t count, double *seconds) {
     const double start = clock_seconds();
     mask_range range = {.count = count, .n = b->model->graph->components, .first = b->masks};
-    if (b->o->dense)
+    if (b->ones)
         range.bits = b->ones;
     else
         range.sampler = &b->sampler;
@@ -153,6 +161,25 @@ static coar_status time_masks(bench *b, size_t count, double *seconds) {
     b->masks += count;
     *seconds = clock_seconds() - start;
     return COAR_OK;
+}
+
+/* The same for reverse passes of the first output, under masks of the sampler: no kernel's time depends on them. */
+static coar_status time_reverse(bench *b, size_t count, double *seconds) {
+    const double start = clock_seconds();
+    const mask_range range = {
+        .count = count, .n = b->model->graph->components, .sampler = &b->sampler, .first = b->masks};
+    TRY(b->interface->run_reverse(b->backend, REVERSE_MASK, 0, &range, b->gradients, b->results));
+    b->masks += count;
+    *seconds = clock_seconds() - start;
+    return COAR_OK;
+}
+
+/* Median, least and greatest of one number for each repetition, which are sorted. */
+static void summarise(double numbers[REPETITIONS], double *median, double *least, double *greatest) {
+    qsort(numbers, REPETITIONS, sizeof *numbers, double_ascending);
+    *least = numbers[0];
+    *median = numbers[REPETITIONS / 2];
+    *greatest = numbers[REPETITIONS - 1];
 }
 
 static coar_status measure(bench *b, coar_bench_result *r) {
@@ -179,11 +206,42 @@ static coar_status measure(bench *b, coar_bench_result *r) {
         if (progress_update(&progress, r->masks * b->batch))
             return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
     }
-    qsort(rates, REPETITIONS, sizeof *rates, double_ascending);
     r->images = r->masks * b->batch;
-    r->images_per_second_min = rates[0];
-    r->images_per_second = rates[REPETITIONS / 2];
-    r->images_per_second_max = rates[REPETITIONS - 1];
+    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    return COAR_OK;
+}
+
+/* Forward and reverse passes in turn, as many masks of each. A repetition's ratio is that of its own times. */
+static coar_status measure_gradients(bench *b, coar_bench_result *r) {
+    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    double forward, reverse, rates[REPETITIONS], reverse_rates[REPETITIONS], ratios[REPETITIONS], least, greatest;
+    progress progress;
+    TRY(time_masks(b, 1, &forward)); /* touches the memory */
+    TRY(time_reverse(b, 1, &reverse));
+    const size_t count = (forward + reverse) * MASKS_FIT < wanted ? MASKS_FIT : 1;
+    progress_begin(&progress, b->o->callbacks, "bench", "repetitions", 0, REPETITIONS);
+    for (int i = 0; i < REPETITIONS; i++) {
+        size_t done = 0;
+        double spent = 0, spent_reverse = 0;
+        do {
+            TRY(time_masks(b, count, &forward));
+            TRY(time_reverse(b, count, &reverse));
+            done += count;
+            spent += forward;
+            spent_reverse += reverse;
+        } while (spent + spent_reverse < wanted);
+        rates[i] = (double)done * b->batch / spent;
+        reverse_rates[i] = (double)done * b->batch / spent_reverse;
+        ratios[i] = spent_reverse / spent;
+        r->masks += done;
+        r->seconds += spent + spent_reverse;
+        if (progress_update(&progress, (uint64_t)i + 1))
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+    }
+    r->images = r->masks * b->batch;
+    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    summarise(reverse_rates, &r->reverse_per_second, &r->reverse_per_second_min, &r->reverse_per_second_max);
+    summarise(ratios, &r->reverse_cost, &least, &greatest);
     return COAR_OK;
 }
 
@@ -196,7 +254,7 @@ static void describe(const bench *b, double alpha, coar_bench_result *r) {
     snprintf(r->precision, sizeof r->precision, "%s", b->plan.precision);
     r->threads = thread_pool_size(b->pool);
     r->batch = b->batch;
-    r->alpha = b->o->dense ? 0 : alpha;
+    r->alpha = b->ones ? 0 : alpha;
     r->flops_per_image = graph_flops(b->model->graph);
     b->interface->work(b->backend, &executed, &dense);
     r->executed_fraction = executed / dense;
@@ -237,6 +295,7 @@ static void close_bench(bench *b) {
     free(b->labels);
     free(b->ones);
     free(b->results);
+    free(b->gradients);
 }
 
 coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result) {
@@ -253,7 +312,7 @@ coar_status coar_bench(const coar_bench_options *options, coar_bench_result *res
     b.sampler = (sampler){.kind = SAMPLER_BERNOULLI, .alpha = alpha, .n = b.model->graph->components};
     TRY_GOTO(prepare(&b, &r));
     if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
-    TRY_GOTO(measure(&b, &r));
+    TRY_GOTO(o->gradients ? measure_gradients(&b, &r) : measure(&b, &r));
     describe(&b, alpha, &r);
     if (o->layer) TRY_GOTO(time_layers(&b, r.peak_flops));
     if (result) *result = r;

@@ -15,6 +15,10 @@ static void print_text(const coar_bench_result *r) {
         printf(", %.1f %% of %s peak (%.1f GFLOP/s)", 100 * r->peak_fraction,
                strcmp(r->backend, "cuda") ? "this machine's measured" : "the GPU's data sheet's", r->peak_flops * 1e-9);
     printf("\n");
+    if (r->reverse_cost > 0)
+        printf("  %.1f reverse passes/s, %.0f images/s (%.0f to %.0f): each costs %.2f dense forward passes\n",
+               r->reverse_per_second / r->batch, r->reverse_per_second, r->reverse_per_second_min,
+               r->reverse_per_second_max, r->reverse_cost);
     printf("  %.1f %% of the dense flops executed; %.0f MiB planned\n", 100 * r->executed_fraction,
            r->memory_bytes / 1048576);
 }
@@ -48,6 +52,10 @@ static void print_json(const coar_bench_result *r, const char *layers) {
            (unsigned long long)r->masks, r->seconds, r->images_per_second, r->images_per_second_min,
            r->images_per_second_max, r->flops_per_image, r->peak_flops, r->peak_fraction, r->executed_fraction,
            r->memory_bytes);
+    if (r->reverse_cost > 0)
+        printf(",\"reverse_per_second\":%.6g,\"reverse_per_second_min\":%.6g,\"reverse_per_second_max\":%.6g,"
+               "\"reverse_cost\":%.6g",
+               r->reverse_per_second, r->reverse_per_second_min, r->reverse_per_second_max, r->reverse_cost);
     if (layers) printf(",\"layers\":[%s]", layers);
     puts("}");
 }
@@ -84,6 +92,7 @@ static int run(int count, char **arguments) {
         {"--components", OPTION_TEXT, &o.components, "SET", "filters, neurons, heads, blocks (the model's first)"},
         {"--alpha", OPTION_FRACTION, &o.alpha, "A", "expected fraction ablated (0.05)"},
         {"--dense", OPTION_FLAG, &o.dense, NULL, "no ablation"},
+        {"--gradients", OPTION_FLAG, &o.gradients, NULL, "dense forward passes and reverse passes, in turn"},
         {"--batch", OPTION_U32, &o.batch, "N", "images per mask (200 at 32x32, 64 at 224x224)"},
         {"--precision", OPTION_TEXT, &o.precision, "P", "auto (default), fp32, tf32, bf16, fp16"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "cuda, cpu or reference (the fastest present)"},

@@ -13,6 +13,7 @@ static int run(int count, char **arguments) {
         {"--alpha", OPTION_TEXT, &o.alphas, "LIST", "ablated fractions, e.g. .1,.05 (the training one)"},
         {"--masks", OPTION_COUNT, &o.masks, "K", "fresh masks (100)"},
         {"--seed", OPTION_SEED, &o.seed, "S", "of the fresh masks (the run's)", &o.has_seed},
+        {"--baselines", OPTION_FLAG, &o.baselines, NULL, "beside them leave-one-out, gradient, conductance, influence"},
         {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
         {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},

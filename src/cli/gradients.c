@@ -4,7 +4,7 @@
 #include "cli/ablate_options.h"
 #include "cli/cli.h"
 
-static void print_result(const coar_gradients_options *o, const coar_gradients_result *r) {
+void gradients_print(const coar_gradients_options *o, const coar_gradients_result *r) {
     if (r->already_complete) {
         printf("%s: nothing to do: gradients of %u passes of %llu examples are there\n", o->ablate.output, r->passes,
                (unsigned long long)r->examples);
@@ -28,7 +28,7 @@ static int run(int count, char **arguments) {
     if (!ablate_options_finish(&command_gradients, &o.ablate, &texts)) return 2;
     coar_gradients_result r = {0};
     coar_status status = coar_gradients(&o, &r);
-    if (status == COAR_OK) print_result(&o, &r);
+    if (status == COAR_OK) gradients_print(&o, &r);
     return cli_finish(status);
 }
 

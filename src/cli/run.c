@@ -1,4 +1,4 @@
-/* run.c - coar run: ablate, fit, evaluate and report in one go. */
+/* run.c - coar run: gradients and ablations, fits, evaluation and report in one go. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +8,14 @@
 #include "cli/cli.h"
 #include "cli/evaluations.h"
 
+/* Forward passes beside gradients when nobody says how many: enough to calibrate them, and to predict how good they are. */
+#define CALIBRATION_MASKS 256
+
 typedef struct run_options {
     coar_ablate_options ablate;
+    uint32_t passes;    /* --passes: so many gradients; 0 = not given */
+    const char *budget; /* --budget */
+    bool spends;        /* a budget decides how many passes: neither --masks nor --passes is given */
     coar_fit_options fit;
     coar_evaluate_options evaluate;
     coar_report_options report;
@@ -37,10 +43,28 @@ static coar_status fit_all(run_options *o, const char *estimators) {
     return status;
 }
 
+/* Forward passes of every example that evaluation takes. */
+static uint64_t evaluation_passes(const run_options *o) {
+    uint64_t alphas = 1;
+    for (const char *at = o->evaluate.alphas; at && *at; at++) alphas += *at == ',';
+    return alphas * (o->evaluate.masks ? o->evaluate.masks : 100);
+}
+
+static coar_status spend_budget(run_options *o, coar_budget_result *result) {
+    coar_budget_options budget = COAR_BUDGET_INIT;
+    budget.budget = o->budget;
+    budget.reserved = o->budget ? evaluation_passes(o) : 0;
+    budget.ablate = o->ablate;
+    budget.fit = o->fit;
+    budget.check_only = o->fit.check_only;
+    return coar_budget(&budget, result);
+}
+
 /* A wrong option of a later stage must not come out after hours of the first. */
 static coar_status check_later_stages(run_options *o, const char *estimators) {
     o->fit.check_only = o->evaluate.check_only = o->report.check_only = 1;
     coar_status status = fit_all(o, estimators);
+    if (status == COAR_OK && o->spends) status = spend_budget(o, NULL);
     if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
     if (status == COAR_OK) status = coar_report(&o->report);
     o->fit.check_only = o->evaluate.check_only = o->report.check_only = 0;
@@ -56,23 +80,55 @@ static char *report_name(const char *run) {
     return name;
 }
 
-static coar_status run_stages(run_options *o, const char *estimators) {
+/* Seconds of the time limit that are left; at least one unit is done in every call. */
+static double time_left(double limit, time_t start) {
+    if (limit <= 0) return 0;
+    const double left = limit - difftime(time(NULL), start);
+    return left > 0 ? left : 1e-3;
+}
+
+/* The passes that the options name: gradients first, where there are to be any. */
+static coar_status make_passes(run_options *o, time_t start) {
+    coar_ablate_options ablate = o->ablate;
     coar_ablate_result ablated = {0};
+    if (o->passes) {
+        coar_gradients_options gradients = COAR_GRADIENTS_INIT;
+        coar_gradients_result made = {0};
+        gradients.passes = o->passes;
+        gradients.ablate = ablate;
+        const coar_status status = coar_gradients(&gradients, &made);
+        if (status != COAR_OK) return status;
+        if (!o->json) gradients_print(&gradients, &made);
+        ablate.force = 0;
+        ablate.time_limit = time_left(o->ablate.time_limit, start);
+        if (ablate.masks == 0) ablate.masks = CALIBRATION_MASKS;
+    }
+    const coar_status status = coar_ablate(&ablate, &ablated);
+    if (status == COAR_OK && !o->json) ablate_print(&ablate, &ablated);
+    return status;
+}
+
+/* Passes and fits; *estimator: the budget's, where that chooses. */
+static coar_status make_fits(run_options *o, const char *estimators, time_t start) {
+    coar_budget_result spent = {0};
+    coar_status status = o->spends ? spend_budget(o, &spent) : make_passes(o, start);
+    if (status != COAR_OK) return status;
+    if (o->spends && !o->json)
+        printf("%s: %u reverse and %llu forward passes in %u steps, %.1f s: %s\n", o->ablate.output, spent.passes,
+               (unsigned long long)spent.masks, spent.steps, spent.seconds,
+               spent.settled ? "the predicted correlation has settled" : "the budget is spent");
+    return fit_all(o, estimators || !o->spends ? estimators : spent.estimator);
+}
+
+static coar_status run_stages(run_options *o, const char *estimators) {
     const time_t start = time(NULL);
     coar_status status = check_later_stages(o, estimators);
-    if (status != COAR_OK) return status;
-    status = coar_ablate(&o->ablate, &ablated);
-    if (status != COAR_OK) return status;
-    if (!o->json) ablate_print(&o->ablate, &ablated);
-    status = fit_all(o, estimators);
+    if (status == COAR_OK) status = make_fits(o, estimators, start);
     if (status != COAR_OK) return status;
 
     coar_evaluation *list = NULL;
     size_t count = 0;
-    if (o->ablate.time_limit > 0) { /* what is left of it; at least one unit is done in every call */
-        const double left = o->ablate.time_limit - difftime(time(NULL), start);
-        o->evaluate.time_limit = left > 0 ? left : 1e-3;
-    }
+    o->evaluate.time_limit = time_left(o->ablate.time_limit, start);
     status = coar_evaluate(&o->evaluate, &list, &count);
     if (status == COAR_OK) evaluations_print(list, count, o->json);
     coar_free(list);
@@ -83,6 +139,15 @@ static coar_status run_stages(run_options *o, const char *estimators) {
     return status;
 }
 
+/* A budget decides where nothing else does, and where gradients are possible: not for masks that are given one by one, of
+ * which a part would be another run, nor for a shard, which others must complete. */
+static bool budget_decides(const run_options *o) {
+    const char *sampler = o->ablate.sampler;
+    if (o->budget) return true;
+    if (o->ablate.masks || o->passes || o->ablate.shard || o->ablate.alpha >= .5) return false;
+    return !sampler || (strcmp(sampler, "loo") && strncmp(sampler, "file:", 5));
+}
+
 static int run(int count, char **arguments) {
     run_options o = {
         .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT, .evaluate = COAR_EVALUATE_INIT, .report = COAR_REPORT_INIT};
@@ -90,7 +155,11 @@ static int run(int count, char **arguments) {
     const char *estimators = NULL;
     const cli_option options[] = {
         ABLATE_OPTIONS(o.ablate, texts),
-        {"--estimator", OPTION_TEXT, &estimators, "LIST", "fits to make: ols, ridge (ridge; ols for loo)"},
+        {"--passes", OPTION_U32, &o.passes, "K", "reverse passes of every example; then --masks is 256 if not given"},
+        {"--budget", OPTION_TEXT, &o.budget, "T",
+         "as many passes as are worth it in 90s, 30m, 2h, or 5000p (2n passes, unless --masks or --passes is given)"},
+        {"--estimator", OPTION_TEXT, &estimators, "LIST",
+         "fits to make: grad+eb, grad, eb, ridge, ols, lasso (what the run has most from)"},
         {"--name", OPTION_TEXT, &o.fit.name, "NAME", "of the fit (the estimator's); with one estimator only"},
         {"--standard-errors", OPTION_FLAG, &o.fit.standard_errors, NULL, "store a standard error for every weight"},
         {"--eval-alpha", OPTION_TEXT, &o.evaluate.alphas, "LIST",
@@ -103,6 +172,9 @@ static int run(int count, char **arguments) {
     if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
     if (!ablate_options_finish(&command_run, &o.ablate, &texts)) return 2;
     if (!o.ablate.output) return cli_usage_error(&command_run, "-o: name the run file to write");
+    if (o.budget && (o.ablate.masks || o.passes || o.ablate.shard))
+        return cli_usage_error(&command_run, "--budget: leave out --masks, --passes and --shard, which it decides");
+    o.spends = budget_decides(&o);
     if (o.fit.name && estimators && strchr(estimators, ','))
         return cli_usage_error(&command_run, "--name: one name for several estimators");
     const char *run_file = o.ablate.output;
@@ -128,4 +200,4 @@ static int run(int count, char **arguments) {
 }
 
 const cli_command command_run = {"run", "--model W.safetensors --data data.h5 -o run.h5 [options]",
-                                 "ablate, fit, evaluate and report in one go", run};
+                                 "gradients, ablations, fits, evaluation and report in one go", run};

@@ -8,14 +8,13 @@
 
 enum { LANES = 4 }; /* components of one Philox call */
 
-/* Nodes of Radau's quadrature of two points on [0, 1] that have 1 beside them: (4 +- sqrt 6) / 10. */
-const float level_keep[LEVELS] = {1, 0.64494897f, 0.15505103f};
+/* The lower two are the nodes of Gauss's quadrature of two points on [0, 1]: (1 +- 1/sqrt 3) / 2. */
+const float level_keep[LEVELS] = {1, 0.78867513f, 0.21132487f};
 
-/* The lower two share what makes the mean keep 1 - alpha: 1 - p (2 - .645 - .155). */
+/* The lower two are 1/2 in the mean, so that the mean keep is 1 - alpha, as in the masks that attributions are for. */
 void level_probabilities(double alpha, double probability[LEVELS]) {
-    const double lower = alpha / 1.2;
-    probability[0] = 1 - 2 * lower;
-    probability[1] = probability[2] = lower;
+    probability[0] = 1 - 2 * alpha;
+    probability[1] = probability[2] = alpha;
 }
 
 /* A Latin hypercube: in the passes of a cycle the variate of a component falls once into each of LEVELS_CYCLE equal parts

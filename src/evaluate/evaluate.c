@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/baselines.h"
 #include "ablate/run_masks.h"
 #include "ablate/truth.h"
 #include "core/memory.h"
@@ -58,8 +59,19 @@ static const fit_info *find_fit(const fit_info *fits, size_t count, const char *
     return NULL;
 }
 
-/* The fits named, in the order named; every fit without a list. */
-static coar_status choose_fits(evaluate_plan *p, const char *names) {
+/* The baselines among all fits that the list does not name already. */
+static coar_status add_baselines(evaluate_plan *p, const fit_info *all, size_t count, size_t *capacity) {
+    for (size_t f = 0; f < count; f++) {
+        if (!store_fit_is_baseline(&all[f]) || find_fit(p->fits, p->fit_count, all[f].name, strlen(all[f].name)))
+            continue;
+        TRY(memory_grow(&p->fits, capacity, p->fit_count + 1, sizeof *p->fits, "--baselines"));
+        p->fits[p->fit_count++] = all[f];
+    }
+    return COAR_OK;
+}
+
+/* The fits named, in the order named, and the baselines where they are asked for; every fit without a list. */
+static coar_status choose_fits(evaluate_plan *p, const char *names, bool baselines) {
     fit_info *all = NULL;
     size_t count = 0, capacity = 0;
     coar_status status;
@@ -81,6 +93,7 @@ static coar_status choose_fits(evaluate_plan *p, const char *names) {
         p->fits[p->fit_count++] = *fit;
         if (!at[piece(at)]) break;
     }
+    if (baselines) TRY_GOTO(add_baselines(p, all, count, &capacity));
 done:
     free(all);
     return status;
@@ -108,11 +121,22 @@ static coar_status plan_options(evaluate_plan *p, const coar_evaluate_options *o
     return o->alphas ? parse_alphas(p, o->alphas) : COAR_OK;
 }
 
+/* --time-limit is that of the whole call. */
+static coar_evaluate_options with_time_left(const evaluate_plan *p, const coar_evaluate_options *o) {
+    coar_evaluate_options left = *o;
+    if (o->time_limit > 0) left.time_limit = fmax(o->time_limit - (clock_seconds() - p->start), 1e-3);
+    return left;
+}
+
 static coar_status plan_open(evaluate_plan *p, const coar_evaluate_options *o) {
     double training;
     TRY(store_open(o->run, &p->store));
     TRY(store_read_tables(p->store, &p->tables, NULL));
-    TRY(choose_fits(p, o->fits));
+    if (o->baselines) {
+        const coar_evaluate_options left = with_time_left(p, o);
+        TRY(baselines_complete(p->store, &left));
+    }
+    TRY(choose_fits(p, o->fits, o->baselines));
     TRY(check_outputs(p));
     p->seed = o->seed;
     if (!o->has_seed) TRY(store_setting_integer(p->store, "seed", &p->seed));
@@ -130,8 +154,7 @@ static coar_status evaluate_alpha(const evaluate_plan *p, const coar_evaluate_op
     uint32_t *group_first = NULL;
     sampler sampler;
     coar_status status;
-    coar_evaluate_options left = *o;
-    if (o->time_limit > 0) left.time_limit = fmax(o->time_limit - (clock_seconds() - p->start), 1e-3);
+    const coar_evaluate_options left = with_time_left(p, o);
     TRY_GOTO(truth_complete(p->store, &left, alpha, p->seed, p->masks, stage));
     TRY_GOTO(run_masks_fresh(p->store, &p->tables, alpha, p->seed, &group_first, &sampler));
     const evaluate_truth truth = {

@@ -34,11 +34,13 @@ done:
     return status;
 }
 
+/* The one asked for, else the first that is no baseline. */
 static coar_status pick_fit(const char *run, const char *name, report_source *source) {
     fit_info *fits = NULL;
     size_t count = 0, at = 0;
     TRY(store_list_fits(source->store, &fits, &count));
     while (name && at < count && strcmp(fits[at].name, name) != 0) at++;
+    while (!name && at + 1 < count && store_fit_is_baseline(&fits[at])) at++;
     coar_status status = COAR_OK;
     if (count == 0)
         status = status_set(COAR_ERROR_INPUT, "%s: attributions: none yet; run `coar fit %s` first", run, run);

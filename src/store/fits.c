@@ -303,6 +303,13 @@ done:
     return status;
 }
 
+bool store_fit_is_baseline(const fit_info *fit) {
+    static const char *const estimators[] = {"loo", "gp", "nc", "ii"};
+    for (size_t i = 0; i < sizeof estimators / sizeof *estimators; i++)
+        if (!strcmp(fit->estimator, estimators[i])) return true;
+    return false;
+}
+
 /* Examples and components as `weight` has them; the other arrays must agree. */
 static coar_status read_array(hid_t group, const char *path, int array, uint64_t first, uint64_t count, hsize_t dims[2],
                               void *out) {

@@ -224,3 +224,29 @@ double store_space(const char *path) {
     free(folder);
     return known ? (double)fs.f_bavail * (double)fs.f_frsize : INFINITY;
 }
+
+/* --------------------------------------------------------------------------------------------- small texts */
+
+coar_status store_write_text(run_store *store, const char *name, const char *text) {
+    char *path = folder_path(store, name);
+    if (!path) return COAR_ERROR_MEMORY;
+    coar_status status = file_write(path, text, strlen(text));
+    free(path);
+    return status;
+}
+
+coar_status store_read_text(run_store *store, const char *name, char **text) {
+    coar_status status = COAR_OK;
+    file_map map = {0};
+    char *path = folder_path(store, name);
+    *text = NULL;
+    if (!path) return COAR_ERROR_MEMORY;
+    if (!file_exists(path)) goto done;
+    TRY_GOTO(file_map_open(path, &map));
+    TRY_GOTO(memory_new(map.size + 1, 1, name, text));
+    if (map.size) memcpy(*text, map.data, map.size);
+done:
+    file_map_close(&map);
+    free(path);
+    return status;
+}

@@ -343,6 +343,33 @@ static coar_status remove_leftovers(store_stage *stage) {
     return status;
 }
 
+/* Files of the stage that end so; of journals those of processes that are gone. */
+static coar_status discard_files(run_store *store, const char *name, const char *suffix, bool journals) {
+    char prefix[NAME_SIZE + 1];
+    name_list list;
+    snprintf(prefix, sizeof prefix, "%s.", name);
+    TRY(folder_list(store, prefix, suffix, &list));
+    for (size_t i = 0; i < list.count; i++) {
+        char *path = journals && liveness_journal(store, list.names[i]) ? NULL : folder_path(store, list.names[i]);
+        if (path) unlink(path);
+        free(path);
+    }
+    name_list_free(&list);
+    return COAR_OK;
+}
+
+coar_status store_discard_stage(run_store *store, const char *name) {
+    coar_status status;
+    TRY(name_check("stage", name));
+    TRY(folder_lock(store));
+    TRY_GOTO(liveness_check(store, name, 0, 1)); /* removes the signs of life of dead processes */
+    TRY_GOTO(discard_files(store, name, ".journal", true));
+    TRY_GOTO(discard_files(store, name, "json", false));
+done:
+    folder_unlock(store);
+    return status;
+}
+
 /* --------------------------------------------------------------------------------------------------- stage */
 
 /* ablate-FIRST begins where the finished masks end, gradients-FIRST where the finished passes do. */

@@ -147,6 +147,10 @@ coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, cons
 /* The payload of a unit that has a record (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes);
 
+/* For stages that make no part, once what they computed is kept in fits: removes their files. Nothing to remove is no error;
+ * COAR_ERROR_BUSY when another process works on it. */
+coar_status store_discard_stage(run_store *store, const char *name);
+
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
 /* How units tile the masks first_mask .. masks - 1 of an [m, N] matrix: unit = mask_block * example_blocks + example_block;
@@ -287,6 +291,8 @@ typedef struct fit_info {
 } fit_info;
 /* Fits of a run in name order; malloc'ed. */
 coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);
+/* Of one of the baselines' estimators, loo, gp, nc, ii (docs/design.md, section 7): never what a user means by "the fit". */
+bool store_fit_is_baseline(const fit_info *fit);
 /* Any of the arrays may be NULL. weight [count][n]. */
 coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight, float *bias,
                            double *penalty, double *r2, double *heldout);
@@ -304,6 +310,11 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
+
+/* A small text beside the parts (budget.steps), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+ * know of it. */
+coar_status store_write_text(run_store *store, const char *name, const char *text);
+coar_status store_read_text(run_store *store, const char *name, char **text);
 
 /* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
  * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */

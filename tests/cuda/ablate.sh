@@ -9,14 +9,14 @@ fi
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
 resnet="--model $DIGITS/digits-resnet.safetensors --data $T/d.h5 --exact"
 
-# close NAME A B: the relative rms difference of the margins is at most so much
+# close NAME A B LIMIT [DATA SET]: the relative rms difference, of the margins unless told, is at most so much
 close() {
     local got
     got=$("$PYTHON" -c "
 import h5py, numpy as np, sys
-a, b = (h5py.File(p)['ablations/margin'][()].astype(float) for p in sys.argv[1:3])
+a, b = (h5py.File(p)[sys.argv[4]][()].astype(float) for p in sys.argv[1:3])
 d = np.sqrt(((a - b) ** 2).mean() / (b ** 2).mean())
-print('close' if d <= float(sys.argv[3]) else f'rms difference {d:.3g}')" "$2" "$3" "$4")
+print('close' if d <= float(sys.argv[3]) else f'rms difference {d:.3g}')" "$2" "$3" "$4" "${5:-ablations/margin}")
     same "$1" "$got" close
 }
 
@@ -49,6 +49,14 @@ succeeds "the same command after the loss" job "$T/lost.h5"
 succeeds "the same bytes after the loss" "$PYTHON" tests/python/compare_runs.py "$T/whole.h5" "$T/lost.h5"
 COAR_STANDIN_FAIL=cudaGraphInstantiate:0:2 succeeds "out of memory in the middle: smaller batches" job "$T/short.h5"
 succeeds "the same bytes in smaller batches" "$PYTHON" tests/python/compare_runs.py "$T/whole.h5" "$T/short.h5"
+
+# Averaged gradients.
+gradients() { "$COAR" gradients $resnet --precision bf16 --examples 0:6 --alpha .1 --passes 4 --seed 3 "$@"; }
+succeeds "gradients in bf16" gradients --backend cuda -o "$T/gradients.h5"
+succeeds "gradients by the reference, rounded as bf16" gradients --backend reference -o "$T/gradients-reference.h5"
+close "gradients are the reference's" "$T/gradients.h5" "$T/gradients-reference.h5" .03 gradients/margin/sum
+succeeds "gradients in little memory" gradients --backend cuda --memory 900K -o "$T/gradients-little.h5"
+succeeds "the same gradients in small batches" "$PYTHON" tests/python/compare_runs.py "$T/gradients.h5" "$T/gradients-little.h5"
 
 # Settings: stored, taken over, refused.
 succeeds "a fit on the device" "$COAR" fit "$T/whole.h5" --estimator ridge

@@ -115,7 +115,18 @@ static example_batch batch;
 static sampler masks_of;
 static mask_range range;
 static engine_options options;
-static float *expected;
+static float *expected, *expected_gradients;
+
+/* Of the way from one pair in a batch to all of them. */
+static size_t memory_for_a_fifth(engine_options o) {
+    engine e;
+    size_t least = 0, best = 0;
+    o.memory = 0;
+    engine_plan(&e, net, o);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    engine_close(&e);
+    return least + (best - least) / 5;
+}
 
 /* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when
  * there was none. */
@@ -144,9 +155,34 @@ done:
     return status;
 }
 
-static void make_job(void) {
+/* The same for reverse passes. */
+static coar_status reverse_job(void) {
     engine e;
-    size_t least = 0, best = 0;
+    coar_status status = COAR_OK;
+    const size_t count = PAIRS * (size_t)net->components;
+    float *gradients = calloc(count, sizeof *gradients);
+    engine_options o = options;
+    o.reverse = true;
+    o.memory = memory_for_a_fifth(o);
+    engine_plan(&e, net, o);
+    TRY_GOTO(e.interface->prepare(&e.settings, &e.b));
+    TRY_GOTO(e.interface->bind(e.b, &batch));
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < count; k++) gradients[k] = NAN;
+        TRY_GOTO(e.interface->run_reverse(e.b, REVERSE_MASK, 1, &range, gradients, NULL));
+        CHECK(!expected_gradients || !memcmp(gradients, expected_gradients, count * sizeof *gradients));
+    }
+    if (!expected_gradients) {
+        expected_gradients = gradients;
+        gradients = NULL;
+    }
+done:
+    free(gradients);
+    engine_close(&e);
+    return status;
+}
+
+static void make_job(void) {
     net = net_basic(NET_FILTERS, 5);
     for (uint32_t c = 0; c < 7; c++) ((float *)net->ops[0].scale)[c] *= 1e5f; /* some outputs are computed once more */
     batch = net_batch(net, EXAMPLES, 6);
@@ -154,28 +190,27 @@ static void make_job(void) {
     range = (mask_range){.count = MASKS, .n = net->components, .sampler = &masks_of};
     options = (engine_options){
         .backend = "cuda", .precision = "fp16", .outputs = "margin,loss", .examples = EXAMPLES, .masks = MASKS};
-    engine_plan(&e, net, options);
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    options.memory = least + (best - least) / 5;
-    engine_close(&e);
-    test_begin("the job that is to fail, without a failure");
+    options.memory = memory_for_a_fifth(options);
+    test_begin("the jobs that are to fail, without a failure");
     CHECK_OK(whole_job());
+    CHECK_OK(reverse_job());
     CHECK_INT(stand_in_leaks(), 0);
 }
 
 /* Each call of a kind fails once, the first, the second, and so on; the job says so, in one line, or goes on by
  * itself. */
-static void every_call(const char *call, cudaError_t error, coar_status status, const char *text) {
-    test_begin("%s fails, wherever it is called", call);
+static void every_call(const char *what, coar_status (*job)(void), const char *call, cudaError_t error,
+                       coar_status status, const char *text) {
+    test_begin("%s: %s fails, wherever it is called", what, call);
     size_t failed = 0;
     stand_in_reset();
-    CHECK_OK(whole_job());
+    CHECK_OK(job());
     const size_t calls = stand_in_count(call), step = calls > PLACES ? calls / PLACES : 1;
     CHECK(calls > 0);
     for (size_t after = 0; after < calls; after += step) {
         stand_in_reset();
         stand_in_fail(call, (unsigned)after, error);
-        const coar_status got = whole_job();
+        const coar_status got = job();
         if (got != COAR_OK) {
             failed++;
             CHECK_INT(got, status);
@@ -188,7 +223,7 @@ static void every_call(const char *call, cudaError_t error, coar_status status, 
     }
     CHECK(error == cudaErrorMemoryAllocation ? failed < calls : failed > 0);
     stand_in_reset();
-    CHECK_OK(whole_job());
+    CHECK_OK(job());
 }
 
 static void short_of_memory(void) {
@@ -225,7 +260,7 @@ static void lost_device(void) {
     }
 }
 
-static const struct {
+static const struct call {
     const char *name;
     cudaError_t error;
     coar_status status;
@@ -242,6 +277,13 @@ static const struct {
     {"cudaGraphLaunch", cudaErrorLaunchFailure, COAR_ERROR_UNSUPPORTED, "the graph of a batch"},
 };
 
+/* What a reverse pass calls, and a forward pass does not in the same way. */
+static const struct call reverse_calls[] = {
+    {"cudaMalloc", cudaErrorMemoryAllocation, COAR_ERROR_MEMORY, "out of memory"},
+    {"cudaMemsetAsync", cudaErrorUnknown, COAR_ERROR_UNSUPPORTED, "gradients of a batch"},
+    {"cudaLaunchKernel", cudaErrorLaunchOutOfResources, COAR_ERROR_UNSUPPORTED, "compute stream"},
+};
+
 int main(void) {
     machines();
     too_little_memory();
@@ -250,8 +292,13 @@ int main(void) {
     short_of_memory();
     /* Under a sanitizer those whose failure leaves most behind. */
     for (size_t i = 0; i < (REDUCED ? 4 : sizeof calls / sizeof *calls); i++)
-        every_call(calls[i].name, calls[i].error, calls[i].status, calls[i].text);
+        every_call("forward", whole_job, calls[i].name, calls[i].error, calls[i].status, calls[i].text);
+    for (size_t i = 0; i < (REDUCED ? 1 : sizeof reverse_calls / sizeof *reverse_calls); i++) {
+        const struct call *c = &reverse_calls[i];
+        every_call("reverse", reverse_job, c->name, c->error, c->status, c->text);
+    }
     lost_device();
+    free(expected_gradients);
     free(expected);
     net_batch_free(&batch);
     graph_destroy(net);

@@ -257,10 +257,37 @@ static void epilogue_alone(gpu_type type) {
         float *device = kernel_upload(GPU_F32, sums, n.rows, p.out_channels);
         if (p.wide) n.c.y = device; /* in place */
         n.c.x = n.c.weight = NULL;
+        n.c.linear = kernel_output(type, n.rows, p.out_channels);
         KERNEL_RUN(gpu_epilogue_launch(&n.c, device, 0));
+        for (size_t k = 0; k < n.rows * channels; k++) sums[k] = kernel_round(kernel_stored(type), sums[k]);
+        kernel_compare("epilogue alone, linear", kernel_download(type, n.c.linear, n.rows, p.out_channels), sums,
+                       n.rows * channels, 0, 0);
         char name[60];
         snprintf(name, sizeof name, "epilogue alone, %u channels, place %u", p.out_channels, p.place);
         compare(&n, name);
+    }
+}
+
+/* W x beside y, whatever becomes of y, whose bits it does not change. */
+static void linear_sums(gpu_type type) {
+    static const problem CASES[] = {
+        {3, 4, 5, 8, 20, 3, 3, 1, 1, .activation = GPU_RELU, .place = GPU_PLACE_PRE, .residual = true},
+        {3, 1, 5, 136, 23, 1, 1, 1, 0, GPU_GELU_ERF, .place = GPU_PLACE_OUT, .alias = true, .splits = 2},
+        {2, 4, 4, 8, 3, 4, 4, 1, 0, .wide = true, .place = GPU_PLACE_POST, .fill = true},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const problem *p = &CASES[i];
+        const problem bare = {p->pairs,    p->in_h,     p->in_w,   p->in_channels, p->out_channels,
+                              p->kernel_h, p->kernel_w, p->stride, p->pad,         .plain = true};
+        instance n = make(p, type), expected = make(&bare, type);
+        KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
+        const void *without = n.c.y;
+        reset(p, &n);
+        n.c.linear = kernel_output(type, n.rows, p->out_channels);
+        KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
+        kernel_same_bytes("y with linear and without", n.c.y, without, result_bytes(&n));
+        expected.c.y = n.c.linear;
+        compare(&expected, "linear");
     }
 }
 
@@ -439,6 +466,7 @@ static void tests(void) {
     kernel_each("conv shapes", KERNEL_ALL, shapes);
     kernel_each("conv epilogues", KERNEL_ALL, epilogues);
     kernel_each("conv epilogue alone", KERNEL_ALL, epilogue_alone);
+    kernel_each("conv linear sums", KERNEL_ALL, linear_sums);
     kernel_each("conv not finite", KERNEL_ALL, not_finite);
     kernel_each("conv splits", KERNEL_ALL, splits);
     kernel_each("conv one split", KERNEL_ALL, one_split);

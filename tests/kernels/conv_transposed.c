@@ -94,12 +94,12 @@ static void compare(const instance *n, const char *what) {
     kernel_compare(what, dx, n->expected, n->rows * n->c.out_channels, tolerance, tolerance);
 }
 
-/* Runs every form that can, at least `least`; all must give the same bytes, the first is compared. */
-static void check_forms(const char *name, const problem *p, gpu_type type, int least) {
+/* Runs the forms below `most` that can, at least two; all must give the same bytes, the first is compared. */
+static void check_forms(const char *name, const problem *p, gpu_type type, int most) {
     instance n = make(p, type);
     void *first = NULL;
     int able = 0;
-    for (int form = 0; gpu_conv_form(type, form); form++) {
+    for (int form = 0; form < most && gpu_conv_form(type, form); form++) {
         char what[120];
         snprintf(what, sizeof what, "%s, form %s", name, gpu_conv_form(type, form));
         if (!gpu_conv_can(&n.c, form)) continue;
@@ -112,34 +112,39 @@ static void check_forms(const char *name, const problem *p, gpu_type type, int l
             compare(&n, what);
         if (!first) first = n.c.y;
     }
-    if (able < least) test_fail(__FILE__, __LINE__, "%s: %d forms can, expected at least %d", name, able, least);
+    if (able < 2) test_fail(__FILE__, __LINE__, "%s: %d forms can, expected two and more", name, able);
 }
 
+/* Those marked try every form: the large tiles take nearly all of the time. */
+enum { SOME = 2, EVERY = 100 };
 static const struct {
     const char *name;
+    int forms;
     problem p;
 } SHAPES[] = {
-    {"3x3 stride 1", {2, 7, 6, 20, 16, 3, 3, 1, 1, .added = true}},
-    {"3x3 stride 2, even sides", {2, 8, 6, 16, 24, 3, 3, 2, 1, .added = true}},
-    {"3x3 stride 2, odd sides, phases of unequal size", {3, 9, 5, 8, 40, 3, 3, 2, 1}},
-    {"1x1 stride 2, phases without taps", {2, 7, 7, 20, 33, 1, 1, 2, 0, .added = true}},
-    {"1x1 stride 1, a product like any other", {3, 5, 3, 40, 64, 1, 1, 1, 0, .added = true}},
-    {"linear layer to 3", {5, 1, 1, 24, 3, 1, 1, 1, 0}},
-    {"1x1 padded", {2, 4, 4, 5, 9, 1, 1, 1, 1}},
-    {"2x2 stride 3, pixels that nothing reads", {2, 8, 7, 9, 8, 2, 2, 3, 0}},
-    {"4x4 patches of 3 channels", {2, 12, 8, 3, 24, 4, 4, 4, 0}},
-    {"7x7 stride 2 stem", {1, 13, 15, 3, 40, 7, 7, 2, 3}},
-    {"3x3 stride 2 to 3 channels, narrow vectors", {2, 6, 7, 8, 3, 3, 3, 2, 1, .added = true}},
-    {"1x3 stride 2", {2, 1, 6, 8, 8, 1, 3, 2, 0}},
-    {"kernel as large as the image", {3, 4, 4, 16, 10, 4, 4, 1, 0}},
-    {"5x5, padding beyond the kernel", {1, 4, 5, 8, 16, 5, 5, 2, 6}},
-    {"3x3 stride 1, 2 of 3 splits", {2, 4, 4, 20, 16, 3, 3, 1, 1, .added = true, .splits = 2}},
-    {"3x3 stride 2, more splits than a phase has units", {2, 7, 6, 12, 32, 3, 3, 2, 1, .added = true, .splits = 4}},
+    {"3x3 stride 1", EVERY, {2, 7, 6, 20, 16, 3, 3, 1, 1, .added = true}},
+    {"3x3 stride 2, even sides", SOME, {2, 8, 6, 16, 24, 3, 3, 2, 1, .added = true}},
+    {"3x3 stride 2, odd sides, phases of unequal size", EVERY, {3, 9, 5, 8, 40, 3, 3, 2, 1}},
+    {"1x1 stride 2, phases without taps", SOME, {2, 7, 7, 20, 33, 1, 1, 2, 0, .added = true}},
+    {"1x1 stride 1, a product like any other", SOME, {3, 5, 3, 40, 64, 1, 1, 1, 0, .added = true}},
+    {"linear layer to 3", SOME, {5, 1, 1, 24, 3, 1, 1, 1, 0}},
+    {"1x1 padded", SOME, {2, 4, 4, 5, 9, 1, 1, 1, 1}},
+    {"2x2 stride 3, pixels that nothing reads", SOME, {2, 8, 7, 9, 8, 2, 2, 3, 0}},
+    {"4x4 patches of 3 channels", SOME, {2, 12, 8, 3, 24, 4, 4, 4, 0}},
+    {"7x7 stride 2 stem", SOME, {1, 13, 15, 3, 40, 7, 7, 2, 3}},
+    {"3x3 stride 2 to 3 channels, narrow vectors", SOME, {2, 6, 7, 8, 3, 3, 3, 2, 1, .added = true}},
+    {"1x3 stride 2", SOME, {2, 1, 6, 8, 8, 1, 3, 2, 0}},
+    {"kernel as large as the image", SOME, {3, 4, 4, 16, 10, 4, 4, 1, 0}},
+    {"5x5, padding beyond the kernel", SOME, {1, 4, 5, 8, 16, 5, 5, 2, 6}},
+    {"3x3 stride 1, 2 of 3 splits", SOME, {2, 4, 4, 20, 16, 3, 3, 1, 1, .added = true, .splits = 2}},
+    {"3x3 stride 2, more splits than a phase has units",
+     EVERY,
+     {2, 7, 6, 12, 32, 3, 3, 2, 1, .added = true, .splits = 4}},
 };
 
-/* The narrow vectors of 16-bit types are compiled for three forms. */
 static void shapes(gpu_type type) {
-    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) check_forms(SHAPES[i].name, &SHAPES[i].p, type, 3);
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
+        check_forms(SHAPES[i].name, &SHAPES[i].p, type, SHAPES[i].forms);
 }
 
 /* A pair alone gives the bytes that it gives among others, whose rows are more than a tile. */

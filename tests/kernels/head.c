@@ -121,8 +121,8 @@ static void special_gradients(void) {
         for (uint32_t p = 0; p < CLASSES; p++)
             for (uint32_t c = p; c < CLASSES; c += 7) logits[p * STRIDE + c] = special[k];
         float *gradient = kernel_output(GPU_F32, CLASSES, CLASSES), expected[CLASSES];
-        KERNEL_RUN(gpu_output_gradient_launch(GPU_OUTPUT_MARGIN, 0, 0, GPU_F32, CLASSES, CLASSES, logits, label, example,
-                                              1, gradient, 0));
+        KERNEL_RUN(gpu_output_gradient_launch(GPU_OUTPUT_MARGIN, 0, 0, GPU_F32, CLASSES, CLASSES, logits, label,
+                                              example, 1, gradient, 0));
         const output_spec spec = {.kind = OUTPUT_MARGIN};
         for (uint32_t p = 0; p < CLASSES; p++) {
             output_gradient(&spec, logits + p * STRIDE, 1, CLASSES, LABEL, expected);

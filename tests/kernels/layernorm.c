@@ -196,8 +196,7 @@ static void alone(gpu_type type) {
 /* L = dy . layernorm(x) of one position. */
 static double projected(const problem *p, const double *x, const double *dy, double *y) {
     const op o = {.kind = OP_LAYERNORM, .weight = kernel_floats(p->gamma, p->channels), .eps = p->eps};
-    const reference_operands v = {
-        .in = {1, 1, p->channels}, .out = {1, 1, p->channels}, .x = {x}, .y = y};
+    const reference_operands v = {.in = {1, 1, p->channels}, .out = {1, 1, p->channels}, .x = {x}, .y = y};
     double sum = 0;
     reference_op(&o, &v);
     for (uint32_t c = 0; c < p->channels; c++) sum += dy[c] * y[c];

@@ -215,8 +215,8 @@ static void epilogues(gpu_type type) {
 static void shapes(gpu_type type) {
     static const struct {
         uint32_t pairs, positions, channels, width;
-    } SHAPES[] = {{3, 1, 1, 1},   {3, 1, 10, 1},   {2, 49, 133, 7},  {2, 300, 128, 128},
-                  {1, 257, 260, 1}, {1, 4099, 3, 1}, {2, 530, 30, 15}, {1, 1030, 64, 64}};
+    } SHAPES[] = {{3, 1, 1, 1},     {3, 1, 10, 1},   {2, 49, 133, 7}, {2, 300, 128, 128},
+                  {1, 257, 260, 1}, {1, 4099, 3, 1}, {1, 530, 30, 15}};
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
         problem p = {SHAPES[i].pairs, SHAPES[i].positions, SHAPES[i].channels, SHAPES[i].width};
         p.place = i % 2 ? GPU_PLACE_PRE : GPU_PLACE_POST;

@@ -96,12 +96,12 @@ def level_properties():
     n, alpha = 2003, 0.1
     levels = twin["levels"](7, 3, 160, n, alpha)
     rates = [(levels == level).mean() for level in range(3)]
-    keeps = [1, (4 + 6**0.5) / 10, (4 - 6**0.5) / 10]
+    keeps = [1, (1 + 3**-0.5) / 2, (1 - 3**-0.5) / 2]
     keep = sum(k * r for k, r in zip(keeps, rates))
     check("levels: the mean keep is 1 - alpha", abs(keep - 0.9) < 0.0007, f"{keep:.5f}")  # five standard errors of free draws
     check("levels: the lower two are as frequent", abs(rates[1] - rates[2]) < 0.004, f"{rates}")
-    cycles = (levels.reshape(10, 16, n) > 0).sum(1)  # 16 x 2 x .0833 = 2.67 in a cycle, never further from it than 1
-    check("levels: balanced over 16 passes", set(np.unique(cycles)) == {2, 3}, f"{np.unique(cycles)}")
+    cycles = (levels.reshape(10, 16, n) > 0).sum(1)  # 16 x 2 x .1 = 3.2 in a cycle, never further from it than 1
+    check("levels: balanced over 16 passes", set(np.unique(cycles)) == {3, 4}, f"{np.unique(cycles)}")
     part = twin["levels"](7, 3, 5, n, alpha)
     check("levels: fewer passes are the first ones", (part == levels[:5]).all())
 
@@ -153,7 +153,7 @@ def compare_gradients(run_path):
             check(f"{output}: derivatives at every level", min(inside) > 0.5, f"{inside}")  # a dead filter's are 0
             check(f"{output}: squares are those of the derivatives", np.allclose(squares, (sums**2).sum(2), rtol=1e-9)
                   and np.allclose(of_component, (sums**2).sum(1), rtol=1e-9))
-            keeps = np.array([1, (4 + 6**0.5) / 10, (4 - 6**0.5) / 10], np.float32)
+            keeps = np.array([1, (1 + 3**-0.5) / 2, (1 - 3**-0.5) / 2], np.float32)
             check(f"{output}: levels", np.array_equal(group.attrs["levels"], keeps.astype(float)), f"{group.attrs['levels']}")
             check(f"{output}: probabilities", np.allclose(group.attrs["probabilities"] @ keeps, 1 - alpha))
             check(f"{output}: done", group["done"][()].tolist() == [1] * ((examples + 31) // 32))

@@ -1,409 +1,355 @@
 /*
- * cpu_reverse.c - the cpu backend's reverse pass against the reference, on small random nets with every op at every
- * place; what gradients must not depend on: threads, memory, the masks and examples beside them; and the schedules
- * behind them.
+ * cpu_reverse.c - the reverse of the CPU kernels that are no convolutions, against the definitions in double: sums
+ * written out where they are short, central differences of the forward definition everywhere.
  */
-#include "test.h"
+#include "lanes.h"
 
-#include "backend/cpu/cpu_schedule.h"
-#include "engines.h"
-#include "nets.h"
+/* ------------------------------------------------------------------------------- central differences */
 
-enum { MASKS = 3, EXAMPLES_MAX = 37 };
-/* Of a net's largest derivative of any kind: one kind alone may be a sum that cancels (a layer norm's gradients add up to
- * zero over its channels, so an influence through it may be nothing but rounding). */
-static const double LIMIT = 3e-5;
-/* Random nets may normalise two channels, which is a step function and makes much of a rounding. */
-static const double RANDOM_LIMIT = 1e-3;
+/* The forward definition of one lane: x[count] to y[count_y], in double. */
+typedef struct definition {
+    void (*forward)(const void *shape, const double *x, double *y);
+    const void *shape;
+    size_t count, count_y;
+} definition;
 
-static const char *const isas[] = {"portable", "avx2"};
-enum { ISAS = sizeof isas / sizeof *isas };
+/* Differences are slow: lanes repeat with a period that is no divisor of a vector's length. */
+enum { PERIOD = 3 };
 
-/* ------------------------------------------------------------------------------------ running them */
-
-typedef struct conditions {
-    const char *isa; /* NULL: the reference */
-    ablation ablation;
-    int threads;
-    size_t memory; /* 0 = enough */
-} conditions;
-
-static void plan(engine *e, const graph *g, conditions c) {
-    if (c.isa) setenv("COAR_ISA", c.isa, 1);
-    engine_plan(e, g,
-                (engine_options){.backend = c.isa ? "cpu" : "reference",
-                                 .outputs = "margin,loss",
-                                 .ablation = c.ablation,
-                                 .memory = c.memory,
-                                 .examples = EXAMPLES_MAX,
-                                 .masks = MASKS,
-                                 .reverse = true});
-    unsetenv("COAR_ISA");
-    thread_pool_destroy(e->pool);
-    CHECK_OK(thread_pool_create(c.threads ? c.threads : 1, &e->pool));
-    e->settings.pool = e->pool;
+static float *periodic(float *values, size_t count) {
+    for (size_t i = 0; i < count * LANES; i++) values[i] = values[i - i % LANES + i % LANES % PERIOD];
+    return values;
 }
 
-static void open_engine(engine *e, const graph *g, conditions c) {
-    plan(e, g, c);
-    CHECK_OK(e->interface->prepare(&e->settings, &e->b));
-}
-
-/* Gradients [S][E][n], and behind them the outputs [S][E]. */
-static float *gradients_of(engine *e, const example_batch *batch, reverse_kind kind, const mask_range *masks) {
-    const size_t pairs = masks->count * batch->count, count = pairs * (masks->n + 1);
-    float *outputs = calloc(pairs, sizeof *outputs), *gradients = engine_reverse(e, batch, kind, 1, masks, outputs);
-    float *both = malloc(count * sizeof *both);
-    memcpy(both, gradients, pairs * masks->n * sizeof *both);
-    memcpy(both + pairs * masks->n, outputs, pairs * sizeof *both);
-    free(gradients);
-    free(outputs);
-    return both;
-}
-
-static size_t gradients_count(const example_batch *batch, const mask_range *masks) {
-    return masks->count * batch->count * (masks->n + 1);
-}
-
-static example_batch first_examples(const example_batch *batch, uint32_t count) {
-    example_batch part = *batch;
-    part.count = count;
-    return part;
-}
-
-static bool isa_present(const graph *g, const char *isa) {
-    numerics_plan plan;
-    setenv("COAR_ISA", isa, 1);
-    const bool present = plan_create(g, "cpu", "fp32", 0, &plan) == COAR_OK;
-    if (present) plan_free(&plan);
-    unsetenv("COAR_ISA");
-    status_clear();
-    return present;
-}
-
-/* Ones, halves, zeros, and numbers beyond. */
-static float *random_keeps(const graph *g, uint64_t seed) {
-    static const float levels[] = {1, 1, 0, 0.5f, 1.25f, -0.5f};
-    float *keeps = malloc(((size_t)MASKS * g->components + 1) * sizeof *keeps);
-    for (size_t i = 0; i < (size_t)MASKS * g->components; i++) keeps[i] = levels[net_below(&seed, 6)];
-    return keeps;
-}
-
-/* ------------------------------------------------------------------------- against the reference */
-
-/* Over several comparisons; a NaN stays. */
-typedef struct comparison {
-    double apart, largest; /* difference, expected value */
-} comparison;
-
-static void compare_examples(engine *truth, engine *cpu, const example_batch *batch, reverse_kind kind,
-                             const mask_range *masks, comparison *c) {
-    float *expected = gradients_of(truth, batch, kind, masks), *actual = gradients_of(cpu, batch, kind, masks);
-    const size_t rows = masks->count * batch->count, gradients = rows * masks->n;
-    CHECK_NEAR(largest_difference(actual + gradients, expected + gradients, rows), 0, LIMIT);
-    for (size_t i = 0; i < gradients; i++) {
-        const double difference = fabs((double)actual[i] - expected[i]);
-        c->largest = fmax(c->largest, fabs(expected[i]));
-        if (!(difference <= c->apart) && !isnan(c->apart)) c->apart = difference;
-    }
-    free(expected);
-    free(actual);
-}
-
-static void compare_kinds(const graph *g, const char *isa, ablation a, const mask_range *masks, comparison *c) {
-    /* Conductance takes examples of one tile. */
-    static const uint32_t counts[][2] = {
-        [REVERSE_MASK] = {EXAMPLES_MAX, 1}, [REVERSE_INFLUENCE] = {EXAMPLES_MAX, 0}, [REVERSE_CONDUCTANCE] = {32, 7}};
-    float scale[EXAMPLES_MAX];
-    for (uint32_t e = 0; e < EXAMPLES_MAX; e++) scale[e] = (float)(e % 5) / 4;
-    example_batch batch = net_batch(g, EXAMPLES_MAX, 5);
-    engine truth, cpu;
-    open_engine(&truth, g, (conditions){.ablation = a});
-    open_engine(&cpu, g, (conditions){.isa = isa, .ablation = a});
-    for (reverse_kind kind = REVERSE_MASK; kind <= REVERSE_CONDUCTANCE; kind++)
-        for (int k = 0; k < 2 && counts[kind][k]; k++) {
-            example_batch part = first_examples(&batch, counts[kind][k]);
-            part.scale = kind == REVERSE_CONDUCTANCE ? scale : NULL;
-            compare_examples(&truth, &cpu, &part, kind, masks, c);
-        }
-    engine_close(&cpu);
-    engine_close(&truth);
-    net_batch_free(&batch);
-}
-
-static void check_comparison(const comparison *c, double limit) {
-    CHECK(isfinite(c->apart));
-    CHECK_NEAR(c->apart / (c->largest > 0 ? c->largest : 1), 0, limit); /* all zero: no component reaches the output */
-}
-
-static void compare_net(const char *name, const graph *g, const char *isa, double limit) {
-    float *keeps = random_keeps(g, 11), *fill = malloc((g->rows + 1) * sizeof *fill);
-    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
-    uint64_t state = 3;
-    comparison zero = {0}, mean = {0};
-    ablation a = {0};
-    test_begin("%s, %s: the derivatives of the reference", isa, name);
-    for (uint32_t r = 0; r < g->rows; r++) fill[r] = 0.5f * net_uniform(&state);
-    compare_kinds(g, isa, a, &masks, &zero);
-    CHECK_OK(ablation_parse("mean", &a));
-    a.fill = fill;
-    compare_kinds(g, isa, a, &masks, &mean);
-    check_comparison(&zero, limit);
-    check_comparison(&mean, limit);
-    free(keeps);
-    free(fill);
-}
-
-/* ------------------------------------------------------------------------------------ independence */
-
-static float *whole(const graph *g, conditions c, const example_batch *batch, const mask_range *masks) {
-    engine e;
-    open_engine(&e, g, c);
-    float *all = gradients_of(&e, batch, REVERSE_MASK, masks);
-    engine_close(&e);
-    return all;
-}
-
-static void check_memory(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
-                         const float *expected, int threads) {
-    enum { STEPS = 7 };
-    engine e;
-    size_t least, best;
-    plan(&e, g, (conditions){.isa = isa, .threads = threads});
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    engine_close(&e);
-    CHECK(least < best);
-    for (size_t k = 0; k <= STEPS; k++) {
-        const size_t memory = least + (best - least) * k / STEPS;
-        float *all = whole(g, (conditions){.isa = isa, .threads = threads, .memory = memory}, batch, masks);
-        CHECK(!memcmp(all, expected, gradients_count(batch, masks) * sizeof *all));
-        free(all);
-    }
-}
-
-/* Pair by pair: a mask of its own call, an example of its own batch. */
-static void check_pairs(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
-                        const float *expected) {
-    const size_t elements = shape_positions(g->values[0]) * g->values[0].c, n = g->components;
-    engine e;
-    open_engine(&e, g, (conditions){.isa = isa});
-    for (size_t s = 0; s < MASKS; s++)
-        for (uint32_t first = 0; first < batch->count; first += 9) {
-            const mask_range one = {.count = 1, .n = masks->n, .keeps = masks->keeps + s * n};
-            example_batch part = first_examples(batch, batch->count - first < 9 ? batch->count - first : 9);
-            part.images += first * elements;
-            part.labels += first;
-            float *few = gradients_of(&e, &part, REVERSE_MASK, &one);
-            CHECK(!memcmp(few, expected + (s * batch->count + first) * n, part.count * n * sizeof *few));
-            free(few);
-        }
-    engine_close(&e);
-}
-
-/* A generator range and the same masks as bits and as keeps; with the gain of scale:G in place of zeros. */
-static void check_forms(const graph *g, const char *isa, const example_batch *batch) {
-    const sampler s = {.kind = SAMPLER_BERNOULLI, .seed = 3, .alpha = 0.3, .n = g->components};
-    const ablation a = {.kind = ABLATION_SCALE, .gain = 0.25f};
-    const size_t n = g->components, bytes = mask_bytes(s.n);
-    uint8_t *bits = malloc(MASKS * bytes);
-    float *keeps = malloc(MASKS * n * sizeof *keeps);
-    for (size_t m = 0; m < MASKS; m++) {
-        sampler_mask(&s, m, bits + m * bytes, NULL);
-        for (size_t j = 0; j < n; j++) keeps[m * n + j] = bits[m * bytes + j / 8] >> j % 8 & 1 ? 1 : a.gain;
-    }
-    const mask_range forms[] = {{.count = MASKS, .n = s.n, .sampler = &s},
-                                {.count = MASKS, .n = s.n, .bits = bits},
-                                {.count = MASKS, .n = s.n, .keeps = keeps}};
-    const conditions c = {.isa = isa, .ablation = a};
-    float *expected = whole(g, c, batch, &forms[0]);
-    for (size_t k = 1; k < 3; k++) {
-        float *all = whole(g, c, batch, &forms[k]);
-        CHECK(!memcmp(all, expected, gradients_count(batch, &forms[0]) * sizeof *all));
-        free(all);
-    }
-    free(expected);
-    free(bits);
-    free(keeps);
-}
-
-/* A run between two reverse passes shares their memory, and disturbs nothing. */
-static void check_run_between(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
-                              const float *expected) {
-    engine e, alone;
-    open_engine(&e, g, (conditions){.isa = isa});
-    open_engine(&alone, g, (conditions){.isa = isa});
-    const size_t outputs = e.output_count * masks->count * batch->count;
-    float *first = gradients_of(&e, batch, REVERSE_MASK, masks), *y = engine_run(&e, batch, masks);
-    float *again = gradients_of(&e, batch, REVERSE_MASK, masks), *y_alone = engine_run(&alone, batch, masks);
-    CHECK(!memcmp(first, expected, gradients_count(batch, masks) * sizeof *first));
-    CHECK(!memcmp(again, expected, gradients_count(batch, masks) * sizeof *again));
-    CHECK(!memcmp(y, y_alone, outputs * sizeof *y));
-    free(first);
-    free(y);
-    free(again);
-    free(y_alone);
-    engine_close(&e);
-    engine_close(&alone);
-}
-
-static void test_independence(const char *name, const graph *g, const char *isa) {
-    float *keeps = random_keeps(g, 2);
-    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
-    example_batch batch = net_batch(g, EXAMPLES_MAX, 7);
-    float *expected = whole(g, (conditions){.isa = isa}, &batch, &masks);
-    test_begin("%s, %s: the same bytes with any memory, on 1 and 3 threads", isa, name);
-    check_memory(g, isa, &batch, &masks, expected, 1);
-    check_memory(g, isa, &batch, &masks, expected, 3);
-    test_begin("%s, %s: the same bytes for each pair in other company", isa, name);
-    check_pairs(g, isa, &batch, &masks, expected);
-    test_begin("%s, %s: the same bytes from a generator, bits and keeps", isa, name);
-    check_forms(g, isa, &batch);
-    test_begin("%s, %s: runs and reverse passes in turn", isa, name);
-    check_run_between(g, isa, &batch, &masks, expected);
-    free(expected);
-    free(keeps);
-    net_batch_free(&batch);
-}
-
-/* --------------------------------------------------------------------------------------- schedules */
-
-static void check_apart(const cpu_schedule *s) {
-    for (size_t i = 0; i < s->region_count; i++) {
-        const region *a = &s->regions[i];
-        CHECK(a->start + a->size <= s->floats);
-        for (size_t j = 0; j < i; j++) {
-            const region *b = &s->regions[j];
-            const bool at_once = a->first <= b->last && b->first <= a->last;
-            CHECK(!at_once || a->start + a->size <= b->start || b->start + b->size <= a->start);
+/* expected[i][lane] += d/dx[i] of sum over y of gradient y. Arguments have periodic lanes. */
+static void differentiate(const definition *d, const float *values, const float *gradient, double *expected) {
+    const double step = 1e-5;
+    double *x = lanes_doubles(d->count), *y = lanes_doubles(2 * d->count_y);
+    for (size_t lane = 0; lane < PERIOD; lane++) {
+        for (size_t i = 0; i < d->count; i++) x[i] = values[i * LANES + lane];
+        for (size_t i = 0; i < d->count; i++) {
+            const double at = x[i];
+            double slope = 0;
+            x[i] = at + step;
+            d->forward(d->shape, x, y);
+            x[i] = at - step;
+            d->forward(d->shape, x, y + d->count_y);
+            x[i] = at;
+            for (size_t o = 0; o < d->count_y; o++)
+                slope += gradient[o * LANES + lane] * (y[o] - y[d->count_y + o]) / (2 * step);
+            for (size_t copy = lane; copy < LANES; copy += PERIOD) expected[i * LANES + copy] += slope;
         }
     }
 }
 
-/* What no placement can do without: the most that is in use at once. */
-static size_t most_at_once(const cpu_schedule *s) {
-    size_t most = 0;
-    for (size_t i = 0; i < s->region_count; i++) {
-        size_t sum = 0;
-        for (size_t j = 0; j < s->region_count; j++)
-            if (s->regions[j].first <= s->regions[i].first && s->regions[i].first <= s->regions[j].last)
-                sum += s->regions[j].size;
-        if (sum > most) most = sum;
-    }
-    return most;
+/* A result to be written, or to be added to values that `expected` starts with. */
+static gradient_sum target(bool add, size_t count, double *expected) {
+    if (!add) return (gradient_sum){lanes_output(count), false};
+    float *values = periodic(lanes_values(count), count);
+    for (size_t i = 0; i < count * LANES; i++) expected[i] = values[i];
+    return (gradient_sum){values, true};
 }
 
-static size_t forward_steps(const cpu_schedule *s) {
-    size_t count = 0;
-    for (size_t i = 0; i < s->step_count; i++) count += s->steps[i].kind == STEP_FORWARD;
-    return count;
+/* ---------------------------------------------------------------------------------------- activations */
+
+static double gelu_erf(double x) {
+    return x / 2 * (1 + erf(x / sqrt(2)));
+}
+static double gelu_tanh(double x) {
+    return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+static double quickgelu(double x) {
+    return x / (1 + exp(-1.702 * x));
 }
 
-static void test_schedules(const char *name, const graph *g) {
-    cpu_schedule_choice *choices = NULL;
-    size_t count = 0, steps = 0;
-    double waste = 0;
-    test_begin("%s: regions in use at once lie apart; less memory for more steps", name);
-    CHECK_OK(cpu_schedule_choices(g, &choices, &count));
-    CHECK(count > 0);
-    for (size_t i = 0; i < count; i++) {
-        cpu_schedule s;
-        CHECK_OK(cpu_schedule_create(g, choices[i].kept_from, &s));
-        CHECK_INT(s.floats, choices[i].floats);
-        CHECK(i == 0 || choices[i].floats < choices[i - 1].floats);
-        CHECK(i == 0 ? forward_steps(&s) == g->op_count : forward_steps(&s) > steps);
-        steps = forward_steps(&s);
-        check_apart(&s);
-        waste = fmax(waste, (double)s.floats / (double)most_at_once(&s));
-        cpu_schedule_free(&s);
+static void check_activation(derive_kernel kernel, double (*function)(double), double tolerance) {
+    enum { COUNT = 50 };
+    float *x = lanes_values(COUNT), *gradient = lanes_values(COUNT);
+    double *expected = lanes_doubles(COUNT * LANES);
+    for (size_t i = 0; i < COUNT * LANES; i++) {
+        x[i] *= 10;
+        if (i < 4) x[i] = (float[]){0, -0.0f, 100, -100}[i];
+        expected[i] = gradient[i] * (function(x[i] + 1e-5) - function(x[i] - 1e-5)) / 2e-5;
     }
-    CHECK(waste < 1.25); /* of networks worth the name: below 4 % (docs/performance.md) */
-    printf("# %s: %zu schedules, %.0f %% to %.0f %% of the memory, at most %.1f %% unused\n", name, count,
-           100.0 * (double)choices[count - 1].floats / (double)choices[0].floats, 100.0, 100 * (waste - 1));
-    free(choices);
+    kernel(x, gradient, COUNT * LANES);
+    lanes_compare("gradient", gradient, expected, COUNT, tolerance);
 }
 
-/* ---------------------------------------------------------------------------------------- refusals */
-
-static void test_refusals(const graph *g) {
-    float *keeps = random_keeps(g, 2), *gradients = malloc((size_t)EXAMPLES_MAX * g->components * sizeof *gradients);
-    const mask_range masks = {.count = 1, .n = g->components, .keeps = keeps};
-    example_batch batch = net_batch(g, EXAMPLES_MAX, 7);
-    size_t least, best;
-    backend *refused = NULL;
-    engine e;
-    test_begin("what run_reverse refuses");
-    open_engine(&e, g, (conditions){.isa = "portable"});
-    CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "37 examples");
-    status_clear();
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 2, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "output 2");
-    status_clear();
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    e.settings.memory = least - 1;
-    CHECK_ERROR(e.interface->prepare(&e.settings, &refused), COAR_ERROR_MEMORY, "raise --memory");
-    CHECK(!refused);
-    status_clear();
-    engine_close(&e);
-    plan(&e, g, (conditions){.isa = "portable"});
-    e.settings.reverse = false;
-    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
-    CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "not planned");
-    status_clear();
-    engine_close(&e);
-    net_batch_free(&batch);
-    free(gradients);
-    free(keeps);
+static void check_activations(const cpu_kernels *k) {
+    check_activation(k->gelu_erf_reverse, gelu_erf, 1e-6);
+    check_activation(k->gelu_tanh_reverse, gelu_tanh, 2e-6);
+    check_activation(k->quickgelu_reverse, quickgelu, 2e-6);
 }
 
-/* --------------------------------------------------------------------------------------------- nets */
+/* ---------------------------------------------------------------------------------------------- pools */
 
-enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10 };
+static const window pools[] = {
+    /* in, out, kernel, stride, pad */
+    {7, 9, 3, 4, 3, 3, 2, 0}, {8, 8, 4, 4, 3, 3, 2, 1}, {6, 5, 3, 2, 2, 2, 2, 0},
+    {4, 6, 1, 1, 4, 6, 1, 0}, {5, 5, 5, 5, 3, 3, 1, 1}, {9, 4, 2, 1, 2, 1, 5, 0},
+};
+enum { POOLS = sizeof pools / sizeof *pools };
 
-typedef struct named_net {
-    char name[48];
-    graph *g;
-} named_net;
+/* What one window sends: to its maximum, the first of equals, or in equal parts to all of it. */
+static void send(const window *w, uint32_t channels, const float *x, bool maximum, size_t at, size_t channel,
+                 double gradient, double *to) {
+    const int64_t y0 = (int64_t)(at / w->out_w) * w->stride - w->pad,
+                  x0 = (int64_t)(at % w->out_w) * w->stride - w->pad;
+    const double part = gradient / (w->kernel_h * w->kernel_w);
+    size_t best = SIZE_MAX;
+    for (int64_t iy = y0; iy < y0 + w->kernel_h; iy++)
+        for (int64_t ix = x0; ix < x0 + w->kernel_w; ix++) {
+            if (iy < 0 || iy >= w->in_h || ix < 0 || ix >= w->in_w) continue;
+            const size_t i = ((size_t)(iy * w->in_w + ix) * channels) * LANES + channel;
+            if (!maximum)
+                to[i] += part;
+            else if (best == SIZE_MAX || x[i] > x[best])
+                best = i;
+        }
+    if (maximum) to[best] += gradient;
+}
 
-static size_t make_nets(named_net *nets) {
-    static const char *const components[] = {"filters", "blocks", "inputs", "heads"};
-    static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
-    size_t count = 0;
-    for (net_components c = NET_FILTERS; c <= NET_INPUTS; c++) {
-        snprintf(nets[count].name, sizeof nets->name, "basic blocks, %s", components[c]);
-        nets[count++].g = net_basic(c, 21);
-        snprintf(nets[count].name, sizeof nets->name, "bottlenecks, %s", components[c]);
-        nets[count++].g = net_bottleneck(c, 22);
+static void check_pool(const cpu_kernels *k, const window *w, bool maximum, bool add) {
+    const uint32_t channels = 3;
+    const size_t inputs = (size_t)w->in_h * w->in_w * channels, outputs = (size_t)w->out_h * w->out_w;
+    float *x = lanes_values(inputs);
+    const float *gradient = lanes_values(outputs * channels);
+    double *expected = lanes_doubles(inputs * LANES);
+    for (size_t i = 0; i < inputs * LANES; i++) x[i] = floorf(x[i] * 3); /* many are equal, many negative */
+    const pool_reverse_args p = {.window = *w,
+                                 .channels = channels,
+                                 .input = maximum ? x : NULL,
+                                 .gradient = gradient,
+                                 .output = target(add, inputs, expected)};
+    for (size_t at = 0; at < outputs; at++)
+        for (size_t c = 0; c < channels * LANES; c++)
+            send(w, channels, x, maximum, at, c, gradient[at * channels * LANES + c], expected);
+    (maximum ? k->maxpool_reverse : k->avgpool_reverse)(&p);
+    lanes_compare(maximum ? "maximum" : "average", p.output.values, expected, inputs, 1e-6);
+    lanes_release();
+}
+
+static void check_pools(const cpu_kernels *k) {
+    for (size_t i = 0; i < POOLS; i++)
+        for (int add = 0; add < 2; add++) {
+            check_pool(k, &pools[i], true, add);
+            if (!pools[i].pad) check_pool(k, &pools[i], false, add);
+        }
+}
+
+/* ------------------------------------------------------------------------------------------ layer norm */
+
+typedef struct norm {
+    size_t channels;
+    const float *gamma;
+    double eps;
+} norm;
+
+static void norm_forward(const void *shape, const double *x, double *y) {
+    const norm *n = shape;
+    double mean = 0, variance = 0;
+    for (size_t c = 0; c < n->channels; c++) mean += x[c] / (double)n->channels;
+    for (size_t c = 0; c < n->channels; c++) variance += (x[c] - mean) * (x[c] - mean) / (double)n->channels;
+    for (size_t c = 0; c < n->channels; c++)
+        y[c] = (x[c] - mean) / sqrt(variance + n->eps) * (n->gamma ? n->gamma[c] : 1);
+}
+
+static void check_layernorm(const cpu_kernels *k, uint32_t channels, bool gamma, bool add, bool in_place) {
+    const size_t positions = 3, count = positions * channels;
+    float *x = periodic(lanes_values(count), count);
+    const norm n = {channels, gamma ? lanes_weights(channels) : NULL, 1e-3};
+    const definition d = {norm_forward, &n, channels, channels};
+    double *expected = lanes_doubles(count * LANES);
+    for (size_t i = 0; i < count * LANES; i++) x[i] += 3; /* a mean that would cancel in one pass */
+    layernorm_reverse_args a = {.positions = positions,
+                                .channels = channels,
+                                .gamma = n.gamma,
+                                .eps = (float)n.eps,
+                                .input = x,
+                                .gradient = periodic(lanes_values(count), count),
+                                .output = target(add, count, expected)};
+    for (size_t p = 0; p < positions; p++) {
+        const size_t at = p * channels * LANES;
+        differentiate(&d, x + at, a.gradient + at, expected + at);
     }
-    for (net_components c = NET_FILTERS; c <= NET_HEADS; c++) {
-        snprintf(nets[count].name, sizeof nets->name, "transformer, %s", components[c]);
-        nets[count++].g = net_transformer(c, acts[c], 23);
+    if (in_place) a.gradient = a.output.values = lanes_copy(a.gradient, count);
+    k->layernorm_reverse(&a);
+    lanes_compare("dL/dx", a.output.values, expected, count, 2e-5); /* deviations from a mean of 3 lose a digit */
+    lanes_release();
+}
+
+static void check_layernorms(const cpu_kernels *k) {
+    check_layernorm(k, 2, false, false, false);
+    check_layernorm(k, 7, true, true, false);
+    check_layernorm(k, 19, true, false, true);
+}
+
+/* ------------------------------------------------------------------------------------------- attention */
+
+typedef struct heads {
+    size_t tokens, heads, width; /* width of a head */
+} heads;
+
+/* x = q, k, v one after another, y: [tokens][heads * width] each. */
+static void attention_forward(const void *shape, const double *x, double *y) {
+    const heads *h = shape;
+    const size_t stride = h->heads * h->width, value = h->tokens * stride;
+    double p[128];
+    for (size_t head = 0; head < h->heads; head++)
+        for (size_t t = 0; t < h->tokens; t++) {
+            double sum = 0;
+            for (size_t s = 0; s < h->tokens; s++) {
+                double score = 0;
+                for (size_t c = head * h->width; c < (head + 1) * h->width; c++)
+                    score += x[t * stride + c] * x[value + s * stride + c];
+                sum += p[s] = exp(score / sqrt((double)h->width));
+            }
+            for (size_t c = head * h->width; c < (head + 1) * h->width; c++) {
+                y[t * stride + c] = 0;
+                for (size_t s = 0; s < h->tokens; s++) y[t * stride + c] += p[s] / sum * x[2 * value + s * stride + c];
+            }
+        }
+}
+
+/* Tokens around the tiles and blocks of queries, and more than keys are taken at a time. */
+static const heads attentions[] = {{1, 2, 3}, {5, 1, 1}, {7, 2, 4}, {25, 1, 3}, {70, 1, 2}};
+enum { ATTENTIONS = sizeof attentions / sizeof *attentions };
+
+/* The forward kernel; its argument is x as attention_forward takes it. */
+static void check_attention_forward(const cpu_kernels *k, const heads *h, const float *x) {
+    const size_t count = h->tokens * h->heads * h->width;
+    const uint32_t tokens = (uint32_t)h->tokens, width = (uint32_t)h->width;
+    const size_t scratch = (k->attention_scratch(tokens, width) + LANES - 1) / LANES;
+    double *lane_x = lanes_doubles(3 * count), *lane_y = lanes_doubles(count), *y = lanes_doubles(count * LANES);
+    const attention_args a = {.tokens = tokens,
+                              .heads = (uint32_t)h->heads,
+                              .head_width = width,
+                              .q = x,
+                              .k = x + count * LANES,
+                              .v = x + 2 * count * LANES,
+                              .output = lanes_output(count),
+                              .scratch = lanes_output(scratch)};
+    for (size_t lane = 0; lane < LANES; lane++) {
+        for (size_t i = 0; i < 3 * count; i++) lane_x[i] = x[i * LANES + lane];
+        attention_forward(h, lane_x, lane_y);
+        for (size_t i = 0; i < count; i++) y[i * LANES + lane] = lane_y[i];
     }
-    for (uint64_t seed = 0; seed < RANDOM_NETS; seed++) {
-        snprintf(nets[count].name, sizeof nets->name, "random ops %llu", (unsigned long long)seed);
-        nets[count++].g = net_random(seed);
+    k->attention(&a);
+    lanes_compare("y", a.output, y, count, 1e-6);
+}
+
+static void check_attention(const cpu_kernels *k, const heads *h, bool add, bool in_place) {
+    const size_t count = h->tokens * h->heads * h->width;
+    const uint32_t tokens = (uint32_t)h->tokens, width = (uint32_t)h->width;
+    const float *x = periodic(lanes_values(3 * count), 3 * count);
+    const float *gradient = periodic(lanes_values(count), count);
+    const definition d = {attention_forward, h, 3 * count, count};
+    double *expected = lanes_doubles(3 * count * LANES), *each[3];
+    for (size_t i = 0; i < 3; i++) each[i] = expected + i * count * LANES;
+    attention_reverse_args a = {.tokens = tokens,
+                                .heads = (uint32_t)h->heads,
+                                .head_width = width,
+                                .q = lanes_copy(x, count),
+                                .k = lanes_copy(x + count * LANES, count),
+                                .v = lanes_copy(x + 2 * count * LANES, count),
+                                .gradient = gradient,
+                                .output_q = target(add, count, each[0]),
+                                .output_k = target(add, count, each[1]),
+                                .output_v = target(add, count, each[2]),
+                                .scratch =
+                                    lanes_output((k->attention_reverse_scratch(tokens, width) + LANES - 1) / LANES)};
+    if (in_place) {
+        a.output_q.values = (float *)a.q;
+        a.output_k.values = (float *)a.k;
+        a.output_v.values = (float *)a.v;
     }
-    return count;
+    differentiate(&d, x, gradient, expected);
+    check_attention_forward(k, h, x);
+    k->attention_reverse(&a);
+    lanes_compare("dL/dq", a.output_q.values, each[0], count, 3e-6);
+    lanes_compare("dL/dk", a.output_k.values, each[1], count, 3e-6);
+    lanes_compare("dL/dv", a.output_v.values, each[2], count, 3e-6);
+    lanes_release();
+}
+
+static void check_attentions(const cpu_kernels *k) {
+    for (size_t i = 0; i < ATTENTIONS; i++)
+        for (int way = 0; way < 3; way++) check_attention(k, &attentions[i], way == 1, way == 2);
+}
+
+/* A gradient that nobody wants does not change the others. */
+static void check_parts(const cpu_kernels *k) {
+    const uint32_t tokens = 13, width = 5;
+    const size_t count = tokens * width;
+    const attention_reverse_args all = {
+        .tokens = tokens,
+        .heads = 1,
+        .head_width = width,
+        .q = lanes_values(count),
+        .k = lanes_values(count),
+        .v = lanes_values(count),
+        .gradient = lanes_values(count),
+        .output_q = {lanes_output(count), false},
+        .output_k = {lanes_output(count), false},
+        .output_v = {lanes_output(count), false},
+        .scratch = lanes_output((k->attention_reverse_scratch(tokens, width) + LANES - 1) / LANES),
+    };
+    k->attention_reverse(&all);
+    for (int wanted = 0; wanted < 3; wanted++) {
+        attention_reverse_args one = all;
+        gradient_sum *outputs[] = {&one.output_q, &one.output_k, &one.output_v};
+        const float *expected = outputs[wanted]->values;
+        for (int i = 0; i < 3; i++) outputs[i]->values = i == wanted ? lanes_output(count) : NULL;
+        k->attention_reverse(&one);
+        lanes_same("the one gradient", outputs[wanted]->values, expected, count);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- copies */
+
+static void check_tokens(const cpu_kernels *k, bool add) {
+    const uint32_t tokens = 5, channels = 3;
+    const size_t all = tokens * channels, images = all - channels;
+    const float *gradient = lanes_values(all);
+    double *embedded = lanes_doubles(images * LANES), *selected = lanes_doubles(all * LANES);
+    const gradient_sum x = target(add, images, embedded), y = target(add, all, selected);
+    for (size_t i = 0; i < images * LANES; i++) embedded[i] += gradient[i + channels * LANES];
+    for (size_t i = 0; i < channels * LANES; i++) selected[i] += gradient[i];
+    k->embed_reverse(gradient, tokens, channels, x);
+    k->select_reverse(gradient, tokens, channels, y);
+    lanes_compare("embed", x.values, embedded, images, 1e-7);
+    lanes_compare("select", y.values, selected, all, 1e-7);
+}
+
+static void check_subsample(const cpu_kernels *k, bool add) {
+    const subsample_reverse_args shape = {
+        .in_h = 5, .in_w = 6, .out_h = 3, .out_w = 3, .stride = 2, .in_channels = 3, .out_channels = 7, .before = 2};
+    const size_t inputs = 5 * 6 * 3;
+    subsample_reverse_args s = shape;
+    double *expected = lanes_doubles(inputs * LANES);
+    s.gradient = lanes_values(3 * 3 * 7);
+    s.output = target(add, inputs, expected);
+    for (size_t y = 0; y < 3; y++)
+        for (size_t x = 0; x < 3; x++)
+            for (size_t c = 0; c < 3 * LANES; c++)
+                expected[(2 * y * 6 + 2 * x) * 3 * LANES + c] += s.gradient[(y * 3 + x) * 7 * LANES + 2 * LANES + c];
+    k->subsample_reverse(&s);
+    lanes_compare("subsample", s.output.values, expected, inputs, 1e-7);
+}
+
+static void check_copies(const cpu_kernels *k) {
+    for (int add = 0; add < 2; add++) {
+        check_tokens(k, add);
+        check_subsample(k, add);
+    }
 }
 
 int main(void) {
-    named_net nets[NAMED_NETS + RANDOM_NETS];
-    const size_t count = make_nets(nets);
-    for (size_t k = 0; k < count; k++) test_schedules(nets[k].name, nets[k].g);
-    for (size_t i = 0; i < ISAS; i++) {
-        if (!isa_present(nets[0].g, isas[i])) {
-            test_begin("%s", isas[i]);
-            test_skip("this machine has no %s", isas[i]);
-            continue;
-        }
-        for (size_t k = 0; k < count; k++)
-            compare_net(nets[k].name, nets[k].g, isas[i], k < count - RANDOM_NETS ? LIMIT : RANDOM_LIMIT);
-        for (size_t k = 0; k < count; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
-    }
-    test_refusals(nets[0].g);
-    for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
+    lanes_each("activations in reverse", check_activations);
+    lanes_each("pools in reverse", check_pools);
+    lanes_each("layer norm in reverse", check_layernorms);
+    lanes_each("attention, and in reverse", check_attentions);
+    lanes_each("attention in reverse, one gradient alone", check_parts);
+    lanes_each("embed, select and subsample in reverse", check_copies);
     return test_end();
 }

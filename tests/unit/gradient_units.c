@@ -33,14 +33,14 @@ static coar_status count_devices(int *count) {
 static coar_status device_prepare(const backend_settings *s, backend **out) {
     backend_settings on_host = *s;
     on_host.memory = 64 << 20; /* 0 = what a device has free */
-    TRY(backend_reference.prepare(&on_host, out));
+    TRY(backend_cpu.prepare(&on_host, out));
     (*out)->interface = &devices[s->device];
     return COAR_OK;
 }
 
 static coar_status device_bind(backend *b, const example_batch *batch) {
     bound[b->interface - devices] = batch->count;
-    return backend_reference.bind(b, batch);
+    return backend_cpu.bind(b, batch);
 }
 
 static coar_status device_reverse(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
@@ -50,7 +50,7 @@ static coar_status device_reverse(backend *b, reverse_kind kind, size_t output, 
         memset(gradients, 0x7f, sizeof *gradients); /* a failure may leave anything behind */
         return status_set(COAR_ERROR_IO, "planted: an illegal address was met");
     }
-    TRY(backend_reference.run_reverse(b, kind, output, masks, gradients, outputs));
+    TRY(backend_cpu.run_reverse(b, kind, output, masks, gradients, outputs));
     if (bad_example != UINT32_MAX && bound[device] == BLOCK_TAIL && runs[device] == bad_run)
         gradients[(size_t)bad_example * masks->n + 3] = -INFINITY; /* in the first pass of the group */
     return COAR_OK;
@@ -63,7 +63,7 @@ static void plan_devices(int count, int after0, int after1) {
     for (int d = 0; d < DEVICES_MAX; d++) {
         fails_after[d] = after[d];
         runs[d] = 0;
-        devices[d] = backend_reference;
+        devices[d] = backend_cpu;
         devices[d].devices = count_devices;
         devices[d].prepare = device_prepare;
         devices[d].bind = device_bind;
@@ -127,7 +127,7 @@ static coar_gradients_options options_for(const char *output) {
     o.ablate.outputs = "margin,loss";
     o.ablate.alpha = 0.2;
     o.ablate.seed = 12345678901234567890u;
-    o.ablate.backend = "reference";
+    o.ablate.backend = "cpu";
     o.ablate.threads = 2;
     return o;
 }
@@ -159,7 +159,7 @@ static job *open_job(const coar_callbacks *callbacks) {
                                  .data = data_file(),
                                  .examples = "0:40",
                                  .outputs = "margin,loss",
-                                 .backend = "reference",
+                                 .backend = "cpu",
                                  .threads = 2,
                                  .callbacks = callbacks};
     CHECK_OK(job_open(&options, &j));
@@ -356,7 +356,7 @@ static void test_stop(void) {
         CHECK(t.last > done);
         done = t.last;
     }
-    CHECK(stops > 8); /* a device may be one group ahead of its caller */
+    CHECK(stops > 8);          /* a device may be one group ahead of its caller */
     CHECK_INT(runs[0], 4 * 6); /* of 2, 2, 2 | 2, 2, 1: a record after 6 of the 11 passes; nothing was computed twice */
     check_same_file(path, whole_run());
 }

@@ -1,143 +1,10 @@
-/* reference.c - the reference backend: its ops against PyTorch's results, the backend by what must not change. */
+/* reference.c - the reference backend, by what must not change. Its ops: golden_ops.c, reverse_ops.c. */
 #include "test.h"
 
 #include "backend/reference/reference_ops.h"
-#include "core/npy.h"
 #include "nets.h"
 
-/* ------------------------------------------------------------------------------- ops, by PyTorch */
-
-/* Which arrays a case has; the twin of the table in tools/golden_ops.py, which says what is in a file. */
-enum { SCALE = 1, SHIFT = 2, RESIDUAL = 4, FILL = 8, AFFINE = SCALE | SHIFT };
-
-static const struct {
-    const char *name;
-    shape in;
-    uint32_t channels; /* of the output */
-    int arrays;
-    mask_place place;
-    uint32_t width;
-    op op;
-} cases[] = {
-#define CONV(kh, kw, s, p, a)                                                                                          \
-    { .kind = OP_CONV, .kernel_h = kh, .kernel_w = kw, .stride = s, .pad = p, .act = a }
-    {"conv-3x3", {5, 7, 3}, 5, AFFINE, PLACE_NONE, 0, CONV(3, 3, 1, 1, ACT_RELU)},
-    {"conv-3x3-stride-2", {9, 6, 4}, 3, AFFINE | RESIDUAL, PLACE_NONE, 0, CONV(3, 3, 2, 1, ACT_RELU)},
-    {"conv-7x7-stride-2", {11, 8, 3}, 2, SHIFT, PLACE_NONE, 0, CONV(7, 7, 2, 3, ACT_NONE)},
-    {"conv-1x1-stride-2", {5, 6, 7}, 4, SCALE, PLACE_NONE, 0, CONV(1, 1, 2, 0, ACT_NONE)},
-    {"conv-patches", {8, 12, 3}, 6, SHIFT, PLACE_NONE, 0, CONV(4, 4, 4, 0, ACT_NONE)},
-    {"conv-1x3", {4, 6, 2}, 3, AFFINE, PLACE_NONE, 0, CONV(1, 3, 1, 0, ACT_NONE)},
-    {"conv-pad-0", {6, 5, 2}, 3, 0, PLACE_NONE, 0, CONV(3, 3, 1, 0, ACT_NONE)},
-    {"conv-5x5-pad-1-stride-3", {10, 9, 2}, 3, AFFINE, PLACE_NONE, 0, CONV(5, 5, 3, 1, ACT_NONE)},
-    {"linear-gelu", {1, 5, 6}, 9, SHIFT, PLACE_NONE, 0, CONV(1, 1, 1, 0, ACT_GELU_ERF)},
-    {"linear-gelu-tanh", {1, 5, 6}, 9, SHIFT, PLACE_NONE, 0, CONV(1, 1, 1, 0, ACT_GELU_TANH)},
-    {"linear-quickgelu", {1, 5, 6}, 9, SHIFT, PLACE_NONE, 0, CONV(1, 1, 1, 0, ACT_QUICKGELU)},
-    {"mask-pre", {4, 3, 3}, 7, AFFINE | RESIDUAL, PLACE_PRE, 1, CONV(3, 3, 1, 1, ACT_RELU)},
-    {"mask-pre-fill", {4, 3, 3}, 7, AFFINE | RESIDUAL | FILL, PLACE_PRE, 1, CONV(3, 3, 1, 1, ACT_RELU)},
-    {"mask-post", {4, 3, 3}, 8, AFFINE | RESIDUAL, PLACE_POST, 2, CONV(3, 3, 1, 1, ACT_RELU)},
-    {"mask-post-branch", {4, 3, 3}, 5, AFFINE | RESIDUAL | FILL, PLACE_POST, 5, CONV(3, 3, 1, 1, ACT_RELU)},
-    {"mask-out", {1, 4, 3}, 7, SHIFT, PLACE_OUT, 1, CONV(1, 1, 1, 0, ACT_GELU_ERF)},
-    {"mask-out-fill", {1, 4, 3}, 7, AFFINE | RESIDUAL | FILL, PLACE_OUT, 1, CONV(1, 1, 1, 0, ACT_GELU_ERF)},
-    {"maxpool-3x3-stride-2",
-     {7, 10, 3},
-     3,
-     0,
-     PLACE_NONE,
-     0,
-     {OP_MAXPOOL, .kernel_h = 3, .kernel_w = 3, .stride = 2, .pad = 1}},
-    {"maxpool-2x2", {5, 5, 2}, 2, 0, PLACE_NONE, 0, {OP_MAXPOOL, .kernel_h = 2, .kernel_w = 2, .stride = 2}},
-    {"avgpool-global", {5, 3, 4}, 4, 0, PLACE_NONE, 0, {OP_AVGPOOL, .kernel_h = 5, .kernel_w = 3, .stride = 1}},
-    {"avgpool-2x2", {7, 6, 3}, 3, 0, PLACE_NONE, 0, {OP_AVGPOOL, .kernel_h = 2, .kernel_w = 2, .stride = 2}},
-    {"subsample", {5, 6, 3}, 8, 0, PLACE_NONE, 0, {OP_SUBSAMPLE, .stride = 2, .pad = 2}},
-    {"embed", {2, 3, 5}, 5, 0, PLACE_NONE, 0, {OP_EMBED}},
-    {"layernorm", {1, 4, 7}, 7, AFFINE, PLACE_NONE, 0, {OP_LAYERNORM, .eps = 1e-5f}},
-    {"layernorm-plain", {1, 3, 6}, 6, 0, PLACE_NONE, 0, {OP_LAYERNORM, .eps = 1e-2f}},
-    {"layernorm-mask", {1, 4, 9}, 9, AFFINE | FILL, PLACE_OUT, 1, {OP_LAYERNORM, .eps = 1e-6f}},
-    {"attention", {1, 5, 6}, 6, 0, PLACE_NONE, 0, {OP_ATTENTION, .heads = 2}},
-    {"attention-mask-rows", {1, 7, 6}, 6, 0, PLACE_OUT, 1, {OP_ATTENTION, .heads = 3}},
-    {"attention-mask-heads", {1, 4, 12}, 12, FILL, PLACE_OUT, 3, {OP_ATTENTION, .heads = 4}},
-    {"select", {1, 4, 5}, 5, 0, PLACE_NONE, 0, {OP_SELECT}},
-#undef CONV
-};
-
-/* The next `count` numbers of a golden file; NULL (and a failure) when it has fewer. */
-typedef struct reader {
-    npy_array file;
-    size_t used;
-} reader;
-
-static const double *take(reader *r, size_t count) {
-    if (r->used + count > r->file.count) {
-        test_fail(__FILE__, __LINE__, "the golden has %zu numbers, more are wanted", r->file.count);
-        return NULL;
-    }
-    r->used += count;
-    return (const double *)r->file.data + r->used - count;
-}
-
-/* The same as floats, which the numbers are exactly; `own` frees them with the graph. */
-static const float *take_floats(reader *r, graph *own, size_t count) {
-    const double *from = take(r, count);
-    float *array;
-    CHECK_OK(memory_new(count, sizeof *array, "golden", &array));
-    for (size_t i = 0; from && i < count; i++) array[i] = (float)from[i];
-    CHECK_OK(graph_own(own, array));
-    return array;
-}
-
-static void op_golden(size_t n) {
-    test_begin("op: %s", cases[n].name);
-    const int has = cases[n].arrays;
-    const uint32_t channels = cases[n].channels;
-    op o = cases[n].op;
-    reader r = {0};
-    graph *g;
-    int value;
-    char path[128];
-    snprintf(path, sizeof path, "golden/ops/%s.npy", cases[n].name);
-    CHECK_OK(npy_open(test_path(path), &r.file));
-    CHECK_OK(graph_create(cases[n].in, &g));
-    reference_operands v = {.in = cases[n].in};
-    const size_t inputs = shape_positions(v.in) * v.in.c;
-    for (int k = 0; k < (o.kind == OP_ATTENTION ? 3 : 1); k++) v.x[k] = take(&r, inputs);
-    if (o.kind == OP_CONV) o.weight = take_floats(&r, g, (size_t)channels * v.in.c * o.kernel_h * o.kernel_w);
-    if (o.kind == OP_EMBED) o.weight = take_floats(&r, g, (shape_positions(v.in) + 1) * channels);
-    if (o.kind == OP_LAYERNORM && has & SCALE) o.weight = take_floats(&r, g, channels); /* gamma */
-    if (o.kind == OP_CONV && has & SCALE) o.scale = take_floats(&r, g, channels);
-    if (has & SHIFT) o.shift = take_floats(&r, g, channels);
-    o.residual = -1; /* its pointer is given below; the graph is there for the shapes */
-    if (cases[n].place != PLACE_NONE)
-        o.mask = (mask_site){cases[n].place, .count = channels / cases[n].width, .width = cases[n].width};
-    CHECK_OK(graph_add(g, &o, channels, &value));
-    v.out = g->values[value];
-    const size_t count = shape_positions(v.out) * v.out.c;
-    if (has & RESIDUAL) v.residual = take(&r, count);
-    if (cases[n].place != PLACE_NONE) {
-        v.site = (reference_site){.place = cases[n].place, .width = cases[n].width};
-        v.site.keep = take_floats(&r, g, o.mask.count);
-        if (has & FILL) v.site.fill = take_floats(&r, g, channels);
-    }
-    const double *expected = take(&r, count);
-    CHECK_INT(r.used, r.file.count);
-
-    enum { FENCE = 8 };
-    double *scratch, *y;
-    CHECK_OK(memory_new(reference_scratch(g) + FENCE, sizeof *scratch, "scratch", &scratch));
-    CHECK_OK(memory_new(count + 2 * FENCE, sizeof *y, "result", &y));
-    for (size_t i = 0; i < FENCE; i++) y[i] = y[FENCE + count + i] = scratch[reference_scratch(g) + i] = 1234.5;
-    v.scratch = scratch;
-    v.y = y + FENCE;
-    if (expected) {
-        reference_op(&g->ops[0], &v);
-        for (size_t i = 0; i < count; i++) CHECK_NEAR(v.y[i], expected[i], 1e-12 * (1 + fabs(expected[i])));
-    }
-    for (size_t i = 0; i < FENCE; i++)
-        CHECK(y[i] == 1234.5 && y[FENCE + count + i] == 1234.5 && scratch[reference_scratch(g) + i] == 1234.5);
-    free(y);
-    free(scratch);
-    graph_destroy(g);
-    npy_close(&r.file);
-}
+/* ----------------------------------------------------------------------------------------- the ops */
 
 static void not_a_number(void) {
     test_begin("op: NaN passes through ReLU and max-pooling");
@@ -494,7 +361,6 @@ static void names(void) {
 }
 
 int main(void) {
-    for (size_t n = 0; n < sizeof cases / sizeof *cases; n++) op_golden(n);
     not_a_number();
     all_ones();
     threads_and_batches();

@@ -7,6 +7,7 @@
 #include "data/importer.h"
 #include "engines.h"
 #include "model/model.h"
+#include "nets.h"
 #include "test.h"
 
 static const double LIMIT = 1e-3; /* of each example's largest derivative */
@@ -46,18 +47,56 @@ static coar_status load_examples(const importer *from, const npy_array *rows, si
     return COAR_OK;
 }
 
-/* masks x examples of the golden's rows [masks][golden examples][n]. */
-static double worst_of(const float *actual, const npy_array *expected, size_t masks, size_t examples) {
-    const size_t n = expected->shape[2];
-    double worst = 0;
-    for (size_t m = 0; m < masks; m++)
-        for (size_t e = 0; e < examples; e++) {
-            const float *a = actual + (m * examples + e) * n;
-            const float *b = (const float *)expected->data + (m * expected->shape[1] + e) * n;
-            const double difference = largest_difference(a, b, n);
-            if (!(difference <= worst) && !isnan(worst)) worst = difference;
+/* A ReLU whose argument is zero but for rounding is open in one computation and closed in the next, and the derivatives
+ * differ; those of the goldens (fp32) and of the reference (double) do for one pair in a hundred. Then the derivatives
+ * also jump when every keep moves by some millionths: low[n] to high[n] is what the reference finds there. */
+static void range_at_kink(const model *m, const example_batch *batch, size_t example, const float *keeps, float *low,
+                          float *high) {
+    enum { MOVES = 16 };
+    const uint32_t n = m->graph->components;
+    float *moved = calloc((size_t)MOVES * n, sizeof *moved);
+    example_batch single = *batch;
+    uint64_t state = 1;
+    engine e;
+    for (size_t i = 0; i < (size_t)MOVES * n; i++) moved[i] = keeps[i % n] * (1 + 0x1p-18f * net_uniform(&state));
+    single.images += example * IMAGE;
+    single.labels += example;
+    single.count = 1;
+    engine_open(
+        &e, m->graph,
+        (engine_options){
+            .backend = "reference", .outputs = "margin", .examples = 1, .masks = MOVES, .threads = 2, .reverse = true});
+    const mask_range range = {.count = MOVES, .n = n, .keeps = moved};
+    float *gradients = engine_reverse(&e, &single, REVERSE_MASK, 0, &range, NULL);
+    for (uint32_t j = 0; j < n; j++) {
+        low[j] = high[j] = gradients[j];
+        for (size_t i = 1; i < MOVES; i++) {
+            low[j] = fminf(low[j], gradients[i * n + j]);
+            high[j] = fmaxf(high[j], gradients[i * n + j]);
         }
-    return worst;
+    }
+    free(gradients);
+    free(moved);
+    engine_close(&e);
+}
+
+/* Of one pair: the largest difference as a fraction of the largest derivative; beyond LIMIT, less what a kink explains. */
+static double pair_difference(const model *m, const example_batch *batch, size_t example, const float *keeps,
+                              const float *actual, const float *expected, int *kinks) {
+    const uint32_t n = m->graph->components;
+    double difference = largest_difference(actual, expected, n), largest = 0, unexplained = 0;
+    if (difference <= LIMIT) return difference;
+    float *low = calloc(n, sizeof *low), *high = calloc(n, sizeof *high);
+    ++*kinks;
+    range_at_kink(m, batch, example, keeps, low, high);
+    for (uint32_t j = 0; j < n; j++) {
+        const double left = fabs((double)actual[j] - expected[j]) - (high[j] - low[j]);
+        largest = fmax(largest, fabs(expected[j]));
+        if (!(left <= unexplained) && !isnan(unexplained)) unexplained = left; /* a NaN stays */
+    }
+    free(low);
+    free(high);
+    return unexplained / largest;
 }
 
 static void compare(const struct golden *golden, const char *backend, const importer *from) {
@@ -92,10 +131,20 @@ static void compare(const struct golden *golden, const char *backend, const impo
                                  .threads = 2,
                                  .reverse = true});
     float *gradients = engine_reverse(&e, &batch, REVERSE_MASK, 0, &range, NULL);
-    const double worst = worst_of(gradients, &expected, mask_count, examples);
+    const uint32_t n = m->graph->components;
+    int kinks = 0;
+    double worst = 0;
+    for (size_t i = 0; i < mask_count * examples; i++) {
+        const size_t s = i / examples, example = i % examples;
+        const float *pytorch = (const float *)expected.data + (s * expected.shape[1] + example) * n;
+        const double difference =
+            pair_difference(m, &batch, example, range.keeps + s * n, gradients + i * n, pytorch, &kinks);
+        if (!(difference <= worst) && !isnan(worst)) worst = difference;
+    }
     CHECK_NEAR(worst, 0, LIMIT);
-    printf("# %s, %s: %zu masks, %zu examples, largest difference %.1e of an example's largest\n", backend,
-           golden->name, mask_count, examples, worst);
+    CHECK(kinks <= (int)(mask_count * examples / 50));
+    printf("# %s, %s: %zu masks, %zu examples, largest difference %.1e of an example's largest, but for %d at kinks\n",
+           backend, golden->name, mask_count, examples, worst, kinks);
     engine_close(&e);
     free(gradients);
     free(images);

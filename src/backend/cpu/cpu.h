@@ -85,9 +85,9 @@ typedef struct cpu_worker {
     float *sum_mul, *sum_add; /* [widest site] */
     float *attention_reverse; /* attention_reverse_scratch */
     /* both */
-    float *keep;        /* [n][LANES] */
-    float *mask;        /* [n] */
-    void *mask_scratch; /* mask_range_scratch_max(n) bytes */
+    float *keep;              /* [n][LANES] */
+    float *mask;              /* [n] */
+    void *mask_scratch;       /* mask_range_scratch_max(n) bytes */
     float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
     float *attention;         /* attention_scratch */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
@@ -112,9 +112,9 @@ typedef struct cpu_backend {
     bool pack_once;       /* packed weights of all layers are kept side by side: packed once for all tiles of a mask */
     cpu_schedule_choice *choices; /* with settings.reverse: [choice_count] */
     size_t choice_count;
-    size_t choice;                /* the one that is planned for */
-    cpu_schedule schedule;        /* made from it */
-    cpu_layer *layers;    /* [ops] */
+    size_t choice;         /* the one that is planned for */
+    cpu_schedule schedule; /* made from it */
+    cpu_layer *layers;     /* [ops] */
     size_t workers;
     cpu_worker *worker; /* [workers] */
     void *memory;       /* one allocation for all arrays */

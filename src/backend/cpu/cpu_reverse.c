@@ -72,7 +72,8 @@ coar_status cpu_run_reverse(backend *base, reverse_kind kind, size_t output, con
                           masks->n, b->settings.reverse ? "" : ", which were not planned for");
     if (kind == REVERSE_CONDUCTANCE) {
         if (b->examples > LANES)
-            return status_set(COAR_ERROR_INTERNAL, "cpu: conductance along %u examples, %d at most", b->examples, LANES);
+            return status_set(COAR_ERROR_INTERNAL, "cpu: conductance along %u examples, %d at most", b->examples,
+                              LANES);
         if (job.rest) job.rest_lanes = (uint32_t)job.rest;
     }
     const size_t rest_tiles = (masks->count * job.rest + job.rest_lanes - 1) / job.rest_lanes;

@@ -69,13 +69,13 @@ static void find_wanted(const graph *g, bool *wanted) {
 typedef struct builder {
     const graph *g;
     cpu_schedule *schedule;
-    size_t moment;  /* of the step in hand */
-    bool *wanted;   /* [values] */
-    int *value;     /* [values] */
-    int *gradient;  /* [values] */
-    int *linear;    /* [ops] */
-    int *positive;  /* [ops] */
-    int *dlinear;   /* [ops] */
+    size_t moment; /* of the step in hand */
+    bool *wanted;  /* [values] */
+    int *value;    /* [values] */
+    int *gradient; /* [values] */
+    int *linear;   /* [ops] */
+    int *positive; /* [ops] */
+    int *dlinear;  /* [ops] */
 } builder;
 
 static int new_region(builder *b, size_t floats) {
@@ -162,8 +162,7 @@ static void add_epilogue(builder *b, size_t i) {
         s->dresidual = use(b, b->gradient[o->residual]);
         s->add_residual = !taken;
     }
-    if (b->wanted[o->input[0]])
-        s->dlinear = b->dlinear[i] = taken ? new_region(b, value_floats(b->g, o->output)) : dy;
+    if (b->wanted[o->input[0]]) s->dlinear = b->dlinear[i] = taken ? new_region(b, value_floats(b->g, o->output)) : dy;
 }
 
 static void add_convolution_reverse(builder *b, size_t i) {
@@ -190,7 +189,8 @@ static void add_other_reverse(builder *b, size_t i) {
         }
         s->dx[k] = contribute(b, value, &s->add[k]);
     }
-    if (o->kind == OP_LAYERNORM && o->mask.place == PLACE_OUT) s->scratch[0] = new_region(b, value_floats(b->g, o->output));
+    if (o->kind == OP_LAYERNORM && o->mask.place == PLACE_OUT)
+        s->scratch[0] = new_region(b, value_floats(b->g, o->output));
 }
 
 static void add_backward(builder *b, size_t start, size_t end) {

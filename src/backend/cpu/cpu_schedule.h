@@ -33,17 +33,17 @@ enum { REGION_NONE = -1 };
  * values. `add`: something is there already, which the step adds to. */
 typedef struct step {
     step_kind kind;
-    bool fused;     /* STEP_REVERSE of a convolution: the next step, an epilogue, may run on its results piecemeal */
+    bool fused; /* STEP_REVERSE of a convolution: the next step, an epilogue, may run on its results piecemeal */
     size_t op;
-    int x[3];       /* values of the inputs: those STEP_FORWARD reads, or the reverse of this op reads */
-    int residual;   /* value, likewise */
-    int y;          /* value, written; STEP_OUTPUT: the logits */
-    int linear;     /* x of the site: W x of an OP_CONV, the unmasked result of an OP_ATTENTION */
-    int positive;   /* one bit for each element of y: y > 0, where the activation is ReLU */
-    int dy;         /* gradient of y; STEP_EPILOGUE may write over it */
-    int dlinear;    /* gradient of W x: STEP_EPILOGUE writes it, STEP_REVERSE of OP_CONV reads it */
-    int dx[3];      /* gradients of the inputs */
-    int dresidual;  /* STEP_EPILOGUE: gradient of the residual */
+    int x[3];      /* values of the inputs: those STEP_FORWARD reads, or the reverse of this op reads */
+    int residual;  /* value, likewise */
+    int y;         /* value, written; STEP_OUTPUT: the logits */
+    int linear;    /* x of the site: W x of an OP_CONV, the unmasked result of an OP_ATTENTION */
+    int positive;  /* one bit for each element of y: y > 0, where the activation is ReLU */
+    int dy;        /* gradient of y; STEP_EPILOGUE may write over it */
+    int dlinear;   /* gradient of W x: STEP_EPILOGUE writes it, STEP_REVERSE of OP_CONV reads it */
+    int dx[3];     /* gradients of the inputs */
+    int dresidual; /* STEP_EPILOGUE: gradient of the residual */
     bool add[3], add_residual;
     int remade[3];  /* STEP_REVERSE of OP_ATTENTION: linear of the op before, from which x[k] is made again */
     int scratch[3]; /* room for that; elsewhere [0] is room for x of an OUT site */
@@ -54,7 +54,7 @@ typedef struct cpu_schedule {
     size_t step_count;
     region *regions;
     size_t region_count;
-    size_t floats;      /* of one worker: what all regions take */
+    size_t floats; /* of one worker: what all regions take */
 } cpu_schedule;
 
 /* A way to schedule a graph: ops from `kept_from` on are the last segment, the rest is run twice. */

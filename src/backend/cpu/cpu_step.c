@@ -103,7 +103,8 @@ static void end_site(const reverse_tile *t, const cpu_layer *layer) {
         double total[LANES] = {0};
         for (uint32_t c = j * m->width; c < (j + 1) * m->width; c++) {
             const float *sums = t->w->sums + (size_t)c * LANES, *factor = sum_factor(t, layer, c);
-            for (int lane = 0; lane < LANES; lane++) total[lane] += factor ? (double)sums[lane] * factor[lane] : sums[lane];
+            for (int lane = 0; lane < LANES; lane++)
+                total[lane] += factor ? (double)sums[lane] * factor[lane] : sums[lane];
         }
         for (int lane = 0; lane < LANES; lane++)
             if (t->gradients[lane]) t->gradients[lane][m->first + j] = (float)total[lane];
@@ -296,8 +297,7 @@ static void reverse_attention(const reverse_tile *t, const step *s) {
         .output_v = sum_at(t, s->dx[2], s->add[2]),
         .scratch = t->w->attention_reverse,
     };
-    if (args.output_q.values || args.output_k.values || args.output_v.values)
-        t->b->kernels->attention_reverse(&args);
+    if (args.output_q.values || args.output_k.values || args.output_v.values) t->b->kernels->attention_reverse(&args);
 }
 
 static void reverse(const reverse_tile *t, const step *s) {

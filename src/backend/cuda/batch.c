@@ -1,13 +1,12 @@
 /*
  * batch.c - the (mask, example) pairs of a run as batches.
  *
- * Three streams: masks go up on `upload`, everything from mask bits to outputs runs on `compute`, outputs come down
- * on `download`. Two lanes of staging take turns; of one lane's batch
+ * Three streams: masks go up on `upload`, everything from mask bits to outputs and gradients runs on `compute`, these
+ * come down on `download`. Two lanes of staging take turns; of one lane's batch
  *   uploaded    is waited for by compute: the masks are there
  *   computed    by download: the outputs are there
  *   downloaded  by the host before it touches the lane again. By then compute has read the lane's inputs, and upload
- * has read
- *               its pinned twin, so nothing else needs to be waited for.
+ *               has read its pinned twin, so nothing else needs to be waited for.
  *
  * The first batch of a shape is launched op by op, each waited for: a failure is then known by its op, and kernels
  * are loaded outside of any capture. From the second on it is a graph.
@@ -21,7 +20,7 @@
 
 static bool same_shape(const cuda_shape *a, const cuda_shape *b) {
     return a->pairs == b->pairs && a->slots == b->slots && a->source == b->source && a->seed == b->seed &&
-           a->threshold == b->threshold && a->stream == b->stream;
+           a->threshold == b->threshold && a->stream == b->stream && a->kind == b->kind && a->output == b->output;
 }
 
 /* Batches of equal size, so that one graph serves them and hardly a pair is computed twice. */
@@ -30,21 +29,49 @@ static uint32_t pairs_per_batch(size_t total, uint32_t most) {
     return (uint32_t)((total + batches - 1) / batches);
 }
 
-static cuda_shape shape_of(const cuda_backend *b, const mask_range *masks) {
+/* Masks in the form in which they go up. */
+static cuda_shape shape_of_masks(const mask_range *masks) {
     const sampler *s = masks->sampler;
-    const uint32_t planned = b->settings.plan->pairs;
-    cuda_shape shape = {.pairs = planned ? planned : pairs_per_batch(masks->count * b->examples, b->batch.pairs)};
+    cuda_shape shape = {0};
     shape.source = masks->keeps ? SOURCE_VALUES : s && s->kind == SAMPLER_BERNOULLI ? SOURCE_PHILOX : SOURCE_BITS;
     if (shape.source == SOURCE_PHILOX) {
         shape.seed = s->seed;
         shape.stream = s->stream;
         shape.threshold = sampler_threshold(s->alpha);
     }
-    const uint32_t room = shape.source == SOURCE_VALUES ? b->batch.value_slots : b->batch.slots;
-    const size_t touched = shape.pairs < 2 ? 1 : (shape.pairs - 2) / b->examples + 2; /* wherever a batch begins */
+    return shape;
+}
+
+static uint32_t room_for_masks(const cuda_batch *batch, const cuda_shape *shape) {
+    return shape->source == SOURCE_VALUES ? batch->value_slots : batch->slots;
+}
+
+/* Batches that begin anywhere in a mask. */
+static cuda_shape shape_of(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks) {
+    const uint32_t planned = batch->mode == CUDA_FORWARD ? b->settings.plan->pairs : 0;
+    cuda_shape shape = shape_of_masks(masks);
+    const uint32_t room = room_for_masks(batch, &shape);
+    shape.pairs = planned ? planned : pairs_per_batch(masks->count * b->examples, batch->pairs);
+    const size_t touched = shape.pairs < 2 ? 1 : (shape.pairs - 2) / b->examples + 2;
     const size_t slots = touched < masks->count ? touched : masks->count;
     shape.slots = slots < room ? (uint32_t)slots : room;
     return shape;
+}
+
+/* Batches of whole masks: what an example adds depends on the one before it. */
+static coar_status whole_masks(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks,
+                               cuda_shape *shape) {
+    *shape = shape_of_masks(masks);
+    const uint32_t room = room_for_masks(batch, shape), fit = batch->pairs / b->examples,
+                   most = fit < room ? fit : room;
+    if (!most)
+        return status_set(COAR_ERROR_MEMORY,
+                          "%s: neuron conductance wants the %u examples of a block in one batch, but the device memory "
+                          "that is allowed holds only %u: raise --memory, or free the device",
+                          b->device.name, b->examples, batch->pairs);
+    shape->slots = pairs_per_batch(masks->count, most);
+    shape->pairs = shape->slots * b->examples;
+    return COAR_OK;
 }
 
 /* -------------------------------------------------------------------------------------------- lanes */
@@ -55,17 +82,21 @@ static void free_graph(cuda_lane *lane) {
 }
 
 void cuda_batches_free_graphs(cuda_backend *b) {
-    for (int i = 0; i < CUDA_LANES; i++) free_graph(&b->batch.lane[i]);
+    for (int mode = 0; mode < CUDA_MODES; mode++)
+        for (int i = 0; i < CUDA_LANES; i++) free_graph(&b->batch[mode].lane[i]);
 }
 
-/* One call of run. */
+/* One call of run or run_reverse. */
 typedef struct run_call {
     cuda_backend *b;
+    cuda_batch *batch;
     const mask_range *masks;
     cuda_shape shape;
-    size_t total;   /* pairs */
-    float *outputs; /* [output_count][total] */
-    void *scratch;  /* of the sampler */
+    size_t total;        /* pairs */
+    size_t output_count; /* 1 of a reverse pass */
+    float *outputs;      /* [output_count][total]; NULL = not wanted */
+    float *gradients;    /* [total][n]; NULL but for a reverse pass */
+    void *scratch;       /* of the sampler */
 } run_call;
 
 static void copy_masks(const run_call *call, cuda_lane *lane, size_t first_mask, size_t count) {
@@ -108,25 +139,26 @@ static size_t fill_lane(const run_call *call, cuda_lane *lane, size_t first) {
     }
     const size_t masks = (first + lane->count - 1) / examples - first_mask + 1;
     copy_masks(call, lane, first_mask, masks);
-    return call->b->batch.input_header + mask_block_bytes(call, masks);
+    return call->batch->input_header + mask_block_bytes(call, masks);
 }
 
 /* ------------------------------------------------------------------------------------------ compute */
 
-static coar_status expand_keeps(const cuda_backend *b, const cuda_lane *lane, const cuda_shape *shape) {
+static coar_status expand_keeps(const cuda_backend *b, const cuda_batch *batch, const cuda_lane *lane,
+                                const cuda_shape *shape) {
     const graph *g = b->settings.graph;
     const float gain = b->settings.ablation.gain;
     cudaError_t error = cudaSuccess;
     if (!g->rows) return COAR_OK;
     if (shape->source == SOURCE_PHILOX)
         error = gpu_keep_from_philox_launch(shape->seed, shape->stream, lane->device.first, shape->threshold, gain,
-                                            b->component, g->rows, shape->slots, b->batch.keep, b->compute);
+                                            b->component, g->rows, shape->slots, batch->keep, b->compute);
     else if (shape->source == SOURCE_VALUES)
         error = gpu_keep_from_values_launch(lane->device.masks, g->components, b->component, g->rows, shape->slots,
-                                            b->batch.keep, b->compute);
+                                            batch->keep, b->compute);
     else
         error = gpu_keep_from_bits_launch(lane->device.masks, (uint32_t)mask_bytes(g->components), gain, b->component,
-                                          g->rows, shape->slots, b->batch.keep, b->compute);
+                                          g->rows, shape->slots, batch->keep, b->compute);
     return cuda_error(error, "keeps of %u masks of %u components (compute stream)", shape->slots, g->components);
 }
 
@@ -139,46 +171,74 @@ static gpu_output_kind output_kind_of(output_kind kind) {
     return kinds[kind];
 }
 
-/* From mask bits to outputs, enqueued on `compute`. */
-static coar_status enqueue(cuda_backend *b, const cuda_lane *lane, const cuda_shape *shape, bool checked) {
+/* outputs [pairs] of the logits. */
+static coar_status enqueue_output(const cuda_pass *pass, size_t output, float *outputs) {
+    const cuda_backend *b = pass->b;
+    const output_spec *o = &b->outputs[output];
+    TRY_CUDA(gpu_output_launch(output_kind_of(o->kind), o->a, o->b, pass->pairs, b->classes, pass->batch->logits,
+                               b->labels, pass->example, outputs, pass->stream),
+             "output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
+    return COAR_OK;
+}
+
+/* Components that no gradient reaches have none: their sums are nobody's to write. */
+static coar_status enqueue_reverse(const cuda_pass *pass, const cuda_lane *lane, const cuda_shape *shape) {
+    const cuda_backend *b = pass->b;
+    const graph *g = b->settings.graph;
+    const output_spec *o = &b->outputs[shape->output];
+    void *seed = cuda_tape_at(pass, b->tape.gradient[g->logits]);
+    TRY(enqueue_output(pass, shape->output, lane->outputs));
+    TRY_CUDA(cudaMemsetAsync(lane->gradients, 0, (size_t)pass->pairs * g->components * sizeof *lane->gradients,
+                             pass->stream),
+             "gradients of a batch of %u (compute stream)", pass->pairs);
+    if (!seed) return COAR_OK;
+    TRY_CUDA(gpu_output_gradient_launch(output_kind_of(o->kind), o->a, o->b, b->type, pass->pairs, b->classes,
+                                        pass->batch->logits, b->labels, pass->example, cuda_reverse_gain(b), seed,
+                                        pass->stream),
+             "gradient of output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
+    return cuda_reverse(pass, shape->kind, lane->gradients);
+}
+
+/* From mask bits to outputs, and gradients, enqueued on `compute`. */
+static coar_status enqueue(cuda_backend *b, const cuda_batch *batch, const cuda_lane *lane, const cuda_shape *shape,
+                           bool checked) {
     const cuda_pass pass = {.b = b,
+                            .batch = batch,
                             .pairs = shape->pairs,
                             .count = shape->pairs,
                             .slot = lane->device.slot,
                             .example = lane->device.example,
                             .stream = b->compute,
                             .checked = checked};
-    TRY(expand_keeps(b, lane, shape));
+    TRY(expand_keeps(b, batch, lane, shape));
     TRY(cuda_forward(&pass));
-    for (size_t k = 0; k < b->settings.output_count; k++) {
-        const output_spec *o = &b->outputs[k];
-        TRY_CUDA(gpu_output_launch(output_kind_of(o->kind), o->a, o->b, shape->pairs, b->classes, b->batch.logits,
-                                   b->labels, lane->device.example, lane->outputs + k * shape->pairs, b->compute),
-                 "output '%s' of a batch of %u (compute stream)", o->name, shape->pairs);
-    }
+    if (batch->mode == CUDA_REVERSE) return enqueue_reverse(&pass, lane, shape);
+    for (size_t k = 0; k < b->settings.output_count; k++)
+        TRY(enqueue_output(&pass, k, lane->outputs + k * shape->pairs));
     return COAR_OK;
 }
 
 /* Where an op other than a convolution reads the input, it is there once for each pair. The list of examples is the
  * host's, so this stays outside of graphs; no published architecture needs it. */
-static coar_status gather_input(const cuda_backend *b, const cuda_lane *lane, uint32_t pairs) {
+static coar_status gather_input(cuda_backend *b, const cuda_batch *batch, const cuda_lane *lane, uint32_t pairs) {
     const shape s = b->settings.graph->values[0];
     const size_t bytes = shape_positions(s) * gpu_stride(s.c) * gpu_type_size(b->type);
+    const cuda_pass pass = {.b = b, .batch = batch};
     if (!b->gathers) return COAR_OK;
     for (uint32_t p = 0; p < pairs; p++)
-        TRY_CUDA(cudaMemcpyAsync((char *)b->batch.buffer[0] + p * bytes,
+        TRY_CUDA(cudaMemcpyAsync((char *)cuda_value(&pass, 0) + p * bytes,
                                  (const char *)b->input + lane->host.example[p] * bytes, bytes,
                                  cudaMemcpyDeviceToDevice, b->compute),
                  "input of pair %u of a batch of %u (compute stream)", p, pairs);
     return COAR_OK;
 }
 
-static coar_status capture(cuda_backend *b, cuda_lane *lane, const cuda_shape *shape) {
+static coar_status capture(cuda_backend *b, const cuda_batch *batch, cuda_lane *lane, const cuda_shape *shape) {
     coar_status status;
     cudaGraph_t graph = NULL;
     TRY_CUDA(cudaStreamBeginCapture(b->compute, cudaStreamCaptureModeThreadLocal), "capturing a batch of %u",
              shape->pairs);
-    status = enqueue(b, lane, shape, false);
+    status = enqueue(b, batch, lane, shape, false);
     const cudaError_t ended =
         cudaStreamEndCapture(b->compute, &graph); /* also after a failure: or the stream stays captured */
     if (status != COAR_OK) {
@@ -192,17 +252,17 @@ done:
     return status;
 }
 
-static coar_status compute(cuda_backend *b, cuda_lane *lane, const cuda_shape *shape) {
-    TRY(gather_input(b, lane, shape->pairs));
+static coar_status compute(cuda_backend *b, cuda_batch *batch, cuda_lane *lane, const cuda_shape *shape) {
+    TRY(gather_input(b, batch, lane, shape->pairs));
     if (!same_shape(&lane->shape, shape)) free_graph(lane);
     lane->shape = *shape;
-    if (!same_shape(&b->batch.known, shape)) {
-        TRY(cuda_layers_prepare(b, shape->pairs));
-        TRY(enqueue(b, lane, shape, true));
-        b->batch.known = *shape;
+    if (!same_shape(&batch->known, shape)) {
+        if (batch->mode == CUDA_FORWARD) TRY(cuda_layers_prepare(b, shape->pairs));
+        TRY(enqueue(b, batch, lane, shape, true));
+        batch->known = *shape;
         return COAR_OK;
     }
-    if (!lane->graph) TRY(capture(b, lane, shape));
+    if (!lane->graph) TRY(capture(b, batch, lane, shape));
     TRY_CUDA(cudaGraphLaunch(lane->graph, b->compute), "the graph of a batch of %u (compute stream)", shape->pairs);
     return COAR_OK;
 }
@@ -216,18 +276,23 @@ static coar_status start(const run_call *call, cuda_lane *lane, size_t first) {
              "masks of a batch of %u (upload stream)", call->shape.pairs);
     TRY_CUDA(cudaEventRecord(lane->uploaded, b->upload), "upload stream");
     TRY_CUDA(cudaStreamWaitEvent(b->compute, lane->uploaded, 0), "compute stream");
-    TRY(compute(b, lane, &call->shape));
+    TRY(compute(b, call->batch, lane, &call->shape));
     TRY_CUDA(cudaEventRecord(lane->computed, b->compute), "compute stream");
     TRY_CUDA(cudaStreamWaitEvent(b->download, lane->computed, 0), "download stream");
     TRY_CUDA(cudaMemcpyAsync(lane->host_outputs, lane->outputs,
-                             b->settings.output_count * call->shape.pairs * sizeof *lane->outputs,
-                             cudaMemcpyDeviceToHost, b->download),
+                             call->output_count * call->shape.pairs * sizeof *lane->outputs, cudaMemcpyDeviceToHost,
+                             b->download),
              "outputs of a batch of %u (download stream)", call->shape.pairs);
+    if (call->gradients)
+        TRY_CUDA(cudaMemcpyAsync(lane->host_gradients, lane->gradients,
+                                 (size_t)lane->count * call->masks->n * sizeof *lane->gradients, cudaMemcpyDeviceToHost,
+                                 b->download),
+                 "gradients of a batch of %u (download stream)", call->shape.pairs);
     TRY_CUDA(cudaEventRecord(lane->downloaded, b->download), "download stream");
     return COAR_OK;
 }
 
-/* Waits for the lane's batch, if there is one, and takes its outputs. */
+/* Waits for the lane's batch, if there is one, and takes its outputs and gradients. */
 static coar_status finish(const run_call *call, cuda_lane *lane) {
     const cuda_backend *b = call->b;
     if (!lane->count) return COAR_OK;
@@ -237,9 +302,12 @@ static coar_status finish(const run_call *call, cuda_lane *lane) {
              "a batch of %u pairs from mask %zu of the unit on (%s, streams "
              "compute and download; CUDA_LAUNCH_BLOCKING=1 names the kernel)",
              call->shape.pairs, lane->first / b->examples, b->settings.plan->precision);
-    for (size_t k = 0; k < b->settings.output_count; k++)
+    for (size_t k = 0; call->outputs && k < call->output_count; k++)
         memcpy(call->outputs + k * call->total + lane->first, lane->host_outputs + k * call->shape.pairs,
                count * sizeof *call->outputs);
+    if (call->gradients)
+        memcpy(call->gradients + lane->first * call->masks->n, lane->host_gradients,
+               (size_t)count * call->masks->n * sizeof *call->gradients);
     return COAR_OK;
 }
 
@@ -248,32 +316,63 @@ static void abandon(cuda_backend *b) {
     (void)cudaStreamSynchronize(b->upload);
     (void)cudaStreamSynchronize(b->compute);
     (void)cudaStreamSynchronize(b->download);
-    for (int i = 0; i < CUDA_LANES; i++) b->batch.lane[i].count = 0;
+    for (int mode = 0; mode < CUDA_MODES; mode++)
+        for (int i = 0; i < CUDA_LANES; i++) b->batch[mode].lane[i].count = 0;
+}
+
+static coar_status run_batches(run_call *call) {
+    coar_status status;
+    const sampler *s = call->masks->sampler;
+    cuda_lane *const lanes = call->batch->lane;
+    size_t batch = 0;
+    TRY(memory_new(s ? sampler_scratch(s) : 0, 1, "masks", &call->scratch));
+    for (size_t first = 0; first < call->total; batch++) {
+        cuda_lane *lane = &lanes[batch % CUDA_LANES];
+        TRY_GOTO(finish(call, lane));
+        TRY_GOTO(start(call, lane, first));
+        first += lane->count;
+    }
+    for (int i = 0; i < CUDA_LANES; i++) TRY_GOTO(finish(call, &lanes[(batch + (size_t)i) % CUDA_LANES]));
+done:
+    if (status != COAR_OK) abandon(call->b);
+    free(call->scratch);
+    return status;
 }
 
 coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs) {
-    coar_status status;
-    run_call call = {.b = b, .masks = masks, .total = masks->count * b->examples, .outputs = outputs};
-    size_t batch = 0;
-    call.shape = shape_of(b, masks);
-    TRY(memory_new(masks->sampler ? sampler_scratch(masks->sampler) : 0, 1, "masks", &call.scratch));
-    for (size_t first = 0; first < call.total; batch++) {
-        cuda_lane *lane = &b->batch.lane[batch % CUDA_LANES];
-        TRY_GOTO(finish(&call, lane));
-        TRY_GOTO(start(&call, lane, first));
-        first += lane->count;
-    }
-    for (int i = 0; i < CUDA_LANES; i++) TRY_GOTO(finish(&call, &b->batch.lane[(batch + (size_t)i) % CUDA_LANES]));
-done:
-    if (status != COAR_OK) abandon(b);
-    free(call.scratch);
-    return status;
+    run_call call = {.b = b,
+                     .batch = &b->batch[CUDA_FORWARD],
+                     .masks = masks,
+                     .total = masks->count * b->examples,
+                     .output_count = b->settings.output_count,
+                     .outputs = outputs};
+    call.shape = shape_of(b, call.batch, masks);
+    return run_batches(&call);
+}
+
+coar_status cuda_batches_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                                 float *gradients, float *outputs) {
+    run_call call = {.b = b,
+                     .batch = &b->batch[CUDA_REVERSE],
+                     .masks = masks,
+                     .total = masks->count * b->examples,
+                     .output_count = 1,
+                     .outputs = outputs,
+                     .gradients = gradients};
+    if (kind == REVERSE_CONDUCTANCE)
+        TRY(whole_masks(b, call.batch, masks, &call.shape));
+    else
+        call.shape = shape_of(b, call.batch, masks);
+    call.shape.kind = kind;
+    call.shape.output = output;
+    return run_batches(&call);
 }
 
 /* ----------------------------------------------------------------------------------- without masks */
 
 coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t count, cuda_pass *pass) {
-    cuda_lane *lane = &b->batch.lane[0];
+    cuda_batch *batch = &b->batch[CUDA_FORWARD];
+    cuda_lane *lane = &batch->lane[0];
     const uint32_t n = b->settings.graph->components;
     const uint32_t planned = b->settings.plan->pairs, pairs = planned ? planned : count;
     const cuda_shape shape = {.pairs = pairs, .slots = 1, .source = SOURCE_BITS};
@@ -283,17 +382,18 @@ coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t cou
     }
     memset(lane->host.masks, 0xff, mask_bytes(n));
     *pass = (cuda_pass){.b = b,
+                        .batch = batch,
                         .pairs = pairs,
                         .count = count,
                         .slot = lane->device.slot,
                         .example = lane->device.example,
                         .stream = b->compute};
-    TRY_CUDA(cudaMemcpyAsync(lane->device_block, lane->host_block, b->batch.input_header + mask_bytes(n),
+    TRY_CUDA(cudaMemcpyAsync(lane->device_block, lane->host_block, batch->input_header + mask_bytes(n),
                              cudaMemcpyHostToDevice, b->compute),
              "a batch of %u without masks (compute stream)", count);
-    TRY(gather_input(b, lane, pairs));
+    TRY(gather_input(b, batch, lane, pairs));
     TRY(cuda_layers_prepare(b, pairs));
-    return expand_keeps(b, lane, &shape);
+    return expand_keeps(b, batch, lane, &shape);
 }
 
 static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, float *padded, float *logits) {
@@ -301,9 +401,9 @@ static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, fl
     cuda_pass pass;
     TRY(cuda_batches_unablated(b, first, count, &pass));
     TRY(cuda_forward(&pass));
-    TRY_CUDA(
-        cudaMemcpyAsync(padded, b->batch.logits, count * stride * sizeof *padded, cudaMemcpyDeviceToHost, b->compute),
-        "logits of %u examples (compute stream)", count);
+    TRY_CUDA(cudaMemcpyAsync(padded, pass.batch->logits, count * stride * sizeof *padded, cudaMemcpyDeviceToHost,
+                             b->compute),
+             "logits of %u examples (compute stream)", count);
     TRY_CUDA(cudaStreamSynchronize(b->compute), "logits of %u examples (compute stream)", count);
     for (uint32_t p = 0; p < count; p++)
         memcpy(logits + (size_t)(first + p) * b->classes, padded + p * stride, b->classes * sizeof *logits);
@@ -312,7 +412,7 @@ static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, fl
 
 coar_status cuda_batches_logits(cuda_backend *b, float *logits) {
     coar_status status = COAR_OK;
-    const uint32_t pairs = pairs_per_batch(b->examples, b->batch.pairs);
+    const uint32_t pairs = pairs_per_batch(b->examples, b->batch[CUDA_FORWARD].pairs);
     float *padded = NULL;
     TRY(memory_new((size_t)pairs * gpu_stride(b->classes), sizeof *padded, "logits", &padded));
     for (uint32_t first = 0; first < b->examples; first += pairs) {

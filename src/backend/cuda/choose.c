@@ -11,9 +11,6 @@
 
 #include "backend/cuda/cuda_library_engine.h"
 
-/* The batch that a kernel is chosen for: about what memory.c takes. */
-#define TYPICAL_PAIRS 256
-
 /* Fewer products than this in a partial sum do not pay for adding it up afterwards. */
 #define SPLIT_PRODUCTS_MIN 512
 
@@ -54,6 +51,11 @@ static int best_form(const gpu_conv *c, uint64_t *tiles_of_best) {
     return best;
 }
 
+int cuda_choose_own_form(const gpu_conv *c) {
+    uint64_t count;
+    return best_form(c, &count);
+}
+
 /* As many partial sums as fill the device, where there are enough products to share out. */
 static uint32_t best_splits(const gpu_conv *c, uint64_t tile_count, int multiprocessors) {
     const uint64_t products = (uint64_t)c->in_channels * c->kernel_h * c->kernel_w;
@@ -81,7 +83,7 @@ static coar_status choose(const graph *g, int device, const plan_timing *timing,
         const op *o = &g->ops[i];
         if (o->kind != OP_CONV) continue;
         const cuda_layer layer = {.op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .splits = 1};
-        const gpu_conv c = cuda_layer_conv(&shapes, &layer, TYPICAL_PAIRS);
+        const gpu_conv c = cuda_layer_conv(&shapes, &layer, CUDA_TYPICAL_PAIRS);
         uint64_t count;
         const int form = best_form(&c, &count);
         set_kernel(plan, i, c.type, form, best_splits(&c, count, d.multiprocessors));

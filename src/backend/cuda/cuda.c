@@ -1,11 +1,13 @@
 /*
- * cuda.c - the cuda backend's interface: prepare, bind, run, logits, destroy.
+ * cuda.c - the cuda backend's interface: prepare, bind, run, run_reverse, logits, destroy.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
+
+enum { CONDUCTANCE_EXAMPLES = 32 }; /* backend.h: most examples of a path bound at once */
 
 /* ------------------------------------------------------------------------------------ preparation */
 
@@ -51,10 +53,12 @@ static coar_status describe(const backend_settings *s, cuda_backend *b) {
     TRY(memory_new(g->op_count, sizeof *b->layers, "cuda backend", &b->layers));
     TRY(cuda_layers_describe(b));
     TRY(buffer_plan_create(g, false, &b->buffers));
+    if (s->reverse) TRY(tape_create(g, gpu_type_size(b->type), b->gathers, &b->tape));
     TRY(memory_new(b->buffers.buffers, sizeof *b->buffer_bytes, "cuda backend", &b->buffer_bytes));
-    TRY(memory_new(b->buffers.buffers, sizeof *b->batch.buffer, "cuda backend", &b->batch.buffer));
+    TRY(memory_new(b->buffers.buffers, sizeof(void *), "cuda backend", &b->batch[CUDA_FORWARD].buffer));
     TRY(memory_new(input.c, sizeof *b->mul, "cuda backend", &b->mul));
     TRY(memory_new(input.c, sizeof *b->add, "cuda backend", &b->add));
+    TRY(memory_new(s->examples_max, sizeof *b->host_scale, "cuda backend", &b->host_scale));
     TRY(memory_new(s->examples_max, sizeof *b->host_labels, "cuda backend", &b->host_labels));
     return cuda_retry_plan(b);
 }
@@ -85,10 +89,12 @@ void cuda_destroy(backend *base) {
     cuda_layers_release(b);
     plan_free(&b->fp32_plan);
     buffer_plan_free(&b->buffers);
+    tape_free(&b->tape);
     free(b->buffer_bytes);
     free(b->layers);
     free(b->mul);
     free(b->add);
+    free(b->host_scale);
     free(b->host_labels);
     free(b);
 }
@@ -96,8 +102,7 @@ void cuda_destroy(backend *base) {
 static coar_status cuda_memory(const backend_settings *s, size_t *least, size_t *best) {
     cuda_backend *b;
     TRY(cuda_describe(s, &b));
-    *least = cuda_memory_bytes(b, s->plan->pairs ? s->plan->pairs : 1);
-    *best = cuda_memory_bytes(b, cuda_memory_useful_pairs(b));
+    cuda_memory_sizes(b, least, best);
     cuda_destroy(&b->base);
     return COAR_OK;
 }
@@ -167,7 +172,10 @@ coar_status cuda_normalise(cuda_backend *b) {
         "labels of %u examples", b->examples);
     TRY_CUDA(cudaMemcpyAsync(b->pixel_mul, b->mul, s.c * sizeof *b->mul, cudaMemcpyHostToDevice, b->compute), "std");
     TRY_CUDA(cudaMemcpyAsync(b->pixel_add, b->add, s.c * sizeof *b->add, cudaMemcpyHostToDevice, b->compute), "mean");
-    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, NULL,
+    TRY_CUDA(
+        cudaMemcpyAsync(b->scale, b->host_scale, b->examples * sizeof *b->scale, cudaMemcpyHostToDevice, b->compute),
+        "factors of %u examples", b->examples);
+    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, b->scale,
                                   b->input, b->compute),
              "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h, s.w, s.c);
     TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples,
@@ -180,7 +188,10 @@ static coar_status cuda_bind(backend *base, const example_batch *batch) {
     TRY(backend_check_batch(&b->settings, batch));
     TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
     b->examples = batch->count;
-    for (uint32_t e = 0; e < batch->count; e++) b->host_labels[e] = batch->labels ? batch->labels[e] : 0;
+    for (uint32_t e = 0; e < batch->count; e++) {
+        b->host_labels[e] = batch->labels ? batch->labels[e] : 0;
+        b->host_scale[e] = batch->scale ? batch->scale[e] : 1;
+    }
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
         b->mul[c] = (float)(1 / (255.0 * batch->std[c]));
         b->add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);
@@ -193,11 +204,13 @@ static coar_status cuda_bind(backend *base, const example_batch *batch) {
 
 /* -------------------------------------------------------------------------------------------- runs */
 
-/* Enters the device, and runs `pass`; with half the batch as often as the device is out of memory. */
-static coar_status with_smaller_batches(cuda_backend *b, coar_status (*pass)(cuda_backend *, void *), void *context) {
+/* Enters the device, and runs `pass`; with half the batch as often as the device is out of memory, down to `least`
+ * pairs. */
+static coar_status with_smaller_batches(cuda_backend *b, cuda_mode mode, uint32_t least,
+                                        coar_status (*pass)(cuda_backend *, void *), void *context) {
     coar_status status;
     TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
-    while ((status = pass(b, context)) == COAR_ERROR_MEMORY && b->batch.pairs > 1) {
+    while ((status = pass(b, context)) == COAR_ERROR_MEMORY && b->batch[mode].pairs > least) {
         status_clear();
         TRY(cuda_memory_shrink(b));
     }
@@ -214,16 +227,48 @@ static coar_status run_pass(cuda_backend *b, void *context) {
     return cuda_batches_run(b, call->masks, call->outputs);
 }
 
+static coar_status check_masks(const cuda_backend *b, const mask_range *masks) {
+    if (masks->n == b->settings.graph->components) return COAR_OK;
+    return status_set(COAR_ERROR_INTERNAL, "cuda: masks of %u components for a model of %u", masks->n,
+                      b->settings.graph->components);
+}
+
 static coar_status cuda_run(backend *base, const mask_range *masks, float *outputs) {
     cuda_backend *b = cuda_self(base);
     run_call call = {masks, outputs};
-    if (masks->n != b->settings.graph->components)
-        return status_set(COAR_ERROR_INTERNAL, "cuda: masks of %u components for a model of %u", masks->n,
-                          b->settings.graph->components);
+    TRY(check_masks(b, masks));
     if (!masks->count || !b->examples) return COAR_OK;
-    TRY(with_smaller_batches(b, run_pass, &call));
+    TRY(with_smaller_batches(b, CUDA_FORWARD, 1, run_pass, &call));
     b->passes += (double)masks->count * b->examples;
     return b->precision == PRECISION_FP32 ? COAR_OK : cuda_retry_non_finite(b, masks, outputs);
+}
+
+typedef struct reverse_call {
+    reverse_kind kind;
+    size_t output;
+    const mask_range *masks;
+    float *gradients, *outputs;
+} reverse_call;
+
+static coar_status reverse_pass(cuda_backend *b, void *context) {
+    const reverse_call *call = context;
+    return cuda_batches_reverse(b, call->kind, call->output, call->masks, call->gradients, call->outputs);
+}
+
+static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t output, const mask_range *masks,
+                                    float *gradients, float *outputs) {
+    cuda_backend *b = cuda_self(base);
+    reverse_call call = {kind, output, masks, gradients, outputs};
+    TRY(check_masks(b, masks));
+    if (!b->settings.reverse || output >= b->settings.output_count)
+        return status_set(COAR_ERROR_INTERNAL, "cuda: not prepared for a reverse pass of output %zu", output);
+    if (kind == REVERSE_CONDUCTANCE && b->examples > CONDUCTANCE_EXAMPLES)
+        return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, neuron conductance takes %d", b->examples,
+                          CONDUCTANCE_EXAMPLES);
+    if (!masks->count || !b->examples) return COAR_OK;
+    TRY(with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call));
+    if (b->precision == PRECISION_FP32) return COAR_OK;
+    return cuda_retry_reverse(b, kind, output, masks, gradients, outputs);
 }
 
 static coar_status logits_pass(cuda_backend *b, void *context) {
@@ -232,7 +277,7 @@ static coar_status logits_pass(cuda_backend *b, void *context) {
 
 static coar_status cuda_logits(backend *base, float *logits) {
     cuda_backend *b = cuda_self(base);
-    return b->examples ? with_smaller_batches(b, logits_pass, logits) : COAR_OK;
+    return b->examples ? with_smaller_batches(b, CUDA_FORWARD, 1, logits_pass, logits) : COAR_OK;
 }
 
 static coar_status sums_pass(cuda_backend *b, void *context) {
@@ -241,7 +286,7 @@ static coar_status sums_pass(cuda_backend *b, void *context) {
 
 static coar_status cuda_row_sums(backend *base, double *sums) {
     cuda_backend *b = cuda_self(base);
-    return b->examples && b->settings.graph->rows ? with_smaller_batches(b, sums_pass, sums) : COAR_OK;
+    return b->examples && b->settings.graph->rows ? with_smaller_batches(b, CUDA_FORWARD, 1, sums_pass, sums) : COAR_OK;
 }
 
 static void cuda_work(const backend *base, double *executed, double *dense) {
@@ -262,6 +307,7 @@ const backend_interface backend_cuda = {
     .prepare = cuda_prepare,
     .bind = cuda_bind,
     .run = cuda_run,
+    .run_reverse = cuda_run_reverse,
     .logits = cuda_logits,
     .collect_row_sums = cuda_row_sums,
     .destroy = cuda_destroy,

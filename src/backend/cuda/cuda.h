@@ -13,9 +13,11 @@
  *   layer.c     what never changes about an op: packed weights, the convolution's arguments
  *   engine.c    who computes a convolution: the project's kernels, or a library (one table)
  *   forward.c   the op list over one batch: op -> launcher
+ *   cuda_tape.c what a reverse pass needs of its forward pass, and where all of it lives
+ *   reverse.c   the op list over one batch, backwards
  *   batch.c     the pairs of a run as batches: staging, streams, graphs
  *   means.c     sums of x per masked channel, for `mean` ablation
- *   retry.c     non-finite outputs once more in fp32
+ *   retry.c     non-finite outputs and gradients once more in fp32
  *   choose.c    the numerics plan of this device
  *
  * State is per backend, so that two of them on two devices can run in two threads. Must not know: models, files, runs.
@@ -24,6 +26,7 @@
 #define COAR_BACKEND_CUDA_CUDA_H
 
 #include "backend/backend.h"
+#include "backend/cuda/cuda_tape.h"
 #include "backend/cuda/error.h"
 #include "kernels/cuda/kernels.h"
 
@@ -67,6 +70,11 @@ typedef struct cuda_layer {
     void *weight; /* OP_CONV: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma, OP_EMBED table; NULL = none */
     float *scale; /* OP_CONV [O]; NULL = 1 */
     float *shift; /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
+
+    /* OP_CONV, of a reverse pass: own kernels, which give a pair the same bits in a batch of any size. */
+    int saving_form, data_form; /* of W x, which is kept; of its transpose */
+    uint32_t saving_splits;
+    void *transposed; /* weight packed for the transpose; NULL = the input wants no gradient */
 } cuda_layer;
 
 /* Shapes, engines and forms of all layers, from the plan. */
@@ -82,6 +90,9 @@ void cuda_layers_release(struct cuda_backend *b);
 /* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x,
  * residual, y, mask pointers or workspace. What an engine needs to prepare itself, to choose and to be measured. */
 gpu_conv cuda_layer_conv(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
+/* The same for the forward pass that a reverse pass follows, and for the transpose, dL/d(W x) to dL/dx. */
+gpu_conv cuda_layer_saving(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
+gpu_conv cuda_layer_transposed(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 
 /* ------------------------------------------------------------------------------------------ engine.c */
 
@@ -116,6 +127,9 @@ void cuda_library_versions(char *text, size_t size);
 
 /* ------------------------------------------------------------------------------------------ memory.c */
 
+/* A batch of forward passes alone (run, logits, sums), or one of forward passes that are taken back. */
+typedef enum cuda_mode { CUDA_FORWARD, CUDA_REVERSE, CUDA_MODES } cuda_mode;
+
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
 /* What a graph was captured for: another one needs another graph. */
@@ -124,6 +138,8 @@ typedef struct cuda_shape {
     cuda_source source;
     uint64_t seed, threshold; /* SOURCE_PHILOX */
     uint32_t stream;          /* SOURCE_PHILOX: Philox's, not CUDA's */
+    reverse_kind kind;        /* CUDA_REVERSE, of output `output` */
+    size_t output;
 } cuda_shape;
 
 /* What goes up for one batch: one block, the same layout in pinned and in device memory. */
@@ -138,7 +154,8 @@ typedef struct cuda_input {
 typedef struct cuda_lane {
     char *host_block, *device_block; /* of the inputs, and how much of it a batch without masks takes */
     cuda_input host, device;
-    float *host_outputs, *outputs; /* [output_count][pairs] */
+    float *host_outputs, *outputs;     /* [output_count][pairs]; of a reverse pass one output */
+    float *host_gradients, *gradients; /* CUDA_REVERSE: [pairs][n]; else NULL */
     cudaEvent_t uploaded, computed, downloaded;
     cudaGraphExec_t graph; /* of `shape`; NULL = none yet */
     cuda_shape shape;
@@ -148,12 +165,14 @@ typedef struct cuda_lane {
 
 enum { CUDA_LANES = 2 };
 
-/* Everything whose size depends on the number of pairs: one device and one pinned allocation. */
+/* Everything whose size depends on the number of pairs. The batches of both modes lie in the same device and pinned
+ * memory: a run of one of them has ended before another begins. */
 typedef struct cuda_batch {
+    cuda_mode mode;
     uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
-    cuda_shape known; /* has been launched op by op already: graphs of it may be captured */
-    void *memory, *pinned;
-    void **buffer;                    /* host array [buffers.buffers]: device address of each */
+    cuda_shape known;                 /* has been launched op by op already: graphs of it may be captured */
+    void **buffer;                    /* CUDA_FORWARD: host array [buffers.buffers]: device address of each */
+    char *tape;                       /* CUDA_REVERSE: where offset * pairs of the backend's tape begins */
     float *logits;                    /* [pairs][gpu_stride(classes)] */
     float *keep;                      /* [slots][rows] */
     float *observed;                  /* x of one PRE or POST site of observed_pairs pairs, fp32 */
@@ -163,12 +182,14 @@ typedef struct cuda_batch {
 } cuda_batch;
 
 /* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
-size_t cuda_memory_bytes(struct cuda_backend *b, uint32_t pairs);
+size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
 /* More pairs than this gain nothing: every layer fills the device several times, or there are no more. */
-uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b);
+uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
+/* What backend_interface.memory says. */
+void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
 /* Takes the memory for as many pairs as are useful and allowed; fewer when the device refuses. */
 coar_status cuda_memory_allocate(struct cuda_backend *b);
-/* Gives up half of the batch; COAR_ERROR_MEMORY when it was one pair. */
+/* Gives up half of the batches; COAR_ERROR_MEMORY when they were of one pair. */
 coar_status cuda_memory_shrink(struct cuda_backend *b);
 void cuda_memory_free(struct cuda_backend *b);
 
@@ -183,6 +204,7 @@ typedef struct cuda_backend {
     gpu_type type;
     buffer_plan buffers;
     size_t *buffer_bytes; /* [buffers.buffers] for one pair */
+    tape tape;            /* settings.reverse */
     uint32_t classes;
     size_t elements;    /* of one image */
     bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
@@ -192,13 +214,15 @@ typedef struct cuda_backend {
     uint8_t *pixels;              /* [examples_max][elements] */
     void *input;                  /* [examples_max][positions][stride] normalised, in the type */
     float *pixel_mul, *pixel_add; /* [input channels] */
+    float *scale;                 /* [examples_max] */
     int32_t *labels;              /* [examples_max] */
     uint32_t *component;          /* [rows] */
     float *fill;                  /* [rows]; NULL = zeros */
     double *sums;                 /* [rows] */
-    cuda_batch batch;
-    uint32_t examples; /* bound now */
-    float *mul, *add;  /* host twins of pixel_mul, pixel_add: a side context is bound from them */
+    cuda_batch batch[CUDA_MODES];
+    void *batch_memory, *batch_pinned; /* of both */
+    uint32_t examples;                 /* bound now */
+    float *mul, *add, *host_scale; /* host twins of pixel_mul, pixel_add, scale: a side context is bound from them */
     int32_t *host_labels;
     numerics_plan fp32_plan;   /* of `fp32` */
     struct cuda_backend *fp32; /* computes non-finite outputs once more; NULL until there are some */
@@ -215,8 +239,8 @@ coar_status cuda_describe(const backend_settings *s, cuda_backend **out);
 /* Ready for bind and run; `s` as in backend.h. */
 coar_status cuda_create(const backend_settings *s, cuda_backend **out);
 void cuda_destroy(backend *b);
-/* The bound examples' pixels are on the device, labels and pixel_mul, pixel_add on the host: uploads the latter, and
- * fills b->input. */
+/* The bound examples' pixels are on the device, labels, mul, add and scale on the host: uploads the latter, and fills
+ * b->input. */
 coar_status cuda_normalise(cuda_backend *b);
 
 /* ------------------------------------------------------------------------------------------ forward.c */
@@ -224,6 +248,7 @@ coar_status cuda_normalise(cuda_backend *b);
 /* One pass over the op list. */
 typedef struct cuda_pass {
     cuda_backend *b;
+    const cuda_batch *batch;
     uint32_t pairs, count;          /* computed; and the first `count` of them, behind which the last one is repeated */
     const uint32_t *slot, *example; /* device */
     cudaStream_t stream;
@@ -233,19 +258,39 @@ typedef struct cuda_pass {
     void *context;
 } cuda_pass;
 
-/* From b->batch.keep to b->batch.logits. */
+/* From batch->keep to batch->logits. In a batch of reverse passes it leaves what they need on the tape. */
 coar_status cuda_forward(const cuda_pass *pass);
 /* Where a value lives; NULL for -1. */
 void *cuda_value(const cuda_pass *pass, int value);
-/* The arguments of a convolution in this pass. */
+/* The arguments of an op's launcher in this pass. */
 gpu_conv cuda_conv_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_mask cuda_mask_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_attention cuda_attention_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_layernorm cuda_layernorm_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_pool cuda_pool_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_subsample cuda_subsample_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_embed cuda_embed_args(const cuda_pass *pass, const cuda_layer *layer);
 /* A launcher's result as a status that names op, shape and stream; waits for it when the pass is checked. */
 coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaError_t error);
+
+/* ------------------------------------------------------------------------------------------ reverse.c */
+
+/* After cuda_forward, with dL/dlogits at its place on the tape: sums[pairs][n] of every component. */
+coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums);
+/* Where something of the tape is for this batch; NULL for TAPE_NOWHERE. */
+void *cuda_tape_at(const cuda_pass *pass, size_t place);
+/* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
+size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs);
+/* The factor of dL/dlogits, which the sums are divided by (precision.h, GRADIENT_SCALE_FP16). */
+float cuda_reverse_gain(const cuda_backend *b);
 
 /* -------------------------------------------------------------------------------------------- batch.c */
 
 /* outputs [output_count][S][E]. After a failure nothing is under way any more. */
 coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *outputs);
+/* gradients [S][E][n], outputs [S][E] or NULL. */
+coar_status cuda_batches_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                                 float *gradients, float *outputs);
 /* The unablated model: logits [E][classes]. */
 coar_status cuda_batches_logits(cuda_backend *b, float *logits);
 /* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs
@@ -263,6 +308,9 @@ coar_status cuda_means_add(cuda_backend *b, double *sums);
 /* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results
  * in their place. */
 coar_status cuda_retry_non_finite(cuda_backend *b, const mask_range *masks, float *outputs);
+/* The same for pairs with a non-finite gradient (gradients[S][E][n]) or output ([S][E] or NULL). */
+coar_status cuda_retry_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
+                               float *gradients, float *outputs);
 /* Makes b->fp32_plan, and finds b->retry_bytes. */
 coar_status cuda_retry_plan(cuda_backend *b);
 
@@ -271,6 +319,12 @@ coar_status cuda_retry_plan(cuda_backend *b);
 extern const plan_device cuda_plan_device;
 
 gpu_type cuda_type(const numerics_plan *plan);
+
+/* The batch that our own kernels are chosen for by rule: about what memory.c takes. */
+#define CUDA_TYPICAL_PAIRS 256
+
+/* The number of our own kernel for convolutions like c, by rule. */
+int cuda_choose_own_form(const gpu_conv *c);
 
 /* Own kernels in fp32, form 0, one partial sum: the most careful form there is. */
 coar_status cuda_plan_direct(const graph *g, const char *device_class, numerics_plan *out);

@@ -117,9 +117,9 @@ static coar_status describe(const graph *g, const numerics_plan *plan, int devic
 static coar_status planned_pairs(cuda_backend *b, uint32_t *pairs) {
     size_t available, total;
     TRY_CUDA(cudaMemGetInfo(&available, &total), "CUDA device %d: memory", b->device.index);
-    *pairs = cuda_memory_useful_pairs(b);
+    *pairs = cuda_memory_useful_pairs(b, CUDA_FORWARD);
     if (b->settings.plan->pairs) return COAR_OK; /* tuned already */
-    while (*pairs > 1 && cuda_memory_bytes(b, *pairs) > total / 2) *pairs /= 2;
+    while (*pairs > 1 && cuda_memory_bytes(b, CUDA_FORWARD, *pairs) > total / 2) *pairs /= 2;
     return COAR_OK;
 }
 

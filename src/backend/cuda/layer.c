@@ -18,6 +18,18 @@ static coar_status describe_conv(const cuda_backend *b, size_t i, cuda_layer *la
                       plan->kernel[i]);
 }
 
+/* Where the plan names a library's form, a reverse pass takes our own kernel by rule: libraries' forms do not keep W x.
+ * Transposes are not split: they are as large as the layers in front of them, whose sums are long. */
+static void describe_reverse(const cuda_backend *b, cuda_layer *layer) {
+    const bool own = layer->engine == &cuda_engine_own;
+    gpu_conv c = cuda_layer_conv(b, layer, CUDA_TYPICAL_PAIRS);
+    c.splits = 1;
+    layer->saving_form = own ? layer->form : cuda_choose_own_form(&c);
+    layer->saving_splits = own ? layer->splits : 1;
+    c = cuda_layer_transposed(b, layer, CUDA_TYPICAL_PAIRS);
+    layer->data_form = cuda_choose_own_form(&c);
+}
+
 coar_status cuda_layers_describe(cuda_backend *b) {
     const graph *g = b->settings.graph;
     for (size_t i = 0; i < g->op_count; i++) {
@@ -26,6 +38,7 @@ coar_status cuda_layers_describe(cuda_backend *b) {
         *layer = (cuda_layer){.op = o, .in = g->values[o->input[0]], .out = g->values[o->output]};
         if (o->kind == OP_CONV) {
             TRY(describe_conv(b, i, layer));
+            if (b->settings.reverse) describe_reverse(b, layer);
         } else {
             const bool reads_input = o->input[0] == 0 || o->input[1] == 0 || o->input[2] == 0;
             b->gathers |= reads_input;
@@ -63,6 +76,33 @@ gpu_conv cuda_layer_conv(const cuda_backend *b, const cuda_layer *layer, uint32_
     };
 }
 
+gpu_conv cuda_layer_saving(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs) {
+    gpu_conv c = cuda_layer_conv(b, layer, pairs);
+    c.splits = layer->saving_splits;
+    return c;
+}
+
+gpu_conv cuda_layer_transposed(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs) {
+    const op *o = layer->op;
+    return (gpu_conv){
+        .type = b->type,
+        .pairs = pairs,
+        .in_h = layer->out.h,
+        .in_w = layer->out.w,
+        .in_channels = layer->out.c,
+        .out_h = layer->in.h,
+        .out_w = layer->in.w,
+        .out_channels = layer->in.c,
+        .kernel_h = o->kernel_h,
+        .kernel_w = o->kernel_w,
+        .stride = o->stride,
+        .pad = o->pad,
+        .weight = layer->transposed,
+        .transposed = true,
+        .splits = 1,
+    };
+}
+
 coar_status cuda_layers_prepare(cuda_backend *b, uint32_t pairs) {
     for (size_t i = 0; i < b->settings.graph->op_count; i++) {
         cuda_layer *layer = &b->layers[i];
@@ -83,9 +123,14 @@ void cuda_layers_release(cuda_backend *b) {
 
 /* ----------------------------------------------------------------------------------------- weights */
 
-/* Elements of a convolution's packed weights: [stride(O)][kernel_h][kernel_w][stride(I)]. */
+/* Elements of a convolution's packed weights: [stride(O)][kernel_h][kernel_w][stride(I)]; transposed
+ * [stride(I)][kernel_h][kernel_w][stride(O)]. */
 static size_t packed_count(const cuda_layer *layer) {
     return (size_t)gpu_stride(layer->out.c) * layer->op->kernel_h * layer->op->kernel_w * gpu_stride(layer->in.c);
+}
+
+static bool wants_transposed(const cuda_backend *b, size_t i) {
+    return b->settings.reverse && b->tape.step[i].linear != TAPE_NOWHERE;
 }
 
 void cuda_layers_place(cuda_backend *b, arena *arena) {
@@ -93,8 +138,9 @@ void cuda_layers_place(cuda_backend *b, arena *arena) {
     for (size_t i = 0; i < g->op_count; i++) {
         cuda_layer *layer = &b->layers[i];
         const op *o = layer->op;
-        layer->weight = NULL;
+        layer->weight = layer->transposed = NULL;
         layer->scale = layer->shift = NULL;
+        if (wants_transposed(b, i)) arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->transposed);
         if (o->weight && o->kind == OP_CONV)
             arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->weight);
         else if (o->weight)
@@ -105,9 +151,10 @@ void cuda_layers_place(cuda_backend *b, arena *arena) {
 }
 
 /* [O][I][kernel_h][kernel_w] fp32 into packed[...] in the backend's type; the rest of it is zeros already. */
-static void pack(const cuda_backend *b, const cuda_layer *layer, void *packed) {
+static void pack(const cuda_backend *b, const cuda_layer *layer, bool transposed, void *packed) {
     const op *o = layer->op;
-    const size_t taps = (size_t)o->kernel_h * o->kernel_w, inputs = layer->in.c, stride = gpu_stride(layer->in.c);
+    const size_t taps = (size_t)o->kernel_h * o->kernel_w, inputs = layer->in.c;
+    const size_t stride = gpu_stride(transposed ? layer->out.c : layer->in.c);
     const bool narrow = gpu_type_size(b->type) == 2;
     uint16_t *narrow_weights = packed;
     float *wide_weights = packed;
@@ -115,7 +162,7 @@ static void pack(const cuda_backend *b, const cuda_layer *layer, void *packed) {
         for (size_t i = 0; i < inputs; i++)
             for (size_t t = 0; t < taps; t++) {
                 const float w = o->weight[(c * inputs + i) * taps + t];
-                const size_t at = (c * taps + t) * stride + i;
+                const size_t at = transposed ? (i * taps + t) * stride + c : (c * taps + t) * stride + i;
                 if (narrow)
                     narrow_weights[at] = precision_bits(b->precision, w);
                 else
@@ -130,14 +177,13 @@ static coar_status upload_floats(const cuda_layer *layer, const float *values, s
     return COAR_OK;
 }
 
-static coar_status upload_packed(const cuda_backend *b, const cuda_layer *layer) {
+static coar_status upload_packed(const cuda_backend *b, const cuda_layer *layer, bool transposed, void *device) {
     coar_status status = COAR_OK;
     const size_t bytes = packed_count(layer) * gpu_type_size(b->type);
     void *packed = NULL;
     TRY(memory_new(bytes, 1, "packed weights", &packed));
-    pack(b, layer, packed);
-    TRY_CUDA_GOTO(cudaMemcpy(layer->weight, packed, bytes, cudaMemcpyHostToDevice), "layer '%s': weights",
-                  layer->op->name);
+    pack(b, layer, transposed, packed);
+    TRY_CUDA_GOTO(cudaMemcpy(device, packed, bytes, cudaMemcpyHostToDevice), "layer '%s': weights", layer->op->name);
 done:
     free(packed);
     return status;
@@ -148,8 +194,9 @@ coar_status cuda_layers_upload(cuda_backend *b) {
     for (size_t i = 0; i < g->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
         const op *o = layer->op;
+        if (layer->transposed) TRY(upload_packed(b, layer, true, layer->transposed));
         if (o->kind == OP_CONV)
-            TRY(upload_packed(b, layer));
+            TRY(upload_packed(b, layer, false, layer->weight));
         else
             TRY(upload_floats(layer, o->weight, graph_weight_count(g, o), layer->weight));
         TRY(upload_floats(layer, o->scale, layer->out.c, layer->scale));

@@ -25,7 +25,7 @@ static coar_status compute_site(const cuda_pass *pass, const cuda_layer *layer) 
     c.residual = NULL;
     c.activation = GPU_NONE;
     c.mask = (gpu_mask){.place = GPU_PLACE_NONE};
-    c.y = pass->b->batch.observed;
+    c.y = pass->batch->observed;
     c.wide = true;
     c.splits = 1; /* no workspace: the layer's own may be a library's */
     if (layer->op->mask.place == PLACE_PRE) c.scale = c.shift = NULL;
@@ -43,7 +43,7 @@ static coar_status see(void *context, const cuda_pass *pass, const cuda_layer *l
     case PLACE_PRE:
     case PLACE_POST:
         TRY(compute_site(pass, layer));
-        return add_sums(pass, layer, true, pass->b->batch.observed);
+        return add_sums(pass, layer, true, pass->batch->observed);
     }
     return COAR_OK;
 }
@@ -51,7 +51,7 @@ static coar_status see(void *context, const cuda_pass *pass, const cuda_layer *l
 coar_status cuda_means_add(cuda_backend *b, double *sums) {
     coar_status status = COAR_OK;
     const size_t rows = b->settings.graph->rows;
-    const uint32_t most = b->batch.observed_pairs;
+    const uint32_t most = b->batch[CUDA_FORWARD].observed_pairs;
     double *found = NULL;
     TRY(memory_new(rows, sizeof *found, "row sums", &found));
     TRY_CUDA_GOTO(cudaMemsetAsync(b->sums, 0, rows * sizeof *b->sums, b->compute), "row sums (compute stream)");

@@ -3,16 +3,17 @@
  *
  * fixed      weights, tables, the bound examples: one device allocation
  * per batch  values, keeps, logits, workspace, the lanes' staging: one device and one pinned allocation, whose size
- * follows
- *            from the number of pairs. Given up and taken again smaller when the device refuses.
+ *            follows from the number of pairs. Forward and reverse passes have batches of their own size in the same
+ *            memory. Given up and taken again smaller when the device refuses.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
 
-/* Real-valued keeps are 32 times as large as bits: a batch holds no more masks of them than this. */
-#define VALUE_SLOTS_MAX 8
+/* Real-valued keeps are 32 times as large as bits: a batch holds no more masks of them than this. Reverse passes are
+ * given nothing else, and their pairs take so much memory that a mask is little beside it. */
+static const uint32_t value_slots_max[CUDA_MODES] = {[CUDA_FORWARD] = 8, [CUDA_REVERSE] = 32};
 
 /* Examples whose sums for `mean` ablation are computed at a time: once a run, so their fp32 values get little
  * memory. */
@@ -40,6 +41,7 @@ static void place_fixed(cuda_backend *b, arena *arena) {
     arena_place(arena, g->values[0].c, sizeof *b->pixel_mul, &b->pixel_mul);
     arena_place(arena, g->values[0].c, sizeof *b->pixel_add, &b->pixel_add);
     arena_place(arena, s->examples_max, sizeof *b->labels, &b->labels);
+    arena_place(arena, s->examples_max, sizeof *b->scale, &b->scale);
     arena_place(arena, g->rows, sizeof *b->component, &b->component);
     arena_place(arena, g->rows, sizeof *b->sums, &b->sums);
     b->fill = NULL;
@@ -59,12 +61,13 @@ static void measure_buffers(cuda_backend *b) {
     }
 }
 
-static size_t workspace_bytes(const cuda_backend *b, uint32_t pairs) {
+static size_t workspace_bytes(const cuda_backend *b, const cuda_batch *batch) {
     size_t most = 0;
+    if (batch->mode == CUDA_REVERSE) return cuda_reverse_workspace(b, batch->pairs);
     for (size_t i = 0; i < b->settings.graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
         if (layer->op->kind != OP_CONV) continue;
-        const gpu_conv c = cuda_layer_conv(b, layer, pairs);
+        const gpu_conv c = cuda_layer_conv(b, layer, batch->pairs);
         most = larger(most, layer->engine->workspace(b, layer, &c));
     }
     return most;
@@ -105,18 +108,30 @@ static char *place_block(const cuda_backend *b, cuda_batch *batch, arena *outer,
     return inner.base;
 }
 
+static void place_outputs(const cuda_backend *b, const cuda_batch *batch, arena *arena, float **outputs,
+                          float **gradients) {
+    const bool reverse = batch->mode == CUDA_REVERSE;
+    arena_place(arena, batch->pairs, (reverse ? 1 : b->settings.output_count) * sizeof **outputs, outputs);
+    *gradients = NULL;
+    if (reverse) arena_place(arena, batch->pairs, b->settings.graph->components * sizeof **gradients, gradients);
+}
+
 static void place_device(const cuda_backend *b, cuda_batch *batch, arena *arena) {
     const graph *g = b->settings.graph;
-    for (size_t k = 0; k < b->buffers.buffers; k++)
-        arena_place(arena, batch->pairs, b->buffer_bytes[k], &batch->buffer[k]);
+    if (batch->mode == CUDA_REVERSE) {
+        arena_place(arena, batch->pairs, b->tape.bytes, &batch->tape);
+    } else {
+        for (size_t k = 0; k < b->buffers.buffers; k++)
+            arena_place(arena, batch->pairs, b->buffer_bytes[k], &batch->buffer[k]);
+        arena_place(arena, batch->observed_pairs, observed_bytes(b), &batch->observed);
+    }
     arena_place(arena, batch->pairs, gpu_stride(b->classes) * sizeof *batch->logits, &batch->logits);
     arena_place(arena, batch->slots, g->rows * sizeof *batch->keep, &batch->keep);
-    arena_place(arena, batch->observed_pairs, observed_bytes(b), &batch->observed);
-    arena_place(arena, 1, workspace_bytes(b, batch->pairs), &batch->workspace);
+    arena_place(arena, 1, workspace_bytes(b, batch), &batch->workspace);
     for (int i = 0; i < CUDA_LANES; i++) {
         cuda_lane *lane = &batch->lane[i];
         lane->device_block = place_block(b, batch, arena, &lane->device);
-        arena_place(arena, batch->pairs, b->settings.output_count * sizeof *lane->outputs, &lane->outputs);
+        place_outputs(b, batch, arena, &lane->outputs, &lane->gradients);
     }
 }
 
@@ -124,37 +139,49 @@ static void place_pinned(const cuda_backend *b, cuda_batch *batch, arena *arena)
     for (int i = 0; i < CUDA_LANES; i++) {
         cuda_lane *lane = &batch->lane[i];
         lane->host_block = place_block(b, batch, arena, &lane->host);
-        arena_place(arena, batch->pairs, b->settings.output_count * sizeof *lane->host_outputs, &lane->host_outputs);
+        place_outputs(b, batch, arena, &lane->host_outputs, &lane->host_gradients);
     }
 }
 
-static void size_batch(const cuda_backend *b, uint32_t pairs, cuda_batch *batch) {
+/* What a batch of `pairs` begins with, before anything is placed: `buffer` is the backend's for good. */
+static cuda_batch sized_batch(const cuda_backend *b, cuda_mode mode, uint32_t pairs) {
     const size_t most = b->settings.masks_max ? b->settings.masks_max : 1;
-    batch->pairs = pairs;
-    batch->slots = pairs < most ? pairs : (uint32_t)most;
-    batch->observed_pairs = pairs < OBSERVED_PAIRS_MAX ? pairs : OBSERVED_PAIRS_MAX;
-    batch->value_slots = batch->slots < VALUE_SLOTS_MAX ? batch->slots : VALUE_SLOTS_MAX;
+    cuda_batch batch = {.mode = mode, .pairs = pairs, .buffer = b->batch[mode].buffer};
+    batch.slots = pairs < most ? pairs : (uint32_t)most;
+    batch.observed_pairs = pairs < OBSERVED_PAIRS_MAX ? pairs : OBSERVED_PAIRS_MAX;
+    batch.value_slots = batch.slots < value_slots_max[mode] ? batch.slots : value_slots_max[mode];
+    return batch;
 }
 
 /* -------------------------------------------------------------------------------------------- sizes */
 
-size_t cuda_memory_bytes(cuda_backend *b, uint32_t pairs) {
+static size_t batch_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
     arena arena = {0};
-    cuda_batch batch = {.buffer = b->batch.buffer};
+    cuda_batch batch = sized_batch(b, mode, pairs);
     measure_buffers(b);
-    place_fixed(b, &arena);
-    size_batch(b, pairs, &batch);
     place_device(b, &batch, &arena);
+    return arena.used;
+}
+
+size_t cuda_memory_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
+    arena arena = {0};
     size_t bytes;
-    return size_add(arena.used, b->retry_bytes, &bytes) ? bytes : SIZE_MAX;
+    place_fixed(b, &arena);
+    if (!size_add(arena.used, batch_bytes(b, mode, pairs), &bytes)) return SIZE_MAX;
+    return size_add(bytes, b->retry_bytes, &bytes) ? bytes : SIZE_MAX;
+}
+
+/* The batch that the plan asks for; 0 = any. Libraries' forms compute forward passes alone. */
+static uint32_t planned_pairs(const cuda_backend *b, cuda_mode mode) {
+    return mode == CUDA_FORWARD ? b->settings.plan->pairs : 0;
 }
 
 /* A convolution fills the device when it has two 128 x 128 tiles for each multiprocessor; less, and its last wave
  * leaves many idle. Layers of one position (classifiers) never do, and do not matter. */
-uint32_t cuda_memory_useful_pairs(const cuda_backend *b) {
+uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
-    if (s->plan->pairs) return s->plan->pairs;
+    if (planned_pairs(b, mode)) return s->plan->pairs;
     double most = 1;
     for (size_t i = 0; i < s->graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
@@ -170,18 +197,29 @@ uint32_t cuda_memory_useful_pairs(const cuda_backend *b) {
 
 /* ------------------------------------------------------------------------------------------- taking */
 
-static void close_batch(cuda_backend *b) {
-    cuda_batch *batch = &b->batch;
-    cuda_batches_free_graphs(b);
+/* Whether passes of this kind will be asked for. */
+static bool has_mode(const cuda_backend *b, int mode) {
+    return mode == CUDA_FORWARD || b->settings.reverse;
+}
+
+static void close_lanes(cuda_batch *batch) {
     for (int i = 0; i < CUDA_LANES; i++) {
         cuda_lane *lane = &batch->lane[i];
         cudaEvent_t *const events[] = {&lane->uploaded, &lane->computed, &lane->downloaded};
         for (size_t k = 0; k < sizeof events / sizeof *events; k++)
             if (*events[k]) (void)cudaEventDestroy(*events[k]);
     }
-    if (batch->memory) (void)cudaFree(batch->memory);
-    if (batch->pinned) (void)cudaFreeHost(batch->pinned);
-    *batch = (cuda_batch){.buffer = batch->buffer};
+}
+
+static void close_batches(cuda_backend *b) {
+    cuda_batches_free_graphs(b);
+    for (int mode = 0; mode < CUDA_MODES; mode++) {
+        close_lanes(&b->batch[mode]);
+        b->batch[mode] = (cuda_batch){.buffer = b->batch[mode].buffer};
+    }
+    if (b->batch_memory) (void)cudaFree(b->batch_memory);
+    if (b->batch_pinned) (void)cudaFreeHost(b->batch_pinned);
+    b->batch_memory = b->batch_pinned = NULL;
 }
 
 static coar_status open_lanes(cuda_batch *batch) {
@@ -195,36 +233,43 @@ static coar_status open_lanes(cuda_batch *batch) {
     return COAR_OK;
 }
 
-/* On failure nothing of it is left. */
-static coar_status open_batch(cuda_backend *b, uint32_t pairs) {
+/* Batches of pairs[mode], in the same memory. On failure nothing of it is left. */
+static coar_status open_batches(cuda_backend *b, const uint32_t pairs[CUDA_MODES]) {
     coar_status status;
-    cuda_batch *batch = &b->batch;
-    arena device = {0}, pinned = {0};
-    size_batch(b, pairs, batch);
-    place_device(b, batch, &device);
-    place_pinned(b, batch, &pinned);
-    TRY_CUDA_GOTO(cudaMalloc(&batch->memory, device.used), "%zu MiB of device memory for batches of %u",
-                  device.used >> 20, pairs);
-    TRY_CUDA_GOTO(cudaMallocHost(&batch->pinned, pinned.used), "%zu MiB of pinned memory", pinned.used >> 20);
-    memset(batch->pinned, 0, pinned.used);
-    device = (arena){.base = batch->memory, .size = device.used};
-    pinned = (arena){.base = batch->pinned, .size = pinned.used};
-    place_device(b, batch, &device);
-    place_pinned(b, batch, &pinned);
-    TRY_GOTO(open_lanes(batch));
+    size_t device = 0, pinned = 0;
+    for (int mode = 0; mode < CUDA_MODES; mode++) {
+        arena on_device = {0}, on_host = {0};
+        b->batch[mode] = sized_batch(b, mode, pairs[mode]);
+        if (!has_mode(b, mode)) continue;
+        place_device(b, &b->batch[mode], &on_device);
+        place_pinned(b, &b->batch[mode], &on_host);
+        device = larger(device, on_device.used);
+        pinned = larger(pinned, on_host.used);
+    }
+    TRY_CUDA_GOTO(cudaMalloc(&b->batch_memory, device), "%zu MiB of device memory for batches of %u", device >> 20,
+                  pairs[CUDA_FORWARD]);
+    TRY_CUDA_GOTO(cudaMallocHost(&b->batch_pinned, pinned), "%zu MiB of pinned memory", pinned >> 20);
+    memset(b->batch_pinned, 0, pinned);
+    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+        arena on_device = {.base = b->batch_memory, .size = device},
+              on_host = {.base = b->batch_pinned, .size = pinned};
+        place_device(b, &b->batch[mode], &on_device);
+        place_pinned(b, &b->batch[mode], &on_host);
+        TRY_GOTO(open_lanes(&b->batch[mode]));
+    }
 done:
-    if (status != COAR_OK) close_batch(b);
+    if (status != COAR_OK) close_batches(b);
     return status;
 }
 
 /* The most pairs whose memory is allowed; 0 when one is too many. */
-static uint32_t allowed_pairs(cuda_backend *b) {
-    const uint32_t planned = b->settings.plan->pairs;
-    uint32_t fits = 0, beyond = cuda_memory_useful_pairs(b) + 1;
-    if (planned) return cuda_memory_bytes(b, planned) <= b->settings.memory ? planned : 0;
+static uint32_t allowed_pairs(cuda_backend *b, cuda_mode mode) {
+    const uint32_t planned = planned_pairs(b, mode);
+    uint32_t fits = 0, beyond = cuda_memory_useful_pairs(b, mode) + 1;
+    if (planned) return cuda_memory_bytes(b, mode, planned) <= b->settings.memory ? planned : 0;
     while (beyond - fits > 1) {
         const uint32_t middle = fits + (beyond - fits) / 2;
-        if (cuda_memory_bytes(b, middle) <= b->settings.memory)
+        if (cuda_memory_bytes(b, mode, middle) <= b->settings.memory)
             fits = middle;
         else
             beyond = middle;
@@ -232,35 +277,49 @@ static uint32_t allowed_pairs(cuda_backend *b) {
     return fits;
 }
 
-/* `pairs`, or half as many, and so on while the device is out of memory. */
-static coar_status open_largest_batch(cuda_backend *b, uint32_t pairs) {
-    coar_status status;
-    while ((status = open_batch(b, pairs)) == COAR_ERROR_MEMORY && pairs > 1) {
-        status_clear();
-        pairs /= 2;
+/* Half of each batch whose size is free, and larger than one pair; false where there is none. */
+static bool halve(const cuda_backend *b, uint32_t pairs[CUDA_MODES]) {
+    bool halved = false;
+    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+        if (planned_pairs(b, mode) || pairs[mode] < 2) continue;
+        pairs[mode] /= 2;
+        halved = true;
     }
+    return halved;
+}
+
+/* `pairs`, or half as many, and so on while the device is out of memory. */
+static coar_status open_largest_batches(cuda_backend *b, uint32_t pairs[CUDA_MODES]) {
+    coar_status status;
+    while ((status = open_batches(b, pairs)) == COAR_ERROR_MEMORY && halve(b, pairs)) status_clear();
     return status;
 }
 
-static coar_status planned_batch_refused(cuda_backend *b) {
+static coar_status refuse_planned(cuda_backend *b) {
     const uint32_t planned = b->settings.plan->pairs;
     return status_set(
         COAR_ERROR_MEMORY,
         "%s: the numerics plan is for batches of exactly %u, which need %zu MiB of device memory, but %zu MiB "
         "are allowed: raise --memory, free the device, or begin a run with --exact",
-        b->device.name, planned, (cuda_memory_bytes(b, planned) >> 20) + 1, b->settings.memory >> 20);
+        b->device.name, planned, (cuda_memory_bytes(b, CUDA_FORWARD, planned) >> 20) + 1, b->settings.memory >> 20);
+}
+
+static coar_status refuse(cuda_backend *b, cuda_mode mode) {
+    if (planned_pairs(b, mode)) return refuse_planned(b);
+    return status_set(
+        COAR_ERROR_MEMORY,
+        "%s: the cuda backend needs at least %zu MiB of device memory%s (%zu MiB for full batches), but "
+        "%zu MiB are allowed: raise --memory, or free the device",
+        b->device.name, (cuda_memory_bytes(b, mode, 1) >> 20) + 1, mode == CUDA_REVERSE ? " for a reverse pass" : "",
+        (cuda_memory_bytes(b, mode, cuda_memory_useful_pairs(b, mode)) >> 20) + 1, b->settings.memory >> 20);
 }
 
 coar_status cuda_memory_allocate(cuda_backend *b) {
-    const uint32_t pairs = allowed_pairs(b);
-    if (!pairs && b->settings.plan->pairs) return planned_batch_refused(b);
-    if (!pairs)
-        return status_set(
-            COAR_ERROR_MEMORY,
-            "%s: the cuda backend needs at least %zu MiB of device memory (%zu MiB for full batches), but "
-            "%zu MiB are allowed: raise --memory, or free the device",
-            b->device.name, (cuda_memory_bytes(b, 1) >> 20) + 1,
-            (cuda_memory_bytes(b, cuda_memory_useful_pairs(b)) >> 20) + 1, b->settings.memory >> 20);
+    uint32_t pairs[CUDA_MODES] = {0};
+    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+        pairs[mode] = allowed_pairs(b, mode);
+        if (!pairs[mode]) return refuse(b, mode);
+    }
     arena arena = {0};
     place_fixed(b, &arena);
     TRY_CUDA(cudaMalloc(&b->memory, arena.used), "%zu MiB of device memory for weights and examples", arena.used >> 20);
@@ -268,23 +327,34 @@ coar_status cuda_memory_allocate(cuda_backend *b) {
     arena.size = arena.used;
     arena.used = 0;
     place_fixed(b, &arena);
-    return b->settings.plan->pairs ? open_batch(b, pairs) : open_largest_batch(b, pairs);
+    return open_largest_batches(b, pairs);
 }
 
 coar_status cuda_memory_shrink(cuda_backend *b) {
-    const uint32_t pairs = b->batch.pairs / 2;
-    if (b->settings.plan->pairs) return planned_batch_refused(b);
-    if (!pairs)
+    uint32_t pairs[CUDA_MODES];
+    for (int mode = 0; mode < CUDA_MODES; mode++) pairs[mode] = b->batch[mode].pairs;
+    if (!halve(b, pairs)) {
+        if (b->settings.plan->pairs) return refuse_planned(b);
         return status_set(
             COAR_ERROR_MEMORY,
             "%s: out of device memory with one pair in a batch: free the device; what was finished is saved",
             b->device.name);
-    close_batch(b);
-    return open_largest_batch(b, pairs);
+    }
+    close_batches(b);
+    return open_largest_batches(b, pairs);
+}
+
+void cuda_memory_sizes(cuda_backend *b, size_t *least, size_t *best) {
+    *least = *best = 0;
+    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+        const uint32_t planned = planned_pairs(b, mode);
+        *least = larger(*least, cuda_memory_bytes(b, mode, planned ? planned : 1));
+        *best = larger(*best, cuda_memory_bytes(b, mode, cuda_memory_useful_pairs(b, mode)));
+    }
 }
 
 void cuda_memory_free(cuda_backend *b) {
-    close_batch(b);
-    free(b->batch.buffer);
+    close_batches(b);
+    free(b->batch[CUDA_FORWARD].buffer);
     if (b->memory) (void)cudaFree(b->memory);
 }

@@ -1,0 +1,45 @@
+/*
+ * steps.h - how many reverse and forward passes come next when a budget decides: a pure function of the steps so far.
+ *
+ * Reverse passes come first, since none is worth as much (docs/estimators.md), doubled until the predicted correlation
+ * has settled; then forward passes, doubled until it has settled again. Must not know: runs, clocks, how a step is made.
+ */
+#ifndef COAR_BUDGET_STEPS_H
+#define COAR_BUDGET_STEPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Forward passes that a reverse pass counts for: what it costs at most (docs/performance.md). */
+#define REVERSE_COST 2.5
+
+/* Predicted correlation that a doubling must add for the passes to be worth their time. */
+#define SETTLED_GAIN 0.005
+
+enum {
+    STEP_PASSES_FIRST = 16, /* k of the first step */
+    STEP_PASSES_MOST = 256, /* beyond it forward passes add more (docs/estimators.md) */
+    STEP_MASKS_FIRST = 64,  /* to calibrate gradients and to tell how well they predict */
+    STEP_MASKS_FIT = 256,   /* from here on a fit of the residuals can pay */
+    STEPS_MAX = 64,         /* doublings: more than any run has */
+};
+
+/* What a run holds after a step. */
+typedef struct budget_step {
+    uint32_t passes;  /* k: reverse passes of every example */
+    uint64_t masks;   /* m: forward passes */
+    double predicted; /* correlation on fresh masks, as the fit predicts it; NaN = it could not */
+    double seconds;   /* that the step took */
+} budget_step;
+
+typedef enum step_choice { STEP_NEXT, STEP_SETTLED, STEP_SPENT } step_choice;
+
+/* Forward passes' worth of k and m. */
+double step_cost(uint32_t passes, uint64_t masks);
+
+/* The step after `count` steps within a budget of `passes` forward passes' worth in all: *next (its passes and masks
+ * alone) when there is one. What a doubling would exceed is cut to what is left, in whole work units. */
+step_choice step_after(const budget_step *steps, size_t count, double passes, budget_step *next);
+
+#endif

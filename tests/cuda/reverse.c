@@ -1,0 +1,347 @@
+/*
+ * reverse.c - the reverse pass of the whole CUDA path: every architecture family and random graphs, in every precision,
+ * against the reference backend with the same rounding; and what gradients must not depend on, to the bit: memory (and
+ * with it the size of batches), the masks beside them, the order in which streams get on. And what becomes of gradients
+ * that are not finite.
+ */
+#include "engines.h"
+#include "nets.h"
+#include "stand_ins/stand_ins.h"
+#include "test.h"
+
+enum { MASKS = 3, EXAMPLES = 4, PAIRS = MASKS * EXAMPLES };
+
+static const char *const precisions[] = {"fp32", "tf32", "bf16", "fp16"};
+enum { PRECISIONS = sizeof precisions / sizeof *precisions };
+
+static const reverse_kind kinds[] = {REVERSE_MASK, REVERSE_INFLUENCE, REVERSE_CONDUCTANCE};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+/* Keeps [MASKS][n] of the levels that gradients are averaged over, and one beside them. */
+static float *draw_keeps(uint32_t n, uint64_t seed) {
+    static const float levels[] = {1, 1, 0.5f, 0, 1.25f};
+    float *keeps = calloc(MASKS * n + 1, sizeof *keeps);
+    for (size_t i = 0; i < MASKS * n; i++) keeps[i] = levels[net_below(&seed, 5)];
+    return keeps;
+}
+
+/* A path of images: each example is a multiple of its own picture. */
+static const float path[EXAMPLES] = {1, 0.5f, 1.25f, 0.75f};
+
+static size_t compared, zeros; /* arrays, and those of them that were nothing but zeros: a test of these shows little */
+
+/* What differences are measured by where all is about zero: the influence of a transformer's branch is (a layer norm's
+ * gradient adds up to zero over the channels). Others are about 1. */
+static const double LEAST = 0.2;
+
+/* Sums of many products cancel, so an error is a fraction of the largest, or in lower precisions rms of rms. */
+static void compare(const char *precision, const float *actual, const float *expected, size_t count) {
+    const bool exact = !strcmp(precision, "fp32");
+    double largest = 0, worst = 0, squares = 0, errors = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double difference = fabs((double)actual[i] - expected[i]);
+        if (!(difference <= worst) && !isnan(worst)) worst = difference; /* a NaN stays */
+        largest = fmax(largest, fabs(expected[i]));
+        squares += (double)expected[i] * expected[i];
+        errors += difference * difference;
+    }
+    compared++;
+    zeros += largest == 0;
+    if (largest == 0)
+        CHECK_NEAR(worst, 0, 0);
+    else if (exact)
+        CHECK_NEAR(worst / fmax(largest, LEAST), 0, 1e-4);
+    else
+        CHECK_NEAR(sqrt(errors / (double)count) / fmax(sqrt(squares / (double)count), LEAST), 0, .03);
+}
+
+/* One network in one precision: the three sums, each of another output; the output itself; one example alone. */
+static void compare_network(const graph *g, const char *precision, ablation a, uint64_t seed) {
+    engine cuda, reference;
+    float *keeps = draw_keeps(g->components, seed), outputs[2][PAIRS];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES, seed), one = batch;
+    batch.scale = path;
+    one.count = 1;
+    engine_options o = {.precision = precision,
+                        .ablation = a,
+                        .examples = EXAMPLES,
+                        .masks = MASKS,
+                        .reverse = true,
+                        .backend = "cuda"};
+    engine_open(&cuda, g, o);
+    o.backend = "reference";
+    engine_open(&reference, g, o);
+    for (size_t k = 0; k < KINDS; k++) {
+        const size_t output = (seed + k) % cuda.output_count;
+        float *actual = engine_reverse(&cuda, &batch, kinds[k], output, &masks, outputs[0]);
+        float *expected = engine_reverse(&reference, &batch, kinds[k], output, &masks, outputs[1]);
+        compare(precision, actual, expected, (size_t)PAIRS * g->components);
+        compare(precision, outputs[0], outputs[1], PAIRS);
+        free(actual);
+        free(expected);
+    }
+    float *actual = engine_reverse(&cuda, &one, REVERSE_MASK, 0, &masks, NULL);
+    float *expected = engine_reverse(&reference, &one, REVERSE_MASK, 0, &masks, NULL);
+    compare(precision, actual, expected, (size_t)MASKS * g->components);
+    free(actual);
+    free(expected);
+    engine_close(&cuda);
+    engine_close(&reference);
+    free(keeps);
+    net_batch_free(&batch);
+}
+
+static const char *const component_names[] = {"filters", "blocks", "inputs", "heads"};
+static const char *const family_names[] = {"basic blocks", "bottlenecks", "transformer, erf", "transformer, tanh",
+                                           "transformer, quick"};
+
+static graph *family(size_t i, net_components set) {
+    switch (i) {
+    case 0:
+        return net_basic(set, 11);
+    case 1:
+        return net_bottleneck(set, 12);
+    default:
+        return net_transformer(set, i == 2 ? ACT_GELU_ERF : i == 3 ? ACT_GELU_TANH : ACT_QUICKGELU, 13 + i);
+    }
+}
+
+/* Every family with every set of components, in fp32 and in one other precision that takes turns. */
+static void families(void) {
+    size_t turn = 0;
+    for (size_t f = 0; f < sizeof family_names / sizeof *family_names; f++)
+        for (net_components set = NET_FILTERS; set <= (f < 2 ? NET_INPUTS : NET_HEADS); set++, turn++)
+            for (size_t p = 0; p < PRECISIONS; p++) {
+                if (f > 2 && set != NET_FILTERS) continue; /* activations differ, masks do not */
+                if (p && p != 1 + turn % (PRECISIONS - 1)) continue;
+                if (REDUCED && (f > 2 || (p == 0) == (turn % 2))) continue;
+                test_begin("%s, %s, %s", family_names[f], component_names[set], precisions[p]);
+                graph *g = family(f, set);
+                compare_network(g, precisions[p], (ablation){.kind = ABLATION_ZERO}, 20 + turn);
+                graph_destroy(g);
+            }
+    test_begin("the families have gradients");
+    CHECK(compared > 0);
+    CHECK_INT(zeros, 0);
+}
+
+/* Fills are what x changes to, so the derivative is that of the difference. */
+static void fills(void) {
+    for (net_components set = NET_FILTERS; set <= (REDUCED ? NET_FILTERS : NET_INPUTS); set++) {
+        test_begin("mean ablation: %s", component_names[set]);
+        graph *g = family(set == NET_BLOCKS ? 1 : 2, set);
+        uint64_t seed = 40 + set;
+        float *fill = calloc(g->rows, sizeof *fill);
+        for (size_t r = 0; r < g->rows; r++) fill[r] = net_uniform(&seed);
+        compare_network(g, "fp32", (ablation){.kind = ABLATION_MEAN, .fill = fill}, 50);
+        free(fill);
+        graph_destroy(g);
+    }
+}
+
+/* Ops in any order: values that several ops read, masks at any place, or nowhere; components that no gradient
+ * reaches. */
+static void random_graphs(void) {
+    compared = zeros = 0;
+    for (uint64_t seed = 1; seed <= (REDUCED ? 3 : 10); seed++) {
+        test_begin("random graph %d", (int)seed);
+        graph *g = net_random(seed);
+        compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, seed);
+        graph_destroy(g);
+    }
+    test_begin("most random graphs have gradients");
+    CHECK(zeros < compared / 2);
+}
+
+/* ------------------------------------------------------------------------------ what bits do not depend on */
+
+static void check_bits(const float *actual, const float *expected, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&actual[i], &expected[i], sizeof *actual)) {
+            test_fail(__FILE__, __LINE__, "value %zu: got %.9g, expected %.9g to the bit", i, (double)actual[i],
+                      (double)expected[i]);
+            return;
+        }
+}
+
+/* Memory for about `pairs` in a batch of reverse passes. */
+static size_t memory_for(const graph *g, engine_options o, uint32_t pairs) {
+    engine e;
+    size_t least = 0, best = 0;
+    engine_plan(&e, g, o);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    CHECK(least < best);
+    engine_close(&e);
+    return least + (best - least) * (pairs - 1) / (PAIRS - 1);
+}
+
+/* The gradients of one job, and its outputs; `memory` 0 = enough. */
+static float *gradients_of(const graph *g, const char *precision, uint32_t pairs, reverse_kind kind,
+                           const mask_range *masks, float *outputs) {
+    engine e;
+    example_batch batch = net_batch(g, EXAMPLES, 6);
+    engine_options o = {.backend = "cuda",
+                        .precision = precision,
+                        .examples = EXAMPLES,
+                        .masks = MASKS,
+                        .outputs = "margin,loss",
+                        .reverse = true};
+    if (pairs < PAIRS) o.memory = memory_for(g, o, pairs);
+    batch.scale = path;
+    engine_open(&e, g, o);
+    float *gradients = engine_reverse(&e, &batch, kind, 1, masks, outputs);
+    engine_close(&e);
+    net_batch_free(&batch);
+    return gradients;
+}
+
+static void batch_sizes(const char *precision) {
+    const uint32_t sizes[] = {1, 3, 5};
+    graph *g = net_bottleneck(NET_FILTERS, 5);
+    float *keeps = draw_keeps(g->components, 9), outputs[2][PAIRS];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    float *expected = gradients_of(g, precision, PAIRS, REVERSE_MASK, &masks, outputs[1]);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (REDUCED && i != 1) continue;
+        test_begin("%s: the same bits with memory for %u pairs", precision, sizes[i]);
+        float *actual = gradients_of(g, precision, sizes[i], REVERSE_MASK, &masks, outputs[0]);
+        check_bits(actual, expected, (size_t)PAIRS * g->components);
+        check_bits(outputs[0], outputs[1], PAIRS);
+        free(actual);
+    }
+    test_begin("%s: conductance with memory for a mask and a half", precision);
+    float *whole = gradients_of(g, precision, PAIRS, REVERSE_CONDUCTANCE, &masks, NULL);
+    float *one_by_one = gradients_of(g, precision, EXAMPLES + 2, REVERSE_CONDUCTANCE, &masks, NULL);
+    check_bits(one_by_one, whole, (size_t)PAIRS * g->components);
+    free(whole);
+    free(one_by_one);
+    free(expected);
+    free(keeps);
+    graph_destroy(g);
+}
+
+/* One line, and a backend that goes on. */
+static void too_little_memory(void) {
+    test_begin("conductance of more examples than a batch holds: refused, and other sums still computed");
+    graph *g = net_basic(NET_BLOCKS, 5);
+    engine e;
+    float *keeps = draw_keeps(g->components, 9), *gradients = calloc(PAIRS * g->components, sizeof *gradients);
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES, 6);
+    engine_options o = {.backend = "cuda", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin", .reverse = true};
+    o.memory = memory_for(g, o, 2);
+    engine_open(&e, g, o);
+    CHECK_OK(e.interface->bind(e.b, &batch));
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_MEMORY,
+                "4 examples");
+    status_clear();
+    CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &masks, gradients, NULL));
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 1, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
+                "output 1");
+    status_clear();
+    engine_close(&e);
+    net_batch_free(&batch);
+    free(gradients);
+    free(keeps);
+    graph_destroy(g);
+}
+
+/* Forward and reverse passes share memory: neither may leave traces in the other. Masks in every form. */
+static void turns(void) {
+    test_begin("forward and reverse passes in turn, replayed; masks as bits and by generator");
+    graph *g = net_transformer(NET_HEADS, ACT_GELU_ERF, 7);
+    engine e;
+    sampler s = {.kind = SAMPLER_BERNOULLI, .seed = 3, .alpha = .3, .n = g->components};
+    float keeps[MASKS * 8];
+    uint8_t bits[MASKS * 8];
+    CHECK(g->components <= 8);
+    for (uint64_t m = 0; m < MASKS; m++) {
+        sampler_mask(&s, m, bits + m, NULL);
+        for (uint32_t j = 0; j < g->components; j++) keeps[m * g->components + j] = (float)(bits[m] >> j & 1);
+    }
+    const mask_range forms[] = {{.count = MASKS, .n = g->components, .sampler = &s},
+                                {.count = MASKS, .n = g->components, .bits = bits},
+                                {.count = MASKS, .n = g->components, .keeps = keeps}};
+    example_batch batch = net_batch(g, EXAMPLES, 8);
+    engine_options o = {.backend = "cuda", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin", .reverse = true};
+    o.memory = memory_for(g, o, 3);
+    engine_open(&e, g, o);
+    float outputs[PAIRS], *before = engine_run(&e, &batch, &forms[0]), *first = NULL;
+    const size_t launches = stand_in_count("cudaGraphLaunch");
+    for (size_t i = 0; i < 6; i++) {
+        float *gradients = engine_reverse(&e, &batch, REVERSE_MASK, 0, &forms[i / 2], outputs);
+        float *after = engine_run(&e, &batch, &forms[0]);
+        check_bits(after, before, PAIRS);
+        check_bits(outputs, before, PAIRS); /* own kernels compute both */
+        if (first) check_bits(gradients, first, (size_t)PAIRS * g->components);
+        free(after);
+        if (first) free(gradients);
+        if (!first) first = gradients;
+    }
+    CHECK(stand_in_count("cudaGraphLaunch") > launches);
+    free(first);
+    free(before);
+    engine_close(&e);
+    net_batch_free(&batch);
+    graph_destroy(g);
+}
+
+/* Whatever the streams do first, a missing wait would show in one of these. */
+static void orders(void) {
+    static const char *const names[] = {"lazy", "others", "eager", "random:1"};
+    graph *g = net_basic(NET_BLOCKS, 5);
+    float *keeps = draw_keeps(g->components, 9), *expected = NULL;
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        test_begin("streams in order %s", names[i]);
+        setenv("COAR_STANDIN_ORDER", names[i], 1);
+        stand_in_reset();
+        float *actual = gradients_of(g, "fp32", 4, REVERSE_MASK, &masks, NULL);
+        if (expected) check_bits(actual, expected, (size_t)PAIRS * g->components);
+        if (expected) free(actual);
+        if (!expected) expected = actual;
+    }
+    unsetenv("COAR_STANDIN_ORDER");
+    stand_in_reset();
+    free(expected);
+    free(keeps);
+    graph_destroy(g);
+}
+
+/* ------------------------------------------------------------------------------------- not finite */
+
+/* Multiplies what the first convolution puts out: beyond fp16's range at 1e6. */
+static void overflow(void) {
+    graph *g = net_basic(NET_FILTERS, 5);
+    for (uint32_t c = 0; c < 7; c++) ((float *)g->ops[0].scale)[c] *= 1e6f;
+    float *keeps = draw_keeps(g->components, 9), outputs[2][PAIRS];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    for (size_t k = 0; k < KINDS; k++) {
+        test_begin("sums %zu: what is not finite in fp16 is computed in fp32", k);
+        float *actual = gradients_of(g, "fp16", PAIRS, kinds[k], &masks, outputs[0]);
+        float *expected = gradients_of(g, "fp32", PAIRS, kinds[k], &masks, outputs[1]);
+        CHECK_NEAR(largest_difference(actual, expected, (size_t)PAIRS * g->components), 0, 1e-4);
+        CHECK_NEAR(largest_difference(outputs[0], outputs[1], PAIRS), 0, 1e-4);
+        free(actual);
+        free(expected);
+    }
+    free(keeps);
+    graph_destroy(g);
+}
+
+int main(void) {
+    families();
+    fills();
+    random_graphs();
+    batch_sizes("fp32");
+    batch_sizes("bf16");
+    too_little_memory();
+    turns();
+    orders();
+    overflow();
+    test_begin("nothing is left");
+    CHECK_INT(stand_in_leaks(), 0);
+    CHECK_INT(stand_in_refusals(), 0);
+    return test_end();
+}

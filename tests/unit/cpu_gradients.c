@@ -1,0 +1,462 @@
+/*
+ * cpu_gradients.c - the cpu backend's reverse pass against the reference, on small random nets with every op at every
+ * place; what gradients must not depend on: threads, memory, the masks and examples beside them; and the schedules
+ * behind them.
+ */
+#include "test.h"
+
+#include <unistd.h>
+
+#include "backend/cpu/cpu_schedule.h"
+#include "engines.h"
+#include "model/model.h"
+#include "nets.h"
+
+enum { MASKS = 3, EXAMPLES_MAX = 37 };
+/* Of a net's largest derivative of any kind: one kind alone may be a sum that cancels (a layer norm's gradients add up to
+ * zero over its channels, so an influence through it may be nothing but rounding). */
+static const double LIMIT = 3e-5;
+/* Random nets may normalise two channels, which is a step function and makes much of a rounding. */
+static const double RANDOM_LIMIT = 1e-3;
+
+static const char *const isas[] = {"portable", "avx2"};
+enum { ISAS = sizeof isas / sizeof *isas };
+
+/* ------------------------------------------------------------------------------------ running them */
+
+typedef struct conditions {
+    const char *isa; /* NULL: the reference */
+    ablation ablation;
+    int threads;
+    size_t memory; /* 0 = enough */
+} conditions;
+
+static void plan(engine *e, const graph *g, conditions c) {
+    if (c.isa) setenv("COAR_ISA", c.isa, 1);
+    engine_plan(e, g,
+                (engine_options){.backend = c.isa ? "cpu" : "reference",
+                                 .outputs = "margin,loss",
+                                 .ablation = c.ablation,
+                                 .memory = c.memory,
+                                 .examples = EXAMPLES_MAX,
+                                 .masks = MASKS,
+                                 .reverse = true});
+    unsetenv("COAR_ISA");
+    thread_pool_destroy(e->pool);
+    CHECK_OK(thread_pool_create(c.threads ? c.threads : 1, &e->pool));
+    e->settings.pool = e->pool;
+}
+
+static void open_engine(engine *e, const graph *g, conditions c) {
+    plan(e, g, c);
+    CHECK_OK(e->interface->prepare(&e->settings, &e->b));
+}
+
+/* Gradients [S][E][n], and behind them the outputs [S][E]. */
+static float *gradients_of(engine *e, const example_batch *batch, reverse_kind kind, const mask_range *masks) {
+    const size_t pairs = masks->count * batch->count, count = pairs * (masks->n + 1);
+    float *outputs = calloc(pairs, sizeof *outputs), *gradients = engine_reverse(e, batch, kind, 1, masks, outputs);
+    float *both = malloc(count * sizeof *both);
+    memcpy(both, gradients, pairs * masks->n * sizeof *both);
+    memcpy(both + pairs * masks->n, outputs, pairs * sizeof *both);
+    free(gradients);
+    free(outputs);
+    return both;
+}
+
+static size_t gradients_count(const example_batch *batch, const mask_range *masks) {
+    return masks->count * batch->count * (masks->n + 1);
+}
+
+static example_batch first_examples(const example_batch *batch, uint32_t count) {
+    example_batch part = *batch;
+    part.count = count;
+    return part;
+}
+
+static bool isa_present(const graph *g, const char *isa) {
+    numerics_plan plan;
+    setenv("COAR_ISA", isa, 1);
+    const bool present = plan_create(g, "cpu", "fp32", 0, &plan) == COAR_OK;
+    if (present) plan_free(&plan);
+    unsetenv("COAR_ISA");
+    status_clear();
+    return present;
+}
+
+/* Ones, halves, zeros, and numbers beyond. */
+static float *random_keeps(const graph *g, uint64_t seed) {
+    static const float levels[] = {1, 1, 0, 0.5f, 1.25f, -0.5f};
+    float *keeps = malloc(((size_t)MASKS * g->components + 1) * sizeof *keeps);
+    for (size_t i = 0; i < (size_t)MASKS * g->components; i++) keeps[i] = levels[net_below(&seed, 6)];
+    return keeps;
+}
+
+/* ------------------------------------------------------------------------- against the reference */
+
+/* Over several comparisons; a NaN stays. */
+typedef struct comparison {
+    double apart, largest; /* difference, expected value */
+} comparison;
+
+static void compare_examples(engine *truth, engine *cpu, const example_batch *batch, reverse_kind kind,
+                             const mask_range *masks, comparison *c) {
+    float *expected = gradients_of(truth, batch, kind, masks), *actual = gradients_of(cpu, batch, kind, masks);
+    const size_t rows = masks->count * batch->count, gradients = rows * masks->n;
+    CHECK_NEAR(largest_difference(actual + gradients, expected + gradients, rows), 0, LIMIT);
+    for (size_t i = 0; i < gradients; i++) {
+        const double difference = fabs((double)actual[i] - expected[i]);
+        c->largest = fmax(c->largest, fabs(expected[i]));
+        if (!(difference <= c->apart) && !isnan(c->apart)) c->apart = difference;
+    }
+    free(expected);
+    free(actual);
+}
+
+static void compare_kinds(const graph *g, const char *isa, ablation a, const mask_range *masks, comparison *c) {
+    /* Conductance takes examples of one tile. */
+    static const uint32_t counts[][2] = {
+        [REVERSE_MASK] = {EXAMPLES_MAX, 1}, [REVERSE_INFLUENCE] = {EXAMPLES_MAX, 0}, [REVERSE_CONDUCTANCE] = {32, 7}};
+    float scale[EXAMPLES_MAX];
+    for (uint32_t e = 0; e < EXAMPLES_MAX; e++) scale[e] = (float)(e % 5) / 4;
+    example_batch batch = net_batch(g, EXAMPLES_MAX, 5);
+    engine truth, cpu;
+    open_engine(&truth, g, (conditions){.ablation = a});
+    open_engine(&cpu, g, (conditions){.isa = isa, .ablation = a});
+    for (reverse_kind kind = REVERSE_MASK; kind <= REVERSE_CONDUCTANCE; kind++)
+        for (int k = 0; k < 2 && counts[kind][k]; k++) {
+            example_batch part = first_examples(&batch, counts[kind][k]);
+            part.scale = kind == REVERSE_CONDUCTANCE ? scale : NULL;
+            compare_examples(&truth, &cpu, &part, kind, masks, c);
+        }
+    engine_close(&cpu);
+    engine_close(&truth);
+    net_batch_free(&batch);
+}
+
+static void check_comparison(const comparison *c, double limit) {
+    CHECK(isfinite(c->apart));
+    CHECK_NEAR(c->apart / (c->largest > 0 ? c->largest : 1), 0, limit); /* all zero: no component reaches the output */
+}
+
+static void compare_net(const char *name, const graph *g, const char *isa, double limit) {
+    float *keeps = random_keeps(g, 11), *fill = malloc((g->rows + 1) * sizeof *fill);
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    uint64_t state = 3;
+    comparison zero = {0}, mean = {0};
+    ablation a = {0};
+    test_begin("%s, %s: the derivatives of the reference", isa, name);
+    for (uint32_t r = 0; r < g->rows; r++) fill[r] = 0.5f * net_uniform(&state);
+    compare_kinds(g, isa, a, &masks, &zero);
+    CHECK_OK(ablation_parse("mean", &a));
+    a.fill = fill;
+    compare_kinds(g, isa, a, &masks, &mean);
+    check_comparison(&zero, limit);
+    check_comparison(&mean, limit);
+    free(keeps);
+    free(fill);
+}
+
+/* ------------------------------------------------------------------------------------ independence */
+
+static float *whole(const graph *g, conditions c, const example_batch *batch, const mask_range *masks) {
+    engine e;
+    open_engine(&e, g, c);
+    float *all = gradients_of(&e, batch, REVERSE_MASK, masks);
+    engine_close(&e);
+    return all;
+}
+
+static void check_memory(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
+                         const float *expected, int threads) {
+    enum { STEPS = 7 };
+    engine e;
+    size_t least, best;
+    plan(&e, g, (conditions){.isa = isa, .threads = threads});
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    engine_close(&e);
+    CHECK(least < best);
+    for (size_t k = 0; k <= STEPS; k++) {
+        const size_t memory = least + (best - least) * k / STEPS;
+        float *all = whole(g, (conditions){.isa = isa, .threads = threads, .memory = memory}, batch, masks);
+        CHECK(!memcmp(all, expected, gradients_count(batch, masks) * sizeof *all));
+        free(all);
+    }
+}
+
+/* Pair by pair: a mask of its own call, an example of its own batch. */
+static void check_pairs(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
+                        const float *expected) {
+    const size_t elements = shape_positions(g->values[0]) * g->values[0].c, n = g->components;
+    engine e;
+    open_engine(&e, g, (conditions){.isa = isa});
+    for (size_t s = 0; s < MASKS; s++)
+        for (uint32_t first = 0; first < batch->count; first += 9) {
+            const mask_range one = {.count = 1, .n = masks->n, .keeps = masks->keeps + s * n};
+            example_batch part = first_examples(batch, batch->count - first < 9 ? batch->count - first : 9);
+            part.images += first * elements;
+            part.labels += first;
+            float *few = gradients_of(&e, &part, REVERSE_MASK, &one);
+            CHECK(!memcmp(few, expected + (s * batch->count + first) * n, part.count * n * sizeof *few));
+            free(few);
+        }
+    engine_close(&e);
+}
+
+/* A generator range and the same masks as bits and as keeps; with the gain of scale:G in place of zeros. */
+static void check_forms(const graph *g, const char *isa, const example_batch *batch) {
+    const sampler s = {.kind = SAMPLER_BERNOULLI, .seed = 3, .alpha = 0.3, .n = g->components};
+    const ablation a = {.kind = ABLATION_SCALE, .gain = 0.25f};
+    const size_t n = g->components, bytes = mask_bytes(s.n);
+    uint8_t *bits = malloc(MASKS * bytes);
+    float *keeps = malloc(MASKS * n * sizeof *keeps);
+    for (size_t m = 0; m < MASKS; m++) {
+        sampler_mask(&s, m, bits + m * bytes, NULL);
+        for (size_t j = 0; j < n; j++) keeps[m * n + j] = bits[m * bytes + j / 8] >> j % 8 & 1 ? 1 : a.gain;
+    }
+    const mask_range forms[] = {{.count = MASKS, .n = s.n, .sampler = &s},
+                                {.count = MASKS, .n = s.n, .bits = bits},
+                                {.count = MASKS, .n = s.n, .keeps = keeps}};
+    const conditions c = {.isa = isa, .ablation = a};
+    float *expected = whole(g, c, batch, &forms[0]);
+    for (size_t k = 1; k < 3; k++) {
+        float *all = whole(g, c, batch, &forms[k]);
+        CHECK(!memcmp(all, expected, gradients_count(batch, &forms[0]) * sizeof *all));
+        free(all);
+    }
+    free(expected);
+    free(bits);
+    free(keeps);
+}
+
+/* A run between two reverse passes shares their memory, and disturbs nothing. */
+static void check_run_between(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
+                              const float *expected) {
+    engine e, alone;
+    open_engine(&e, g, (conditions){.isa = isa});
+    open_engine(&alone, g, (conditions){.isa = isa});
+    const size_t outputs = e.output_count * masks->count * batch->count;
+    float *first = gradients_of(&e, batch, REVERSE_MASK, masks), *y = engine_run(&e, batch, masks);
+    float *again = gradients_of(&e, batch, REVERSE_MASK, masks), *y_alone = engine_run(&alone, batch, masks);
+    CHECK(!memcmp(first, expected, gradients_count(batch, masks) * sizeof *first));
+    CHECK(!memcmp(again, expected, gradients_count(batch, masks) * sizeof *again));
+    CHECK(!memcmp(y, y_alone, outputs * sizeof *y));
+    free(first);
+    free(y);
+    free(again);
+    free(y_alone);
+    engine_close(&e);
+    engine_close(&alone);
+}
+
+static void test_independence(const char *name, const graph *g, const char *isa) {
+    float *keeps = random_keeps(g, 2);
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES_MAX, 7);
+    float *expected = whole(g, (conditions){.isa = isa}, &batch, &masks);
+    test_begin("%s, %s: the same bytes with any memory, on 1 and 3 threads", isa, name);
+    check_memory(g, isa, &batch, &masks, expected, 1);
+    check_memory(g, isa, &batch, &masks, expected, 3);
+    test_begin("%s, %s: the same bytes for each pair in other company", isa, name);
+    check_pairs(g, isa, &batch, &masks, expected);
+    test_begin("%s, %s: the same bytes from a generator, bits and keeps", isa, name);
+    check_forms(g, isa, &batch);
+    test_begin("%s, %s: runs and reverse passes in turn", isa, name);
+    check_run_between(g, isa, &batch, &masks, expected);
+    free(expected);
+    free(keeps);
+    net_batch_free(&batch);
+}
+
+/* --------------------------------------------------------------------------------------- schedules */
+
+static void check_apart(const cpu_schedule *s) {
+    for (size_t i = 0; i < s->region_count; i++) {
+        const region *a = &s->regions[i];
+        CHECK(a->start + a->size <= s->floats);
+        for (size_t j = 0; j < i; j++) {
+            const region *b = &s->regions[j];
+            const bool at_once = a->first <= b->last && b->first <= a->last;
+            CHECK(!at_once || a->start + a->size <= b->start || b->start + b->size <= a->start);
+        }
+    }
+}
+
+/* What no placement can do without: the most that is in use at once. */
+static size_t most_at_once(const cpu_schedule *s) {
+    size_t most = 0;
+    for (size_t i = 0; i < s->region_count; i++) {
+        size_t sum = 0;
+        for (size_t j = 0; j < s->region_count; j++)
+            if (s->regions[j].first <= s->regions[i].first && s->regions[i].first <= s->regions[j].last)
+                sum += s->regions[j].size;
+        if (sum > most) most = sum;
+    }
+    return most;
+}
+
+static size_t forward_steps(const cpu_schedule *s) {
+    size_t count = 0;
+    for (size_t i = 0; i < s->step_count; i++) count += s->steps[i].kind == STEP_FORWARD;
+    return count;
+}
+
+static void test_schedules(const char *name, const graph *g) {
+    cpu_schedule_choice *choices = NULL;
+    size_t count = 0, steps = 0;
+    double waste = 0;
+    test_begin("%s: regions in use at once lie apart; less memory for more steps", name);
+    CHECK_OK(cpu_schedule_choices(g, &choices, &count));
+    CHECK(count > 0);
+    for (size_t i = 0; i < count; i++) {
+        cpu_schedule s;
+        CHECK_OK(cpu_schedule_create(g, choices[i].kept_from, &s));
+        CHECK_INT(s.floats, choices[i].floats);
+        CHECK(i == 0 || choices[i].floats < choices[i - 1].floats);
+        CHECK(i == 0 ? forward_steps(&s) == g->op_count : forward_steps(&s) > steps);
+        steps = forward_steps(&s);
+        check_apart(&s);
+        waste = fmax(waste, (double)s.floats / (double)most_at_once(&s));
+        cpu_schedule_free(&s);
+    }
+    CHECK(waste < 1.25); /* of networks worth the name: below 4 % (docs/performance.md) */
+    printf("# %s: %zu schedules, %.0f %% to %.0f %% of the memory, at most %.1f %% unused\n", name, count,
+           100.0 * (double)choices[count - 1].floats / (double)choices[0].floats, 100.0, 100 * (waste - 1));
+    free(choices);
+}
+
+/* ------------------------------------------------------------------------------------------ memory */
+
+static double resident_bytes(void) {
+    unsigned long long all = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%llu %llu", &all, &resident) != 2) resident = 0;
+    if (file) fclose(file);
+    return (double)resident * (double)sysconf(_SC_PAGESIZE);
+}
+
+/* How much more is resident after a reverse pass than before the backend was there. */
+static double grown_bytes(const graph *g, const example_batch *batch, const mask_range *masks, size_t memory) {
+    float *gradients = calloc(masks->count * batch->count, masks->n * sizeof *gradients);
+    memset(gradients, 1, masks->count * batch->count * masks->n * sizeof *gradients); /* resident already */
+    engine e;
+    plan(&e, g, (conditions){.isa = "portable", .threads = 2, .memory = memory});
+    const double before = resident_bytes();
+    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
+    CHECK_OK(e.interface->bind(e.b, batch));
+    CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, masks, gradients, NULL));
+    const double after = resident_bytes();
+    free(gradients);
+    engine_close(&e);
+    return after - before;
+}
+
+static void test_memory(void) {
+    model *m = NULL;
+    size_t least, best;
+    engine e;
+    test_begin("resident memory grows by what was planned, within 10 %%");
+    if (REDUCED || resident_bytes() == 0) {
+        test_skip("a sanitizer keeps memory of its own, or there is no /proc");
+        return;
+    }
+    CHECK_OK(model_random("resnet20", &(model_options){0}, &m));
+    float *keeps = random_keeps(m->graph, 2);
+    const mask_range masks = {.count = 1, .n = m->graph->components, .keeps = keeps};
+    example_batch batch = net_batch(m->graph, EXAMPLES_MAX, 7);
+    plan(&e, m->graph, (conditions){.isa = "portable", .threads = 2});
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    engine_close(&e);
+    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, best) / (double)best, 1, 0.1);
+    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, least) / (double)least, 1, 0.1);
+    net_batch_free(&batch);
+    free(keeps);
+    model_destroy(m);
+}
+
+/* ---------------------------------------------------------------------------------------- refusals */
+
+static void test_refusals(const graph *g) {
+    float *keeps = random_keeps(g, 2), *gradients = malloc((size_t)EXAMPLES_MAX * g->components * sizeof *gradients);
+    const mask_range masks = {.count = 1, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES_MAX, 7);
+    size_t least, best;
+    backend *refused = NULL;
+    engine e;
+    test_begin("what run_reverse refuses");
+    open_engine(&e, g, (conditions){.isa = "portable"});
+    CHECK_OK(e.interface->bind(e.b, &batch));
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
+                "37 examples");
+    status_clear();
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 2, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
+                "output 2");
+    status_clear();
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    e.settings.memory = least - 1;
+    CHECK_ERROR(e.interface->prepare(&e.settings, &refused), COAR_ERROR_MEMORY, "raise --memory");
+    CHECK(!refused);
+    status_clear();
+    engine_close(&e);
+    plan(&e, g, (conditions){.isa = "portable"});
+    e.settings.reverse = false;
+    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
+    CHECK_OK(e.interface->bind(e.b, &batch));
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
+                "not planned");
+    status_clear();
+    engine_close(&e);
+    net_batch_free(&batch);
+    free(gradients);
+    free(keeps);
+}
+
+/* --------------------------------------------------------------------------------------------- nets */
+
+enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10 };
+
+typedef struct named_net {
+    char name[48];
+    graph *g;
+} named_net;
+
+static size_t make_nets(named_net *nets) {
+    static const char *const components[] = {"filters", "blocks", "inputs", "heads"};
+    static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
+    size_t count = 0;
+    for (net_components c = NET_FILTERS; c <= NET_INPUTS; c++) {
+        snprintf(nets[count].name, sizeof nets->name, "basic blocks, %s", components[c]);
+        nets[count++].g = net_basic(c, 21);
+        snprintf(nets[count].name, sizeof nets->name, "bottlenecks, %s", components[c]);
+        nets[count++].g = net_bottleneck(c, 22);
+    }
+    for (net_components c = NET_FILTERS; c <= NET_HEADS; c++) {
+        snprintf(nets[count].name, sizeof nets->name, "transformer, %s", components[c]);
+        nets[count++].g = net_transformer(c, acts[c], 23);
+    }
+    for (uint64_t seed = 0; seed < RANDOM_NETS; seed++) {
+        snprintf(nets[count].name, sizeof nets->name, "random ops %llu", (unsigned long long)seed);
+        nets[count++].g = net_random(seed);
+    }
+    return count;
+}
+
+int main(void) {
+    named_net nets[NAMED_NETS + RANDOM_NETS];
+    const size_t count = make_nets(nets);
+    for (size_t k = 0; k < count; k++) test_schedules(nets[k].name, nets[k].g);
+    for (size_t i = 0; i < ISAS; i++) {
+        if (!isa_present(nets[0].g, isas[i])) {
+            test_begin("%s", isas[i]);
+            test_skip("this machine has no %s", isas[i]);
+            continue;
+        }
+        for (size_t k = 0; k < count; k++)
+            compare_net(nets[k].name, nets[k].g, isas[i], k < count - RANDOM_NETS ? LIMIT : RANDOM_LIMIT);
+        for (size_t k = 0; k < count; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
+    }
+    test_memory();
+    test_refusals(nets[0].g);
+    for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
+    return test_end();
+}
