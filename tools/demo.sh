@@ -11,12 +11,14 @@ rm -rf "$out"/*
 say() { printf '\n$ %s\n' "$*"; "$@"; }
 
 say "$coar" pack --from npy data/digits-images.npy --labels data/digits-labels.npy -o "$out/digits.h5"
-# The residual network: which filters do its predictions on held-out digits hang on?
+# The residual network: which filters do its predictions on held-out digits hang on? How much to compute, coar decides.
 say "$coar" run --model data/digits-resnet.safetensors --data "$out/digits.h5" --examples @data/digits-test-rows.npy \
-    --alpha 0.10 --masks 1000 --estimator ridge,ols --eval-masks 200 --eval-alpha .1,.05 -o "$out/resnet.h5"
+    --alpha 0.10 --eval-masks 200 --eval-alpha .1,.05 -o "$out/resnet.h5"
+# How well do simpler scores predict the same ablations?
+say "$coar" evaluate "$out/resnet.h5" --baselines --masks 200
 # The vision transformer: the same for its 896 neurons.
 say "$coar" run --model data/digits-vit.safetensors --data "$out/digits.h5" --examples @data/digits-test-rows.npy \
-    --alpha 0.05 --masks 3000 --eval-masks 200 -o "$out/vit.h5"
+    --alpha 0.05 --eval-masks 200 -o "$out/vit.h5"
 say "$coar" info "$out/resnet.h5"
 
 echo

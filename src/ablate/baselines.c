@@ -25,6 +25,7 @@ static const char *const estimators[BASELINES] = {"gp", "nc", "ii", "loo"};
 typedef struct baselines {
     run_store *store;
     const coar_evaluate_options *o;
+    double start; /* clock_seconds */
     run_tables tables;
     fit_info *fits; /* that the run has */
     size_t fit_count;
@@ -46,7 +47,7 @@ static coar_status find_fit(const baselines *b, int estimator, size_t output, bo
         if (strcmp(b->fits[f].estimator, estimators[estimator]))
             return status_set(
                 COAR_ERROR_EXISTS,
-                "%s: --baselines: fit '%s' is an %s fit, but the name is a baseline's: make it again with "
+                "%s: --baselines: its fit '%s' is of estimator %s, but the name is a baseline's: fit that again under "
                 "another --name and remove %s.parts/fit-%s.h5",
                 store_path(b->store), name, b->fits[f].estimator, store_path(b->store), name);
         *there = true;
@@ -74,7 +75,7 @@ static coar_status run_units(baselines *b, const char *name, const unit_work *wo
                      .setting_count = sizeof settings / sizeof *settings,
                      .work = *work,
                      .force_resume = b->o->force_resume};
-    run.work.time_limit = b->o->time_limit;
+    if (b->o->time_limit > 0) run.work.time_limit = fmax(b->o->time_limit - (clock_seconds() - b->start), 1e-3);
     b->job->memory_told = false; /* what was told was for other passes */
     return run_stage(b->job, b->store, &run, stage);
 }
@@ -96,8 +97,9 @@ static void rows_free(rows *r) {
     free(r->nothing);
 }
 
-static coar_status rows_new(const baselines *b, int estimator, size_t output, uint64_t masks, size_t capacity,
-                            rows *r) {
+/* For a fit made of so many masked and reverse passes of each example. */
+static coar_status rows_new(const baselines *b, int estimator, size_t output, uint64_t masks, uint32_t passes,
+                            size_t capacity, rows *r) {
     static const char what[] = "baselines";
     char name[64];
     fit_name(b, estimator, output, name);
@@ -107,6 +109,7 @@ static coar_status rows_new(const baselines *b, int estimator, size_t output, ui
                                .examples = b->tables.examples,
                                .components = b->tables.components,
                                .masks = masks,
+                               .passes = passes,
                                .command = b->o->command};
     TRY(memory_new(capacity, b->tables.components * sizeof *r->weight, what, &r->weight));
     TRY(memory_new(capacity, sizeof *r->bias, what, &r->bias));
@@ -154,7 +157,7 @@ static coar_status write_loo_fit(const baselines *b, store_stage *stage, const u
     float *full = NULL, *payload = NULL;
     unit_mark mark;
     coar_status status;
-    TRY_GOTO(rows_new(b, LOO, output, (uint64_t)n + 1, g->unit_examples, &r));
+    TRY_GOTO(rows_new(b, LOO, output, (uint64_t)n + 1, 0, g->unit_examples, &r));
     TRY_GOTO(memory_new(g->unit_examples, sizeof *full, "baselines", &full));
     TRY_GOTO(memory_new(unit_grid_payload(g, 0), 1, "baselines", &payload));
     for (uint64_t block = 0; block < blocks; block++) {
@@ -194,12 +197,12 @@ done:
 static coar_status write_gradient_fit(const baselines *b, store_stage *stage, const baseline_grid *g, int estimator,
                                       size_t output) {
     const size_t n = g->components, bytes = baseline_grid_payload(g, 0);
-    const uint64_t points = estimator == BASELINE_GRADIENT ? 1 : PATH_STEPS + 1;
+    const uint32_t points = estimator == BASELINE_GRADIENT ? 1 : PATH_STEPS + 1;
     rows r = {0};
     float *payload = NULL;
     unit_mark mark;
     coar_status status;
-    TRY_GOTO(rows_new(b, estimator, output, points, ROWS, &r));
+    TRY_GOTO(rows_new(b, estimator, output, 0, points, ROWS, &r));
     TRY_GOTO(memory_new(bytes, 1, "baselines", &payload));
     for (uint64_t first = 0; first < g->examples; first += ROWS) {
         const size_t count = g->examples - first < ROWS ? (size_t)(g->examples - first) : ROWS;
@@ -236,7 +239,7 @@ done:
 }
 
 coar_status baselines_complete(run_store *store, const coar_evaluate_options *o) {
-    baselines b = {.store = store, .o = o};
+    baselines b = {.store = store, .o = o, .start = clock_seconds()};
     bool loo, gradients;
     coar_status status;
     TRY_GOTO(reopen_check(store, o));

@@ -2,7 +2,7 @@
  * budget.c - coar_budget: gradients, ablations and fits in steps, until the predicted correlation has settled or the
  * budget is spent (steps.h).
  *
- * What a step held and predicted is kept with the run (steps.json), so that a rerun after a kill repeats no step and
+ * What a step held and predicted is kept with the run (budget.steps), so that a rerun after a kill repeats no step and
  * decides as the first call would have.
  * Must not know: how passes are computed, how fits are solved.
  */
@@ -19,7 +19,7 @@
 #include "core/options.h"
 #include "store/store.h"
 
-#define STEPS_FILE "steps.json"
+#define STEPS_FILE "budget.steps"
 #define STEPS_FORMAT "coar.steps"
 
 /* What may be spent: passes, or seconds of this and earlier calls; 0 = not given. */

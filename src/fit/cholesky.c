@@ -32,7 +32,7 @@ static coar_status cholesky_solve(fit_solver *solver, solver_block *block) {
     TRY(algebra_solve(c->system->device, c->factor, c->n, block->weight, block->count));
     for (size_t z = 0; z < block->count; z++) {
         block->penalty[z] = 0;
-        block->freedom[z] = (double)c->n;
+        block->left[z] = (double)(c->system->by_mask.count - 1 - c->n);
         block->choice[z] = 0;
     }
     return COAR_OK;

@@ -19,7 +19,7 @@ double crossfit_memory(const fit_problem *problem) {
 
 /* Buffers of a chunk, and the moments of all chunks. */
 typedef struct chunk_buffers {
-    double *weight, *penalty, *freedom;
+    double *weight, *penalty, *left;
     uint32_t *choice;
     double *moments; /* chunk after chunk [FIT_PARTS][FIT_MOMENTS][E] */
     fit_diagnosis diagnosis;
@@ -28,7 +28,7 @@ typedef struct chunk_buffers {
 static void chunk_buffers_free(chunk_buffers *b) {
     free(b->weight);
     free(b->penalty);
-    free(b->freedom);
+    free(b->left);
     free(b->choice);
     free(b->moments);
     fit_diagnosis_free(&b->diagnosis);
@@ -38,7 +38,7 @@ static coar_status chunk_buffers_create(size_t n, size_t count, chunk_buffers *b
     static const char what[] = "held-out predictions";
     TRY(memory_new(n, SAMPLE_CHUNK * sizeof(double), what, &b->weight));
     TRY(memory_new(SAMPLE_CHUNK, sizeof(double), what, &b->penalty));
-    TRY(memory_new(SAMPLE_CHUNK, sizeof(double), what, &b->freedom));
+    TRY(memory_new(SAMPLE_CHUNK, sizeof(double), what, &b->left));
     TRY(memory_new(SAMPLE_CHUNK, sizeof(uint32_t), what, &b->choice));
     TRY(memory_new(count, FIT_PARTS * FIT_MOMENTS * sizeof(double), what, &b->moments));
     return fit_diagnosis_create(SAMPLE_CHUNK, &b->diagnosis);
@@ -71,7 +71,7 @@ done:
 /* Held-out moments of the masks first .. end - 1, of all chunks. */
 static coar_status predict(const crossfit *c, fit_solver *solver, size_t first, size_t end, chunk_buffers *b) {
     for (size_t k = 0; k < c->sample->chunks; k++) {
-        solver_block block = {.weight = b->weight, .penalty = b->penalty, .freedom = b->freedom, .choice = b->choice};
+        solver_block block = {.weight = b->weight, .penalty = b->penalty, .left = b->left, .choice = b->choice};
         fit_sample_chunk(c->sample, k, &block);
         TRY(solver->solve(solver, &block));
         TRY(fit_diagnose_held(c->system, solver, &block, first, end, &b->diagnosis, chunk_moments(b, k)));

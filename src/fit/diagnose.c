@@ -6,7 +6,7 @@
  * correlated with y_i is that prediction minus the mean of y without mask i, which is (mean - y_i/m) m/(m-1): this
  * mean alone would correlate with y at -1, and fresh masks have nothing like it. A solver without slack gives weights
  * from the first masks alone, and the others are predicted.
- * Noise: sigma^2 = sum e^2 / (m - 1 - freedom).
+ * Noise: sigma^2 = sum e^2 / degrees of freedom left over.
  */
 #include "fit/diagnose.h"
 
@@ -167,10 +167,9 @@ static void conclude(const solver_block *block, size_t m, size_t z, fit_diagnosi
     const size_t E = block->count;
     double rss = 0;
     for (size_t p = 0; p < FIT_PARTS; p++) rss += d->moments[(p * FIT_MOMENTS + RESIDUAL) * E + z];
-    const double left = (double)(m - 1) - block->freedom[z];
     d->bias[z] = block->mean[z] - d->bias[z];
     d->r2[z] = block->squares[z] > 0 ? 1 - rss / block->squares[z] : NAN;
-    d->sigma[z] = left > 1e-9 * (double)m ? sqrt(rss / left) : NAN;
+    d->sigma[z] = block->left[z] > 1e-9 * (double)m ? sqrt(rss / block->left[z]) : NAN;
 }
 
 coar_status fit_diagnose(const fit_system *system, const fit_solver *solver, const solver_block *block,

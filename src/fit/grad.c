@@ -85,7 +85,7 @@ static coar_status grad_solve(fit_solver *solver, solver_block *block) {
     if (!s->inner) {
         memcpy(block->weight, s->own, n * E * sizeof(double));
         memset(block->choice, 0, E * sizeof *block->choice);
-        for (size_t z = 0; z < E; z++) block->penalty[z] = block->freedom[z] = 0;
+        for (size_t z = 0; z < E; z++) block->penalty[z] = 0, block->left[z] = (double)(s->system->by_mask.count - 1);
         return COAR_OK;
     }
     TRY(subtract(s->system, s->own, block->y, E, s->predicted, s->y));

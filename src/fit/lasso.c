@@ -75,7 +75,7 @@ static coar_status solve_example(void *context, size_t task, int worker) {
     lasso_choose(&p, w->weight, w, &penalty, &active);
     scatter(w->weight, n, E, job->block->weight + task);
     job->block->penalty[task] = penalty;
-    job->block->freedom[task] = (double)active;
+    job->block->left[task] = (double)m - 1 - (double)active;
     job->block->choice[task] = 0;
     p = (lasso_problem){l->gram_first, w->cross, l->squares[task], n, m_first};
     for (size_t j = 0; j < n; j++) w->cross[j] = l->cross_first[j * E + task];

@@ -34,15 +34,15 @@ coar_status penalty_create(penalty_rule rule, const double *value, size_t r, siz
     TRY(memory_new(r, PENALTIES * sizeof(double), "penalties", &grid.shrink));
     make_grid(value, r, grid.penalty);
     for (size_t g = 0; g < PENALTIES; g++) {
-        double freedom = 0, logs = 0;
+        double left = (double)(m - 1 - r), logs = 0;
         for (size_t k = 0; k < r; k++) {
             const double s = grid.penalty[g] / (value[k] + grid.penalty[g]);
-            freedom += 1 - s;
+            left += s;
             logs -= log(s);
             grid.shrink[k * PENALTIES + g] = rule == PENALTY_GCV ? s * s : s;
         }
-        grid.freedom[g] = freedom;
-        grid.offset[g] = rule == PENALTY_GCV ? -2 * log((double)(m - 1) - freedom) : logs / (double)(m - 1);
+        grid.left[g] = left;
+        grid.offset[g] = rule == PENALTY_GCV ? -2 * log(left) : logs / (double)(m - 1);
     }
     *out = grid;
     return COAR_OK;

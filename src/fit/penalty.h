@@ -15,7 +15,7 @@ typedef enum penalty_rule { PENALTY_GCV, PENALTY_EVIDENCE } penalty_rule;
 typedef struct penalty_grid {
     size_t r, m;
     double penalty[PENALTIES]; /* ascending */
-    double freedom[PENALTIES]; /* sum_k d_k / (d_k + penalty) */
+    double left[PENALTIES];    /* m - 1 - sum_k d_k / (d_k + penalty) */
     double offset[PENALTIES];  /* the part of the criterion that outputs do not change */
     double *shrink;            /* [r][PENALTIES] what each squared coordinate counts */
 } penalty_grid;

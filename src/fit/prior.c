@@ -100,7 +100,7 @@ static void expect(learning *l, const spectrum *s, const penalty_grid *grid, con
     for (size_t z = 0; z < E; z++) {
         const double p = grid->penalty[l->choice[z]];
         variance[z] = l->sums[l->choice[z] * E + z] / (m - 1) / p;
-        g[z] = variance[z] > 0 ? grid->freedom[l->choice[z]] : 0; /* constant outputs say nothing */
+        g[z] = variance[z] > 0 ? m - 1 - grid->left[l->choice[z]] : 0; /* constant outputs say nothing */
         l->informed += g[z];
     }
     for (size_t k = 0; k < r; k++)

@@ -51,7 +51,7 @@ static void shrink_destroy(fit_solver *solver) {
 
 static coar_status shrink_solve(fit_solver *solver, solver_block *block) {
     shrink *s = (shrink *)solver;
-    const size_t E = block->count, r = s->spectrum.r;
+    const size_t E = block->count, r = s->spectrum.r, m = s->spectrum.system->by_mask.count;
     TRY(spectrum_right(&s->spectrum, block, s->right));
     TRY(spectrum_project(&s->spectrum, s->right, E, s->alpha));
     for (size_t z = 0; z < E; z++) block->choice[z] = 0;
@@ -61,7 +61,7 @@ static coar_status shrink_solve(fit_solver *solver, solver_block *block) {
     }
     for (size_t z = 0; z < E; z++) {
         block->penalty[z] = s->rule == SHRINK_NOT ? 0 : s->grid.penalty[block->choice[z]];
-        block->freedom[z] = s->rule == SHRINK_NOT ? (double)r : s->grid.freedom[block->choice[z]];
+        block->left[z] = s->rule == SHRINK_NOT ? (double)(m - 1 - r) : s->grid.left[block->choice[z]];
     }
     for (size_t k = 0; k < r; k++)
         for (size_t z = 0; z < E; z++) s->alpha[k * E + z] /= s->spectrum.value[k] + block->penalty[z];

@@ -15,7 +15,7 @@ typedef struct buffers {
     float *y;                                 /* [m][E] as read, then [masks used][E] */
     double *mean, *squares;                   /* [E] */
     double *weight;                           /* [n][E] */
-    double *penalty, *freedom;                /* [E] */
+    double *penalty, *left;                   /* [E] */
     uint32_t *choice;                         /* [E] */
     float *weight_out, *bias_out, *error_out; /* [E][n], [E], [E][n] or NULL */
     fit_diagnosis diagnosis;
@@ -28,7 +28,7 @@ static void buffers_free(buffers *b) {
     free(b->squares);
     free(b->weight);
     free(b->penalty);
-    free(b->freedom);
+    free(b->left);
     free(b->choice);
     free(b->weight_out);
     free(b->bias_out);
@@ -45,7 +45,7 @@ static coar_status buffers_create(const fit_problem *problem, bool errors, size_
     TRY(memory_new(E, sizeof(double), what, &b->squares));
     TRY(memory_new(n, E * sizeof(double), what, &b->weight));
     TRY(memory_new(E, sizeof(double), what, &b->penalty));
-    TRY(memory_new(E, sizeof(double), what, &b->freedom));
+    TRY(memory_new(E, sizeof(double), what, &b->left));
     TRY(memory_new(E, sizeof(uint32_t), what, &b->choice));
     TRY(memory_new(n, E * sizeof(float), what, &b->weight_out));
     TRY(memory_new(E, sizeof(float), what, &b->bias_out));
@@ -133,7 +133,7 @@ static coar_status solve_masks(fit_run *run, size_t E) {
                           .squares = b->squares,
                           .weight = b->weight,
                           .penalty = b->penalty,
-                          .freedom = b->freedom,
+                          .left = b->left,
                           .choice = b->choice};
     TRY(made->solver->solve(made->solver, &block));
     TRY(fit_diagnose(&made->system, made->solver, &block, &b->diagnosis));

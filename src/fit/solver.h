@@ -53,7 +53,7 @@ typedef struct solver_block {
     const double *squares; /* [E] sum of (y - mean)^2 */
     double *weight;        /* [n][E], written by the solver, as all that follows */
     double *penalty;       /* [E] what is stored as the penalty (fit.h) */
-    double *freedom;       /* [E] effective degrees of freedom of the weights (the bias has one more) */
+    double *left;          /* [E] degrees of freedom left over: m - 1 less the effective ones of the weights */
     uint32_t *choice;      /* [E] columns of the solver's tables */
 } solver_block;
 

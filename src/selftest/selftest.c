@@ -18,7 +18,8 @@
 enum { PRECISIONS = 4, CHANNELS_SHOWN = 3, PARTS = 1 + SELFTEST_KINDS };
 static const char *const precisions[PRECISIONS] = {"fp32", "tf32", "bf16", "fp16"};
 
-#define ALPHA 0.3 /* more than usual, so that few components lose some */
+#define FP32_LIMIT 1e-4 /* of the largest value */
+#define ALPHA 0.3       /* more than usual, so that few components lose some */
 
 typedef struct selftest {
     const coar_selftest_options *o;
@@ -213,8 +214,10 @@ done:
     return status;
 }
 
-/* One part of the results against the reference's, `count` numbers; what it says is added to the case. */
-static void compare_part(const float *actual, const float *expected, size_t count, bool exact, coar_selftest_case *c) {
+/* One part of the results against the reference's, `count` numbers, none of them further off than `limit`; what it says
+ * is added to the case. */
+static void compare_part(const float *actual, const float *expected, size_t count, bool exact, double limit,
+                         coar_selftest_case *c) {
     double largest = 0, squares = 0, error_squares = 0, worst = 0;
     for (size_t i = 0; i < count; i++) {
         const double value = isfinite(expected[i]) ? fabs((double)expected[i]) : 0;
@@ -225,7 +228,7 @@ static void compare_part(const float *actual, const float *expected, size_t coun
     for (size_t i = 0; i < count; i++) {
         const double error = fabs((double)actual[i] - expected[i]);
         if (!isfinite(expected[i]) && !isfinite(actual[i])) continue;
-        c->wrong += !(error <= c->largest_limit * unit);
+        c->wrong += !(error <= limit * unit);
         if (!isfinite(error)) continue;
         worst = fmax(worst, error);
         error_squares += error * error;
@@ -237,16 +240,19 @@ static void compare_part(const float *actual, const float *expected, size_t coun
 }
 
 /* The limits are those of include/coar.h. A single number at reduced precision may be off by eight times the rms that is
- * allowed on average: roundings that fall on the other side are rare and small. So may one in fp32 where a network is
- * differentiated: a ReLU whose argument is zero but for rounding is open on one side alone. */
+ * allowed on average: roundings that fall on the other side are rare and small. Where a network is differentiated fp32
+ * has limits of that kind too: a ReLU whose argument is zero but for rounding may be open on one side alone, which shifts
+ * the derivatives of all that lies before it (ResNet-20: one pair of a hundred, by 3e-4 to 7e-3 of the largest). */
 static void compare(const trial *t, coar_selftest_case *c) {
     const bool exact = !strcmp(t->precision, "fp32");
-    c->rms_limit = exact ? 1e-4 : t->item->rms_most;
-    c->largest_limit = !exact ? 8 * t->item->rms_most : t->item->reverse && t->item->model ? 1e-2 : 1e-4;
+    const bool kinks = t->item->reverse && t->item->model;
+    c->rms_limit = !exact ? t->item->rms_most : kinks ? 5e-3 : FP32_LIMIT;
+    c->largest_limit = !exact || kinks ? 8 * c->rms_limit : FP32_LIMIT;
     c->compared = t->count;
     c->passed = true;
     for (size_t p = 0, first = 0; p < PARTS && t->parts[p]; first += t->parts[p++])
-        compare_part(t->actual + first, t->expected + first, t->parts[p], exact, c);
+        compare_part(t->actual + first, t->expected + first, t->parts[p], exact,
+                     p == 0 && exact ? FP32_LIMIT : c->largest_limit, c); /* outputs have no kinks */
     c->passed = c->passed && c->wrong == 0 && c->rms <= c->rms_limit;
 }
 

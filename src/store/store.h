@@ -227,9 +227,10 @@ gradient_state gradient_state_of(double *payload, uint32_t examples, uint32_t co
 /* Passes in gradients.h5; 0 without one. COAR_ERROR_INPUT when it is not of this run, or its masks are of another design. */
 coar_status store_passes_finished(run_store *store, uint32_t *passes);
 
-/* The state of a unit after the grid's first_pass passes, into its payload, from gradients.h5. COAR_ERROR_BUSY when that holds
- * another number of passes by now. */
-coar_status store_read_gradient_state(run_store *store, const gradient_grid *grid, uint64_t unit, double *payload);
+/* The state of a unit, whose output has that name, after the grid's first_pass passes, into its payload, from gradients.h5.
+ * COAR_ERROR_BUSY when that holds another number of passes by now. */
+coar_status store_read_gradient_state(run_store *store, const char *output, const gradient_grid *grid, uint64_t unit,
+                                      double *payload);
 
 /* As store_finish_outputs: when all units of the stage are done, writes gradients.h5 anew, over the one with fewer passes. */
 coar_status store_finish_gradients(run_store *store, store_stage *stage, const gradient_grid *grid);
@@ -311,7 +312,7 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* A small text beside the parts (steps.json), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+/* A small text beside the parts (budget.steps), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
  * know of it. */
 coar_status store_write_text(run_store *store, const char *name, const char *text);
 coar_status store_read_text(run_store *store, const char *name, char **text);

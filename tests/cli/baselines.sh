@@ -47,7 +47,7 @@ for moment in .1 .2 .4 .8; do
 done
 succeeds "the same command finishes the baselines" "$COAR" evaluate "$T/killed.h5" --baselines
 same "what kills change" "$(bytes "$T/killed.h5")" "$(bytes "$T/resnet.h5")"
-absent "nothing of killed stages is left" "$T/killed.h5.parts"/baseline-*
+absent "nothing of killed stages is left" "$T/killed.h5.parts"/baseline-*.{json,journal,alive}
 
 # A name that somebody gave to another fit.
 succeeds "a fit called nc" "$COAR" fit "$T/two.h5" --estimator ridge --name nc --force

@@ -1,0 +1,57 @@
+# budget.sh - coar run where a budget decides: what it chooses, reruns, kills, budgets that are too small or wrong.
+. tests/cli/lib.sh
+"$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
+R=$DIGITS/digits-resnet.safetensors
+components=$("$COAR" info "$R" | sed -n 's/^ *components *\([0-9]*\) .*/\1/p')
+job() { "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --alpha .1 --eval-masks 40 --seed 3 --threads 2 "$@"; }
+# "K M" of the last step.
+last_step() { sed 's/.*"passes":\([0-9]*\),"masks":\([0-9]*\)[^{]*$/\1 \2/' "$1.parts/budget.steps"; }
+steps() { grep -o '"passes"' "$1.parts/budget.steps" | wc -l; }
+
+succeeds "without passes, masks or budget: steps within 2n passes" job -o "$T/run.h5"
+cp "$T/.out" "$T/.run"
+read -r passes masks < <(last_step "$T/run.h5")
+same "they cost no more than that" "$((5 * passes + 2 * masks <= 2 * 2 * components))" 1
+same "and are evaluated" "$(grep -c '^grad ' "$T/.run")" 1
+cp "$T/run.h5.parts/budget.steps" "$T/steps"
+succeeds "the same command again" job -o "$T/run.h5"
+succeeds "makes no further step" cmp "$T/steps" "$T/run.h5.parts/budget.steps"
+succeeds "a larger budget goes on" job --budget 1500p -o "$T/run.h5"
+cp "$T/.out" "$T/.run"
+same "with further steps" "$(($(steps "$T/run.h5") > $(grep -o '"passes"' "$T/steps" | wc -l)))" 1
+same "and fits the residuals" "$(grep -c '^grad+eb ' "$T/.run")" 1
+
+succeeds "a budget of a few passes: gradients alone" job --budget 45p -o "$T/few.h5"
+same "two reverse passes' worth for evaluation's 40 masks" "$(last_step "$T/few.h5")" "2 0"
+succeeds "a budget in time" job --budget 2s -o "$T/time.h5"
+succeeds "--passes alone" job --passes 16 -o "$T/passes.h5"
+same "has 256 masks to calibrate with" "$(grep -c '256 masks' "$T/.out")" 1
+
+for bad in 10 0p -5m 5x p 1e400m ""; do
+    fails 2 "--budget '$bad'" "--budget '$bad'" job --budget "$bad" -o "$T/x.h5"
+done
+fails 2 "--budget" "a budget and masks" job --budget 10m --masks 10 -o "$T/x.h5"
+fails 2 "--budget" "a budget and a shard" job --budget 10m --shard 0/2 -o "$T/x.h5"
+absent "nothing was begun" "$T/x.h5" "$T/x.h5.parts"
+for bad in '' '{' '[]' '{"format":"coar.steps","steps":[{}]}' '{"format":"coar.steps","steps":[{"passes":-1,"masks":1,"seconds":1}]}' \
+    '{"format":"coar.other","steps":[]}'; do
+    printf '%s' "$bad" >"$T/few.h5.parts/budget.steps"
+    fails 1 "budget.steps" "budget.steps is '$bad'" job --budget 45p -o "$T/few.h5"
+done
+
+# Killed at random moments; the end is that of the run that was not.
+if [ -z "${PYTHON:-}" ]; then skip "kills" "no Python with h5py"; finish; fi
+RANDOM=7
+succeeds "an undisturbed run" job --budget 1000p -o "$T/whole.h5"
+for _ in 1 2 3 4 5 6; do
+    "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --alpha .1 --eval-masks 40 --seed 3 --threads 2 --budget 1000p \
+        -o "$T/killed.h5" >/dev/null 2>&1 &
+    sleep "0.$((RANDOM % 8 + 1))"
+    kill -9 $! 2>/dev/null
+    wait $! 2>/dev/null
+done
+succeeds "the same command finishes it" job --budget 1000p -o "$T/killed.h5"
+same "with the same steps" "$(sed 's/"seconds":[0-9.e-]*//g' "$T/killed.h5.parts/budget.steps")" \
+    "$(sed 's/"seconds":[0-9.e-]*//g' "$T/whole.h5.parts/budget.steps")"
+succeeds "and the same data" "$PYTHON" tests/python/compare_runs.py "$T/whole.h5" "$T/killed.h5"
+finish
