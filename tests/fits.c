@@ -166,13 +166,14 @@ void fits_check_golden(const fixture *f, const char *name, const char *estimator
     for (size_t z = 0; z < f->N; z++) {
         const size_t row = z * expected.shape[1];
         CHECK_NEAR(f->penalty[z], npy_get_double(&expected, row), 1e-9 * f->penalty[z]);
-        fits_same(f->r2[z], npy_get_double(&expected, row + 1), 1e-9);
+        fits_same(f->r2[z], npy_get_double(&expected, row + 1), 1e-8);
         fits_same(f->heldout[z], npy_get_double(&expected, row + 2), 1e-6);
         CHECK_NEAR(f->bias[z], npy_get_double(&expected, row + 3), 2e-6 * 10);
         for (size_t j = 0; j < f->n; j++) {
             CHECK_NEAR(f->weight[z * f->n + j], npy_get_double(&expected, row + 4 + j), 2e-6);
-            if (strcmp(estimator, "lasso"))
-                fits_same(f->error[z * f->n + j], npy_get_double(&expected, row + 4 + f->n + j), 2e-6);
+            const double error = npy_get_double(&expected, row + 4 + f->n + j);
+            /* relative: of an output that is met almost exactly, rounding is a larger part of the noise */
+            if (strcmp(estimator, "lasso")) fits_same(f->error[z * f->n + j], error, 2e-6 + 1e-5 * fabs(error));
         }
     }
     npy_close(&expected);

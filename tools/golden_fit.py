@@ -8,6 +8,7 @@ errors; .npy of three numbers for what is predicted of all examples.
 
 usage: golden_fit.py [FOLDER]
 """
+import re
 import sys
 from pathlib import Path
 
@@ -133,46 +134,183 @@ def learn_prior(X, Y, groups):
     return D
 
 
-def crossfit(X, Y, groups):
-    """Correlations with predictions of each fifth of the masks under a prior that has not seen it."""
+def crossfit(X, Y, groups, base):
+    """Predictions of each fifth of the masks under a prior that has not seen it; base [m, N] is known without masks."""
     m, predicted = len(X), np.zeros_like(Y)
+    rest = Y - base
     for k in range(FOLDS):
         fold = np.arange(m) * FOLDS // m == k
-        D = learn_prior(X[~fold], Y[~fold], groups)
-        for z, y in enumerate(Y.T):
-            predicted[fold, z] = leave_one_out(X, y, evidence(X, y, D)[0], D)[fold]
-    return np.array([correlation(p, y) for p, y in zip(predicted.T, Y.T)]), predicted
+        D = learn_prior(X[~fold], rest[~fold], groups)
+        for z in range(Y.shape[1]):
+            predicted[fold, z] = held_out(X, Y[:, z], base[:, z], evidence(X, rest[:, z], D)[0], D)[fold]
+    return predicted
+
+
+def held_out(X, y, base, penalty, D):
+    """Leave-one-out predictions of y: base's, and those of a fit of what it leaves over; less the mean of the other outputs."""
+    others = lambda v: (v.sum() - v) / (len(v) - 1)
+    return base + leave_one_out(X, y - base, penalty, D) + others(y - base) - others(y)
+
+
+def correlations(predicted, Y):
+    return np.array([correlation(p, y) for p, y in zip(predicted.T, Y.T)])
 
 
 def interval(predicted, Y):
     """Mean correlation, and 2.093 roots of its variance over masks (jackknife of 20 parts) and examples to either side."""
     m, N, parts = len(Y), Y.shape[1], 20
     part = np.arange(m) * parts // m
-    r = np.array([correlation(p, y) for p, y in zip(predicted.T, Y.T)])
-    without = np.array([[correlation(p[part != k], y[part != k]) for p, y in zip(predicted.T, Y.T)] for k in range(parts)])
+    r = correlations(predicted, Y)
+    without = np.array([correlations(predicted[part != k], Y[part != k]) for k in range(parts)])
     jackknife = lambda x: (parts - 1) / parts * ((x - x.mean(0)) ** 2).sum(0)
     masks, examples, both = jackknife(without.mean(1)), r.var(ddof=1) / N, jackknife(without).sum() / N**2
     half = 2.093 * np.sqrt(max(masks + examples - both, masks, examples))
     return np.array([r.mean(), max(r.mean() - half, -1), min(r.mean() + half, 1)])
 
 
-def bayes(X, Y, groups):
-    D, centred = learn_prior(X, Y, groups), X - X.mean(0)
-    honest, predicted = crossfit(X, Y, groups)
+def bayes(X, Y, groups, W0=None):
+    """W0 [N, n]: weights that are there already; a fit of what they leave over is added."""
+    W0 = np.zeros((Y.shape[1], X.shape[1])) if W0 is None else W0
+    base, centred = X @ W0.T, X - X.mean(0)
+    D = learn_prior(X, Y - base, groups)
+    predicted = crossfit(X, Y, groups, base)
     rows = []
-    for y in Y.T:
-        penalty = evidence(X, y, D)[0]
-        w, b = solve(X, y, penalty, D)
+    for y, known, w0 in zip(Y.T, base.T, W0):
+        penalty = evidence(X, y - known, D)[0]
+        w, b = solve(X, y - known, penalty, D)
         left = np.trace(np.linalg.inv(np.eye(len(y)) + (centred * D) @ centred.T / penalty)) - 1
-        sigma2 = ((y - b - X @ w) ** 2).sum() / left
+        sigma2 = ((y - known - b - X @ w) ** 2).sum() / left
         errors = np.sqrt(sigma2 * np.diag(np.linalg.inv(centred.T @ centred + penalty * np.diag(1 / D))))
-        held = correlation(leave_one_out(X, y, penalty, D), y)
-        rows.append([penalty, r_squared(X, y, w, b), held, b, *w, *errors])
-    rows = np.array(rows)
-    flattering = rows[:, 2].mean()
-    if 0 < honest.mean() < flattering:
-        rows[:, 2] *= honest.mean() / flattering
+        held = correlation(held_out(X, y, known, penalty, D), y)
+        rows.append([penalty, r_squared(X, y, w + w0, b), held, b, *(w + w0), *errors])
+    rows, honest = np.array(rows), correlations(predicted, Y).mean()
+    if 0 < honest < rows[:, 2].mean():
+        rows[:, 2] *= honest / rows[:, 2].mean()
     return rows, interval(predicted, Y)
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+def level_generator():
+    """`levels` of docs/masks.md."""
+    page = (Path(__file__).resolve().parent.parent / "docs/masks.md").read_text(encoding="utf-8")
+    names = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)), names)
+    return names["levels"]
+
+
+def make_gradients(random, truth, passes, alpha, seed):
+    """Derivatives that fall with the keep, and noise: sums at levels [3, N, n], counts of each, sums of squares."""
+    levels, keep = level_generator(), np.array([1, 0.5 + 0.5 / np.sqrt(3), 0.5 - 0.5 / np.sqrt(3)])
+    N, n = truth.shape
+    sums, counts, squares = np.zeros((3, N, n)), np.zeros((3, N, n)), np.zeros((3, N, n))
+    for z in range(N):
+        level = levels(seed, z // 32, passes, n, alpha)
+        g = truth[z] * (1 + 0.6 * (0.5 - keep[level])) + 0.7 * random.normal(size=(passes, n))
+        for l in range(3):
+            sums[l, z] = np.where(level == l, g, 0).sum(0)
+            squares[l, z] = np.where(level == l, g * g, 0).sum(0)
+            counts[l, z] = (level == l).sum(0)
+    return sums, counts, squares
+
+
+def level_models(sums, counts, squares, groups):
+    """Per group: covariance of the level means, and variance of one derivative; half from the group, half from all."""
+    C, r, size = [], [], np.diff(groups)
+    for a, b in zip(groups[:-1], groups[1:]):
+        S, c, Q = sums[:, :, a:b], counts[:, :, a:b], squares[:, :, a:b]
+        pairs = np.einsum("lzj,kzj->lk", c, c) - np.diag(c.sum((1, 2)))
+        C.append((np.einsum("lzj,kzj->lk", S, S) - np.diag(Q.sum((1, 2)))) / pairs)
+        r.append(Q.sum((1, 2)) / c.sum((1, 2)))
+    scale = [c[0, 0] for c in C]
+    shared_C = np.average([c / s for c, s in zip(C, scale)], axis=0, weights=size)
+    shared_r = np.average([v / s for v, s in zip(r, scale)], axis=0, weights=size)
+    models = []
+    for c, v, s in zip(C, r, scale):
+        c, v = (c + s * shared_C) / 2, (v + s * shared_r) / 2
+        value, vectors = np.linalg.eigh(c)
+        c = vectors @ np.diag(np.maximum(value, 1e-4 * value[-1])) @ vectors.T
+        models.append((c, np.maximum(v - np.diag(c), 0.05 * v)))
+    return models
+
+
+def gradient_shares(counts, models, groups):
+    """What each level's average counts in a weight: [3, N, n]."""
+    shares = np.zeros_like(counts)
+    for z in range(counts.shape[1]):
+        for j in range(counts.shape[2]):
+            seen = counts[:, z, j] > 0
+            if models is None:
+                a = np.array([0.5, 0.25, 0.25])[seen]
+                shares[seen, z, j] = a / a.sum()
+                continue
+            C, noise = models[int(np.searchsorted(groups, j, side="right")) - 1]
+            inner = C[np.ix_(seen, seen)] + np.diag(noise[seen] / counts[seen, z, j])
+            shares[seen, z, j] = np.linalg.solve(inner, (C @ [0, 0.5, 0.5])[seen])
+    return shares
+
+
+def gradient_errors(sums, counts, squares, shares):
+    """From the noise of averages; of the squares only sums over examples and over components are known."""
+    about = np.where(counts > 0, sums**2 / np.maximum(counts, 1), 0)
+    component = (squares - about).sum(1) / np.maximum(counts - 1, 0).sum(1)
+    example = (squares - about).sum(2)
+    noise = component[:, None, :] * (example / example.mean(1, keepdims=True))[:, :, None]
+    return np.sqrt(np.where(counts > 0, shares**2 * noise / np.maximum(counts, 1), 0).sum(0))
+
+
+def calibrate(X, Y, W):
+    """One factor for each band of directions that examples have in common."""
+    V = np.linalg.svd(W / np.linalg.norm(W, axis=1, keepdims=True), full_matrices=False)[2]
+    third = len(W) // 3
+    ends = (0, min(8, third), min(32, third))
+    parts = [W @ V[a:b].T @ V[a:b] for a, b in zip(ends[:-1], ends[1:])]
+    parts.append(W - sum(parts))
+    deviation = Y.std(0)
+    P = np.array([(((X - X.mean(0)) @ part.T) / deviation).ravel() for part in parts])
+    y = ((Y - Y.mean(0)) / deviation).ravel()
+    keep = max(len(W) / 10, 1) / 0.5**2
+    factors = np.linalg.solve(P @ P.T + keep * np.eye(3), P @ y + keep)
+    return sum(f * part for f, part in zip(factors, parts))
+
+
+def gradients(folder, random):
+    N, m, alpha, seed, groups = 40, 90, 0.2, 5, (0, 4, 9, 16)
+    n = groups[-1]
+    common = random.normal(size=(3, n))
+    truth = random.normal(size=(N, 3)) @ common + 0.5 * random.normal(size=(N, n))
+    masks = random.random((m, n)) > alpha
+    X = masks.astype(float)
+    bent = X @ truth.T + 0.3 * (X[:, :1] - 1) * (X[:, 1:2] - 1) * 5  # what no gradient knows
+    Y = (bent + 0.5 * random.normal(size=(m, N)) + 2).astype(np.float32)
+    baseline = random.normal(size=N).astype(np.float32)
+    np.save(folder / "grad_masks.npy", masks)
+    np.save(folder / "grad_outputs.npy", Y)
+    np.save(folder / "grad_baseline.npy", baseline)
+    Y = Y.astype(float)
+    for passes in (3, 48):
+        sums, counts, squares = make_gradients(random, truth, passes, alpha, seed)
+        np.save(folder / f"grad_sums_{passes}.npy", sums)
+        np.save(folder / f"grad_component_{passes}.npy", squares.sum(1))
+        np.save(folder / f"grad_example_{passes}.npy", squares.sum(2))
+        models = level_models(sums, counts, squares, groups) if passes * alpha >= 1.5 else None
+        shares = gradient_shares(counts, models, groups)
+        W = (shares * sums / np.maximum(counts, 1)).sum(0)
+        nothing = np.full((N, 1), np.nan)
+        errors = gradient_errors(sums, counts, squares, shares) if models else np.full_like(W, np.nan)
+        rows = [np.zeros((N, 1)), nothing, nothing, (baseline - W.sum(1))[:, None], W, errors]
+        np.save(folder / f"grad_alone_{passes}.npy", np.hstack(rows))
+    W = calibrate(X, Y, W)
+    held = correlations(X @ W.T, Y)
+    bias = Y.mean(0) - X.mean(0) @ W.T
+    r2 = [r_squared(X, y, w, b) for y, w, b in zip(Y.T, W, bias)]
+    rows = np.hstack([np.zeros((N, 1)), np.array(r2)[:, None], held[:, None], bias[:, None], W, errors])
+    np.save(folder / "grad_grad.npy", rows)
+    rows, predicted = bayes(X, Y, groups, W)
+    np.save(folder / "grad_grad+eb.npy", rows)
+    np.save(folder / "grad_grad+eb_predicted.npy", predicted)
+    print("grad", held.mean(), "grad+eb", predicted)
 
 
 # ---------------------------------------------------------------------------------------------------- lasso
@@ -232,6 +370,7 @@ def main():
         np.save(folder / f"{case}_{EB}_predicted.npy", predicted)
         if case != "same":  # twins share their weight in any way
             np.save(folder / f"{case}_{LASSO}.npy", lasso(X, Y))
+    gradients(folder, random)
 
 
 main()

@@ -200,7 +200,8 @@ static coar_status solve_factors(calibration *c, size_t examples) {
     for (size_t b = 0; b < BANDS; b++) c->products[b][b] += keep;
     /* row-major lower is column-major upper */
     const int info = LAPACKE_dposv(LAPACK_COL_MAJOR, 'U', BANDS, 1, c->products[0], BANDS + 1, factor, BANDS);
-    if (info) return status_set(COAR_ERROR_INTERNAL, "the fit: the calibration of gradients has no solution (%d)", info);
+    if (info)
+        return status_set(COAR_ERROR_INTERNAL, "the fit: the calibration of gradients has no solution (%d)", info);
     for (size_t b = 0; b < BANDS; b++) factor[b] += 1;
     return COAR_OK;
 }

@@ -15,8 +15,8 @@ enum { BANDS = 3, BAND_VECTORS = 32 };
 typedef struct gradient_bands {
     size_t n, end[BANDS - 1]; /* directions 0 .. end[0] - 1 are the first band's; what is behind end[1] is the last's */
     double factor[BANDS];
-    double *vectors;       /* [n][BAND_VECTORS] orthonormal columns, end[1] of them */
-    double *coordinates;   /* scratch [BAND_VECTORS][block] */
+    double *vectors;     /* [n][BAND_VECTORS] orthonormal columns, end[1] of them */
+    double *coordinates; /* scratch [BAND_VECTORS][block] */
 } gradient_bands;
 
 /* Learns directions and factors from the sample; formulas in bands.c. */

@@ -80,8 +80,7 @@ static coar_status blend(const level_model *shared, level_model *model) {
     const double scale = model->covariance[0][0];
     for (size_t l = 0; l < LEVELS; l++) {
         for (size_t k = 0; k < LEVELS; k++)
-            model->covariance[l][k] =
-                OWN * model->covariance[l][k] + (1 - OWN) * scale * shared->covariance[l][k];
+            model->covariance[l][k] = OWN * model->covariance[l][k] + (1 - OWN) * scale * shared->covariance[l][k];
         model->noise[l] = OWN * model->noise[l] + (1 - OWN) * scale * shared->noise[l];
     }
     TRY(floor_eigenvalues(model->covariance));

@@ -56,4 +56,8 @@ typedef struct fit_outlook {
 void fit_outlook_add(fit_outlook *outlook, const fit_diagnosis *diagnosis, size_t E);
 void fit_outlook_interval(const fit_outlook *outlook, double *mean, double *low, double *high);
 
+/* The mean of a less that of b, of the same examples, and the jackknife's standard error of that over masks. NaN where
+ * either has none. */
+void fit_outlook_difference(const fit_outlook *a, const fit_outlook *b, double *difference, double *error);
+
 #endif

@@ -35,7 +35,8 @@ static void grad_destroy(fit_solver *solver) {
     free(s);
 }
 
-static coar_status calibrated(gradient_average *g, const gradient_bands *bands, const solver_block *block, double *weight) {
+static coar_status calibrated(gradient_average *g, const gradient_bands *bands, const solver_block *block,
+                              double *weight) {
     TRY(gradient_weights(g, block->index, block->count, weight));
     gradient_bands_apply(bands, block->count, weight);
     return COAR_OK;

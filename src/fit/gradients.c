@@ -212,8 +212,8 @@ coar_status gradient_errors(gradient_average *g, const uint64_t *index, size_t E
             for (size_t l = 0; l < LEVELS; l++) {
                 const double coefficient = g->coefficient[l * g->n + j], count = g->counts[l * g->n + j];
                 if (coefficient != 0)
-                    variance += coefficient * coefficient * count * g->noise[l * g->n + j] *
-                                g->loudness[l * g->N + index[z]];
+                    variance +=
+                        coefficient * coefficient * count * g->noise[l * g->n + j] * g->loudness[l * g->N + index[z]];
             }
             error[z * g->n + j] = (float)sqrt(variance);
         }

@@ -99,20 +99,23 @@ static coar_status make_grad(const making *k, const fit_sample *sample) {
     return grad_create(&k->made->system, &k->made->average, &k->made->bands, NULL, &k->made->solver);
 }
 
-/* Keeps of the two solvers the one that predicts held-out masks better in the mean over the sample. */
+/* Keeps `both` when it predicts held-out masks better than the gradients alone by more than the standard error of that
+ * difference; its penalties have seen the masks, so that a smaller gain may be nothing. */
 static coar_status choose_grad_eb(const making *k, const fit_sample *sample, fit_solver **both,
                                   const fit_outlook *outlook, double correction) {
     fit_made *made = k->made;
     const crossfit c = {.problem = k->problem, .system = &made->system, .sample = sample};
     fit_outlook alone = {.count = 0};
+    double gain, error;
     TRY(grad_create(&made->system, &made->average, &made->bands, NULL, &made->solver));
     TRY(crossfit_plain(&c, made->solver, &alone));
-    const double with = outlook_mean(outlook), without = outlook_mean(&alone);
-    if (!(with > without)) {
-        log_info(k->settings->callbacks,
-                 "fit: grad+eb: masked passes do not improve the gradients yet (held-out correlation %.3f with them, "
-                 "%.3f without): the calibrated gradients alone are kept",
-                 with, without);
+    fit_outlook_difference(outlook, &alone, &gain, &error);
+    if (alone.count && !(gain > error)) {
+        log_info(
+            k->settings->callbacks,
+            "fit: grad+eb: the calibrated gradients alone are kept: empirical Bayes on their residuals changes the "
+            "held-out correlation by %+.4f +- %.4f",
+            gain, error);
         return COAR_OK;
     }
     made->solver->destroy(made->solver);

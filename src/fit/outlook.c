@@ -40,3 +40,11 @@ void fit_outlook_interval(const fit_outlook *outlook, double *mean, double *low,
     *low = fmax(*mean - half, -1);
     *high = fmin(*mean + half, 1);
 }
+
+void fit_outlook_difference(const fit_outlook *a, const fit_outlook *b, double *difference, double *error) {
+    double without[FIT_PARTS];
+    for (size_t p = 0; p < FIT_PARTS; p++)
+        without[p] = a->without[p] / (double)a->count - b->without[p] / (double)b->count;
+    *difference = a->sum / (double)a->count - b->sum / (double)b->count;
+    *error = sqrt(jackknife(without, 1));
+}

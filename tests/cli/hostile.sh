@@ -46,8 +46,8 @@ fails 2 "COAR_ISA" "an instruction set that is none" env COAR_ISA=mmx "$COAR" ab
 
 # --- flags of `run`'s later stages: told before the first one begins
 later() { "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 "$@" -o "$T/x.h5"; }
-fails 2 "lasso" "an unknown estimator of run" later --estimator lasso
-fails 2 "lasso" "an unknown estimator behind a long list" later --estimator "$(printf 'ols,%.0s' $(seq 100))lasso"
+fails 2 "lars" "an unknown estimator of run" later --estimator lars
+fails 2 "lars" "an unknown estimator behind a long list" later --estimator "$(printf 'ols,%.0s' $(seq 100))lars"
 fails 2 "1.5" "an evaluation alpha that is none" later --eval-alpha .1,1.5
 fails 2 "--eval-masks" "evaluation masks without a correlation" later --eval-masks 1
 fails 2 "--eval-seed" "an evaluation seed that is none" later --eval-seed x

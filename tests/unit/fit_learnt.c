@@ -29,7 +29,8 @@ static void check_predicted(const fixture *f, const char *name) {
 static void test_goldens(void) {
     const fit_estimator estimators[] = {FIT_EB, FIT_LASSO};
     for (size_t c = 0; c < sizeof goldens / sizeof *goldens; c++)
-        for (size_t k = 0; k < (strcmp(goldens[c].name, "same") ? 2 : 1); k++) { /* twins share in any way in the lasso */
+        for (size_t k = 0; k < (strcmp(goldens[c].name, "same") ? 2 : 1);
+             k++) { /* twins share in any way in the lasso */
             test_begin("%s agrees with %s: %s", fit_estimator_name(estimators[k]), k ? "scikit-learn" : "numpy",
                        goldens[c].name);
             fixture f = fits_golden(goldens[c].name);
@@ -111,7 +112,7 @@ static void test_coverage(void) {
     const struct {
         fit_estimator estimator;
         size_t m;
-    } cases[] = {{FIT_OLS, 400}, {FIT_RIDGE, 2000}, {FIT_EB, 400}, {FIT_EB, 60}};
+    } cases[] = {{FIT_OLS, 400}, {FIT_RIDGE, 2000}, {FIT_EB, 400}, {FIT_EB, 1000}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         test_begin("%s, %zu masks: 85 to 95 %% of the 90 %% intervals hold the planted weight",
                    fit_estimator_name(cases[c].estimator), cases[c].m);

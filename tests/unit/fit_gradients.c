@@ -1,0 +1,234 @@
+/*
+ * fit_gradients.c - the estimators grad and grad+eb: averages, calibration, residuals and the choice between them against numpy
+ * (tools/golden_fit.py), and at the edges.
+ */
+#include "fits.h"
+#include "test.h"
+
+#include "core/npy.h"
+#include "fit/combine.h"
+
+/* The problem of golden/fit/grad_*: masks of gradients are of these settings. */
+static const uint32_t group_first[4] = {0, 4, 9, 16};
+enum { SEED = 5, GROUPS = 3, FEW = 3, MANY = 48 };
+static const double alpha = .2;
+
+typedef struct golden_gradients {
+    fit_gradients head;
+    double *sums; /* [LEVELS][N][n] */
+    double *of_component, *of_example;
+    float *baseline;
+    size_t N;
+    uint64_t reads;
+} golden_gradients;
+
+static coar_status read_sums(void *context, uint64_t first, uint64_t count, double *sums) {
+    golden_gradients *g = context;
+    const size_t n = g->head.masks.n;
+    CHECK(first % LEVELS_BLOCK == 0 && first + count <= g->N);
+    for (size_t l = 0; l < LEVELS; l++)
+        memcpy(sums + l * count * n, g->sums + (l * g->N + first) * n, count * n * sizeof *sums);
+    g->reads++;
+    return COAR_OK;
+}
+
+static double *doubles(const char *name, int passes) {
+    char path[64];
+    npy_array a;
+    snprintf(path, sizeof path, "golden/fit/grad_%s_%d.npy", name, passes);
+    CHECK_OK(npy_open(test_path(path), &a));
+    double *values = fits_new(a.count, sizeof *values);
+    for (size_t x = 0; x < a.count; x++) values[x] = npy_get_double(&a, x);
+    npy_close(&a);
+    return values;
+}
+
+/* f->gradients points into *g. */
+static fixture open_golden(int passes, golden_gradients *g) {
+    fixture f = fits_golden("grad");
+    npy_array baseline;
+    CHECK_OK(npy_open(test_path("golden/fit/grad_baseline.npy"), &baseline));
+    *g = (golden_gradients){.sums = doubles("sums", passes),
+                            .of_component = doubles("component", passes),
+                            .of_example = doubles("example", passes),
+                            .baseline = fits_new(f.N, sizeof(float)),
+                            .N = f.N};
+    for (size_t z = 0; z < f.N; z++) g->baseline[z] = (float)npy_get_double(&baseline, z);
+    npy_close(&baseline);
+    g->head = (fit_gradients){.masks = {.seed = SEED, .alpha = alpha, .n = f.n},
+                              .passes = (uint32_t)passes,
+                              .read = read_sums,
+                              .context = g,
+                              .squares_of_component = g->of_component,
+                              .squares_of_example = g->of_example,
+                              .baseline = g->baseline};
+    f.gradients = &g->head;
+    f.group_first = group_first;
+    f.groups = GROUPS;
+    return f;
+}
+
+static void close_golden(fixture *f, golden_gradients *g) {
+    free(g->sums), free(g->of_component), free(g->of_example), free(g->baseline);
+    fixture_free(f);
+}
+
+/* --------------------------------------------------------------------------------------------- goldens */
+
+static void test_alone(void) {
+    golden_gradients g;
+    test_begin("grad without masks agrees with numpy: levels combined by their moments");
+    fixture f = open_golden(MANY, &g);
+    f.m = 0;
+    CHECK_OK(fits_solve(&f, FIT_GRAD, 2, 0));
+    CHECK_INT(f.next, f.N);
+    fits_check_golden(&f, "grad", "alone_48");
+    CHECK(isnan(f.summary.predicted) && isnan(f.summary.r2_mean));
+    close_golden(&f, &g);
+
+    test_begin("grad of 3 passes agrees with numpy: fixed shares of the levels seen");
+    f = open_golden(FEW, &g);
+    f.m = 0;
+    CHECK_OK(fits_solve(&f, FIT_GRAD, 1, 0));
+    for (size_t x = 0; x < f.N * f.n; x++) CHECK(f.error[x] >= 0);
+    for (size_t x = 0; x < f.N * f.n; x++) f.error[x] = NAN; /* numpy has no opinion */
+    fits_check_golden(&f, "grad", "alone_3");
+    close_golden(&f, &g);
+}
+
+static void test_calibrated(void) {
+    golden_gradients g;
+    test_begin("grad calibrated on masks agrees with numpy");
+    fixture f = open_golden(MANY, &g);
+    CHECK_OK(fits_solve(&f, FIT_GRAD, 2, 0));
+    fits_check_golden(&f, "grad", "grad");
+    CHECK_NEAR(f.summary.predicted, f.summary.heldout_mean, 1e-12);
+    close_golden(&f, &g);
+
+    test_begin("grad+eb agrees with numpy");
+    f = open_golden(MANY, &g);
+    CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 2, 0));
+    fits_check_golden(&f, "grad", "grad+eb");
+    npy_array expected;
+    CHECK_OK(npy_open(test_path("golden/fit/grad_grad+eb_predicted.npy"), &expected));
+    CHECK_NEAR(f.summary.predicted, npy_get_double(&expected, 0), 1e-6);
+    CHECK_NEAR(f.summary.predicted_low, npy_get_double(&expected, 1), 1e-6);
+    CHECK_NEAR(f.summary.predicted_high, npy_get_double(&expected, 2), 1e-6);
+    npy_close(&expected);
+    close_golden(&f, &g);
+}
+
+/* ----------------------------------------------------------------------------------------------- edges */
+
+static void test_fall_back(void) {
+    golden_gradients g;
+    test_begin("grad+eb is grad when masked passes add nothing but noise");
+    fixture f = open_golden(MANY, &g), expected;
+    for (size_t i = 0; i < f.m; i++)
+        for (size_t z = 0; z < f.N; z++) f.y[i * f.N + z] += 8 * fits_noise(70 + z, i);
+    CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 1, 0));
+    golden_gradients again;
+    expected = open_golden(MANY, &again);
+    memcpy(expected.y, f.y, f.m * f.N * sizeof *f.y);
+    CHECK_OK(fits_solve(&expected, FIT_GRAD, 1, 0));
+    CHECK(fits_difference(expected.weight, f.weight, f.N * f.n) < 1e-12);
+    CHECK(fits_difference(expected.error, f.error, f.N * f.n) < 1e-12);
+    CHECK_NEAR(f.summary.predicted, expected.summary.predicted, 1e-12);
+    for (size_t z = 0; z < f.N; z++) CHECK_NEAR(f.penalty[z], 0, 0);
+    close_golden(&f, &g);
+    close_golden(&expected, &again);
+}
+
+static void test_broken(void) {
+    golden_gradients g;
+    const fit_estimator estimators[] = {FIT_GRAD, FIT_GRAD_EB};
+    for (size_t k = 0; k < 2; k++) {
+        test_begin("%s: examples with gradients that are not finite are left out, the others are not touched",
+                   fit_estimator_name(estimators[k]));
+        fixture f = open_golden(MANY, &g);
+        g.sums[(1 * f.N + 7) * f.n + 3] = NAN;
+        g.sums[(2 * f.N + 35) * f.n] = INFINITY;
+        for (size_t x = 0; x < LEVELS * f.N; x++)
+            if (x % f.N == 7 || x % f.N == 35) g.of_example[x] = NAN;
+        CHECK_OK(fits_solve(&f, estimators[k], 2, 0));
+        CHECK_INT(f.summary.examples_left_out, 2);
+        CHECK_INT(f.summary.masks_left_out, 0);
+        CHECK_INT(f.warnings, 1);
+        for (size_t z = 0; z < f.N; z++) {
+            const bool out = z == 7 || z == 35;
+            CHECK_INT(isnan(f.bias[z]) != 0, out);
+            for (size_t j = 0; j < f.n; j++) {
+                CHECK_INT(isnan(f.weight[z * f.n + j]) != 0, out);
+                CHECK_INT(isnan(f.error[z * f.n + j]) != 0, out);
+            }
+        }
+        CHECK(f.summary.predicted > .9);
+        close_golden(&f, &g);
+    }
+}
+
+static void test_independence(void) {
+    const fit_estimator estimators[] = {FIT_GRAD, FIT_GRAD_EB};
+    for (size_t k = 0; k < 2; k++) {
+        golden_gradients g, h;
+        test_begin("%s: threads and memory change nothing beyond 1e-6", fit_estimator_name(estimators[k]));
+        fixture a = open_golden(MANY, &g), b = open_golden(MANY, &h);
+        size_t memory = (size_t)1 << 16;
+        CHECK_OK(fits_solve(&a, estimators[k], 1, 0));
+        while (fits_solve(&b, estimators[k], 3, memory) == COAR_ERROR_MEMORY) memory += (size_t)1 << 16;
+        CHECK_TEXT(coar_last_error(), "");
+        CHECK(fits_difference(a.weight, b.weight, a.N * a.n) < 1e-6);
+        CHECK(fits_difference(a.error, b.error, a.N * a.n) < 1e-6);
+        CHECK_NEAR(a.summary.predicted, b.summary.predicted, 1e-9);
+        close_golden(&a, &g);
+        close_golden(&b, &h);
+    }
+}
+
+static void test_few(void) {
+    test_begin("one example, two masks: finite, and near the gradients themselves");
+    golden_gradients g;
+    fixture f = open_golden(MANY, &g), alone;
+    f.N = 1;
+    f.m = 2;
+    f.masks[0] ^= 1; /* the two differ */
+    golden_gradients h;
+    alone = open_golden(MANY, &h);
+    alone.m = 0;
+    CHECK_OK(fits_solve(&alone, FIT_GRAD, 1, 0));
+    double *sums = g.sums; /* of example 0 alone, with the problem's own size */
+    for (size_t l = 1; l < LEVELS; l++) memcpy(sums + l * f.n, sums + l * g.N * f.n, f.n * sizeof *sums);
+    for (size_t l = 1; l < LEVELS; l++) g.of_example[l] = g.of_example[l * g.N];
+    g.N = 1;
+    CHECK_OK(fits_solve(&f, FIT_GRAD, 1, 0));
+    for (size_t j = 0; j < f.n; j++) CHECK(isfinite(f.weight[j]));
+    CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 1, 0));
+    for (size_t j = 0; j < f.n; j++) CHECK(isfinite(f.weight[j]));
+    close_golden(&f, &g);
+    close_golden(&alone, &h);
+}
+
+static void test_silent(void) {
+    test_begin("gradients that are all 0 give weights 0");
+    golden_gradients g;
+    fixture f = open_golden(MANY, &g);
+    memset(g.sums, 0, LEVELS * f.N * f.n * sizeof *g.sums);
+    memset(g.of_component, 0, LEVELS * f.n * sizeof *g.of_component);
+    memset(g.of_example, 0, LEVELS * f.N * sizeof *g.of_example);
+    CHECK_OK(fits_solve(&f, FIT_GRAD, 1, 0));
+    for (size_t x = 0; x < f.N * f.n; x++) CHECK_NEAR(f.weight[x], 0, 0);
+    CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 1, 0)); /* plain eb then */
+    CHECK(f.summary.predicted > .5);
+    close_golden(&f, &g);
+}
+
+int main(void) {
+    test_alone();
+    test_calibrated();
+    test_fall_back();
+    test_broken();
+    test_independence();
+    test_few();
+    test_silent();
+    return test_end();
+}
