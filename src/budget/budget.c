@@ -18,6 +18,7 @@
 #include "core/memory.h"
 #include "core/number.h"
 #include "core/options.h"
+#include "fit/plan.h"
 #include "store/store.h"
 
 #define STEPS_FORMAT "coar.steps"
@@ -30,13 +31,15 @@ typedef struct budget {
 typedef struct budget_run {
     const coar_budget_options *o;
     budget budget;
-    bool gradients; /* the estimator takes them */
-    double start;   /* clock_seconds */
-    bool force;     /* the first stage starts over */
+    fit_estimator estimator; /* of a budget without gradients */
+    double reverse_cost;     /* forward passes that a reverse pass of all outputs counts for; 0 = no gradients */
+    double start;            /* clock_seconds */
+    bool force;              /* the first stage starts over */
     budget_step steps[STEPS_MAX];
     size_t count;
     double seconds; /* of all steps, of those that were stopped as well; a killed one's are not known */
-    uint64_t components;
+    double fitting; /* seconds of the last step's fit */
+    uint64_t components, examples;
     coar_fit_result fit; /* of the last step */
 } budget_run;
 
@@ -58,6 +61,22 @@ static coar_status parse_budget(const char *text, budget *out) {
             return COAR_OK;
         }
     return status_set(COAR_ERROR_USAGE, "--budget '%s': give a time as in 90s, 30m or 2h, or passes as in 5000p", text);
+}
+
+/* Outputs of a comma list; NULL = one. Reverse passes are made for each. */
+static int output_names_count(const char *outputs) {
+    int count = 1;
+    for (const char *at = outputs; at && *at; at++) count += *at == ',';
+    return count;
+}
+
+static coar_status check_least(const budget_run *run) {
+    const double reserved = (double)run->o->reserved, least = reserved + fmax(run->reverse_cost, 2);
+    if (run->budget.passes == 0 || run->budget.passes >= least) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE,
+                      "--budget %s: the evaluation takes %.0f passes of it (--eval-masks), and one step %.1f: give at "
+                      "least %.0fp",
+                      run->o->budget, reserved, least - reserved, ceil(least));
 }
 
 /* ---------------------------------------------------------------------------------------- steps of earlier calls */
@@ -123,7 +142,7 @@ static coar_status load_steps(budget_run *run) {
         TRY_GOTO(read_held(store, &held));
         TRY_GOTO(store_read_text(store, STORE_STEPS, &text));
         if (text) TRY_GOTO(parse_steps(run, text));
-        if (complete) run->components = tables.components;
+        if (complete) run->components = tables.components, run->examples = tables.examples;
     }
     while (run->count &&
            (run->steps[run->count - 1].passes > held.passes || run->steps[run->count - 1].masks > held.masks))
@@ -190,7 +209,7 @@ static coar_status make_gradients(budget_run *run, budget_step *step) {
     gradients.ablate = next_stage(run);
     gradients.passes = step->passes;
     TRY(coar_gradients(&gradients, &made));
-    run->components = made.components;
+    run->components = made.components, run->examples = made.examples;
     step->passes = made.passes;
     return COAR_OK;
 }
@@ -200,12 +219,12 @@ static coar_status make_masks(budget_run *run, budget_step *step) {
     coar_ablate_result made = {0};
     ablate.masks = step->masks;
     TRY(coar_ablate(&ablate, &made));
-    run->components = made.components;
+    run->components = made.components, run->examples = made.examples;
     return COAR_OK;
 }
 
 static const char *step_estimator(const budget_run *run, const budget_step *step) {
-    if (!run->gradients) return run->o->fit.estimator;
+    if (run->reverse_cost == 0) return run->o->fit.estimator;
     return step->masks >= STEP_MASKS_FIT ? "grad+eb" : "grad";
 }
 
@@ -220,11 +239,13 @@ static coar_status fit_with(const budget_run *run, const char *estimator, coar_f
 
 static coar_status make_step(budget_run *run, budget_step *step) {
     uint64_t there = 0;
-    if (run->gradients) TRY(make_gradients(run, step));
+    if (run->reverse_cost > 0) TRY(make_gradients(run, step));
     if (!run->force && file_exists(run->o->ablate.output)) TRY(masks_there(run, &there));
     if (there < step->masks) TRY(make_masks(run, step));
     if (there > step->masks) step->masks = there;
+    const double fit_start = clock_seconds();
     TRY(fit_with(run, step_estimator(run, step), &run->fit));
+    run->fitting = clock_seconds() - fit_start;
     step->predicted = run->fit.predicted;
     run->steps[run->count++] = *step;
     return COAR_OK;
@@ -238,8 +259,8 @@ static void tell_step(const budget_run *run, const budget_step *step, double sec
                  step->passes, (unsigned long long)step->masks, seconds);
     else
         log_info(callbacks, "%u reverse and %llu forward passes: predicted correlation %.3f (%.3f to %.3f), %.0f s",
-                 step->passes, (unsigned long long)step->masks, fit->predicted, fit->predicted_low,
-                 fit->predicted_high, seconds);
+                 step->passes, (unsigned long long)step->masks, fit->predicted, fit->predicted_low, fit->predicted_high,
+                 seconds);
 }
 
 /* The step, and what it took: also of one that was stopped, which counts against a budget in time. */
@@ -248,26 +269,52 @@ static coar_status time_step(budget_run *run, budget_step *step) {
     const coar_status status = make_step(run, step);
     const double seconds = clock_seconds() - start;
     run->seconds += seconds;
-    if (status == COAR_STOPPED) return save_steps(run) == COAR_OK ? status : COAR_ERROR_IO;
+    if (status == COAR_STOPPED && file_exists(run->o->ablate.output)) TRY(save_steps(run));
     if (status != COAR_OK) return status;
     tell_step(run, step, seconds);
     return save_steps(run);
 }
 
 /* The budget as forward passes in all, without those that are reserved. Of a time budget: what it buys at the rate so
- * far, fits included; the first step, which sets the rate, is made in any case. */
+ * far, less the next fit, which takes four times the last one's time when masks are doubled; the first step, which sets
+ * the rate, is made in any case. */
 static double budget_passes(const budget_run *run) {
-    const double reserved = (double)run->o->reserved, spent = steps_spent(run->steps, run->count);
-    if (run->budget.passes > 0) return fmax(run->budget.passes - reserved, 0);
+    const double reserved = (double)run->o->reserved;
+    const double spent = steps_spent(run->steps, run->count, run->reverse_cost);
+    if (run->budget.passes > 0) return run->budget.passes - reserved;
     if (run->count == 1) return INFINITY;
-    if (run->budget.seconds == 0) return 2 * (double)run->components - reserved;
-    return spent > 0 ? run->budget.seconds / (run->seconds / spent) - reserved : INFINITY;
+    if (run->budget.seconds == 0) return 2 * (double)run->components;
+    const double seconds = run->budget.seconds - 4 * run->fitting;
+    return spent > 0 ? seconds / (run->seconds / spent) - reserved : INFINITY;
+}
+
+/* More masks than a fit can take, in --memory or at all, are not made. */
+static bool fit_takes(const budget_run *run, const budget_step *step) {
+    const fit_problem problem = {
+        .m = step->masks, .N = run->examples, .n = (uint32_t)run->components, .groups = (uint32_t)run->components};
+    fit_settings settings = {.standard_errors = run->o->fit.standard_errors, .memory = (size_t)run->o->fit.memory};
+    size_t block;
+    if (run->count == 1 || step->masks == 0) return true; /* nothing is known yet; coar_fit says what is wrong */
+    if (run->reverse_cost > 0)
+        settings.estimator = step->masks >= STEP_MASKS_FIT ? FIT_GRAD_EB : FIT_GRAD;
+    else
+        settings.estimator = run->estimator;
+    if (fit_plan_block(&problem, &settings, &block) == COAR_OK) return true;
+    log_warning(run->o->ablate.callbacks, "no further masks: %s", coar_last_error());
+    status_clear();
+    return false;
 }
 
 /* A budget that ended with the fit of the residuals leaves the calibrated gradients beside it made from the same masks. */
 static coar_status refresh_gradients(const budget_run *run, const char *estimator) {
     coar_fit_result result;
     return strcmp(estimator, "grad+eb") ? COAR_OK : fit_with(run, "grad", &result);
+}
+
+static step_choice choose_step(const budget_run *run, budget_step *next) {
+    const step_rules rules = {.reverse_cost = run->reverse_cost, .budget = budget_passes(run)};
+    const step_choice choice = step_after(run->steps, run->count, &rules, next);
+    return choice == STEP_NEXT && !fit_takes(run, next) ? STEP_SPENT : choice;
 }
 
 coar_status coar_budget(const coar_budget_options *options, coar_budget_result *result) {
@@ -277,13 +324,15 @@ coar_status coar_budget(const coar_budget_options *options, coar_budget_result *
     step_choice choice;
     TRY(options_take(&o, sizeof o, options, "COAR_BUDGET_INIT"));
     budget_run run = {.o = &o, .start = clock_seconds()};
-    run.gradients = !o.fit.estimator || !strncmp(o.fit.estimator, "grad", strlen("grad"));
+    TRY(fit_estimator_parse(o.fit.estimator, &run.estimator));
+    if (!o.fit.estimator || fit_estimator_takes_gradients(run.estimator))
+        run.reverse_cost = REVERSE_COST * output_names_count(o.ablate.outputs);
     TRY(parse_budget(o.budget, &run.budget));
+    TRY(check_least(&run));
     if (o.check_only) return COAR_OK;
     if (!o.ablate.output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
     TRY(load_steps(&run));
-    while ((choice = step_after(run.steps, run.count, run.gradients, budget_passes(&run), &next)) == STEP_NEXT)
-        TRY(time_step(&run, &next));
+    while ((choice = choose_step(&run, &next)) == STEP_NEXT) TRY(time_step(&run, &next));
     const budget_step *last = &run.steps[run.count - 1];
     coar_budget_result r = {
         .passes = last->passes,

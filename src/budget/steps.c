@@ -8,18 +8,20 @@ enum {
     MASKS_UNIT = 64,
 };
 
-double step_cost(uint32_t passes, uint64_t masks) {
-    return REVERSE_COST * passes + (double)masks;
+static double added_cost(const budget_step *from, const budget_step *to, double reverse_cost) {
+    return reverse_cost * (to->passes - from->passes) + (double)(to->masks - from->masks);
 }
 
-double steps_spent(const budget_step *steps, size_t count) {
-    const budget_step *last = &steps[count - 1];
-    return step_cost(last->passes, last->masks) - step_cost(steps[0].passes, steps[0].masks);
+double steps_spent(const budget_step *steps, size_t count, double reverse_cost) {
+    return added_cost(&steps[0], &steps[count - 1], reverse_cost);
 }
 
-/* Whether step i has added little to the one before it. A step that tells nothing (NaN) does not settle anything. */
+/* Whether step i, a doubling of passes or of masks, has added little to the one before it. A step that tells nothing (NaN),
+ * or was cut by a budget, does not settle anything: a larger budget goes on from it. */
 static bool added_little(const budget_step *steps, size_t i) {
-    return steps[i].predicted - steps[i - 1].predicted < SETTLED_GAIN;
+    const budget_step *from = &steps[i - 1], *to = &steps[i];
+    const bool doubled = to->passes >= 2 * (uint64_t)from->passes || to->masks >= 2 * from->masks;
+    return doubled && to->predicted - from->predicted < SETTLED_GAIN;
 }
 
 /* Reverse passes are still being doubled: the last step made some, and they were worth it. */
@@ -49,32 +51,33 @@ static bool grows(const budget_step *last, const budget_step *next) {
 
 /* The first step there is: enough of both kinds to predict from. Where a run holds that already the step costs nothing,
  * but its fit tells where it stands. A budget below it buys gradients alone, which need no forward passes. */
-static step_choice first_step(const budget_step *last, bool first, bool gradients, double left, budget_step *next) {
+static step_choice first_step(const budget_step *last, bool first, const step_rules *rules, double left,
+                              budget_step *next) {
+    const bool gradients = rules->reverse_cost > 0;
     const uint64_t masks = gradients ? STEP_MASKS_FIRST : STEP_MASKS_FIT;
     if (gradients && next->passes < STEP_PASSES_FIRST) next->passes = STEP_PASSES_FIRST;
     if (next->masks < masks) next->masks = masks;
-    const double cost = step_cost(next->passes, next->masks) - step_cost(last->passes, last->masks);
-    if (cost <= left) return STEP_NEXT;
+    if (added_cost(last, next, rules->reverse_cost) <= left) return STEP_NEXT;
     *next = *last;
     if (!first) return STEP_SPENT;
-    const double bought = floor(gradients ? left / REVERSE_COST : left);
     if (gradients)
-        next->passes += bought < 1 ? 1 : (uint32_t)bought;
+        next->passes += (uint32_t)fmax(floor(left / rules->reverse_cost), 1);
     else
-        next->masks += bought < 2 ? 2 : (uint64_t)bought;
+        next->masks += (uint64_t)fmax(floor(left), 2);
     return STEP_NEXT;
 }
 
-step_choice step_after(const budget_step *steps, size_t count, bool gradients, double budget, budget_step *next) {
+step_choice step_after(const budget_step *steps, size_t count, const step_rules *rules, budget_step *next) {
     const budget_step *last = &steps[count - 1];
-    const double left = budget - steps_spent(steps, count);
+    const bool gradients = rules->reverse_cost > 0;
+    const double left = rules->budget - steps_spent(steps, count, rules->reverse_cost);
     *next = (budget_step){.passes = last->passes, .masks = last->masks};
     if (count == STEPS_MAX) return STEP_SPENT;
     if (count == 1 || last->masks < (gradients ? STEP_MASKS_FIRST : STEP_MASKS_FIT))
-        return first_step(last, count == 1, gradients, left, next);
+        return first_step(last, count == 1, rules, left, next);
     if (gradients && in_gradients(steps, count)) {
         const uint64_t doubled = 2 * (uint64_t)last->passes;
-        const uint64_t most = last->passes + cut(left / REVERSE_COST, PASSES_UNIT);
+        const uint64_t most = last->passes + cut(left / rules->reverse_cost, PASSES_UNIT);
         next->passes = (uint32_t)(doubled < most ? doubled : most);
         if (next->passes > STEP_PASSES_MOST) next->passes = STEP_PASSES_MOST;
         if (grows(last, next)) return STEP_NEXT;

@@ -11,6 +11,9 @@
 /* Forward passes beside gradients when nobody says how many: enough to calibrate them, and to predict how good they are. */
 #define CALIBRATION_MASKS 256
 
+/* Reverse passes of a fit that takes gradients when nobody says how many, and no budget does. */
+#define GRADIENT_PASSES 64
+
 typedef struct run_options {
     coar_ablate_options ablate;
     uint32_t passes;        /* --passes: so many gradients; 0 = not given */
@@ -47,11 +50,18 @@ static coar_status fit_all(run_options *o, const char *estimators) {
     return status;
 }
 
-/* Whether a fit that takes gradients is to be made. */
-static bool wants_gradients(const run_options *o) {
+/* Whether a fit is to be made that takes gradients, or (false) one that does not. */
+static bool wants(const run_options *o, bool gradients) {
+    if (!o->estimators) return gradients;
     for (const char *at = o->estimators; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-        if (!strncmp(at, "grad", strlen("grad"))) return true;
-    return !o->estimators;
+        if (!strncmp(at, "grad", strlen("grad")) == gradients) return true;
+    return false;
+}
+
+/* Masks that are given one by one: a part of them would be another job. */
+static bool masks_are_given(const run_options *o) {
+    const char *sampler = o->ablate.sampler;
+    return sampler && (!strcmp(sampler, "loo") || !strncmp(sampler, "file:", strlen("file:")));
 }
 
 /* Forward passes of every example that evaluation takes. */
@@ -69,7 +79,7 @@ static coar_status spend_budget(run_options *o, coar_budget_result *result) {
     budget.fit = o->fit;
     budget.check_only = o->fit.check_only;
     char *first = NULL; /* without gradients the first fit tells when it has settled */
-    if (!wants_gradients(o)) {
+    if (!wants(o, true)) {
         first = strdup(o->estimators);
         if (!first) return COAR_ERROR_MEMORY;
         first[strcspn(first, ",")] = '\0';
@@ -121,7 +131,7 @@ static coar_status make_passes(run_options *o, time_t start) {
         if (!o->json) gradients_print(&gradients, &made);
         ablate.force = 0;
         ablate.time_limit = time_left(o->ablate.time_limit, start);
-        if (ablate.masks == 0) ablate.masks = CALIBRATION_MASKS;
+        if (ablate.masks == 0 && !wants(o, false) && !masks_are_given(o)) ablate.masks = CALIBRATION_MASKS;
     }
     const coar_status status = coar_ablate(&ablate, &ablated);
     if (status == COAR_OK && !o->json) ablate_print(&ablate, &ablated);
@@ -159,17 +169,12 @@ static coar_status run_stages(run_options *o) {
     return status;
 }
 
-/* Masks that are given one by one: a part of them would be another job. */
-static bool masks_are_given(const run_options *o) {
-    const char *sampler = o->ablate.sampler;
-    return sampler && (!strcmp(sampler, "loo") || !strncmp(sampler, "file:", strlen("file:")));
-}
-
 /* A budget decides where nothing else does, and where gradients are possible and wanted: not for a shard, which others
  * must complete. */
 static bool budget_decides(const run_options *o) {
     if (o->budget) return true;
-    if (o->ablate.masks || o->passes || o->ablate.shard || o->ablate.alpha >= .5 || !wants_gradients(o)) return false;
+    if (o->ablate.masks || o->passes || o->ablate.shard || o->ablate.alpha >= .5) return false;
+    if (wants(o, false)) return false; /* such a fit wants 2n masks */
     return !masks_are_given(o);
 }
 
@@ -217,6 +222,7 @@ static int run(int count, char **arguments) {
         return cli_usage_error(&command_run, "--budget decides how many passes are made: leave out --masks, --passes, "
                                              "--shard, and masks of loo or a file");
     o.spends = budget_decides(&o);
+    if (!o.spends && o.estimators && wants(&o, true) && !o.passes) o.passes = GRADIENT_PASSES;
     if (o.fit.name && o.estimators && strchr(o.estimators, ','))
         return cli_usage_error(&command_run, "--name: one name for several estimators");
     share_options(&o);

@@ -31,6 +31,12 @@ succeeds "ridge alone: 2n masks, no budget" job --estimator ridge -o "$T/ridge.h
 same "as they used to be" "$(grep -c "$((2 * components)) masks" "$T/.out")" 1
 succeeds "a budget of ridge: masks alone" job --estimator ridge --budget 400p -o "$T/ridge-budget.h5"
 same "as many as fit, but for evaluation's 40" "$(last_step "$T/ridge-budget.h5")" "0 320"
+succeeds "ridge and grad: 2n masks and 64 reverse passes" job --estimator grad,ridge -o "$T/both.h5"
+same "no budget decides" "$(grep -c "gradients of 64 passes" "$T/.out") $(grep -c "$((2 * components)) masks" "$T/.out")" "1 1"
+succeeds "reverse passes of a leave-one-out run" job --sampler loo --passes 16 -o "$T/loo.h5"
+fails 2 "evaluation takes 40" "less than the evaluation and a step" job --budget 42p -o "$T/x.h5"
+succeeds "reverse passes of two outputs" job --output margin,loss --budget 240p -o "$T/two.h5"
+same "count twice" "$(last_step "$T/two.h5")" "16 64"
 fails 2 "loo" "a budget and masks that are given" job --sampler loo --budget 400p -o "$T/x.h5"
 
 succeeds "a budget of a few passes: gradients alone" job --budget 45p -o "$T/few.h5"

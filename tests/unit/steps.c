@@ -9,13 +9,16 @@
  * there are then, the step 0 of what the run held before among them. */
 static size_t go_on(budget_step *steps, size_t count, bool gradients, double budget,
                     double (*predict)(uint32_t passes, uint64_t masks), step_choice *end) {
+    const step_rules rules = {.reverse_cost = gradients ? REVERSE_COST : 0, .budget = budget};
     budget_step next;
-    while ((*end = step_after(steps, count, gradients, budget, &next)) == STEP_NEXT && count < STEPS_MAX) {
+    while ((*end = step_after(steps, count, &rules, &next)) == STEP_NEXT && count < STEPS_MAX) {
         if (count > 1) { /* each step adds something and stays within the budget */
             const budget_step *last = &steps[count - 1];
             CHECK(next.passes >= last->passes && next.masks >= last->masks);
             CHECK(next.passes > last->passes || next.masks > last->masks);
-            if (step_cost(next.passes, next.masks) - step_cost(steps[0].passes, steps[0].masks) > budget)
+            const double cost =
+                rules.reverse_cost * (next.passes - steps[0].passes) + (double)(next.masks - steps[0].masks);
+            if (cost > budget)
                 test_fail(__FILE__, __LINE__, "k = %u, m = %llu exceed the budget of %g", next.passes,
                           (unsigned long long)next.masks, budget);
         }
@@ -71,7 +74,7 @@ static void spent(void) {
     size_t count = walk(5000, growing, steps, &end);
     CHECK_INT(end, STEP_SPENT);
     CHECK_INT(steps[count - 1].passes, STEP_PASSES_MOST);
-    CHECK(step_cost(steps[count - 1].passes, steps[count - 1].masks) > 5000 - 64);
+    CHECK(steps_spent(steps, count, REVERSE_COST) > 5000 - 64);
     test_begin("one doubling of m without gain is no end");
     count = walk(5000, late, steps, &end);
     CHECK_INT(end, STEP_SPENT);
@@ -95,7 +98,7 @@ static void small(void) {
     CHECK_INT(steps[1].passes, 1);
     test_begin("a larger budget goes on from there");
     size_t count = go_on(steps, 2, true, 1000, growing, &end);
-    CHECK(steps_spent(steps, count) > 1000 - 64);
+    CHECK(steps_spent(steps, count, REVERSE_COST) > 1000 - 64);
     CHECK(steps[count - 1].passes > 64 && steps[count - 1].masks >= 64);
     test_begin("a doubling that does not fit is cut");
     count = walk(300, growing, steps, &end);
@@ -129,10 +132,23 @@ static void begun(void) {
     CHECK_INT(steps[count - 1].masks, 4 * STEP_MASKS_FIT);
 }
 
+/* Gains below the threshold, but of a step that a budget has cut: a larger budget doubles k all the same. */
+static void was_cut(void) {
+    budget_step steps[STEPS_MAX];
+    step_choice end;
+    test_begin("a step that a budget has cut settles nothing");
+    size_t count = walk(300, growing, steps, &end);
+    CHECK_INT(steps[count - 1].passes, 80);
+    steps[count - 1].predicted = steps[count - 2].predicted;
+    count = go_on(steps, count, true, 5000, growing, &end);
+    CHECK_INT(steps[count - 1].passes, STEP_PASSES_MOST);
+}
+
 int main(void) {
     settled();
     spent();
     small();
     begun();
+    was_cut();
     return test_end();
 }
