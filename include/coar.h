@@ -198,7 +198,7 @@ typedef struct coar_gradients_options {
 
 typedef struct coar_gradients_result {
     uint64_t examples, components;       /* N, n */
-    uint32_t passes;                     /* that are there, k or more */
+    uint32_t passes;                     /* k, or what is there where that is more */
     uint64_t units_total, units_before;  /* work units: a block of 32 examples and one output; those done already */
     uint64_t images;                     /* masked images differentiated by this call */
     double seconds;                      /* spent on them */

@@ -80,7 +80,7 @@ build() { # configuration, [CUDA=...], targets...
 }
 
 # Programs that run on more than one thread or process; the thread sanitizer has nothing to say about the others.
-threaded="core cpu data fit gradient_units images reference selftest store store_gradients store_journal store_parts workers"
+threaded="core cpu cpu_gradients data fit gradient_units images reference selftest store store_gradients store_journal store_parts workers"
 
 # The CUDA backend without a GPU. Kernels: over the shim; every access checked; under the address sanitizer. Host side: also under the
 # address and the thread sanitizer.

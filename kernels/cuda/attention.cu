@@ -22,8 +22,8 @@
  */
 #include "kernels/cuda/attention_plain.cuh"
 
-/* y = out(o / sum) for the rows of a warp from `row` on, the zeros behind the last head, and, where they are wanted, the
- * result before the mask and log2 of the sums. */
+/* y = out(o / sum) for the rows of a warp from `row` on, the zeros behind the last head, and, where they are wanted,
+ * the result before the mask and log2 of the sums. */
 template <class T>
 static GPU_INLINE void write_rows(const gpu_attention &a, const attention_head &h, uint32_t row, uint32_t lane,
                                   const float o[ROWS][OWNED], const float sum[ROWS], const float largest[ROWS]) {

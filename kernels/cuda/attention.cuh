@@ -2,9 +2,8 @@
  * attention.cuh - what the attention kernels share: where a block works, the mask of a head, who calls whom.
  *
  * A block computes some query rows (backwards: or keys) of one head of one pair, whatever kernel it runs. Blocks are
- * numbered rows first, then heads, then pairs, so that those which read the same keys and values run side by side and find
- * them in L2.
- * Must not know: graphs, models, other ops.
+ * numbered rows first, then heads, then pairs, so that those which read the same keys and values run side by side and
+ * find them in L2. Must not know: graphs, models, other ops.
  */
 #ifndef COAR_KERNELS_CUDA_ATTENTION_CUH
 #define COAR_KERNELS_CUDA_ATTENTION_CUH

@@ -1,10 +1,9 @@
 /*
- * attention_plain.cuh - what the plain kernels of attention share, forward and backward: fp32 products of rows in shared
- * memory, one multiply-add at a time and in order.
+ * attention_plain.cuh - what the plain kernels of attention share, forward and backward: fp32 products of rows in
+ * shared memory, one multiply-add at a time and in order.
  *
- * Rows are `pitch` elements apart, the width rounded up to a multiple of 4 that is odd in vectors (attention_pitch): lanes
- * read different rows at one channel.
- * Must not know: softmax.
+ * Rows are `pitch` elements apart, the width rounded up to a multiple of 4 that is odd in vectors (attention_pitch):
+ * lanes read different rows at one channel. Must not know: softmax.
  */
 #ifndef COAR_KERNELS_CUDA_ATTENTION_PLAIN_CUH
 #define COAR_KERNELS_CUDA_ATTENTION_PLAIN_CUH

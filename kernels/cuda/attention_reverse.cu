@@ -1,26 +1,28 @@
 /*
- * attention_reverse.cu - the gradients of attention: the launcher, and the plain kernels: fp32 arithmetic, any type, any
- * width up to 256.
+ * attention_reverse.cu - the gradients of attention: the launcher, and the plain kernels: fp32 arithmetic, any type,
+ * any width up to 256.
  *
  * For each head, with scale = 1 / sqrt(width), S = Q K' and dO the gradient of the result O (before the mask):
  *   P = exp(scale S) / sum over keys, again from Q, K and the sums that the forward pass left (logsum)
  *   dV = P' dO,   dP = dO V',   delta[t] = dO[t] . O[t],   dS = P (dP - delta),   dQ = scale dS K,   dK = scale dS' Q
- * (Dao 2023, arXiv 2307.08691, algorithm 2). A block of one launch owns queries and goes over all keys, giving dQ; a block
- * of another owns keys and goes over all queries, giving dK and dV. So S and dP are computed twice, seven products where
- * five would do, but nothing is added up across blocks: no atomics, and one order whatever the batch.
+ * (Dao 2023, arXiv 2307.08691, algorithm 2). A block of one launch owns queries and goes over all keys, giving dQ; a
+ * block of another owns keys and goes over all queries, giving dK and dV. So S and dP are computed twice, seven
+ * products where five would do, but nothing is added up across blocks: no atomics, and one order whatever the batch.
  *
  * q, k, v, dresult, dq, dk, dv [pairs][tokens][gpu_stride(heads * width)]; logsum, delta [pairs][heads][tokens] fp32.
  * The plain kernels compute GPU_F32 and GPU_TF32 (no operand is rounded) and, for the other types, the widths that
  * attention_reverse_mma.cu does not take; the last head zeroes the channels behind it (or leaves them, with `add`).
  *
- * delta: a warp a row. Block of the plain kernels: up to 8 warps (2 from width 129 up) of ROWS rows each, of one head of
- * one pair; tiles of 32 rows of the other side. A lane scores one of them for all rows of the warp, then owns the channels
- * lane, lane + 32, ... of the result, like attention.cu. Sums run over channels and over the other side in order.
+ * delta: a warp a row. Block of the plain kernels: up to 8 warps (2 from width 129 up) of ROWS rows each, of one head
+ * of one pair; tiles of 32 rows of the other side. A lane scores one of them for all rows of the warp, then owns the
+ * channels lane, lane + 32, ... of the result, like attention.cu. Sums run over channels and over the other side in
+ * order.
  *
- * Shared memory, fp32: two tiles, two times the block's rows, two weights for each of a tile's scores: (64 + 2 ROWS warps)
- * pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers REGS; no spills.
- * Flops 14 T^2 width, bytes 11 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32, A100
- * (19.5 TFLOP/s, 2.04 TB/s): 107 GFLOP, 5.5 ms; 1.7 GB, 0.84 ms: bound by arithmetic.
+ * Shared memory, fp32: two tiles, two times the block's rows, two weights for each of a tile's scores: (64 + 2 ROWS
+ * warps) pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers (sm_80): 150 (queries), 168
+ * (keys), delta 26; no spills.
+ * Flops 14 T^2 width, bytes 13 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32,
+ * A100 (19.5 TFLOP/s, 2.04 TB/s): 107 GFLOP, 5.5 ms; 2.0 GB, 0.99 ms: bound by arithmetic.
  */
 #include "kernels/cuda/attention_plain.cuh"
 

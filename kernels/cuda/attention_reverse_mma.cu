@@ -1,24 +1,24 @@
 /*
- * attention_reverse_mma.cu - the gradients of attention on tensor cores, 16-bit types, head widths that are a multiple of
- * 8 up to 128 (formulas and the two sides: attention_reverse.cu).
+ * attention_reverse_mma.cu - the gradients of attention on tensor cores, 16-bit types, head widths that are a multiple
+ * of 8 up to 128 (formulas and the two sides: attention_reverse.cu).
  *
- * A block owns up to 8 warps of 16 rows of one side, queries or keys, and goes over the other side in tiles of TILE rows,
- * two deep by cp.async. What it owns lies in shared memory too and is loaded as mma's left operand at every step: held in
- * registers it would not fit beside two accumulators of 16 x WIDTH. For each SPAN = 32 rows of the other side
+ * A block owns up to 8 warps of 16 rows of one side, queries or keys, and goes over the other side in tiles of TILE
+ * rows, two deep by cp.async. What it owns lies in shared memory too and is loaded as mma's left operand at every step:
+ * held in registers it would not fit beside two accumulators of 16 x WIDTH. For each SPAN = 32 rows of the other side
  *   S = own[0] other[0]', dP = own[1] other[1]'   (fp32, mma)
  *   P = 2^(S log2(e) / sqrt(width) - logsum), dS = P (dP - delta)   fp32, rounded to the type as operands
  *   out[0] += dS other[0], keys also out[1] += P other[1]
  * where logsum and delta belong to the queries: to rows of S when queries are owned, to its columns when keys are; then
- * they travel with the tiles. P and dS go from accumulators to operands in registers. The order of all sums depends on T
- * and width only.
+ * they travel with the tiles. P and dS go from accumulators to operands in registers. The order of all sums depends on
+ * T and width only.
  *
  * Shared memory: (2 x block rows + 4 x TILE) rows of WIDTH elements (width rounded up to 32, 64, 80, 96, 128, zeros
  * behind), swizzled as in attention_mma.cuh, and two numbers for each row of the tiles: at most 33, 65, 61, 73, 97 KiB.
- * Registers by WIDTH (sm_80) REGS; no spills.
+ * Registers by WIDTH (sm_80), no spills: queries 106, 134, 147, 154, 172; keys 121, 166, 184, 210, 243.
  *
- * Flops 14 T^2 width, bytes 11 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100
- * (312 TFLOP/s, 2.04 TB/s): 107 GFLOP, 0.34 ms; 850 MB, 0.42 ms: bound by memory, and close to it by the tensor cores.
- * H100 (989 TFLOP/s, 3.35 TB/s): 0.11 and 0.25 ms.
+ * Flops 14 T^2 width, bytes 13 T width size (delta 2 values, queries 5, keys 6), per head and pair. ViT-B/16, T = 197,
+ * 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 107 GFLOP, 0.34 ms; 1.01 GB, 0.49 ms: bound by
+ * memory. H100 (989 TFLOP/s, 3.35 TB/s): 0.11 and 0.30 ms.
  */
 #include "kernels/cuda/attention_mma.cuh"
 
@@ -91,7 +91,7 @@ template <int WIDTH> struct warp_rows {
     float out[2][WIDTH / 8][4];  /* accumulators, by n-tile of 8 channels */
 };
 
-/* s[SPAN / 8][4] = own other' in the layout of mma's accumulators: s[n] holds columns 8 n + 2 (lane % 4) and the next. */
+/* s[SPAN / 8][4] = own other' in the layout of mma's accumulators: s[n] holds columns 8 n + 2 (lane % 4), + 1. */
 template <class T, int WIDTH>
 GPU_INLINE void score(const unsigned char *own, const unsigned char *other, uint32_t lane, float (&s)[SPAN / 8][4]) {
     constexpr int VECTORS = tiling<WIDTH>::VECTORS;
@@ -134,8 +134,8 @@ GPU_INLINE void mix(const float (&s)[SPAN / 8][4], const unsigned char *other, u
     }
 }
 
-/* SPAN rows of the other side, `at` being the first of them in its tile, `left` how many there are before T. Behind T rows
- * are zeros: as queries they give nothing, as keys their weight has to be cleared. */
+/* SPAN rows of the other side, `at` being the first of them in its tile, `left` how many there are before T. Behind T
+ * rows are zeros: as queries they give nothing, as keys their weight has to be cleared. */
 template <class T, int WIDTH, attention_side SIDE>
 GPU_INLINE void reverse_span(warp_rows<WIDTH> &w, const stage<WIDTH> &tile, uint32_t at, uint32_t left, float scale) {
     const uint32_t skip = at * tiling<WIDTH>::ROW_BYTES;

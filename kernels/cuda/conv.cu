@@ -3,8 +3,8 @@
  * and picks the kernel. Host code only; the kernels are in conv_mma.cuh, conv_f32.cu and conv_epilogue.cu.
  *
  * Limits: an image of x with its padding below 2^30 elements, the weight below 2^31; pairs * positions below 2^31,
- * output channels up to 2^22, and at most 2^31 blocks; a transpose's stride up to 255, since grids end at 65,535 phases.
- * Offsets of images and of rows of y have 64 bits.
+ * output channels up to 2^22, and at most 2^31 blocks; a transpose's stride up to 255, since grids end at 65,535
+ * phases. Offsets of images and of rows of y have 64 bits.
  */
 #include "kernels/cuda/conv.cuh"
 
@@ -54,8 +54,8 @@ static bool output_fits(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t str
     return in && kernel && stride && kernel <= padded && out == (padded - kernel) / stride + 1;
 }
 
-/* Blocks: as many as the smallest tiles make (conv_form); 1024: row numbers of a tile that reaches over the end must not
- * overflow. */
+/* Blocks: as many as the smallest tiles make (conv_form); 1024: row numbers of a tile that reaches over the end must
+ * not overflow. */
 bool conv_result_in_range(const gpu_conv *c) {
     const uint64_t rows = rows_of(c), channels = c->out_channels;
     return channels && channels <= 1 << 22 && rows && rows < SIZE_LIMIT - 1024 &&

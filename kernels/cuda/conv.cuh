@@ -12,10 +12,10 @@
  * an exclusive or with the row (conv_swizzle), so that the same chunk of 8 neighbouring rows, what one phase of an
  * ldmatrix or of a 16-byte load touches, lies in 8 different groups of 4 banks.
  *
- * The transpose of a convolution with stride s is s^2 products, one for each *phase*, the pixels (y + s j, x + s i) of its
- * result: they lie under the same taps, every s-th of the kernel's. M = pairs * phase_h * phase_w, the same for all phases
- * (what lies outside of the result is not stored), K = what taps the phase has, none at all perhaps. Inside a phase it is
- * a convolution of stride 1 whose taps are taken from the last to the first. blockIdx.z is the phase.
+ * The transpose of a convolution with stride s is s^2 products, one for each *phase*, the pixels (y + s j, x + s i) of
+ * its result: they lie under the same taps, every s-th of the kernel's. M = pairs * phase_h * phase_w, the same for all
+ * phases (what lies outside of the result is not stored), K = what taps the phase has, none at all perhaps. Inside a
+ * phase it is a convolution of stride 1 whose taps are taken from the last to the first. blockIdx.z is the phase.
  *
  * A *run* is what lies together in x: the channels of a pixel; where there is no padding, all pixels under one kernel
  * row (patch embeddings); or the whole of K (1x1 kernels, linear layers, kernels as wide as the image). The order
@@ -96,14 +96,13 @@ static_assert(conv_spreads<64>(0) && conv_spreads<64>(3) && conv_spreads<128>(0)
 
 /* ---------------------------------------------------------------------------------------- this block's part */
 
-/* Along one axis of a transposed convolution: where a phase's pixels begin in the result, its first tap in the kernel,
- * how many it has, and the pixel of x under the last of them when that lies on the phase's first pixel. */
+/* A phase along one axis: its first tap in the kernel, how many it has, and the pixel of x that its last tap takes to
+ * the phase's first pixel. */
 struct conv_axis {
-    uint32_t pixel, tap, taps;
+    uint32_t tap, taps;
     int32_t from;
 
     GPU_INLINE conv_axis(const conv_params &p, uint32_t phase, uint32_t kernel) {
-        pixel = phase;
         tap = (phase + p.pad) % p.stride;
         taps = tap < kernel ? (kernel - tap + p.stride - 1) / p.stride : 0;
         from = (int32_t)((phase + p.pad - tap) / p.stride) - (int32_t)taps + 1;
@@ -140,11 +139,11 @@ template <conv_gather G> GPU_INLINE uint32_t conv_row(const conv_params &p, uint
  * second-level cache, and all of them the weight. */
 template <class Tile> struct conv_block {
     uint32_t row, column; /* of the result, first of the block */
+    uint32_t deep;        /* K */
     uint32_t depth;       /* first k */
-    uint32_t tiles;       /* of K; 0 only where a phase has no taps, or fewer than splits */
+    uint32_t tiles;       /* of K; 0 only where a phase has no taps, or fewer units than splits */
 
-    /* deep: K */
-    GPU_INLINE conv_block(const conv_params &p, uint32_t deep) {
+    GPU_INLINE conv_block(const conv_params &p, uint32_t k_end) : deep(k_end) {
         const uint32_t unit = conv_unit<typename Tile::type>, units = (deep + unit - 1) / unit;
         row = blockIdx.x / p.column_tiles * Tile::BM;
         column = blockIdx.x % p.column_tiles * Tile::BN;
@@ -171,32 +170,18 @@ template <class Tile, conv_gather G> struct conv_loader {
 
     uint32_t to;               /* of the first row's vector in a stage */
     uint32_t k;                /* in the next tile to copy */
-    uint32_t deep;             /* K */
-    uint32_t across;           /* runs side by side under the kernel */
+    uint32_t deep, across;     /* transposed: K of the phase, and its taps side by side */
     uint32_t tap_y, tap_x, at; /* the same k: row and column of the run under the kernel, element of the run */
     int64_t row[A];     /* element of x where the row's k = 0 lies, even if that is padding; CONV_RUN: -1 = no row */
     int32_t y[A], x[A]; /* its pixel */
     uint32_t weight[B]; /* element where the row of the weight begins, transposed: its last tap; NOWHERE: no such row */
 
-    GPU_INLINE conv_loader(const conv_params &p, const conv_block<Tile> &block, uint32_t deep_) {
+    GPU_INLINE conv_loader(const conv_params &p, const conv_block<Tile> &block) {
         const uint32_t first = threadIdx.x / ACROSS, vector = threadIdx.x % ACROSS;
         to = conv_swizzle<Tile::ROW>(first, vector * BYTES / 16) + vector * BYTES % 16;
         k = block.depth + vector * ELEMENTS;
-        deep = deep_;
-        across = p.across.value;
-        uint32_t last_tap = 0;
-        if (G != CONV_RUN) {
-            const uint32_t tap = epilogue_divide(k, p.run);
-            at = k - tap * p.run.value;
-            tap_y = epilogue_divide(tap, p.across);
-            if (conv_transposed<G>) {
-                const conv_phase phase(p);
-                last_tap = (phase.y.last(p) * p.kernel_w + phase.x.last(p)) * p.run.value;
-                across = phase.x.taps;
-                tap_y = across ? tap / across : 0;
-            }
-            tap_x = tap - tap_y * across;
-        }
+        deep = block.deep;
+        const uint32_t last_tap = find_tap(p);
 #pragma unroll
         for (int i = 0; i < A; i++) find_row(p, i, block.row + first + i * STEP);
 #pragma unroll
@@ -204,6 +189,23 @@ template <class Tile, conv_gather G> struct conv_loader {
             const uint32_t n = block.column + Tile::channel(first + i * STEP);
             weight[i] = n < p.columns ? n * p.depth + last_tap : NOWHERE;
         }
+    }
+
+    /* The place of k under the kernel; returns where the phase's last tap, its first k, lies in a row of the weight. */
+    GPU_INLINE uint32_t find_tap(const conv_params &p) {
+        if (G == CONV_RUN) return 0;
+        const uint32_t tap = epilogue_divide(k, p.run);
+        at = k - tap * p.run.value;
+        if (!conv_transposed<G>) {
+            tap_y = epilogue_divide(tap, p.across);
+            tap_x = tap - tap_y * p.across.value;
+            return 0;
+        }
+        const conv_phase phase(p);
+        across = phase.x.taps;
+        tap_y = across ? tap / across : 0;
+        tap_x = tap - tap_y * across;
+        return (phase.y.last(p) * p.kernel_w + phase.x.last(p)) * p.run.value;
     }
 
     GPU_INLINE void find_row(const conv_params &p, int i, uint32_t m) {
@@ -285,7 +287,7 @@ template <class Tile, conv_gather G> struct conv_loader {
 
 /* ------------------------------------------------------------------------------------------- the results */
 
-/* Sums v of rows row, row + step, ... (those below p.rows) at the channels c: finished, or, with splits, put aside
+/* Sums v of rows row, row + step, ... (those that y has) at the channels c: finished, or, with splits, put aside
  * for conv_finish_launch. */
 template <class T, conv_gather G>
 GPU_INLINE void conv_store(const conv_params &p, epilogue_channels &c, uint32_t row, uint32_t step, float (&v)[4][4]) {

@@ -85,10 +85,9 @@ GPU_INLINE void conv_f32_store(const conv_params &p, const conv_block<Tile> &blo
 
 template <class Tile, conv_gather G> __global__ void __launch_bounds__(Tile::THREADS) conv_f32_kernel(conv_params p) {
     GPU_DYNAMIC_SHARED(unsigned char, shared);
-    const uint32_t deep = conv_depth<G>(p);
-    const conv_block<Tile> block(p, deep);
+    const conv_block<Tile> block(p, conv_depth<G>(p));
     const conv_f32_thread<Tile> thread;
-    conv_loader<Tile, G> loader(p, block, deep);
+    conv_loader<Tile, G> loader(p, block);
     float sums[Tile::GROUPS * 4][8] = {};
 
 #pragma unroll

@@ -16,7 +16,7 @@
  * table and keep are not padded. The channels behind the last one are written as zeros by all of them.
  *
  * One thread per vector of the result, neighbouring channels in neighbouring threads; no shared memory. Registers
- * (sm_80): 10 to 40, no spills.
+ * (sm_80): 10 to 32, no spills.
  * Bytes: what is read and written once. Flops: 2 (normalise) or 1 (embed) an element.
  * Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s): embed of 197x768 bf16 tokens, 256 pairs: 77 + 77 MB and a
  * table that stays in L2, 76 us and 46 us; subsample 32x32x16 to 16x16x32 bf16, 2,048 pairs: 17 MB of whole 32-byte
@@ -104,8 +104,8 @@ extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t
     });
 }
 
-/* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector of
- * dx is one of dy, which may reach into channels that x does not have. */
+/* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector
+ * of dx is one of dy, which may reach into channels that x does not have. */
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
     subsample_reverse_kernel(gpu_subsample s, const void *dy, void *dx, bool add, uint32_t out_stride, uint32_t vectors,
@@ -202,8 +202,8 @@ extern "C" cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t
 
 /* ----------------------------------------------------------- gradients that are rows of vectors, moved */
 
-/* dx[pair][q] (+)= dy[pair][q + offset] for the first `moved` of dx's positions, of which there are dx_rows a pair, dy_rows
- * in dy; zeros (or nothing more) at the others. */
+/* dx[pair][q] (+)= dy[pair][q + offset] for the first `moved` of dx's positions, of which there are dx_rows a pair,
+ * dy_rows in dy; zeros (or nothing more) at the others. */
 struct moved_rows {
     const void *dy;
     void *dx;

@@ -5,14 +5,16 @@
  *   gradients     gradient[p][c] = gain df / dlogits[p][c]         output_gradient of the same file
  *   channel sums  sums[c] += sum over p, then q, of x[p][q][c]
  *
- * logits fp32 [pairs][gpu_stride(classes)], gradient likewise in the type's storage; x [pairs][positions][gpu_stride(channels)]; sums double [channels].
- * Both in double: attributions are differences of outputs that are almost equal, and a sum over 10^9 values keeps
- * 1e-16 of each. Consumer cards do doubles at 1/64 of their rate; neither kernel has enough of them to matter.
+ * logits fp32 [pairs][gpu_stride(classes)], gradient likewise in the type's storage; x
+ * [pairs][positions][gpu_stride(channels)]; sums double [channels]. Both in double: attributions are differences of
+ * outputs that are almost equal, and a sum over 10^9 values keeps 1e-16 of each. Consumer cards do doubles at 1/64 of
+ * their rate; no kernel here has enough of them to matter.
  *
  * Outputs: one warp per pair, lane l takes the classes l, l + 32, ...; the 32 partial results meet in a tree of fixed
- * shape. Gradients are written in a second pass over the row. Shared memory none, registers 28 and 36 (sm_80). Bytes: the logits once. Roofline: 1,000 classes, 4,096 pairs: 16
- * MB, 8 us at 2.04 TB/s (A100 80 GB), 5 us at 3.35 TB/s (H100); the loss adds 4.1e6 exponentials of about 40 flops:
- * 17 us at 9.7 Tflop/s of doubles (A100), 5 us at 34 (H100).
+ * shape. Gradients are written in a second pass over the row. Shared memory none, registers 28 and 32 (sm_80). Bytes:
+ * the logits once. Roofline: 1,000 classes, 4,096 pairs: 16 MB, 8 us at 2.04 TB/s (A100 80 GB), 5 us at 3.35 TB/s
+ * (H100); the loss adds 4.1e6 exponentials of about 40 flops: 17 us at 9.7 Tflop/s of doubles (A100), 5 us at 34
+ * (H100).
  *
  * Channel sums: additions in the order of pairs and positions, whatever the batch: the only order that gives the same
  * bits however the examples are cut into calls. So a channel is one chain of additions, and only channels are

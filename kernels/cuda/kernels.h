@@ -94,7 +94,7 @@ cudaError_t gpu_conv_launch(const gpu_conv *c, int form, cudaStream_t stream);
  * takes the place of W x; members x, weight and workspace are not read. sums may be y when `wide`. */
 cudaError_t gpu_epilogue_launch(const gpu_conv *c, const float *sums, cudaStream_t stream);
 
-/* -------------------------------------------------------------------------------- the reverse pass (reverse*.cu)
+/* -------------------------------------------------------------------------------- the reverse pass (reverse.cu)
  * Gradients are stored like the values they belong to: layout, type, zeros behind the last channel. In fp16 the host
  * scales the seeds (gpu_output_gradient_launch) and takes the factor off the sums (gpu_reverse): everything between is
  * linear in them. A value's gradient is added up over the ops that read it; launchers with `add` add to what dx holds,
@@ -153,8 +153,8 @@ typedef struct gpu_attention {
 
 cudaError_t gpu_attention_launch(const gpu_attention *a, cudaStream_t stream);
 
-/* From the gradient of the result before the mask to those of q, k and v. Of a: type, sizes, q, k, v and, as the forward
- * pass left them, result (without a mask y is that) and logsum. */
+/* From the gradient of the result before the mask to those of q, k and v. Of a: type, sizes, q, k, v and, as the
+ * forward pass left them, result (without a mask y is that) and logsum. */
 typedef struct gpu_attention_reverse {
     const void *dresult;
     void *dq, *dk, *dv; /* may be one buffer where q, k and v are one value and all but the first add */
@@ -272,8 +272,8 @@ cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint
                               const float *logits, const int32_t *label, const uint32_t *example, float *out,
                               cudaStream_t stream);
 
-/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: gain times the derivative of the output with
- * respect to each logit, by output_gradient's rules (graph.h): of equal largest logits the first counts. */
+/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: gain times the derivative of the output
+ * with respect to each logit, by output_gradient's rules (graph.h): of equal largest logits the first counts. */
 cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type, uint32_t pairs,
                                        uint32_t classes, const float *logits, const int32_t *label,
                                        const uint32_t *example, float gain, void *gradient, cudaStream_t stream);

@@ -58,7 +58,7 @@ static void spoil(const fold *f, size_t e) {
     }
 }
 
-/* The group's passes of example `task`, in order. */
+/* The group's passes of one example, in order. */
 static coar_status fold_example(void *context, size_t e, int worker) {
     fold *f = context;
     const size_t n = f->n, stride = f->examples * n;
@@ -93,7 +93,8 @@ static coar_status fold_columns(void *context, size_t task, int worker) {
         for (size_t e = 0; e < f->examples; e++) {
             const float *gradients = f->scratch->gradients + (s * f->examples + e) * f->n;
             const uint8_t *level = f->scratch->levels + s * f->n;
-            for (size_t j = first; j < last && s < f->finite[e]; j++)
+            if (s >= f->finite[e]) continue;
+            for (size_t j = first; j < last; j++)
                 f->state.squares_of_component[level[j] * f->n + j] += (double)gradients[j] * gradients[j];
         }
     return COAR_OK;
@@ -109,14 +110,15 @@ static coar_status fold_group(unit_device *d, gradient_state state, size_t passe
 /* ------------------------------------------------------------------------------------------------ one unit */
 
 /* The state that a unit begins with here: an interrupted process's, that of the passes in gradients.h5, or none. */
-static coar_status find_state(unit_device *d, unit_record *record) {
+static coar_status find_state(unit_device *d, uint32_t output, unit_record *record) {
     const gradient_units *units = d->work->context;
     const gradient_grid *g = &units->grid;
     const size_t bytes = gradient_grid_payload(g, record->unit);
     if (stage_steps(d->stage, record->unit))
         return stage_read(d->stage, record->unit, &record->mark, record->payload, bytes);
     record->mark.steps = g->first_pass;
-    if (g->first_pass) return store_read_gradient_state(units->store, g, record->unit, record->payload);
+    if (g->first_pass)
+        return store_read_gradient_state(units->store, d->job->outputs[output].name, g, record->unit, record->payload);
     memset(record->payload, 0, bytes);
     return COAR_OK;
 }
@@ -157,7 +159,7 @@ static coar_status compute(unit_device *d, unit_record *record, bool *device_fai
     const uint64_t block = first / LEVELS_BLOCK;
     const gradient_state state = gradient_state_of(record->payload, examples, units->grid.components);
     TRY(unit_bind(d, block, first, examples, device_failed));
-    if (!record->mark.steps) TRY(find_state(d, record));
+    if (!record->mark.steps) TRY(find_state(d, output, record));
     uint32_t *done = &record->mark.steps;
     const uint32_t begin = *done, until = next_record(&units->grid, begin);
     for (bool stop = false; *done < until && !stop;) {

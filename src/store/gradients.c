@@ -110,9 +110,8 @@ static coar_status read_design(gradients_reader *r) {
     memcpy(r->info.design, LEVELS_DESIGN, sizeof LEVELS_DESIGN);
     if (same) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
-                      "%s: attribute 'design' is not " LEVELS_DESIGN
-                      ": masks of another version of coar; remove the file and "
-                      "run `coar gradients` again",
+                      "%s: attribute 'design' is not " LEVELS_DESIGN ": masks of another version of coar; "
+                      "remove the file and run `coar gradients` again",
                       r->path);
 }
 
@@ -143,15 +142,13 @@ static coar_status open_array(gradients_reader *r, int array) {
     TRY(h5_open_dataset(r->group, r->path, array_names[array], rank_of(array), H5T_FLOAT, dims, &r->arrays[array]));
     if (!memcmp(dims, want, (size_t)rank_of(array) * sizeof *dims)) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
-                      "%s: '/gradients/%s/%s' is not of the run's %" PRIu64
-                      " examples and %u components: put the run's own "
-                      "file back, or remove it",
+                      "%s: '/gradients/%s/%s' is not of the run's %" PRIu64 " examples and %u components: "
+                      "put the run's own file back, or remove it",
                       r->path, r->info.output, array_names[array], r->info.examples, r->info.components);
 }
 
 /* *present false and nothing open when there is no such file or output. The caller holds h5_lock. */
-static coar_status reader_open(const run_store *store, const run_tables *tables, const char *output,
-                               gradients_reader *r, bool *present) {
+static coar_status reader_open(const run_store *store, const char *output, gradients_reader *r, bool *present) {
     coar_status status = COAR_OK;
     char name[64];
     *r = (gradients_reader){.file = H5I_INVALID_HID, .group = H5I_INVALID_HID};
@@ -161,8 +158,6 @@ static coar_status reader_open(const run_store *store, const run_tables *tables,
     if (strlen(output) >= sizeof r->info.output) return COAR_OK; /* longer than any that is stored */
     snprintf(name, sizeof name, "/gradients/%s", output);
     snprintf(r->info.output, sizeof r->info.output, "%s", output);
-    r->info.examples = tables->examples;
-    r->info.components = tables->components;
     if (!(r->path = folder_path(store, GRADIENTS_FILE))) return COAR_ERROR_MEMORY;
     if (!file_exists(r->path)) goto done;
     TRY_GOTO(h5_open(r->path, &r->file));
@@ -170,6 +165,7 @@ static coar_status reader_open(const run_store *store, const run_tables *tables,
     if (!h5_has(r->file, name)) goto done;
     H5_TRY(r->group = H5Gopen2(r->file, name, H5P_DEFAULT), r->path, name);
     TRY_GOTO(read_attributes(store, r));
+    TRY_GOTO(tables_sizes(store, &r->info.examples, &r->info.components));
     for (int a = 0; a < ARRAYS; a++) TRY_GOTO(open_array(r, a));
     *present = true;
 done:
@@ -178,10 +174,9 @@ done:
 }
 
 /* As reader_open, for gradients that must be there. */
-static coar_status reader_require(const run_store *store, const run_tables *tables, const char *output,
-                                  gradients_reader *r) {
+static coar_status reader_require(const run_store *store, const char *output, gradients_reader *r) {
     bool present;
-    TRY(reader_open(store, tables, output, r, &present));
+    TRY(reader_open(store, output, r, &present));
     if (present) return COAR_OK;
     return status_set(COAR_ERROR_INPUT, "%s: has no gradients of output '%s': run `coar gradients` first", store->path,
                       output);
@@ -194,18 +189,15 @@ static coar_status read_array(const gradients_reader *r, int array, uint64_t fir
 }
 
 coar_status store_gradients_info(run_store *store, const char *output, gradients_info *info, bool *present) {
-    run_tables tables = {.groups = NULL};
     gradients_reader r;
     *present = false;
-    TRY(store_read_tables(store, &tables, NULL));
     h5_lock();
-    coar_status status = reader_open(store, &tables, output, &r, present);
+    coar_status status = reader_open(store, output, &r, present);
     if (status == COAR_OK && *present) {
         *info = r.info;
         reader_close(&r);
     }
     h5_unlock();
-    run_tables_free(&tables);
     return status;
 }
 
@@ -243,18 +235,15 @@ static coar_status check_range(const gradients_reader *r, uint64_t first, uint64
 }
 
 coar_status store_read_gradients(run_store *store, const char *output, uint64_t first, uint64_t count, double *sums) {
-    run_tables tables = {.groups = NULL};
     gradients_reader r;
-    TRY(store_read_tables(store, &tables, NULL));
     h5_lock();
-    coar_status status = reader_require(store, &tables, output, &r);
+    coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
         status = check_range(&r, first, count);
         if (status == COAR_OK) status = read_array(&r, SUM, first, count, sums);
         reader_close(&r);
     }
     h5_unlock();
-    run_tables_free(&tables);
     return status;
 }
 
@@ -277,18 +266,15 @@ done:
 
 coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component,
                                         double *of_example) {
-    run_tables tables = {.groups = NULL};
     gradients_reader r;
-    TRY(store_read_tables(store, &tables, NULL));
     h5_lock();
-    coar_status status = reader_require(store, &tables, output, &r);
+    coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
         status = add_blocks(&r, of_component);
         if (status == COAR_OK) status = read_array(&r, OF_EXAMPLE, 0, r.info.examples, of_example);
         reader_close(&r);
     }
     h5_unlock();
-    run_tables_free(&tables);
     return status;
 }
 
@@ -300,16 +286,15 @@ static coar_status check_passes(const run_store *store, uint32_t there, uint32_t
                       store->path, there);
 }
 
-coar_status store_read_gradient_state(run_store *store, const gradient_grid *grid, uint64_t unit, double *payload) {
-    run_tables tables = {.groups = NULL};
+coar_status store_read_gradient_state(run_store *store, const char *output, const gradient_grid *grid, uint64_t unit,
+                                      double *payload) {
     gradients_reader r;
-    uint32_t output, count;
+    uint32_t number, count;
     uint64_t first;
-    gradient_grid_unit(grid, unit, &output, &first, &count);
+    gradient_grid_unit(grid, unit, &number, &first, &count);
     const gradient_state state = gradient_state_of(payload, count, grid->components);
-    TRY(store_read_tables(store, &tables, NULL));
     h5_lock();
-    coar_status status = reader_require(store, &tables, tables.output_names[output], &r);
+    coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
         status = check_passes(store, r.info.passes, grid->first_pass);
         if (status == COAR_OK) status = read_array(&r, SUM, first, count, state.sums);
@@ -319,7 +304,6 @@ coar_status store_read_gradient_state(run_store *store, const gradient_grid *gri
         reader_close(&r);
     }
     h5_unlock();
-    run_tables_free(&tables);
     return status;
 }
 

@@ -206,6 +206,8 @@ coar_status truth_group(const char *stage_name, char group[128], double *alpha, 
 #define TABLES_FILE "tables.h5"
 /* Reads the tables from any file that has their objects at their places. The caller holds h5_lock. */
 coar_status tables_read_objects(hid_t file, const char *path, run_tables *out);
+/* N and n alone: whole tables may hold many given masks. */
+coar_status tables_sizes(const run_store *store, uint64_t *examples, uint32_t *components);
 /* COAR_ERROR_USAGE for an output name that could not be an object of /ablations. */
 coar_status output_name_check(const char *name);
 

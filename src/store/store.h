@@ -227,9 +227,10 @@ gradient_state gradient_state_of(double *payload, uint32_t examples, uint32_t co
 /* Passes in gradients.h5; 0 without one. COAR_ERROR_INPUT when it is not of this run, or its masks are of another design. */
 coar_status store_passes_finished(run_store *store, uint32_t *passes);
 
-/* The state of a unit after the grid's first_pass passes, into its payload, from gradients.h5. COAR_ERROR_BUSY when that holds
- * another number of passes by now. */
-coar_status store_read_gradient_state(run_store *store, const gradient_grid *grid, uint64_t unit, double *payload);
+/* The state of a unit, whose output has that name, after the grid's first_pass passes, into its payload, from gradients.h5.
+ * COAR_ERROR_BUSY when that holds another number of passes by now. */
+coar_status store_read_gradient_state(run_store *store, const char *output, const gradient_grid *grid, uint64_t unit,
+                                      double *payload);
 
 /* As store_finish_outputs: when all units of the stage are done, writes gradients.h5 anew, over the one with fewer passes. */
 coar_status store_finish_gradients(run_store *store, store_stage *stage, const gradient_grid *grid);

@@ -269,6 +269,34 @@ done:
     return status;
 }
 
+static coar_status read_sizes(const char *path, uint64_t *examples, uint32_t *components) {
+    coar_status status = COAR_OK;
+    hid_t file = H5I_INVALID_HID, id = H5I_INVALID_HID;
+    run_tables t = {.groups = NULL};
+    hsize_t length;
+    TRY_GOTO(h5_open(path, &file));
+    TRY_GOTO(h5_check_format(file, path, TABLES_FORMAT, RUN_VERSION_MAJOR));
+    TRY_GOTO(read_groups(file, path, &t));
+    TRY_GOTO(h5_open_dataset(file, path, "/examples/index", 1, H5T_INTEGER, &length, &id));
+    *examples = length;
+    *components = t.components;
+done:
+    h5_close(&id);
+    h5_close(&file);
+    run_tables_free(&t);
+    return status;
+}
+
+coar_status tables_sizes(const run_store *store, uint64_t *examples, uint32_t *components) {
+    char *path = folder_path(store, TABLES_FILE);
+    if (!path) return COAR_ERROR_MEMORY;
+    h5_lock();
+    const coar_status status = read_sizes(path, examples, components);
+    h5_unlock();
+    free(path);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------------ interface */
 
 static bool same_bytes(const void *a, const void *b, size_t count, size_t size) {

@@ -8,7 +8,7 @@ fi
 RANDOM=20261123
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
 gradients() {
-    exec "$COAR" gradients --model "$DIGITS/digits-vit.safetensors" --data "$T/d.h5" --examples 0:230 --alpha .1 --seed 7 --threads 2 \
+    exec "$COAR" gradients --model "$DIGITS/digits-vit.safetensors" --data "$T/d.h5" --examples 0:130 --alpha .1 --seed 7 --threads 2 \
         --output margin,loss "$@"
 }
 run() { (gradients "$@"); }

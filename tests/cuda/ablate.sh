@@ -68,7 +68,9 @@ fails 1 "--backend" "a run of another backend" "$COAR" ablate $resnet --backend 
 COAR_STANDIN_CAPABILITY=9.0 fails 1 "cuda/" "a run of another device" job "$T/whole.h5" --masks 300
 succeeds "auto, and the ViT" "$COAR" ablate --model "$DIGITS/digits-vit.safetensors" --data "$T/d.h5" --exact --examples 0:2 --masks 4 -o "$T/vit.h5"
 same "auto says what it tried" "$(grep -cE 'precision auto: bf16 (stays inside|misses) the bound' "$T/.err")" 1
-succeeds "bench" "$COAR" bench --model "$DIGITS/digits-resnet.safetensors" --backend cuda --precision fp16 --exact --batch 2 --time .1 --json
+bench="bench --model $DIGITS/digits-resnet.safetensors --backend cuda --precision fp16 --exact --batch 2 --time .1 --json"
+succeeds "bench" "$COAR" $bench
+succeeds "bench of reverse passes" "$COAR" $bench --gradients
 
 # No device.
 plain="ablate --model $DIGITS/digits-resnet.safetensors --data $T/d.h5 --examples 0:6 --masks 4"

@@ -1,6 +1,6 @@
 /*
- * conv_transposed.c - data gradients: the transpose of a convolution, every form and type, against plain loops in double
- * that scatter what the kernels gather.
+ * conv_transposed.c - data gradients: the transpose of a convolution, every form and type, against plain loops in
+ * double that scatter what the kernels gather.
  */
 #include "kernel_test.h"
 

@@ -83,7 +83,7 @@ static void advance(run_store *store, store_stage *stage, const gradient_grid *g
     if (stage_steps(stage, unit))
         CHECK_OK(stage_read(stage, unit, &mark, payload, bytes));
     else if (g->first_pass)
-        CHECK_OK(store_read_gradient_state(store, g, unit, payload));
+        CHECK_OK(store_read_gradient_state(store, run_outputs[unit / BLOCKS], g, unit, payload));
     mark.flag = UNIT_DONE;
     while (mark.steps < until) {
         add_pass(g, unit, mark.steps++, payload);
@@ -306,7 +306,7 @@ static void test_extension(void) {
     CHECK_OK(open_stage(store, &late, 0, 1, &stage));
     differentiate(store, 6, 9, 9); /* in another process, say; its journals are not these */
     double state[PAYLOAD];
-    CHECK_ERROR(store_read_gradient_state(store, &late, 0, state), COAR_ERROR_BUSY, "passes up to 9");
+    CHECK_ERROR(store_read_gradient_state(store, run_outputs[0], &late, 0, state), COAR_ERROR_BUSY, "passes up to 9");
     CHECK_ERROR(store_finish_gradients(store, stage, &late), COAR_ERROR_BUSY, "passes up to 9");
     status_clear();
     stage_close(stage);

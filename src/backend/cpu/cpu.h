@@ -6,7 +6,8 @@
  *   group  32 examples of one mask: rows whose keep is 0 are not computed, and where the plan says FORM_COMPACTED they
  *          are left out of the op that reads them as well;
  *   mixed  the examples beyond the last full group: each lane has its own mask, nothing is left out.
- * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue.
+ * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue. A reverse pass needs
+ * every row, so there groups are mixed as well.
  *
  *   cpu.c         the backend interface: prepare, run, destroy
  *   cpu_layer.c   what never changes about an op: geometry, border zones, weights ordered for packing
@@ -192,6 +193,8 @@ void cpu_load_images(const cpu_backend *b, tile_images images, float *x);
 void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i);
 /* PLACE_OUT: what op i's result is multiplied by and what is added, into w->out_mul and w->out_add. */
 void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i);
+/* PLACE_OUT: from op i's result x to y = k x + (1 - k) fill, which may be x. */
+void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y);
 /* The op list on a tile; the logits are then at cpu_value(graph->logits). `fresh`: the keeps are not those of the
  * worker's last tile. `observer` may be NULL. */
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,

@@ -11,7 +11,7 @@
  * from what the steps read, so nothing else says what crosses a cut: residuals, or queries and keys whose attention
  * comes later, simply live longer.
  *
- * Must not know: kernels, masks, threads.
+ * Must not know: how a step computes, masks, threads.
  */
 #ifndef COAR_BACKEND_CPU_CPU_SCHEDULE_H
 #define COAR_BACKEND_CPU_CPU_SCHEDULE_H

@@ -32,28 +32,19 @@ static void forward_convolution(const reverse_tile *t, const step *s) {
     t->b->kernels->conv(&args);
 }
 
-/* The mask of an OUT site; an attention's unmasked result is kept. */
-static void forward_mask(const reverse_tile *t, const step *s) {
-    const cpu_layer *layer = &t->b->layers[s->op];
-    const size_t positions = shape_positions(layer->out);
-    float *y = at(t, s->y);
-    cpu_out_keeps(t->b, t->w, s->op);
-    if (layer->op->kind == OP_ATTENTION && s->linear != REGION_NONE)
-        memcpy(at(t, s->linear), y, positions * layer->out.c * LANES * sizeof *y);
-    t->b->kernels->scale_channels(y, positions, layer->out.c, t->w->out_mul, t->w->out_add, y);
-}
-
 static void forward(const reverse_tile *t, const step *s) {
     const op *o = t->b->layers[s->op].op;
+    float *y = at(t, s->y);
     for (int k = 0; k < 3; k++)
         if (o->input[k] >= 0) t->w->value[o->input[k]] = at(t, s->x[k]);
     if (o->residual >= 0) t->w->value[o->residual] = at(t, s->residual);
-    t->w->value[o->output] = at(t, s->y);
+    /* Before its mask, which an attention's reverse wants; a convolution keeps its sums besides. */
+    t->w->value[o->output] = o->kind == OP_ATTENTION && s->linear != REGION_NONE ? at(t, s->linear) : y;
     if (o->kind == OP_CONV)
         forward_convolution(t, s);
     else
         cpu_run_op(t->b, t->w, s->op);
-    if (o->mask.place == PLACE_OUT) forward_mask(t, s);
+    if (o->mask.place == PLACE_OUT) cpu_mask_result(t->b, t->w, s->op, cpu_value(t->w, o->output), y);
 }
 
 static void differentiate_output(const reverse_tile *t, const step *s) {
@@ -330,26 +321,30 @@ static void reverse(const reverse_tile *t, const step *s) {
     }
 }
 
+static void run_step(const reverse_tile *t, const step *s) {
+    switch (s->kind) {
+    case STEP_INPUT:
+        cpu_load_images(t->b, t->images, at(t, s->y));
+        break;
+    case STEP_FORWARD:
+        forward(t, s);
+        break;
+    case STEP_OUTPUT:
+        differentiate_output(t, s);
+        break;
+    case STEP_EPILOGUE:
+        reverse_epilogue(t, s);
+        break;
+    case STEP_REVERSE:
+        reverse(t, s);
+        break;
+    }
+}
+
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
         if (t->b->layers[i].op->kind == OP_CONV) cpu_pack_epilogue(t->b, t->w, i, false);
-    for (const step *s = schedule->steps; s != schedule->steps + schedule->step_count; s++) switch (s->kind) {
-        case STEP_INPUT:
-            cpu_load_images(t->b, t->images, at(t, s->y));
-            break;
-        case STEP_FORWARD:
-            forward(t, s);
-            break;
-        case STEP_OUTPUT:
-            differentiate_output(t, s);
-            break;
-        case STEP_EPILOGUE:
-            reverse_epilogue(t, s);
-            break;
-        case STEP_REVERSE:
-            reverse(t, s);
-            if (s->fused) s++; /* its epilogue is done */
-            break;
-        }
+    for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) /* a fused epilogue is done */
+        run_step(t, &schedule->steps[i]);
 }

@@ -119,12 +119,10 @@ void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i) {
     }
 }
 
-/* y becomes k y + (1 - k) fill. */
-static void mask_output(const cpu_backend *b, const cpu_worker *w, size_t i) {
+void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y) {
     const cpu_layer *layer = &b->layers[i];
-    float *y = cpu_value(w, layer->op->output);
     cpu_out_keeps(b, w, i);
-    b->kernels->scale_channels(y, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, y);
+    b->kernels->scale_channels(x, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, y);
 }
 
 void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
@@ -173,7 +171,8 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
             run_conv(b, w, i, group, fresh);
         else
             cpu_run_op(b, w, i);
-        if (g->ops[i].mask.place == PLACE_OUT) mask_output(b, w, i);
+        float *y = cpu_value(w, g->ops[i].output);
+        if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
     }
     w->dense_weights = !group;

@@ -7,8 +7,6 @@
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
 
-enum { CONDUCTANCE_EXAMPLES = 32 }; /* backend.h: most examples of a path bound at once */
-
 /* ------------------------------------------------------------------------------------ preparation */
 
 /* The logits are fp32 in a buffer of their own: so a convolution makes them, and nobody reads them again. */
@@ -53,7 +51,7 @@ static coar_status describe(const backend_settings *s, cuda_backend *b) {
     TRY(memory_new(g->op_count, sizeof *b->layers, "cuda backend", &b->layers));
     TRY(cuda_layers_describe(b));
     TRY(buffer_plan_create(g, false, &b->buffers));
-    if (s->reverse) TRY(tape_create(g, gpu_type_size(b->type), b->gathers, &b->tape));
+    if (s->reverse) TRY(cuda_tape_create(g, gpu_type_size(b->type), b->gathers, &b->tape));
     TRY(memory_new(b->buffers.buffers, sizeof *b->buffer_bytes, "cuda backend", &b->buffer_bytes));
     TRY(memory_new(b->buffers.buffers, sizeof(void *), "cuda backend", &b->batch[CUDA_FORWARD].buffer));
     TRY(memory_new(input.c, sizeof *b->mul, "cuda backend", &b->mul));
@@ -89,7 +87,7 @@ void cuda_destroy(backend *base) {
     cuda_layers_release(b);
     plan_free(&b->fp32_plan);
     buffer_plan_free(&b->buffers);
-    tape_free(&b->tape);
+    cuda_tape_free(&b->tape);
     free(b->buffer_bytes);
     free(b->layers);
     free(b->mul);
@@ -262,9 +260,9 @@ static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t out
     TRY(check_masks(b, masks));
     if (!b->settings.reverse || output >= b->settings.output_count)
         return status_set(COAR_ERROR_INTERNAL, "cuda: not prepared for a reverse pass of output %zu", output);
-    if (kind == REVERSE_CONDUCTANCE && b->examples > CONDUCTANCE_EXAMPLES)
+    if (kind == REVERSE_CONDUCTANCE && b->examples > CUDA_PATH_EXAMPLES)
         return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, neuron conductance takes %d", b->examples,
-                          CONDUCTANCE_EXAMPLES);
+                          CUDA_PATH_EXAMPLES);
     if (!masks->count || !b->examples) return COAR_OK;
     TRY(with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call));
     if (b->precision == PRECISION_FP32) return COAR_OK;

@@ -2,9 +2,9 @@
  * cuda.h - the inside of the CUDA backend (docs/design.md, section 3, "CUDA").
  *
  * A batch is `pairs` (slot, example) pairs; a slot is one mask. One run cuts its (mask, example) pairs, in the order
- * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs a batch is
- * one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while one lane's batch is
- * computed, the other's masks go up and its outputs come down.
+ * of masks, into batches of equal size; a batch may begin anywhere in a mask. From mask bits to outputs, or to outputs
+ * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while
+ * one lane's batch is computed, the other's masks go up and its results come down.
  *
  *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
  *   device.c    which device, what it can do, its class
@@ -130,6 +130,9 @@ void cuda_library_versions(char *text, size_t size);
 /* A batch of forward passes alone (run, logits, sums), or one of forward passes that are taken back. */
 typedef enum cuda_mode { CUDA_FORWARD, CUDA_REVERSE, CUDA_MODES } cuda_mode;
 
+/* Most examples of a path that are bound at once (backend.h, REVERSE_CONDUCTANCE): one batch has to hold them. */
+enum { CUDA_PATH_EXAMPLES = 32 };
+
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
 /* What a graph was captured for: another one needs another graph. */
@@ -183,7 +186,8 @@ typedef struct cuda_batch {
 
 /* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
 size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
-/* More pairs than this gain nothing: every layer fills the device several times, or there are no more. */
+/* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse
+ * passes not less than a path's examples. */
 uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
 /* What backend_interface.memory says. */
 void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
@@ -204,7 +208,7 @@ typedef struct cuda_backend {
     gpu_type type;
     buffer_plan buffers;
     size_t *buffer_bytes; /* [buffers.buffers] for one pair */
-    tape tape;            /* settings.reverse */
+    cuda_tape tape;       /* settings.reverse */
     uint32_t classes;
     size_t elements;    /* of one image */
     bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
@@ -277,7 +281,7 @@ coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaEr
 
 /* After cuda_forward, with dL/dlogits at its place on the tape: sums[pairs][n] of every component. */
 coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums);
-/* Where something of the tape is for this batch; NULL for TAPE_NOWHERE. */
+/* Where something of the tape is for this batch; NULL for CUDA_NOWHERE. */
 void *cuda_tape_at(const cuda_pass *pass, size_t place);
 /* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
 size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs);

@@ -11,7 +11,7 @@
 /* Something that needs a place for some time: from the op that makes it to the last that reads it, both included. */
 typedef struct item {
     size_t birth, death, bytes;
-    size_t place; /* TAPE_NOWHERE until it has one */
+    size_t place; /* CUDA_NOWHERE until it has one */
 } item;
 
 /* Where an item's place is to be written. */
@@ -24,7 +24,7 @@ typedef struct builder {
     const graph *g;
     size_t element;
     bool copied_input;
-    tape *tape;
+    cuda_tape *tape;
     bool *wanted;     /* [value_count]: a component has a part in the value */
     size_t *value;    /* [value_count] item */
     size_t *gradient; /* [value_count] item of dL/dvalue; NO_ITEM: none has begun */
@@ -57,7 +57,7 @@ static size_t bytes_of(const builder *b, int value) {
 
 static size_t add_item(builder *b, size_t birth, size_t bytes) {
     const size_t aligned = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    b->items[b->item_count] = (item){.birth = birth, .death = birth, .bytes = aligned, .place = TAPE_NOWHERE};
+    b->items[b->item_count] = (item){.birth = birth, .death = birth, .bytes = aligned, .place = CUDA_NOWHERE};
     return b->item_count++;
 }
 
@@ -67,7 +67,7 @@ static void use_item(builder *b, size_t item, size_t time) {
 
 /* *place is set once all items have theirs. */
 static void request_place(builder *b, size_t item, size_t *place) {
-    *place = TAPE_NOWHERE;
+    *place = CUDA_NOWHERE;
     if (item != NO_ITEM) b->requests[b->request_count++] = (request){item, place};
 }
 
@@ -100,7 +100,7 @@ static void walk_forward(builder *b) {
 
 /* -------------------------------------------------------------------------------------- what reverse reads */
 
-bool tape_is_plain(const op *o) {
+bool cuda_tape_is_plain(const op *o) {
     return !has_site(o) && !o->scale && o->act == ACT_NONE;
 }
 
@@ -128,7 +128,7 @@ static void keep(builder *b, size_t op, size_t bytes, size_t *place) {
 /* The result before the mask, and the sums of exponentials; q, k and v. */
 static void keep_attention(builder *b, size_t i) {
     const op *o = &b->g->ops[i];
-    tape_step *step = &b->tape->step[i];
+    cuda_tape_step *step = &b->tape->step[i];
     const size_t positions = shape_positions(b->g->values[o->output]);
     if (has_site(o)) {
         keep(b, i, bytes_of(b, o->output), &step->kept);
@@ -144,7 +144,7 @@ static void keep_attention(builder *b, size_t i) {
 static void keep_for_reverse(builder *b, size_t i) {
     const op *o = &b->g->ops[i];
     const size_t now = reverse_time(b, i);
-    tape_step *step = &b->tape->step[i];
+    cuda_tape_step *step = &b->tape->step[i];
     switch (o->kind) {
     case OP_CONV:
         if (keeps_linear(o)) keep(b, i, bytes_of(b, o->output), &step->kept);
@@ -182,7 +182,7 @@ static bool give_gradient(builder *b, size_t i, int value) {
 
 /* The gradient of a sum is that of its terms. Where the residual has none yet, and the sum's is read by nobody after
  * this op, it takes over its place. Returns whether it did. */
-static bool give_residual(builder *b, size_t i, tape_step *step) {
+static bool give_residual(builder *b, size_t i, cuda_tape_step *step) {
     const op *o = &b->g->ops[i];
     if (o->residual < 0 || !b->wanted[o->residual]) return false;
     if (b->gradient[o->residual] == NO_ITEM) {
@@ -195,12 +195,12 @@ static bool give_residual(builder *b, size_t i, tape_step *step) {
 
 /* dL/d(W x) is written over dL/dy, element by element, unless that is the residual's gradient now, or that of the input,
  * which is written while it is read. */
-static void place_linear(builder *b, size_t i, tape_step *step) {
+static void place_linear(builder *b, size_t i, cuda_tape_step *step) {
     const op *o = &b->g->ops[i];
     const bool taken = give_residual(b, i, step);
     size_t linear = b->gradient[o->output];
     if (!b->wanted[o->input[0]]) return;
-    if (taken && (!tape_is_plain(o) || o->input[0] == o->residual))
+    if (taken && (!cuda_tape_is_plain(o) || o->input[0] == o->residual))
         linear = add_item(b, reverse_time(b, i), bytes_of(b, o->output));
     request_place(b, linear, &step->linear);
 }
@@ -211,7 +211,7 @@ static void walk_reverse(builder *b) {
     b->gradient[g->logits] = add_item(b, seed_time(b), bytes_of(b, g->logits));
     for (size_t i = g->op_count; i-- > 0;) {
         const op *o = &g->ops[i];
-        tape_step *step = &b->tape->step[i];
+        cuda_tape_step *step = &b->tape->step[i];
         if (b->gradient[o->output] == NO_ITEM) continue;
         step->active = true;
         use_item(b, b->gradient[o->output], reverse_time(b, i));
@@ -284,14 +284,14 @@ static coar_status allocate(builder *b) {
     return memory_new(most, sizeof *b->requests, "tape", &b->requests);
 }
 
-coar_status tape_create(const graph *g, size_t element, bool copied_input, tape *out) {
+coar_status cuda_tape_create(const graph *g, size_t element, bool copied_input, cuda_tape *out) {
     coar_status status = COAR_OK;
     builder b = {.g = g, .element = element, .copied_input = copied_input, .tape = out};
-    *out = (tape){0};
+    *out = (cuda_tape){0};
     TRY_GOTO(allocate(&b));
     for (size_t v = 0; v < g->value_count; v++) b.gradient[v] = NO_ITEM;
     for (size_t i = 0; i < g->op_count; i++)
-        out->step[i].kept = out->step[i].logsum = out->step[i].linear = TAPE_NOWHERE;
+        out->step[i].kept = out->step[i].logsum = out->step[i].linear = CUDA_NOWHERE;
     walk_forward(&b);
     walk_reverse(&b);
     for (size_t v = 0; v < g->value_count; v++) {
@@ -308,9 +308,9 @@ done:
     return status;
 }
 
-void tape_free(tape *t) {
+void cuda_tape_free(cuda_tape *t) {
     free(t->value);
     free(t->gradient);
     free(t->step);
-    *t = (tape){0};
+    *t = (cuda_tape){0};
 }

@@ -16,32 +16,32 @@
 #include "graph/graph.h"
 
 /* Places are offsets in bytes for one pair, multiples of 256: for a batch they are multiplied by its pairs. */
-#define TAPE_NOWHERE ((size_t)-1)
+#define CUDA_NOWHERE ((size_t)-1)
 
 /* The reverse pass at one op. */
-typedef struct tape_step {
+typedef struct cuda_tape_step {
     bool active;   /* a gradient arrives here that a component has a part in; else the op is passed over */
-    size_t kept;   /* OP_CONV: W x; OP_ATTENTION: the result before the mask. TAPE_NOWHERE: not needed. OP_LAYERNORM
+    size_t kept;   /* OP_CONV: W x; OP_ATTENTION: the result before the mask. CUDA_NOWHERE: not needed. OP_LAYERNORM
                     * with a mask: for the result before it, which the reverse pass computes again */
     size_t logsum; /* OP_ATTENTION: fp32 [heads][positions] (kernels.h) */
-    size_t linear; /* OP_CONV: dL/d(W x). TAPE_NOWHERE: the input wants no gradient. May be the place of dL/dy */
+    size_t linear; /* OP_CONV: dL/d(W x). CUDA_NOWHERE: the input wants no gradient. May be the place of dL/dy */
     bool add[3];   /* dL/dinput is added to what other readers of the input have left; else written */
     bool add_residual;
-} tape_step;
+} cuda_tape_step;
 
-typedef struct tape {
-    size_t *value;    /* [value_count] TAPE_NOWHERE: not on the tape (the logits, an input that is not copied) */
-    size_t *gradient; /* [value_count] dL/dvalue; TAPE_NOWHERE: nobody wants it. A residual may have its sum's place */
-    tape_step *step;  /* [op_count] */
-    size_t bytes;     /* of one pair */
-} tape;
+typedef struct cuda_tape {
+    size_t *value;    /* [value_count] CUDA_NOWHERE: not on the tape (the logits, an input that is not copied) */
+    size_t *gradient; /* [value_count] dL/dvalue; CUDA_NOWHERE: nobody wants it. A residual may have its sum's place */
+    cuda_tape_step *step; /* [op_count] */
+    size_t bytes;         /* of one pair */
+} cuda_tape;
 
 /* element: bytes of an element of a value, and of its gradient. copied_input: the input is there once for each pair.
  * Free the tape also after a failure. */
-coar_status tape_create(const graph *g, size_t element, bool copied_input, tape *out);
-void tape_free(tape *t);
+coar_status cuda_tape_create(const graph *g, size_t element, bool copied_input, cuda_tape *out);
+void cuda_tape_free(cuda_tape *t);
 
 /* Whether dL/d(W x) of a convolution, and its residual's gradient, are dL/dy as it is: nothing scales or masks it. */
-bool tape_is_plain(const op *o);
+bool cuda_tape_is_plain(const op *o);
 
 #endif

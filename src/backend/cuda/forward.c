@@ -144,7 +144,7 @@ static coar_status launch_layernorm(const cuda_pass *pass, const cuda_layer *lay
 gpu_attention cuda_attention_args(const cuda_pass *pass, const cuda_layer *layer) {
     const op *o = layer->op;
     const bool saving = pass->batch->mode == CUDA_REVERSE;
-    const tape_step *step = saving ? &pass->b->tape.step[layer - pass->b->layers] : NULL;
+    const cuda_tape_step *step = saving ? &pass->b->tape.step[layer - pass->b->layers] : NULL;
     return (gpu_attention){.type = pass->b->type,
                            .pairs = pass->pairs,
                            .tokens = (uint32_t)shape_positions(layer->out),

@@ -130,7 +130,7 @@ static size_t packed_count(const cuda_layer *layer) {
 }
 
 static bool wants_transposed(const cuda_backend *b, size_t i) {
-    return b->settings.reverse && b->tape.step[i].linear != TAPE_NOWHERE;
+    return b->settings.reverse && b->tape.step[i].linear != CUDA_NOWHERE;
 }
 
 void cuda_layers_place(cuda_backend *b, arena *arena) {

@@ -182,7 +182,7 @@ uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
     if (planned_pairs(b, mode)) return s->plan->pairs;
-    double most = 1;
+    double most = mode == CUDA_REVERSE ? CUDA_PATH_EXAMPLES : 1;
     for (size_t i = 0; i < s->graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
         const double positions = (double)shape_positions(layer->out);

@@ -8,7 +8,7 @@
 #include "backend/cuda/cuda.h"
 
 void *cuda_tape_at(const cuda_pass *pass, size_t place) {
-    return place == TAPE_NOWHERE ? NULL : pass->batch->tape + place * pass->batch->pairs;
+    return place == CUDA_NOWHERE ? NULL : pass->batch->tape + place * pass->batch->pairs;
 }
 
 float cuda_reverse_gain(const cuda_backend *b) {
@@ -24,7 +24,7 @@ typedef struct walk {
 
 /* ------------------------------------------------------------------------------------------- gradients */
 
-static const tape_step *step_of(const cuda_pass *pass, const cuda_layer *layer) {
+static const cuda_tape_step *step_of(const cuda_pass *pass, const cuda_layer *layer) {
     return &pass->b->tape.step[layer - pass->b->layers];
 }
 
@@ -82,7 +82,7 @@ static coar_status reverse_epilogue(const walk *w, const cuda_layer *layer, void
     r.dresidual = gradient_of(pass, o->residual);
     r.add = step_of(pass, layer)->add_residual;
     if (r.dresidual == r.dy && o->act == ACT_NONE && o->mask.place != PLACE_OUT) r.dresidual = NULL;
-    if (tape_is_plain(o) && r.dlinear == r.dy) r.dlinear = NULL;
+    if (cuda_tape_is_plain(o) && r.dlinear == r.dy) r.dlinear = NULL;
     if (!r.dlinear && !r.dresidual && r.kind == GPU_REVERSE_NONE) return COAR_OK;
     const gpu_conv c = cuda_conv_args(pass, layer);
     return cuda_launched(pass, layer, gpu_reverse_launch(&c, &r, pass->stream));
@@ -90,7 +90,7 @@ static coar_status reverse_epilogue(const walk *w, const cuda_layer *layer, void
 
 static coar_status reverse_conv(const walk *w, const cuda_layer *layer) {
     const cuda_pass *pass = w->pass;
-    const tape_step *step = step_of(pass, layer);
+    const cuda_tape_step *step = step_of(pass, layer);
     void *dlinear = cuda_tape_at(pass, step->linear);
     TRY(reverse_epilogue(w, layer, dlinear));
     if (!dlinear) return COAR_OK;
@@ -148,7 +148,7 @@ static coar_status reverse_layernorm(const walk *w, const cuda_layer *layer) {
 static coar_status reverse_attention(const walk *w, const cuda_layer *layer) {
     const cuda_pass *pass = w->pass;
     const op *o = layer->op;
-    const tape_step *step = step_of(pass, layer);
+    const cuda_tape_step *step = step_of(pass, layer);
     TRY(unmask(w, layer));
     const gpu_attention a = cuda_attention_args(pass, layer);
     const gpu_attention_reverse r = {.dresult = gradient_of(pass, o->output),
