@@ -25,12 +25,11 @@ enum {
     STEPS_MAX = 64,         /* doublings: more than any run has */
 };
 
-/* What a run holds after a step. */
+/* What a run holds after a step. Step 0 is what it held before the first one. */
 typedef struct budget_step {
     uint32_t passes;  /* k: reverse passes of every example */
     uint64_t masks;   /* m: forward passes */
     double predicted; /* correlation on fresh masks, as the fit predicts it; NaN = it could not */
-    double seconds;   /* that the step took */
 } budget_step;
 
 typedef enum step_choice { STEP_NEXT, STEP_SETTLED, STEP_SPENT } step_choice;
@@ -38,8 +37,12 @@ typedef enum step_choice { STEP_NEXT, STEP_SETTLED, STEP_SPENT } step_choice;
 /* Forward passes' worth of k and m. */
 double step_cost(uint32_t passes, uint64_t masks);
 
-/* The step after `count` steps within a budget of `passes` forward passes' worth in all: *next (its passes and masks
- * alone) when there is one. What a doubling would exceed is cut to what is left, in whole work units. */
-step_choice step_after(const budget_step *steps, size_t count, double passes, budget_step *next);
+/* Forward passes' worth that the steps have added to what the run held before. */
+double steps_spent(const budget_step *steps, size_t count);
+
+/* The step after steps[0 .. count - 1], count >= 1, within a budget of so many forward passes' worth in all: *next (its
+ * passes and masks alone) when there is one. gradients: reverse passes come first; else there are none. What a doubling
+ * would exceed is cut to what is left, in whole work units. */
+step_choice step_after(const budget_step *steps, size_t count, bool gradients, double budget, budget_step *next);
 
 #endif
