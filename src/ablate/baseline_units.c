@@ -107,10 +107,14 @@ static coar_status run_points(unit_device *d, uint32_t first, uint32_t last) {
 }
 
 /* The sums as scores; true when one is not finite (a NaN then). */
-static bool take_scores(const path_scratch *s, const baseline_grid *g, float *scores) {
+static bool take_scores(const path_scratch *s, const baseline_grid *g, const ablation *ablation, float *scores) {
+    const double factors[BASELINE_GRADIENTS] = {
+        [BASELINE_GRADIENT] = 1 - (double)ablation->gain, /* with respect to the mask, as leave-one-out */
+        [BASELINE_CONDUCTANCE] = 1,
+        [BASELINE_INFLUENCE] = 1.0 / PATH_STEPS};
     bool found = false;
     for (size_t row = 0; row < (size_t)g->outputs * BASELINE_GRADIENTS; row++) {
-        const double factor = row % BASELINE_GRADIENTS == BASELINE_INFLUENCE ? 1.0 / PATH_STEPS : 1;
+        const double factor = factors[row % BASELINE_GRADIENTS];
         for (size_t i = row * g->components; i < (row + 1) * g->components; i++) {
             scores[i] = (float)(s->sums[i] * factor);
             if (isfinite(scores[i])) continue;
@@ -130,7 +134,7 @@ static coar_status compute(unit_device *d, unit_record *record, bool *device_fai
     for (uint32_t first = 0; first < PATH_STEPS; first += BIND_POINTS - 1)
         TRY(run_points(d, first, first + BIND_POINTS - 1 < PATH_STEPS ? first + BIND_POINTS - 1 : PATH_STEPS));
     *device_failed = false;
-    record->mark.flag = take_scores(s, g, record->payload) ? UNIT_NON_FINITE : UNIT_DONE;
+    record->mark.flag = take_scores(s, g, &d->job->ablation, record->payload) ? UNIT_NON_FINITE : UNIT_DONE;
     return COAR_OK;
 }
 

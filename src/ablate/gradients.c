@@ -86,9 +86,7 @@ static coar_status differentiate(gradients_run *run, const coar_ablate_options *
     run_opening *opening = &run->opening;
     TRY(opening_check(opening, o, NULL));
     if (opening->alpha >= 0.5)
-        return status_set(COAR_ERROR_USAGE,
-                          "--alpha %g: gradients need one below 0.5",
-                          opening->alpha);
+        return status_set(COAR_ERROR_USAGE, "--alpha %g: gradients need one below 0.5", opening->alpha);
     TRY(opening_job(opening, opening->alpha));
     TRY(check_gradients(run));
     TRY(opening_store(opening));
@@ -109,6 +107,8 @@ coar_status coar_gradients(const coar_gradients_options *given, coar_gradients_r
     TRY(options_take(&o, sizeof o, given, "COAR_GRADIENTS_INIT"));
     TRY(options_take(&ablate, sizeof ablate, &o.ablate, "COAR_GRADIENTS_INIT"));
     forget_ablations(&ablate);
+    if (o.passes > LEVELS_PASSES_MOST)
+        return status_set(COAR_ERROR_USAGE, "--passes %u: give at most %d", o.passes, LEVELS_PASSES_MOST);
     run.passes = o.passes ? o.passes : DEFAULT_PASSES;
     const coar_status status = differentiate(&run, &ablate);
     if (result && (status == COAR_OK || status == COAR_STOPPED)) *result = run.result;
