@@ -45,7 +45,7 @@ extern "C" {
 #endif
 
 #define COAR_VERSION_MAJOR 0
-#define COAR_VERSION_MINOR 1
+#define COAR_VERSION_MINOR 2
 #define COAR_VERSION_PATCH 0
 
 /* name, value, text. Values are part of the interface: they are never renumbered. */
@@ -68,7 +68,7 @@ typedef enum coar_status {
 #undef X
 } coar_status;
 
-/* "0.1.0". Static storage. */
+/* "0.2.0". Static storage. */
 COAR_API const char *coar_version(void);
 
 /* One-line text of a status. Static storage; never NULL. */
