@@ -7,6 +7,7 @@
 
 #include "core/npy.h"
 #include "fit/combine.h"
+#include "fit/plan.h"
 
 /* The problem of golden/fit/grad_*: masks of gradients are of these settings. */
 static const uint32_t group_first[4] = {0, 4, 9, 16};
@@ -222,6 +223,22 @@ static void test_silent(void) {
     close_golden(&f, &g);
 }
 
+static void test_large(void) {
+    test_begin("100,000 masks of 82,944 components: grad solves no system, and is not charged for one");
+    const fit_problem problem = {.m = 100000, .N = 2000, .n = 82944, .groups = 100};
+    fit_settings settings = {.estimator = FIT_GRAD, .memory = (size_t)16 << 30};
+    size_t block = 0;
+    CHECK_OK(fit_plan_block(&problem, &settings, &block));
+    CHECK(block >= 128);
+    settings.estimator = FIT_GRAD_EB;
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED, "--estimator grad,");
+    status_clear();
+    settings.estimator = FIT_GRAD;
+    settings.memory = (size_t)1 << 30;
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_MEMORY, "--memory");
+    status_clear();
+}
+
 int main(void) {
     test_alone();
     test_calibrated();
@@ -230,5 +247,6 @@ int main(void) {
     test_independence();
     test_few();
     test_silent();
+    test_large();
     return test_end();
 }
