@@ -292,7 +292,8 @@ def gradients(folder, random):
     for passes in (3, 48):
         sums, counts, squares = make_gradients(random, truth, passes, alpha, seed)
         np.save(folder / f"grad_sums_{passes}.npy", sums)
-        np.save(folder / f"grad_component_{passes}.npy", squares.sum(1))
+        of_blocks = [squares[:, first : first + 32].sum(1) for first in range(0, N, 32)]
+        np.save(folder / f"grad_component_{passes}.npy", np.stack(of_blocks))
         np.save(folder / f"grad_example_{passes}.npy", squares.sum(2))
         models = level_models(sums, counts, squares, groups) if passes * alpha >= 1.5 else None
         shares = gradient_shares(counts, models, groups)

@@ -20,9 +20,11 @@ typedef struct fit_gradients {
     /* sums[LEVELS][count][n] of examples first .. first + count - 1 (first a multiple of LEVELS_BLOCK). */
     coar_status (*read)(void *context, uint64_t first, uint64_t count, double *sums);
     void *context;
-    const double *squares_of_component; /* [LEVELS][n] over examples and passes */
-    const double *squares_of_example;   /* [LEVELS][N] over components and passes */
-    const float *baseline;              /* [N] outputs of the unablated model */
+    /* [LEVELS][n] over passes and examples of the blocks of LEVELS_BLOCK without any that are broken: squares of one
+     * before the pass that broke it would count where its sums do not. */
+    const double *squares_of_component;
+    const double *squares_of_example; /* [LEVELS][N] over components and passes; NaN of a broken example */
+    const float *baseline;            /* [N] outputs of the unablated model */
 } fit_gradients;
 
 /* Masks and outputs of one fit. Masks are packed bits, as in sampler.h. */

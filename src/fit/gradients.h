@@ -14,10 +14,11 @@ typedef struct gradient_average {
     const fit_gradients *source;
     uint64_t N;
     uint32_t n;
-    uint8_t *broken;     /* [N] 1 = some of the example's sums are not finite */
-    double *noise;       /* [LEVELS][n] variance of one derivative at a level about its mean, averaged over examples */
-    double *loudness;    /* [LEVELS][N] an example's share of it: variance = noise * loudness; NaN = not known */
-    level_model *model;  /* [groups] */
+    uint8_t *broken;    /* [N] 1 = some of the example's sums are not finite */
+    double *noise;      /* [LEVELS][n] variance of one derivative at a level about its mean, averaged over examples */
+    double *loudness;   /* [LEVELS][N] an example's share of it: variance = noise * loudness; NaN = not known */
+    level_model *model; /* [groups] */
+    uint32_t groups_unmeasured;
     uint32_t *group;     /* [n] whose model a component has */
     uint64_t block;      /* whose sums, counts and coefficients are held; UINT64_MAX = none's */
     double *sums;        /* [LEVELS][examples of the block][n] */
