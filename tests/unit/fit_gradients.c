@@ -8,6 +8,7 @@
 #include "core/npy.h"
 #include "fit/combine.h"
 #include "fit/plan.h"
+#include "fit/sample.h"
 
 /* The problem of golden/fit/grad_*: masks of gradients are of these settings. */
 static const uint32_t group_first[4] = {0, 4, 9, 16};
@@ -300,6 +301,44 @@ static void test_noise_group(void) {
     for (size_t l = 0; l < LEVELS; l++) CHECK_NEAR(coefficient[l] * count[l], 0, .2);
 }
 
+static coar_status read_nothing(void *context, uint64_t first, uint64_t count, float *y) {
+    (void)context, (void)first;
+    for (uint64_t x = 0; x < 2 * count; x++) y[x] = (float)x;
+    return COAR_OK;
+}
+
+static void test_sample(void) {
+    const size_t sizes[] = {100, 1024, 1030, 5000, 40000};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        test_begin("a sample of %zu examples is of whole blocks, without examples that are left out", sizes[s]);
+        const uint64_t N = sizes[s];
+        const fit_problem problem = {.m = 2, .N = N, .n = 1, .read = read_nothing};
+        fit_scan scan = {.example_out = fits_new(N, 1), .mask_out = fits_new(2, 1), .examples_left_out = 1};
+        float *y = fits_new(2 * 64, sizeof *y);
+        fit_sample sample;
+        scan.example_out[5] = 1;
+        CHECK_OK(fit_sample_create(&problem, &scan, true, 64, y, &sample));
+        CHECK(sample.count <= SAMPLE_MAX && sample.count >= (N < SAMPLE_MAX ? N : 980) - 1);
+        size_t blocks = 0;
+        for (size_t k = 0; k < sample.count; k++) {
+            CHECK(sample.index[k] != 5 && sample.index[k] < N);
+            CHECK(!k || sample.index[k] > sample.index[k - 1]);
+            blocks += !k || sample.index[k] / LEVELS_BLOCK != sample.index[k - 1] / LEVELS_BLOCK;
+        }
+        CHECK(blocks <= SAMPLE_MAX / LEVELS_BLOCK);
+        CHECK(sample.index[sample.count - 1] >= N - N / 16 - LEVELS_BLOCK);
+        fit_sample_free(&sample);
+        memset(scan.example_out, 1, N); /* only the last is whole */
+        scan.example_out[N - 1] = 0;
+        CHECK_OK(fit_sample_create(&problem, &scan, true, 64, y, &sample));
+        CHECK_INT(sample.count, 1);
+        CHECK_INT(sample.index[0], N - 1);
+        fit_sample_free(&sample);
+        fit_scan_free(&scan);
+        free(y);
+    }
+}
+
 static void test_large(void) {
     test_begin("100,000 masks of 82,944 components: grad solves no system, and is not charged for one");
     const fit_problem problem = {.m = 100000, .N = 2000, .n = 82944, .groups = 100};
@@ -325,6 +364,7 @@ int main(void) {
     test_few();
     test_silent();
     test_noise_group();
+    test_sample();
     test_large();
     return test_end();
 }
