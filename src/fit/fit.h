@@ -92,7 +92,7 @@ bool fit_estimator_takes_gradients(fit_estimator e);
  * that makes their mean what it is when it did not (crossfit.h), 0 where that is below 0, NaN where it is not defined. A
  * single example's is then neither leave-one-out nor cross-fitted: only the mean is what it says. Of lasso: predictions of the last tenth of the masks
  * from the others. standard_error: of ols and ridge the estimate about its own mean (shrink.c); of eb and grad+eb the
- * posterior's; of grad the noise of the averages. lasso has none.
+ * posterior's; of grad the noise of the averages and what combining and calibrating them draws to 0. lasso has none.
  * predicted: mean correlation to expect on fresh masks like these, with a 95 % interval (diagnose.h).
  * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out and of grad without masks; errors
  * without degrees of freedom.

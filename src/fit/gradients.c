@@ -5,7 +5,7 @@
  * example) are stored, so the variance of one derivative is taken to be a product, v_l[j] u_l[z]:
  *   v_l[j] = (q_l[j] - sum_z S^2/c) / sum_z (c - 1),   u_l[z] = (q_l[z] - sum_j S^2/c) / the same of v,
  * sums over what was seen at least once. Squares per component are those of intact blocks, without broken examples: so
- * are all sums beside them, and the moments of combine.c. The variance of a weight is sum_l a_l^2 v_l u_l / c_l.
+ * are all sums beside them, and the moments of combine.c. The mean square error of a weight is sum_l a_l^2 v_l u_l / c_l + bias u_1.
  */
 #include "fit/gradients.h"
 
@@ -16,7 +16,7 @@
 
 double gradient_memory(const fit_problem *problem) {
     const double n = problem->n, N = (double)problem->N;
-    return n * (LEVELS * (8 * (LEVELS_BLOCK + 4) + 4) + LEVELS_CYCLE + 4) + N * (16 * LEVELS + 1) +
+    return n * (LEVELS * (8 * (LEVELS_BLOCK + 4) + 4) + LEVELS_CYCLE + 12) + N * (16 * LEVELS + 1) +
            problem->groups * (double)(sizeof(level_model) + sizeof(level_moments));
 }
 
@@ -29,6 +29,7 @@ void gradient_average_free(gradient_average *g) {
     free(g->sums);
     free(g->counts);
     free(g->coefficient);
+    free(g->bias);
     free(g->level);
     *g = (gradient_average){.source = NULL};
 }
@@ -46,6 +47,7 @@ static coar_status hold(gradient_average *g, uint64_t z) {
         for (size_t l = 0; l < LEVELS; l++) count[l] = g->counts[l * g->n + j];
         combine_coefficients(&g->model[g->group[j]], count, coefficient);
         for (size_t l = 0; l < LEVELS; l++) g->coefficient[l * g->n + j] = coefficient[l];
+        g->bias[j] = combine_bias(&g->model[g->group[j]], count, coefficient);
     }
     g->block = block;
     return COAR_OK;
@@ -196,6 +198,7 @@ coar_status gradient_average_create(const fit_problem *problem, gradient_average
     TRY_GOTO(memory_new(n, LEVELS * LEVELS_BLOCK * sizeof *g.sums, what, &g.sums));
     TRY_GOTO(memory_new(n, LEVELS * sizeof *g.counts, what, &g.counts));
     TRY_GOTO(memory_new(n, LEVELS * sizeof *g.coefficient, what, &g.coefficient));
+    TRY_GOTO(memory_new(n, sizeof *g.bias, what, &g.bias));
     TRY_GOTO(memory_new(n, LEVELS_CYCLE, what, &g.level));
     for (uint32_t k = 0; k < problem->groups; k++)
         for (uint32_t j = problem->group_first[k]; j < problem->group_first[k + 1]; j++) g.group[j] = k;
@@ -228,7 +231,7 @@ coar_status gradient_errors(gradient_average *g, const uint64_t *index, size_t E
     for (size_t z = 0; z < E; z++) {
         TRY(hold(g, index[z]));
         for (size_t j = 0; j < g->n; j++) {
-            double variance = 0;
+            double variance = g->bias[j] * g->loudness[index[z]];
             for (size_t l = 0; l < LEVELS; l++) {
                 const double coefficient = g->coefficient[l * g->n + j], count = g->counts[l * g->n + j];
                 if (coefficient != 0)
