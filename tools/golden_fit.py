@@ -282,7 +282,8 @@ def calibrate(X, Y, W, errors):
     inside = [V[a:b].T @ V[a:b] for a, b in zip(ends[:-1], ends[1:])]
     A = sum(r * P for r, P in zip(roots, inside + [np.eye(W.shape[1]) - sum(inside)]))
     errors = np.sqrt([np.diag(A @ np.diag(e**2) @ A.T) for e in errors])
-    return sum(f * part for f, part in zip(factors, parts)), errors
+    calibrated = sum(f * part for f, part in zip(factors, parts))
+    return calibrated, np.hypot(errors, W - calibrated)
 
 
 def gradients(folder, random):

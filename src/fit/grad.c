@@ -2,6 +2,7 @@
  * mask held out changes the inner solver's weights alone: its slack serves both. */
 #include "fit/grad.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ typedef struct grad {
     fit_solver *inner;      /* NULL: gradients alone */
     double *slack;          /* [m], of gradients alone */
     double *own;            /* [n][E] the gradients' part of the weights */
+    double *taken;          /* [n][E] what calibration took from it; for standard errors of gradients alone */
     float *y;               /* [m][E] residuals */
     double *mean, *squares; /* [E] of them */
     double *predicted;      /* scratch [DENSE_ROWS][E] */
@@ -28,6 +30,7 @@ static void grad_destroy(fit_solver *solver) {
     if (s->inner) s->inner->destroy(s->inner);
     free(s->slack);
     free(s->own);
+    free(s->taken);
     free(s->y);
     free(s->mean);
     free(s->squares);
@@ -82,7 +85,10 @@ done:
 static coar_status grad_solve(fit_solver *solver, solver_block *block) {
     grad *s = (grad *)solver;
     const size_t E = block->count, n = s->average->n;
-    TRY(calibrated(s->average, s->bands, block, s->own));
+    TRY(gradient_weights(s->average, block->index, E, s->own));
+    if (s->taken) memcpy(s->taken, s->own, n * E * sizeof *s->taken);
+    gradient_bands_apply(s->bands, E, s->own);
+    for (size_t x = 0; s->taken && x < n * E; x++) s->taken[x] -= s->own[x];
     if (!s->inner) {
         memcpy(block->weight, s->own, n * E * sizeof(double));
         memset(block->choice, 0, E * sizeof *block->choice);
@@ -100,12 +106,17 @@ static coar_status grad_solve(fit_solver *solver, solver_block *block) {
     return COAR_OK;
 }
 
-/* With an inner solver its posterior: what the gradients are wrong by is what its prior is the prior of. */
+/* With an inner solver its posterior: what the gradients are wrong by is what its prior is the prior of. Without, the
+ * root mean square of their errors and of what calibration took away: factors are the same for all examples and
+ * components, so that of a large weight they took signal. */
 static coar_status grad_errors(fit_solver *solver, const solver_block *block, const double *sigma, float *error) {
     grad *s = (grad *)solver;
     if (s->inner) return fit_standard_errors(s->inner, block, s->average->n, sigma, error);
     TRY(gradient_errors(s->average, block->index, block->count, error));
     gradient_bands_errors(s->bands, block->count, error);
+    const size_t E = block->count, n = s->average->n;
+    for (size_t z = 0; z < E; z++)
+        for (size_t j = 0; j < n; j++) error[z * n + j] = (float)hypot(error[z * n + j], s->taken[j * E + z]);
     return COAR_OK;
 }
 
@@ -113,7 +124,10 @@ static coar_status allocate(grad *s) {
     static const char what[] = "a block of examples";
     const size_t E = s->system->block, m = s->system->by_mask.count;
     TRY(memory_new(s->average->n, E * sizeof(double), what, &s->own));
-    if (!s->inner) return memory_new(m, sizeof(double), "leverages", &s->slack);
+    if (!s->inner) {
+        if (s->system->standard_errors) TRY(memory_new(s->average->n, E * sizeof(double), what, &s->taken));
+        return memory_new(m, sizeof(double), "leverages", &s->slack);
+    }
     TRY(memory_new(m, E * sizeof(float), what, &s->y));
     TRY(memory_new(E, sizeof(double), what, &s->mean));
     TRY(memory_new(E, sizeof(double), what, &s->squares));

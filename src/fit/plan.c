@@ -46,9 +46,9 @@ static void add_dense(const fit_problem *problem, const fit_settings *settings, 
 }
 
 /* Averages, calibration, and the solver of gradients alone. */
-static void add_gradients(const fit_problem *problem, needs *needs) {
+static void add_gradients(const fit_problem *problem, const fit_settings *settings, needs *needs) {
     needs->fixed += gradient_memory(problem) + gradient_bands_memory(problem) + 8 * (double)problem->m;
-    needs->per_example += 8 * ((double)problem->n + BAND_VECTORS);
+    needs->per_example += 8 * ((double)problem->n * (settings->standard_errors ? 2 : 1) + BAND_VECTORS);
 }
 
 /* What learns a prior, and a copy of the sample: of its residuals, or without a fold. */
@@ -74,12 +74,12 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         add_prior(problem, &needs);
         break;
     case FIT_GRAD:
-        add_gradients(problem, &needs);
+        add_gradients(problem, settings, &needs);
         break;
     case FIT_GRAD_EB:
         add_dense(problem, settings, &needs);
         add_prior(problem, &needs);
-        add_gradients(problem, &needs);
+        add_gradients(problem, settings, &needs);
         needs.per_example += 4 * (double)problem->m + 8 * DENSE_ROWS + 16; /* residuals */
         break;
     }
