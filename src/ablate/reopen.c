@@ -62,6 +62,7 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .only = optional(store, "only"),
                          .except = optional(store, "except"),
                          .backend = store_setting(store, "backend"),
+                         .precision = plan ? NULL : "fp32",
                          .devices = o->devices,
                          .plan_json = plan,
                          .plan_given = true,
@@ -74,16 +75,16 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .callbacks = o->callbacks};
 }
 
-coar_status reopen_job(run_store *store, const coar_evaluate_options *o, run_tables *tables, job **out) {
+coar_status reopen_job(run_store *store, const coar_evaluate_options *o, const char *plan, run_tables *tables,
+                       job **out) {
     coar_status status;
-    char *model = NULL, *data = NULL, *plan = NULL;
+    char *model = NULL, *data = NULL;
     job *j = NULL;
     char hash[65];
     TRY_GOTO(locate(store, o->model, "model_path", &model));
     TRY_GOTO(file_sha256(model, hash)); /* before the weights are taken for something they are not */
     TRY_GOTO(check_same(store, "model_sha256", model, hash));
     TRY_GOTO(locate(store, o->data, "data_path", &data));
-    TRY_GOTO(store_existing_plan(store_path(store), &plan));
     const job_options options = stored_options(store, o, tables, model, data, plan);
     TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
@@ -92,7 +93,6 @@ coar_status reopen_job(run_store *store, const coar_evaluate_options *o, run_tab
     j = NULL;
 done:
     job_close(j);
-    free(plan);
     free(data);
     free(model);
     return status;
