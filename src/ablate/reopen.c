@@ -39,17 +39,6 @@ coar_status reopen_check(run_store *store, const coar_evaluate_options *o) {
                       store_path(store), given, stored ? stored : "none");
 }
 
-/* The means of `mean` ablation are those that the run stored; the job owns them from here. */
-static coar_status take_fill(run_store *store, run_tables *tables, job *j) {
-    if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
-    if (tables->fill_count != j->model->graph->rows)
-        return status_set(COAR_ERROR_INPUT, "%s: fill: the means of the ablated rows are missing", store_path(store));
-    j->fill = tables->fill;
-    tables->fill = NULL;
-    j->ablation.fill = j->fill;
-    return COAR_OK;
-}
-
 /* What the run says of its job, with the files and the plan found already. */
 static job_options stored_options(run_store *store, const coar_evaluate_options *o, const run_tables *tables,
                                   const char *model, const char *data, const char *plan) {
@@ -88,7 +77,7 @@ coar_status reopen_job(run_store *store, const coar_evaluate_options *o, const c
     const job_options options = stored_options(store, o, tables, model, data, plan);
     TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
-    TRY_GOTO(take_fill(store, tables, j));
+    TRY_GOTO(job_take_means(j, &tables->fill, tables->fill_count, store_path(store)));
     *out = j;
     j = NULL;
 done:
