@@ -1,6 +1,6 @@
 /*
- * devices.h - made-up devices for tests of what several of them do together: cpu backends behind interfaces that count and
- * fail on demand; and a caller who listens to what they report.
+ * devices.h - made-up devices for tests of what several of them do together: cpu backends behind interfaces that
+ * count and fail on demand; and a caller who listens to what they report.
  */
 #ifndef COAR_TEST_DEVICES_H
 #define COAR_TEST_DEVICES_H

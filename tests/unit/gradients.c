@@ -1,6 +1,6 @@
 /*
- * gradients.c - `coar gradients` as a command: in several goes and with little memory, refused options, ablations before and
- * after.
+ * gradients.c - `coar gradients` as a command: in several goes and with little memory, refused options, ablations
+ * before and after.
  */
 #include "gradient_runs.h"
 #include "runs.h"

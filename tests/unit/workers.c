@@ -1,6 +1,6 @@
 /*
- * workers.c - several devices on one stage: the same bytes for any number of them, and what a failing one costs. The devices
- * are cpu backends behind an interface that counts and fails on demand.
+ * workers.c - several devices on one stage: the same bytes for any number of them, and what a failing one costs. The
+ * devices are cpu backends behind an interface that counts and fails on demand.
  */
 #include "devices.h"
 #include "digits.h"
