@@ -20,6 +20,7 @@ enum { EXAMPLES = GRADIENT_EXAMPLES, PASSES = GRADIENT_PASSES, BLOCK_TAIL = EXAM
 
 static uint32_t bad_example;        /* within its block, of those that are bound in BLOCK_TAIL; UINT32_MAX = none */
 static int bad_run;                 /* the call that gives it a derivative that is not finite */
+static bool bad_output;             /* its output, not a derivative */
 static uint32_t bound[DEVICES_MAX]; /* examples */
 static bool in_step;                /* the one device waits for the report of its last call: it is at most one ahead */
 static sem_t reports;
@@ -35,8 +36,12 @@ static coar_status device_reverse(backend *b, reverse_kind kind, size_t output, 
     if (in_step) sem_wait(&reports);
     TRY(device_call(b, gradients));
     TRY(backend_cpu.run_reverse(b, kind, output, masks, gradients, outputs));
-    if (bad_example != UINT32_MAX && bound[device] == BLOCK_TAIL && device_calls[device] == bad_run)
-        gradients[(size_t)bad_example * masks->n + 3] = -INFINITY; /* in the first pass of the group */
+    if (bad_example != UINT32_MAX && bound[device] == BLOCK_TAIL && device_calls[device] == bad_run) {
+        if (bad_output)
+            outputs[bad_example] = NAN; /* in the first pass of the group, as the derivative below */
+        else
+            gradients[(size_t)bad_example * masks->n + 3] = -INFINITY;
+    }
     return COAR_OK;
 }
 
@@ -244,15 +249,16 @@ static void first_block_squares(run_store *store, const char *output, double *of
     free(payload);
 }
 
-static void test_not_finite(void) {
-    test_begin("an example with a derivative that is not finite is NaN, its block has no squares; the others are as "
-               "they were");
+static void test_not_finite(bool output_alone) {
+    test_begin("an example with %s that is not finite is NaN, its block has no squares; others are as they were",
+               output_alone ? "an output" : "a derivative");
     char path[512];
     told t = {.stop_at = 0};
     plan_devices(1, -1, -1);
     bad_example = 5;
+    bad_output = output_alone;
     bad_run = 6; /* calls 5 and 6 are the second block's first unit */
-    CHECK_OK(run_on_devices(run_path(path, "bad.h5"), 16, &t, true));
+    CHECK_OK(run_on_devices(run_path(path, output_alone ? "bad-output.h5" : "bad.h5"), 16, &t, true));
     run_store *bad = NULL, *whole = NULL;
     gradients_info info;
     bool present;
@@ -297,6 +303,7 @@ int main(void) {
     test_groups();
     test_devices();
     test_stop();
-    test_not_finite();
+    test_not_finite(false);
+    test_not_finite(true);
     return test_end();
 }
