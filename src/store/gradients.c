@@ -3,6 +3,7 @@
  * the grid of the units that it is made of. See gradients_file.h.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,8 +282,17 @@ coar_status store_read_gradients(run_store *store, const char *output, uint64_t 
     return status;
 }
 
-/* Over blocks, in order. */
-static coar_status add_blocks(const gradients_reader *r, double *of_component) {
+/* Whether one of a block's examples had a derivative that is not finite. */
+static bool is_broken(const gradients_reader *r, uint64_t block, const double *of_example) {
+    const uint64_t N = r->info.examples, first = block * LEVELS_BLOCK;
+    for (uint64_t e = first; e < N && e < first + LEVELS_BLOCK; e++)
+        for (size_t l = 0; l < LEVELS; l++)
+            if (isnan(of_example[l * N + e])) return true;
+    return false;
+}
+
+/* Over whole blocks, in order. */
+static coar_status add_blocks(const gradients_reader *r, const double *of_example, double *of_component) {
     coar_status status = COAR_OK;
     double *one = NULL;
     const size_t count = (size_t)LEVELS * r->info.components;
@@ -290,6 +300,7 @@ static coar_status add_blocks(const gradients_reader *r, double *of_component) {
     TRY(memory_new(count, sizeof *one, "squares of gradients", &one));
     memset(of_component, 0, count * sizeof *of_component);
     for (uint64_t b = 0; b < blocks; b++) {
+        if (is_broken(r, b, of_example)) continue;
         TRY_GOTO(read_array(r, GRADIENTS_OF_COMPONENT, b, 1, one));
         for (size_t i = 0; i < count; i++) of_component[i] += one[i];
     }
@@ -304,8 +315,8 @@ coar_status store_read_gradient_squares(run_store *store, const char *output, do
     h5_lock();
     coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
-        status = add_blocks(&r, of_component);
-        if (status == COAR_OK) status = read_array(&r, GRADIENTS_OF_EXAMPLE, 0, r.info.examples, of_example);
+        status = read_array(&r, GRADIENTS_OF_EXAMPLE, 0, r.info.examples, of_example);
+        if (status == COAR_OK) status = add_blocks(&r, of_example, of_component);
         reader_close(&r);
     }
     h5_unlock();

@@ -6,6 +6,7 @@
 #include "test.h"
 
 #include "ablate/job.h"
+#include "core/h5.h"
 #include "core/levels.h"
 
 enum { EXAMPLES = 3, STRIDE = 23 }; /* every so many components */
@@ -35,17 +36,12 @@ static const char *data_file(void) {
     return path;
 }
 
-/* Sums of a run of one pass: the derivatives themselves. [LEVELS][EXAMPLES][n], to be freed. */
-static double *stored_derivatives(const char *name, const char *ablation) {
-    char path[512];
+static coar_gradients_options options_for(const char *path, const char *ablation) {
     coar_gradients_options o = COAR_GRADIENTS_INIT;
-    run_store *store = NULL;
-    gradients_info info = {.components = 0};
-    bool present = false;
     o.passes = 1;
     o.ablate.model = in_data("digits-vit.safetensors");
     o.ablate.data = data_file();
-    o.ablate.output = run_path(path, name);
+    o.ablate.output = path;
     o.ablate.examples = "0:3";
     o.ablate.ablation = ablation;
     o.ablate.alpha = 0.3;
@@ -53,6 +49,16 @@ static double *stored_derivatives(const char *name, const char *ablation) {
     o.ablate.backend = "cpu";
     o.ablate.precision = "fp32";
     o.ablate.threads = 2;
+    return o;
+}
+
+/* Sums of a run of one pass: the derivatives themselves. [LEVELS][EXAMPLES][n], to be freed. */
+static double *stored_derivatives(const char *name, const char *ablation) {
+    char path[512];
+    const coar_gradients_options o = options_for(run_path(path, name), ablation);
+    run_store *store = NULL;
+    gradients_info info = {.components = 0};
+    bool present = false;
     CHECK_OK(coar_gradients(&o, NULL));
     CHECK_OK(store_open(path, &store));
     CHECK_OK(store_gradients_info(store, "margin", &info, &present));
@@ -119,9 +125,34 @@ static void compare(const char *name, const char *ablation, double whole, double
     job_close(j);
 }
 
+/* mean.h5 as it is there. */
+static void test_means(void) {
+    test_begin("means of a run that are not one for each of the model's rows are refused");
+    static const float few[3] = {1, 2, 3};
+    char path[512];
+    coar_gradients_options o = options_for(run_path(path, "mean.h5"), "mean");
+    o.passes = 2;
+    CHECK_OK(coar_gradients(&o, NULL)); /* goes on with the stored ones */
+    for (int present = 1; present >= 0; present--) {
+        hid_t file = H5Fopen(run_file(path, "tables.h5"), H5F_ACC_RDWR, H5P_DEFAULT);
+        CHECK(H5Ldelete(file, "/fill", H5P_DEFAULT) >= 0);
+        hid_t space = H5Screate_simple(1, &(hsize_t){3}, NULL), fill = H5I_INVALID_HID;
+        if (present) fill = H5Dcreate2(file, "/fill", H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        if (present) CHECK(H5Dwrite(fill, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, few) >= 0);
+        h5_close(&fill);
+        h5_close(&space);
+        h5_close(&file);
+        o.passes++;
+        CHECK_ERROR(coar_gradients(&o, NULL), COAR_ERROR_INPUT,
+                    present ? "fill: holds 3 means" : "fill: holds 0 means");
+        status_clear();
+    }
+}
+
 int main(void) {
     compare("zero.h5", "zero", 1, 0);
     compare("scale.h5", "scale:0.6", 1, 0.6);
     compare("mean.h5", "mean", 1, 0);
+    test_means();
     return test_end();
 }
