@@ -96,7 +96,9 @@ typedef struct backend_interface {
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
      * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example, mask).
      * Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest logits
-     * and pixels. NULL: not possible. */
+     * and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs nothing
+     * (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in the forward
+     * pass is not lost, callers judge a pair by its output as well as by its derivatives. NULL: not possible. */
     coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 
