@@ -157,6 +157,50 @@ static void compare_net(const char *name, const graph *g, const char *isa, doubl
     free(fill);
 }
 
+/* An example all of whose pixels are NaN: its output is one, and gradients pass its NaNs as they do in the reference (an
+ * influence on the margin reads no x, so it is a number). The others are as they were. */
+static void test_nan(const char *name, const graph *g, const char *isa) {
+    enum { COUNT = 5, SPOILT = 2 };
+    const size_t n = g->components;
+    float *keeps = random_keeps(g, 11), scale[COUNT] = {1, 1, NAN, 1, 1}, margins[MASKS * COUNT];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, COUNT, 5);
+    size_t numbers = 0;
+    double apart = 0, largest = 0;
+    engine truth, cpu;
+    test_begin("%s, %s: NaN in the forward pass", isa, name);
+    open_engine(&truth, g, (conditions){0});
+    open_engine(&cpu, g, (conditions){.isa = isa});
+    float *clean = engine_reverse(&cpu, &batch, REVERSE_INFLUENCE, 0, &masks, margins);
+    batch.scale = scale;
+    float *expected = engine_reverse(&truth, &batch, REVERSE_INFLUENCE, 0, &masks, margins);
+    float *actual = engine_reverse(&cpu, &batch, REVERSE_INFLUENCE, 0, &masks, margins);
+    for (size_t pair = 0; pair < MASKS * COUNT; pair++) {
+        const float *row = actual + pair * n;
+        CHECK(isnan(margins[pair]) == (pair % COUNT == SPOILT));
+        if (pair % COUNT != SPOILT) {
+            CHECK(!memcmp(row, clean + pair * n, n * sizeof *row));
+            continue;
+        }
+        for (size_t j = 0; j < n; j++) {
+            CHECK_INT(isnan(row[j]) != 0, isnan(expected[pair * n + j]) != 0);
+            if (isnan(row[j])) continue;
+            numbers += row[j] != 0;
+            apart = fmax(apart, fabs((double)row[j] - expected[pair * n + j]));
+            largest = fmax(largest, fabs(expected[pair * n + j]));
+        }
+    }
+    CHECK(numbers > 0);
+    CHECK_NEAR(apart / largest, 0, LIMIT);
+    free(clean);
+    free(expected);
+    free(actual);
+    free(keeps);
+    engine_close(&cpu);
+    engine_close(&truth);
+    net_batch_free(&batch);
+}
+
 /* ------------------------------------------------------------------------------------ independence */
 
 static float *whole(const graph *g, conditions c, const example_batch *batch, const mask_range *masks) {
@@ -401,46 +445,24 @@ static void test_memory(void) {
     model_destroy(m);
 }
 
-/* ---------------------------------------------------------------------------------------- refusals */
-
-static void test_refusals(const graph *g) {
-    float *keeps = random_keeps(g, 2), *gradients = malloc((size_t)EXAMPLES_MAX * g->components * sizeof *gradients);
-    const mask_range masks = {.count = 1, .n = g->components, .keeps = keeps};
-    example_batch batch = net_batch(g, EXAMPLES_MAX, 7);
+/* What else is refused: reverse_nets.c. */
+static void test_too_little(const graph *g) {
     size_t least, best;
     backend *refused = NULL;
     engine e;
-    test_begin("what run_reverse refuses");
-    open_engine(&e, g, (conditions){.isa = "portable"});
-    CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "37 examples");
-    status_clear();
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 2, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "output 2");
-    status_clear();
+    test_begin("a reverse pass in less memory than the least");
+    plan(&e, g, (conditions){.isa = "portable"});
     CHECK_OK(e.interface->memory(&e.settings, &least, &best));
     e.settings.memory = least - 1;
     CHECK_ERROR(e.interface->prepare(&e.settings, &refused), COAR_ERROR_MEMORY, "raise --memory");
     CHECK(!refused);
     status_clear();
     engine_close(&e);
-    plan(&e, g, (conditions){.isa = "portable"});
-    e.settings.reverse = false;
-    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
-    CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
-                "not planned");
-    status_clear();
-    engine_close(&e);
-    net_batch_free(&batch);
-    free(gradients);
-    free(keeps);
 }
 
 /* --------------------------------------------------------------------------------------------- nets */
 
-enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10 };
+enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10, RESIDUAL_NETS = 6 };
 
 typedef struct named_net {
     char name[48];
@@ -480,10 +502,11 @@ int main(void) {
         }
         for (size_t k = 0; k < count; k++)
             compare_net(nets[k].name, nets[k].g, isas[i], k < count - RANDOM_NETS ? LIMIT : RANDOM_LIMIT);
+        for (size_t k = 0; k < RESIDUAL_NETS; k += 3) test_nan(nets[k].name, nets[k].g, isas[i]);
         for (size_t k = 0; k < count; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
     }
     test_memory();
-    test_refusals(nets[0].g);
+    test_too_little(nets[0].g);
     for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
     return test_end();
 }
