@@ -176,9 +176,9 @@ static int add_conv(graph *g, int input, uint32_t channels, uint32_t kernel, int
     return value;
 }
 
-/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. */
-static void sum_with_itself(void) {
-    test_begin("a convolution without epilogue that is added to its input");
+/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. Then a classifier
+ * whose logits are `last`. */
+static graph *sum_with_itself(activation last) {
     graph *g = NULL;
     int v = 0;
     op pool = {.kind = OP_AVGPOOL, .name = "pool", .input = {-1, -1, -1}, .residual = -1};
@@ -189,8 +189,19 @@ static void sum_with_itself(void) {
     pool.input[0] = v;
     CHECK_OK(graph_add(g, &pool, 0, &v));
     v = add_conv(g, v, 5, 1, -1, (mask_site){0});
+    g->ops[v - 1].act = last;
     CHECK_OK(graph_finish(g, v, 6));
+    return g;
+}
+
+static void odd_graphs(void) {
+    test_begin("a convolution without epilogue that is added to its input");
+    graph *g = sum_with_itself(ACT_NONE);
     compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, 3);
+    graph_destroy(g);
+    test_begin("logits with ReLU, which are no bf16");
+    g = sum_with_itself(ACT_RELU);
+    compare_network(g, "bf16", (ablation){.kind = ABLATION_ZERO}, 3);
     graph_destroy(g);
 }
 
@@ -383,7 +394,7 @@ int main(void) {
     families();
     fills();
     random_graphs();
-    sum_with_itself();
+    odd_graphs();
     batch_sizes("fp32");
     if (!REDUCED) batch_sizes("bf16");
     too_little_memory();
