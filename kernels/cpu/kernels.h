@@ -54,8 +54,10 @@ typedef struct conv_args {
     activate_kernel activate; /* any other act, or NULL */
 
     /* What the reverse pass will want; NULL = not wanted. Of packed rows alone: nothing is written for constants. */
-    float *linear;     /* shape of the output: the sums W x themselves */
-    uint8_t *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = y > 0 */
+    float *linear; /* shape of the output: the sums W x themselves */
+    uint8_t
+        *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = !(y <= 0):
+                        * the gradient of a NaN goes on */
 } conv_args;
 
 /* Packed weights: rows are cut into balanced blocks of at most `tile_rows`; block b is rows conv_block_first(b) up to

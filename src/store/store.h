@@ -329,8 +329,11 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* A small text beside the parts (budget.steps), replaced whole; *text NULL when there is none, else malloc'ed. Parts
- * and run.h5 do not know of it. */
+/* What `coar run` decided (src/budget): the one text that is not the store's own. */
+#define STORE_STEPS "budget.steps"
+
+/* A small text beside the parts, replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+ * know of it. */
 coar_status store_write_text(run_store *store, const char *name, const char *text);
 coar_status store_read_text(run_store *store, const char *name, char **text);
 

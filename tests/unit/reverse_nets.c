@@ -383,7 +383,7 @@ static void refusals(const char *backend) {
     engine_open(&e, g, o);
     CHECK_OK(e.interface->bind(e.b, &batch));
     CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, OUTPUTS, &range, gradients, NULL), COAR_ERROR_INTERNAL,
-                backend);
+                "output 4");
     status_clear();
     CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL,
                 "33");
@@ -396,7 +396,8 @@ static void refusals(const char *backend) {
     o.reverse = false;
     engine_open(&e, g, o);
     CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL, backend);
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL,
+                "a reverse pass");
     status_clear();
     engine_close(&e);
     free(keeps);

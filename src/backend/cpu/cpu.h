@@ -74,7 +74,8 @@ typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
     /* run */
-    bool dense_weights; /* `packed` holds all rows and columns of every layer: the next mixed tile needs no more */
+    bool dense_weights; /* `packed` holds all rows and columns of every layer: the next mixed tile of `run`, `logits` or
+                         * row sums needs no more. A reverse pass overwrites them */
     float *buffer;      /* [plan.total][LANES] */
     float *activated;   /* [widest layer that leaves out, rounded up to LANES] */
     double *tap_sum;    /* [largest kernel that reads a layer that leaves out] */

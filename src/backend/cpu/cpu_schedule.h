@@ -39,7 +39,7 @@ typedef struct step {
     int residual;  /* value, likewise */
     int y;         /* value, written; STEP_OUTPUT: the logits */
     int linear;    /* x of the site: W x of an OP_CONV, the unmasked result of an OP_ATTENTION */
-    int positive;  /* one bit for each element of y: y > 0, where the activation is ReLU */
+    int positive;  /* one bit for each element of y: y > 0 or NaN, where the activation is ReLU */
     int dy;        /* gradient of y; STEP_EPILOGUE may write over it */
     int dlinear;   /* gradient of W x: STEP_EPILOGUE writes it, STEP_REVERSE of OP_CONV reads it */
     int dx[3];     /* gradients of the inputs */
