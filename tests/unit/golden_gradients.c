@@ -89,14 +89,17 @@ done:
 
 static void compare_net(const golden_net *net, const char *backend) {
     double worst[sizeof parts / sizeof *parts] = {0};
+    int sets = 0;
     golden g;
     test_begin("%s: derivatives of %s are PyTorch's", backend, net->weights);
     CHECK_OK(golden_open(net, "gradients", &g));
     for (component_set set = SET_FILTERS; set <= SET_BLOCKS; set++) {
         model *m = golden_has(&g, set, "levels") ? golden_model(&g, set) : NULL;
         for (size_t p = 0; m && p < sizeof parts / sizeof *parts; p++) compare(&g, m, set, backend, p, &worst[p]);
+        sets += m != NULL;
         model_destroy(m);
     }
+    CHECK(sets > 0);
     printf("# %s, %s:", backend, net->weights);
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
         CHECK_NEAR(worst[p], 0, LIMIT);
