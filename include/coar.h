@@ -45,7 +45,7 @@ extern "C" {
 #endif
 
 #define COAR_VERSION_MAJOR 0
-#define COAR_VERSION_MINOR 1
+#define COAR_VERSION_MINOR 2
 #define COAR_VERSION_PATCH 0
 
 /* name, value, text. Values are part of the interface: they are never renumbered. */
@@ -68,7 +68,7 @@ typedef enum coar_status {
 #undef X
 } coar_status;
 
-/* "0.1.0". Static storage. */
+/* "0.2.0". Static storage. */
 COAR_API const char *coar_version(void);
 
 /* One-line text of a status. Static storage; never NULL. */
@@ -224,8 +224,8 @@ typedef struct coar_fit_options {
     const char *masks;        /* M.npy, bool [m, n] */
     const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
     const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad without
-                                 masks; of a loo run ols: baseline minus output; else ridge */
+    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad
+                                 without masks; of a loo run ols: baseline minus output; else ridge */
     const char *output;       /* output name; NULL = the run's first */
     const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
     int standard_errors;      /* not of lasso; where noise cannot be told they are NaN */

@@ -105,7 +105,8 @@ extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t
 }
 
 /* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector
- * of dx is one of dy, which may reach into channels that x does not have. */
+ * of dx is one of dy, which may reach into channels that x does not have; a vector of padding alone is not read, for dy's
+ * row may end in front of it. */
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
     subsample_reverse_kernel(gpu_subsample s, const void *dy, void *dx, bool add, uint32_t out_stride, uint32_t vectors,
@@ -119,7 +120,8 @@ static __global__ void __launch_bounds__(VECTOR_THREADS)
         const size_t at = (((size_t)pair * s.out_h + oy) * s.out_w + ox) * out_stride + first + s.before;
         const typename V::element *from = static_cast<const typename V::element *>(dy) + at;
         if (s.before % V::width == 0) {
-            const V in = load_vector<V>(from, 0);
+            V in = {};
+            if (first < s.in_channels) in = load_vector<V>(from, 0);
 #pragma unroll
             for (int i = 0; i < V::width; i++) g[i] = first + i < s.in_channels ? to_float(in.at[i]) : 0;
         } else {

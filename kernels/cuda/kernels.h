@@ -124,8 +124,8 @@ typedef struct gpu_reverse {
 
 /* Everything behind W x, backwards. Of c: type, pairs, out_*, scale, shift, activation, mask, and of the forward pass
  *   linear    as saved; read where gpu_reverse_reads_linear says so, else it may be NULL
- *   y         ReLU: where it is positive the derivative is 1. NULL (and ignored under an OUT mask): the argument is
- *             computed again from `linear`, as other activations' always is
+ *   y         ReLU: where it is positive the derivative is 1. NULL (and ignored under an OUT mask, and where it is
+ *             `wide`): the argument is computed again from `linear`, as other activations' always is
  *   residual  the value that was added, still as it was; read with `linear`, where an argument is computed again.
  * The mask of an attention or a layer norm (OUT) is an epilogue without scale, shift, activation or residual whose
  * `linear` is the result before the mask, and dlinear its gradient. Without mask, scale and activation dlinear and

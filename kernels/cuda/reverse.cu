@@ -240,8 +240,9 @@ static bool reads_site(const gpu_conv *c, gpu_reverse_kind kind) {
     return sums_up(c, kind) && kind != GPU_REVERSE_INFLUENCE;
 }
 
+/* Logits are fp32 whatever the type, which is no stream of this kernel's. */
 static bool reads_y(const gpu_conv *c) {
-    return c->activation == GPU_RELU && c->mask.place != GPU_PLACE_OUT && c->y;
+    return c->activation == GPU_RELU && c->mask.place != GPU_PLACE_OUT && c->y && !c->wide;
 }
 
 /* The argument of the activation, by itself or as a part of OUT's x. */

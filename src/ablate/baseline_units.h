@@ -23,6 +23,9 @@ typedef struct baseline_grid {
 
 size_t baseline_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */
 
+/* Reverse passes of an example for one output of one of them: 1, 52, 52. */
+uint32_t baseline_passes(int estimator);
+
 /* Without shards and time limit. The job's backend must have run_reverse. */
 unit_work baseline_units_work(const job *j, const baseline_grid *grid);
 

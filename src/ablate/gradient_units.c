@@ -46,6 +46,7 @@ typedef struct fold {
     const gradient_scratch *scratch;
     gradient_state state;
     size_t passes, examples, n;
+    double slope; /* of a keep over its mask value: what makes derivatives those with respect to mask values */
     size_t finite[LEVELS_BLOCK]; /* of each example: the passes of this group before the first non-finite derivative */
 } fold;
 
@@ -71,7 +72,7 @@ static coar_status fold_example(void *context, size_t e, int worker) {
         const uint8_t *level = f->scratch->levels + s * n;
         double squares[LEVELS] = {0};
         for (size_t j = 0; j < n; j++) {
-            const double g = gradients[j];
+            const double g = f->slope * gradients[j];
             sums[level[j] * stride + j] += g;
             squares[level[j]] += g * g;
         }
@@ -94,15 +95,22 @@ static coar_status fold_columns(void *context, size_t task, int worker) {
             const float *gradients = f->scratch->gradients + (s * f->examples + e) * f->n;
             const uint8_t *level = f->scratch->levels + s * f->n;
             if (s >= f->finite[e]) continue;
-            for (size_t j = first; j < last; j++)
-                f->state.squares_of_component[level[j] * f->n + j] += (double)gradients[j] * gradients[j];
+            for (size_t j = first; j < last; j++) {
+                const double g = f->slope * gradients[j];
+                f->state.squares_of_component[level[j] * f->n + j] += g * g;
+            }
         }
     return COAR_OK;
 }
 
 static coar_status fold_group(unit_device *d, gradient_state state, size_t passes, size_t examples) {
     const gradient_units *units = d->work->context;
-    fold f = {.scratch = d->scratch, .state = state, .passes = passes, .examples = examples, .n = units->masks.n};
+    fold f = {.scratch = d->scratch,
+              .state = state,
+              .passes = passes,
+              .examples = examples,
+              .n = units->masks.n,
+              .slope = 1 - (double)d->job->ablation.gain};
     TRY(thread_pool_run(d->pool, examples, fold_example, &f));
     return thread_pool_run(d->pool, (f.n + FOLD_COLUMNS - 1) / FOLD_COLUMNS, fold_columns, &f);
 }
@@ -136,7 +144,7 @@ static coar_status run_group(unit_device *d, uint32_t output, uint64_t block, ui
     const gradient_scratch *s = d->scratch;
     const size_t n = units->masks.n;
     level_mask(&units->masks, block, first, count, s->levels);
-    for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep[s->levels[i]];
+    for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep_with(s->levels[i], d->job->ablation.gain);
     const mask_range masks = {.count = count, .n = units->masks.n, .keeps = s->keeps};
     *device_failed = true;
     TRY(d->backend->interface->run_reverse(d->backend, REVERSE_MASK, output, &masks, s->gradients, NULL));

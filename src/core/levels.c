@@ -11,15 +11,19 @@ enum { LANES = 4 }; /* components of one Philox call */
 /* The lower two are the nodes of Gauss's quadrature of two points on [0, 1]: (1 +- 1/sqrt 3) / 2. */
 const float level_keep[LEVELS] = {1, 0.78867513f, 0.21132487f};
 
+float level_keep_with(size_t level, float gain) {
+    return gain + (1 - gain) * level_keep[level];
+}
+
 /* The lower two are 1/2 in the mean, so that the mean keep is 1 - alpha, as in the masks that attributions are for. */
 void level_probabilities(double alpha, double probability[LEVELS]) {
     probability[0] = 1 - 2 * alpha;
     probability[1] = probability[2] = alpha;
 }
 
-/* A Latin hypercube: in the passes of a cycle the variate of a component falls once into each of LEVELS_CYCLE equal parts
- * of [0, 2^32). Which part is the rank of the pass's word among the cycle's (of equal ones the earlier pass's first),
- * where in it the word's low bits. */
+/* A Latin hypercube: in the passes of a cycle the variate of a component falls once into each of LEVELS_CYCLE equal
+ * parts of [0, 2^32). Which part is the rank of the pass's word among the cycle's (of equal ones the earlier pass's
+ * first), where in it the word's low bits. */
 static void cycle_variates(const level_masks *masks, uint64_t block, uint32_t cycle, uint32_t group,
                            uint32_t variate[LEVELS_CYCLE][LANES]) {
     uint32_t words[LEVELS_CYCLE][LANES];

@@ -1,9 +1,10 @@
 /*
- * combine.c - see combine.h. Of group g, with U-statistics that need no model of the noise (a derivative is never multiplied by
- * itself):
- *   C_g[l][m] = sum S_l S_m / sum c_l c_m,   C_g[l][l] = sum (S_l^2 - Q_l) / sum c_l (c_l - 1),   r_g[l] = sum Q_l / sum c_l
- * and s_g = C_g[0][0], the best measured. Half of each comes from all groups: C = C_g/2 + s_g/2 mean_g(C_g/s_g), the same for r,
- * the mean weighted by the groups' sizes. Noise v[l] = r[l] - C[l][l].
+ * combine.c - see combine.h. Of group g, with U-statistics that need no model of the noise (a derivative is never
+ * multiplied by itself):
+ *   C_g[l][m] = sum S_l S_m / sum c_l c_m,   C_g[l][l] = sum (S_l^2 - Q_l) / sum c_l (c_l - 1),
+ *   r_g[l] = sum Q_l / sum c_l,   s_g = C_g[0][0], the best measured.
+ * Half of each comes from all groups: C = C_g/2 + s_g/2 mean_g(C_g/s_g), the same for r, the mean weighted by the
+ * groups' sizes. Noise v[l] = r[l] - C[l][l].
  * The weight of a component is the best linear prediction of q' (level means), q the weights of the quadrature:
  *   a = (C + diag(v[l]/c[l]))^-1 C q over its seen levels,   weight = sum_l a[l] S_l/c_l;
  * unseen levels are filled in by C. It is not scaled back to sum 1: what is noisy is drawn to 0.

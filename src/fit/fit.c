@@ -220,7 +220,7 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     choose_name(&source, o, fit_estimator_name(estimator), r.name);
     if (o->keep && source.store) TRY_GOTO(find_current(&source, r.name, estimator, &current, &summary));
     if (!current) {
-        TRY_GOTO(open_device(backend, o, &device));
+        if (source.problem.m) TRY_GOTO(open_device(backend, o, &device)); /* gradients alone need no algebra */
         TRY_GOTO(solve_into(&source, o, r.name, estimator, pool, device, &summary));
     }
     hand_over(&source, &summary, &r);

@@ -249,8 +249,9 @@ coar_status store_gradients_info(run_store *store, const char *output, gradients
 /* sums[LEVELS][count][n] of examples first .. first + count - 1. */
 coar_status store_read_gradients(run_store *store, const char *output, uint64_t first, uint64_t count, double *sums);
 
-/* Sums of squares of single derivatives: of_component[LEVELS][n] over all examples and passes, of_example[LEVELS][N] over
- * components and passes. What the noise of the averages is estimated from. */
+/* Sums of squares of single derivatives, which the noise of the averages is estimated from: of_example[LEVELS][N] over
+ * components and passes, NaN for an example with a derivative that was not finite; of_component[LEVELS][n] over passes and
+ * examples, without blocks that have such an example: its squares before it broke, large as a rule, are in them. */
 coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component, double *of_example);
 
 /* --------------------------------------------------------------------------------------- fits, predictions */
@@ -312,7 +313,10 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
 
-/* A small text beside the parts (budget.steps), replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
+/* What `coar run` decided (src/budget): the one text that is not the store's own. */
+#define STORE_STEPS "budget.steps"
+
+/* A small text beside the parts, replaced whole; *text NULL when there is none, else malloc'ed. Parts and run.h5 do not
  * know of it. */
 coar_status store_write_text(run_store *store, const char *name, const char *text);
 coar_status store_read_text(run_store *store, const char *name, char **text);

@@ -176,9 +176,9 @@ static int add_conv(graph *g, int input, uint32_t channels, uint32_t kernel, int
     return value;
 }
 
-/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. */
-static void sum_with_itself(void) {
-    test_begin("a convolution without epilogue that is added to its input");
+/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. Then a classifier
+ * whose logits are `last`. */
+static graph *sum_with_itself(activation last) {
     graph *g = NULL;
     int v = 0;
     op pool = {.kind = OP_AVGPOOL, .name = "pool", .input = {-1, -1, -1}, .residual = -1};
@@ -189,8 +189,19 @@ static void sum_with_itself(void) {
     pool.input[0] = v;
     CHECK_OK(graph_add(g, &pool, 0, &v));
     v = add_conv(g, v, 5, 1, -1, (mask_site){0});
+    g->ops[v - 1].act = last;
     CHECK_OK(graph_finish(g, v, 6));
+    return g;
+}
+
+static void odd_graphs(void) {
+    test_begin("a convolution without epilogue that is added to its input");
+    graph *g = sum_with_itself(ACT_NONE);
     compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, 3);
+    graph_destroy(g);
+    test_begin("logits with ReLU, which are no bf16");
+    g = sum_with_itself(ACT_RELU);
+    compare_network(g, "bf16", (ablation){.kind = ABLATION_ZERO}, 3);
     graph_destroy(g);
 }
 
@@ -351,21 +362,30 @@ static void orders(void) {
 
 /* ------------------------------------------------------------------------------------- not finite */
 
+/* Gradients of fp16 against those of fp32. Whether the caller wants outputs must not matter: where an overflow lies
+ * behind the last site, or the sums read no x, they alone are not finite. */
+static void compare_overflow(const graph *g, reverse_kind kind, const mask_range *masks, bool wanted) {
+    float outputs[2][PAIRS];
+    float *actual = gradients_of(g, "fp16", PAIRS, kind, masks, wanted ? outputs[0] : NULL);
+    float *expected = gradients_of(g, "fp32", PAIRS, kind, masks, outputs[1]);
+    CHECK_NEAR(largest_difference(actual, expected, (size_t)PAIRS * g->components), 0, 1e-4);
+    if (wanted) CHECK_NEAR(largest_difference(outputs[0], outputs[1], PAIRS), 0, 1e-4);
+    free(actual);
+    free(expected);
+}
+
 /* Multiplies what the first convolution puts out: beyond fp16's range at 1e6. */
 static void overflow(void) {
     graph *g = net_basic(NET_FILTERS, 5);
     for (uint32_t c = 0; c < 7; c++) ((float *)g->ops[0].scale)[c] *= 1e6f;
-    float *keeps = draw_keeps(g->components, 9), outputs[2][PAIRS];
+    float *keeps = draw_keeps(g->components, 9);
     const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
-    for (size_t k = REDUCED ? KINDS - 1 : 0; k < KINDS; k++) {
-        test_begin("sums %zu: what is not finite in fp16 is computed in fp32", k);
-        float *actual = gradients_of(g, "fp16", PAIRS, kinds[k], &masks, outputs[0]);
-        float *expected = gradients_of(g, "fp32", PAIRS, kinds[k], &masks, outputs[1]);
-        CHECK_NEAR(largest_difference(actual, expected, (size_t)PAIRS * g->components), 0, 1e-4);
-        CHECK_NEAR(largest_difference(outputs[0], outputs[1], PAIRS), 0, 1e-4);
-        free(actual);
-        free(expected);
-    }
+    for (size_t k = REDUCED ? KINDS - 1 : 0; k < KINDS; k++)
+        for (int wanted = 0; wanted < 2; wanted++) {
+            test_begin("sums %zu, outputs %swanted: what is not finite in fp16 is computed in fp32", k,
+                       wanted ? "" : "not ");
+            compare_overflow(g, kinds[k], &masks, wanted);
+        }
     free(keeps);
     graph_destroy(g);
 }
@@ -374,7 +394,7 @@ int main(void) {
     families();
     fills();
     random_graphs();
-    sum_with_itself();
+    odd_graphs();
     batch_sizes("fp32");
     if (!REDUCED) batch_sizes("bf16");
     too_little_memory();

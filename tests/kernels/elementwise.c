@@ -78,14 +78,15 @@ static void check_subsample(gpu_type type) {
     const struct {
         uint32_t pairs, h, w, in, out, stride, before;
     } cases[] = {
-        {2, 8, 6, 16, 32, 2, 8},  /* a CIFAR ResNet's */
-        {3, 5, 7, 16, 32, 2, 8},  /* odd sides */
-        {1, 6, 6, 12, 24, 2, 6},  /* zeros in front that are no whole vector */
-        {2, 4, 4, 3, 8, 1, 2},    /* narrow in, wide out */
-        {2, 4, 4, 3, 4, 1, 0},    /* narrow both */
-        {2, 4, 4, 4, 12, 2, 4},   /* narrow in: whole vectors of four */
-        {1, 7, 7, 20, 20, 3, 0},  /* channels stay; the padding behind them too */
-        {1, 2, 2, 24, 100, 2, 64} /* zeros in front and behind */
+        {2, 8, 6, 16, 32, 2, 8},   /* a CIFAR ResNet's */
+        {3, 5, 7, 16, 32, 2, 8},   /* odd sides */
+        {1, 6, 6, 12, 24, 2, 6},   /* zeros in front that are no whole vector */
+        {2, 4, 4, 3, 8, 1, 2},     /* narrow in, wide out */
+        {2, 4, 4, 3, 4, 1, 0},     /* narrow both */
+        {2, 4, 4, 4, 12, 2, 4},    /* narrow in: whole vectors of four */
+        {1, 7, 7, 20, 20, 3, 0},   /* channels stay; the padding behind them too */
+        {1, 2, 2, 24, 100, 2, 64}, /* zeros in front and behind */
+        {1, 3, 3, 12, 16, 2, 4}    /* dx has a vector of padding where dy's row has ended */
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         gpu_subsample s = {.type = type,

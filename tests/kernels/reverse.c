@@ -12,7 +12,8 @@ typedef struct problem {
     gpu_activation activation;
     gpu_place place;
     gpu_reverse_kind kind;
-    bool from_y; /* ReLU's sign is taken from y */
+    bool from_y; /* ReLU's sign is taken from y, */
+    bool wide;   /* unless that is fp32 */
     bool residual, fill, plain;
     bool in_place;         /* dlinear is dy */
     bool dresidual, added; /* dresidual is wanted; it is added to what is there */
@@ -91,7 +92,7 @@ static void expect(instance *n) {
         const bool positive = kernel_round(kernel_stored(n->c.type), e.y) > 0;
         double g = n->dy[at], sum = 0;
         if (p->place == GPU_PLACE_OUT) sum = term(n, at, &e, g), g *= e.keep;
-        g *= p->from_y && p->place != GPU_PLACE_OUT ? positive : slope(p->activation, e.argument);
+        g *= p->from_y && !p->wide && p->place != GPU_PLACE_OUT ? positive : slope(p->activation, e.argument);
         n->dresidual[at] = g + (n->there ? n->there[at] : 0);
         if (p->place == GPU_PLACE_POST) sum = term(n, at, &e, g), g *= e.keep;
         g *= e.scale;
@@ -127,6 +128,7 @@ static instance make(const problem *p, gpu_type type) {
     instance n = {.p = *p, .count = rows * p->channels};
     n.c = (gpu_conv){.type = type, .pairs = p->pairs, .out_h = 1, .out_w = p->positions, .out_channels = p->channels};
     n.c.activation = p->activation;
+    n.c.wide = p->wide;
     n.r = (gpu_reverse){.add = p->added, .kind = p->kind, .width = p->width, .gain = 0.25f};
     n.dy = kernel_values(n.count, 1, format);
     n.linear = kernel_values(n.count, 2, format);
@@ -143,7 +145,7 @@ static instance make(const problem *p, gpu_type type) {
     n.sums = kernel_zeros(p->pairs * (p->channels / p->width));
     expect(&n);
     n.r.dy = upload(&n, n.dy);
-    n.c.y = p->from_y ? upload(&n, n.y) : NULL;
+    n.c.y = p->from_y ? kernel_upload(p->wide ? GPU_F32 : type, n.y, rows, p->channels) : NULL;
     n.c.residual = upload(&n, n.residual);
     /* what is said not to be read is not there */
     if (gpu_reverse_reads_linear(&n.c, p->kind)) n.c.linear = upload(&n, n.linear);
@@ -229,6 +231,22 @@ static void shapes(gpu_type type) {
     }
 }
 
+/* Logits: their ReLU's sign is that of an argument which is computed again. */
+static void wide(gpu_type type) {
+    const problem p = {3,
+                       1,
+                       10,
+                       1,
+                       GPU_RELU,
+                       GPU_PLACE_PRE,
+                       GPU_REVERSE_MASK,
+                       .from_y = true,
+                       .wide = true,
+                       .residual = true,
+                       .dresidual = true};
+    check(&p, type, "ReLU of logits");
+}
+
 /* A pair's bytes, its sums' too, are the same alone and among others. */
 static void pairs_alone(gpu_type type) {
     const problem p = {5, 140, 136, 8, GPU_GELU_TANH, GPU_PLACE_PRE, GPU_REVERSE_MASK, .fill = true, .residual = true};
@@ -288,6 +306,7 @@ static void refusals(void) {
 static void tests(void) {
     kernel_each("reverse epilogues", KERNEL_ALL, epilogues);
     kernel_each("reverse shapes", KERNEL_ALL, shapes);
+    kernel_each("reverse of logits", KERNEL_ALL, wide);
     kernel_each("reverse pairs alone", KERNEL_ALL, pairs_alone);
     kernel_check("reverse refusals", refusals);
 }

@@ -1,6 +1,6 @@
 /*
- * fit_gradients.c - the estimators grad and grad+eb: averages, calibration, residuals and the choice between them against numpy
- * (tools/golden_fit.py), and at the edges.
+ * fit_gradients.c - the estimators grad and grad+eb: averages, calibration, residuals and the choice between them
+ * against numpy (tools/golden_fit.py), and at the edges.
  */
 #include "fits.h"
 #include "test.h"

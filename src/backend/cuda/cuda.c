@@ -253,6 +253,23 @@ static coar_status reverse_pass(cuda_backend *b, void *context) {
     return cuda_batches_reverse(b, call->kind, call->output, call->masks, call->gradients, call->outputs);
 }
 
+/* The outputs tell what gradients may not: an overflow behind the last thing they read leaves them finite. So they are
+ * looked at even when the caller does not want them. */
+static coar_status reverse_with_retry(cuda_backend *b, reverse_call *call) {
+    coar_status status = COAR_OK;
+    float *unwanted = NULL;
+    if (!call->outputs) {
+        TRY(memory_new(call->masks->count, b->examples * sizeof *unwanted, "outputs of a reverse pass", &unwanted));
+        call->outputs = unwanted;
+    }
+    TRY_GOTO(
+        with_smaller_batches(b, CUDA_REVERSE, call->kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, call));
+    status = cuda_retry_reverse(b, call->kind, call->output, call->masks, call->gradients, call->outputs);
+done:
+    free(unwanted);
+    return status;
+}
+
 static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t output, const mask_range *masks,
                                     float *gradients, float *outputs) {
     cuda_backend *b = cuda_self(base);
@@ -264,9 +281,8 @@ static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t out
         return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, neuron conductance takes %d", b->examples,
                           CUDA_PATH_EXAMPLES);
     if (!masks->count || !b->examples) return COAR_OK;
-    TRY(with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call));
-    if (b->precision == PRECISION_FP32) return COAR_OK;
-    return cuda_retry_reverse(b, kind, output, masks, gradients, outputs);
+    if (b->precision != PRECISION_FP32) return reverse_with_retry(b, &call);
+    return with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call);
 }
 
 static coar_status logits_pass(cuda_backend *b, void *context) {

@@ -312,7 +312,7 @@ coar_status cuda_means_add(cuda_backend *b, double *sums);
 /* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results
  * in their place. */
 coar_status cuda_retry_non_finite(cuda_backend *b, const mask_range *masks, float *outputs);
-/* The same for pairs with a non-finite gradient (gradients[S][E][n]) or output ([S][E] or NULL). */
+/* The same for pairs with a non-finite gradient (gradients[S][E][n]) or output ([S][E]). */
 coar_status cuda_retry_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 /* Makes b->fp32_plan, and finds b->retry_bytes. */

@@ -104,19 +104,15 @@ bool cuda_tape_is_plain(const op *o) {
     return !has_site(o) && !o->scale && o->act == ACT_NONE;
 }
 
-/* W x stays for a mask's derivative, and for one of an activation that the result does not tell. */
-static bool keeps_linear(const op *o) {
-    return has_site(o) || (o->act != ACT_NONE && o->act != ACT_RELU);
+/* ReLU's derivative follows from the sign of its result: as long as no mask came behind it, and but for the logits, which
+ * are not stored like other values. */
+static bool reads_result(const graph *g, const op *o) {
+    return o->act == ACT_RELU && o->mask.place != PLACE_OUT && o->output != g->logits;
 }
 
-/* The activation's argument is computed again from W x and the residual; but ReLU's derivative follows from the sign of
- * its result, as long as no mask came behind it. */
-static bool reads_residual(const op *o) {
-    return o->mask.place == PLACE_OUT || (o->act != ACT_NONE && o->act != ACT_RELU);
-}
-
-static bool reads_result(const op *o) {
-    return o->act == ACT_RELU && o->mask.place != PLACE_OUT;
+/* The argument of any other activation is computed again, from W x and the residual; so is what OUT acts on. */
+static bool reads_argument(const graph *g, const op *o) {
+    return o->mask.place == PLACE_OUT || (o->act != ACT_NONE && !reads_result(g, o));
 }
 
 static void keep(builder *b, size_t op, size_t bytes, size_t *place) {
@@ -147,9 +143,9 @@ static void keep_for_reverse(builder *b, size_t i) {
     cuda_tape_step *step = &b->tape->step[i];
     switch (o->kind) {
     case OP_CONV:
-        if (keeps_linear(o)) keep(b, i, bytes_of(b, o->output), &step->kept);
-        if (reads_result(o)) use_item(b, b->value[o->output], now);
-        if (reads_residual(o) && o->residual >= 0) use_item(b, b->value[o->residual], now);
+        if (has_site(o) || reads_argument(b->g, o)) keep(b, i, bytes_of(b, o->output), &step->kept);
+        if (reads_result(b->g, o)) use_item(b, b->value[o->output], now);
+        if (reads_argument(b->g, o) && o->residual >= 0) use_item(b, b->value[o->residual], now);
         break;
     case OP_ATTENTION:
         keep_attention(b, i);
