@@ -17,7 +17,6 @@
  *   cpu_peak.c    the most flops per second this machine can do
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
  *   cpu_schedule  the steps of a reverse pass; what is kept for it, what is computed twice to save memory
- *   cpu_regions   where these things lie
  *   cpu_reverse.c run_reverse: tiles and lanes
  *   cpu_step.c    one step of a reverse pass
  *

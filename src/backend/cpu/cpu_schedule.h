@@ -16,8 +16,8 @@
 #ifndef COAR_BACKEND_CPU_CPU_SCHEDULE_H
 #define COAR_BACKEND_CPU_CPU_SCHEDULE_H
 
-#include "backend/cpu/cpu_regions.h"
 #include "graph/graph.h"
+#include "graph/regions.h"
 
 typedef enum step_kind {
     STEP_INPUT,    /* pixels -> value 0 */
