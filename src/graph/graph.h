@@ -106,6 +106,14 @@ size_t graph_weight_count(const graph *g, const op *o);
  * OP_CONV, is "inner": ablated channels of it can be left out of the reader. */
 void graph_count_reads(const graph *g, uint32_t *reads);
 
+/* wanted[value_count]: whether some component acts at or before a value, so that a reverse pass has use for its gradient. */
+void graph_find_wanted(const graph *g, bool *wanted);
+
+/* The index of the op that makes a value but the input: graph_add numbers values in the order of the ops. */
+static inline size_t graph_maker(int value) {
+    return (size_t)value - 1;
+}
+
 const char *op_kind_name(op_kind kind);
 
 /* ------------------------------------------------------------------------------------- buffer planner */

@@ -263,7 +263,7 @@ static void reverse_layernorm(const reverse_tile *t, const step *s) {
 static const float *attention_input(const reverse_tile *t, const step *s, int k) {
     const op *o = t->b->layers[s->op].op;
     if (s->remade[k] == REGION_NONE) return at(t, s->x[k]);
-    const size_t before = (size_t)o->input[k] - 1;
+    const size_t before = graph_maker(o->input[k]);
     const cpu_layer *maker = &t->b->layers[before];
     const cpu_packed *p = &t->w->packed[before];
     float *x = at(t, s->scratch[k]);

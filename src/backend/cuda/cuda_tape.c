@@ -19,7 +19,7 @@ typedef struct builder {
     size_t element;
     bool copied_input;
     cuda_tape *tape;
-    bool *wanted;     /* [value_count]: a component has a part in the value */
+    bool *wanted;     /* [value_count]: graph_find_wanted */
     size_t *value;    /* [value_count] item */
     size_t *gradient; /* [value_count] item of dL/dvalue; NO_ITEM: none has begun */
     region *items;    /* [item_count] in bytes: from the op that makes it to the last that reads it */
@@ -71,23 +71,15 @@ static bool has_site(const op *o) {
     return o->mask.place != PLACE_NONE;
 }
 
-/* Values of the forward pass, as far as the forward pass itself reads them; and which have a component in them. */
+/* Values of the forward pass, as far as the forward pass itself reads them. */
 static void walk_forward(builder *b) {
     const graph *g = b->g;
     b->value[0] = b->copied_input ? add_item(b, 0, bytes_of(b, 0)) : NO_ITEM;
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
-        bool wanted = has_site(o);
-        for (int k = 0; k < 3; k++) {
-            if (o->input[k] < 0) continue;
-            use_item(b, b->value[o->input[k]], forward_time(i));
-            wanted |= b->wanted[o->input[k]];
-        }
-        if (o->residual >= 0) {
-            use_item(b, b->value[o->residual], forward_time(i));
-            wanted |= b->wanted[o->residual];
-        }
-        b->wanted[o->output] = wanted;
+        for (int k = 0; k < 3; k++)
+            if (o->input[k] >= 0) use_item(b, b->value[o->input[k]], forward_time(i));
+        if (o->residual >= 0) use_item(b, b->value[o->residual], forward_time(i));
         b->value[o->output] = o->output == g->logits ? NO_ITEM : add_item(b, forward_time(i), bytes_of(b, o->output));
     }
 }
@@ -235,6 +227,7 @@ coar_status cuda_tape_create(const graph *g, size_t element, bool copied_input, 
     for (size_t v = 0; v < g->value_count; v++) b.gradient[v] = NO_ITEM;
     for (size_t i = 0; i < g->op_count; i++)
         out->step[i].kept = out->step[i].logsum = out->step[i].linear = CUDA_NOWHERE;
+    graph_find_wanted(g, b.wanted);
     walk_forward(&b);
     walk_reverse(&b);
     for (size_t v = 0; v < g->value_count; v++) {
