@@ -165,13 +165,11 @@ static epilogue_reverse_args epilogue_args(const reverse_tile *t, const step *s)
 static float *remake_result(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     const cpu_packed *p = &t->w->packed[s->op];
-    const size_t positions = shape_positions(layer->out), count = positions * layer->out.c * LANES;
-    const float *residual = at(t, s->residual);
+    const size_t positions = shape_positions(layer->out);
     const activate_kernel activate = cpu_activation(t->b, layer->op->act);
     float *x = at(t, s->scratch[0]);
-    t->b->kernels->scale_channels(at(t, s->linear), positions, layer->out.c, p->mul, p->add, x);
-    for (size_t i = 0; residual && i < count; i++) x[i] += residual[i];
-    if (activate) activate(x, count);
+    t->b->kernels->scale_channels(at(t, s->linear), positions, layer->out.c, p->mul, p->add, at(t, s->residual), x);
+    if (activate) activate(x, positions * layer->out.c * LANES);
     return x;
 }
 
@@ -267,7 +265,8 @@ static const float *attention_input(const reverse_tile *t, const step *s, int k)
     const cpu_layer *maker = &t->b->layers[before];
     const cpu_packed *p = &t->w->packed[before];
     float *x = at(t, s->scratch[k]);
-    t->b->kernels->scale_channels(at(t, s->remade[k]), shape_positions(maker->out), maker->out.c, p->mul, p->add, x);
+    t->b->kernels->scale_channels(at(t, s->remade[k]), shape_positions(maker->out), maker->out.c, p->mul, p->add, NULL,
+                                  x);
     return x;
 }
 
