@@ -13,9 +13,9 @@ typedef struct region {
     size_t start;       /* from the beginning of the memory they share */
 } region;
 
-/* Assigns every `start`; *total = the end of the one that ends last. Of equal regions those that are used first, then those
- * that stand first, are placed first. The sum of all sizes must fit a size_t: sizes of values do, of which a graph has
- * thousands of less than 2^31 elements. */
+/* Assigns every `start`; *total = the end of the one that ends last. Of equal regions those that are used first, then
+ * those that stand first, are placed first. The sum of all sizes must fit a size_t: sizes of values do, of which a
+ * graph has thousands of less than 2^31 elements. */
 coar_status regions_place(region *regions, size_t count, size_t *total);
 
 #endif

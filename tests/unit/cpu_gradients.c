@@ -13,8 +13,8 @@
 #include "nets.h"
 
 enum { MASKS = 3, EXAMPLES_MAX = 37 };
-/* Differences in a row of derivatives (one kind, mask and example), as a fraction of the row's largest, or of `least` of
- * the net's largest derivative by a mask where the row is less: an influence through a layer norm may be nothing but
+/* Differences in a row of derivatives (one kind, mask and example), as a fraction of the row's largest, or of `least`
+ * of the net's largest derivative by a mask where the row is less: an influence through a layer norm may be nothing but
  * rounding, since the norm's gradients add up to zero over its channels. */
 typedef struct tolerance {
     double limit, least;
@@ -171,8 +171,8 @@ static bool compare_net(const char *name, const graph *g, const char *isa, toler
     return zero.largest > 0 && mean.largest > 0;
 }
 
-/* An example all of whose pixels are NaN: its output is one, and gradients pass its NaNs as they do in the reference (an
- * influence on the margin reads no x, so it is a number). The others are as they were. */
+/* An example all of whose pixels are NaN: its output is one, and gradients pass its NaNs as they do in the reference
+ * (an influence on the margin reads no x, so it is a number). The others are as they were. */
 static void test_nan(const char *name, const graph *g, const char *isa) {
     enum { COUNT = 5, SPOILT = 2 };
     const size_t n = g->components;

@@ -22,8 +22,8 @@ static const struct {
     {"conductance", REVERSE_CONDUCTANCE, ABLATION_ZERO, MASKS - 1},
 };
 
-/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the influence
- * of a transformer's branch (a layer norm's gradient adds up to zero over the channels). Others are about 1. */
+/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the
+ * influence of a transformer's branch (a layer norm's gradients add up to zero over its channels). Others: about 1. */
 static const double LEAST = 0.1;
 
 /* The largest difference of any row [n] of gradients, as a fraction of that row's largest. */

@@ -1,6 +1,6 @@
 /*
- * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a stored derivative
- * is the slope of the output in the component's mask value, from ablated (0) to whole (1).
+ * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a stored
+ * derivative is the slope of the output in the component's mask value, from ablated (0) to whole (1).
  */
 #include "runs.h"
 #include "test.h"

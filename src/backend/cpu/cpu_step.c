@@ -1,12 +1,13 @@
 /*
  * cpu_step.c - one step of a reverse pass: an op forward, keeping what its reverse reads, or the reverse of an op.
  *
- * With u = mul x + add + residual, y = act(u), x = W * input, keep k and fill c (cpu_pack.c has mul and add), g = dL/du:
+ * With u = mul x + add + residual, y = act(u), x = W * input, keep k, fill c (cpu_pack.c has mul and add), g = dL/du:
  *   PRE    mask  sum of g scale (x - c)          dL/dx = g mul
  *   POST   mask  sum of g (scale x + shift - c)  dL/d(scale x + shift) = g k
  *   OUT    mask  sum of dL/dy (x - c)            dL/dx = dL/dy k, x being the op's unmasked result
  * Influence is the sum of dL/dx, conductance that of dL/dx times the difference of x to the lane before. A kernel sums
  * over positions, for each channel and lane; the channels of a component are added here, in double, in order.
+ * Must not know: which masks and examples the lanes are, in what order steps come, where regions lie.
  */
 #include <string.h>
 
