@@ -196,9 +196,10 @@ typedef struct cpu_kernels {
     /* output[i][lane] = pixels[i][lane] * mul[i % channels] + add[i % channels] for i < count. */
     void (*normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                       float *output);
-    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]; output may be x. */
+    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane] + residual[p][c][lane] (NULL = 0); output may be
+     * x. */
     void (*scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
-                           float *output);
+                           const float *residual, float *output);
     /* output[0] = table[0], output[t] = input[t - 1] + table[t]; table [tokens][channels], input one token shorter. */
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 

@@ -36,7 +36,7 @@ typedef struct backend_settings {
     size_t output_count;
     thread_pool *pool;       /* borrowed */
     int device;              /* which of the backend's devices, from 0 */
-    size_t memory;           /* bytes the backend may take in all. With `devices`: of that device's memory, 0 = what is free */
+    size_t memory;           /* bytes it may take in all. With `devices`: of that device's memory, 0 = what is free */
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
     bool reverse;            /* run_reverse will be called: memory is planned for it too */
@@ -97,11 +97,12 @@ typedef struct backend_interface {
 
     /* gradients[S][E][n]: the reverse pass of output `output` (an index into settings.outputs) under each mask, for the
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
-     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example, mask).
-     * Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest logits
-     * and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs nothing
-     * (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in the forward
-     * pass is not lost, callers judge a pair by its output as well as by its derivatives. NULL: not possible. */
+     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example,
+     * mask). Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest
+     * logits and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs
+     * nothing (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in
+     * the forward pass is not lost, callers judge a pair by its output as well as by its derivatives. NULL: not
+     * possible. */
     coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 
@@ -152,8 +153,8 @@ coar_status backend_check_batch(const backend_settings *s, const example_batch *
 /* What every run checks first: masks of as many components as the graph has. */
 coar_status backend_check_masks(const backend_settings *s, const mask_range *masks);
 
-/* What every run_reverse checks first, with `examples` bound: the masks, that it was prepared for, the output, the length
- * of a path. */
+/* What every run_reverse checks first, with `examples` bound: the masks, that it was prepared for, the output, the
+ * length of a path. */
 coar_status backend_check_reverse(const backend_settings *s, uint32_t examples, reverse_kind kind, size_t output,
                                   const mask_range *masks);
 

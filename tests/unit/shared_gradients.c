@@ -80,7 +80,7 @@ static void range_at_kink(const model *m, const example_batch *batch, size_t exa
     engine_close(&e);
 }
 
-/* Of one pair: the largest difference as a fraction of the largest derivative; beyond LIMIT, less what a kink explains. */
+/* Of a pair: largest difference as a fraction of the largest derivative; beyond LIMIT, less what a kink explains. */
 static double pair_difference(const model *m, const example_batch *batch, size_t example, const float *keeps,
                               const float *actual, const float *expected, int *kinks) {
     const uint32_t n = m->graph->components;

@@ -4,6 +4,7 @@
  * Tiles are those of `run`: 32 examples of one mask, or pairs of the remaining examples and several masks. Both are
  * computed in mixed form, since every row's own output is needed, so a pair's gradients do not depend on its tile.
  * Neuron conductance compares neighbouring examples: there a tile is all bound examples under one mask.
+ * Must not know: ops, what is kept for them.
  */
 #include <string.h>
 

@@ -16,8 +16,8 @@
 #ifndef COAR_BACKEND_CPU_CPU_SCHEDULE_H
 #define COAR_BACKEND_CPU_CPU_SCHEDULE_H
 
-#include "backend/cpu/cpu_regions.h"
 #include "graph/graph.h"
+#include "graph/regions.h"
 
 typedef enum step_kind {
     STEP_INPUT,    /* pixels -> value 0 */
@@ -62,7 +62,7 @@ typedef struct cpu_schedule_choice {
     size_t kept_from, floats;
 } cpu_schedule_choice;
 
-/* The ways that are worth having, malloc'ed: the fewest repeated operations first, each smaller than those before it. */
+/* The ways that are worth having, malloc'ed: the fewest repeated operations first, each smaller than those before. */
 coar_status cpu_schedule_choices(const graph *g, cpu_schedule_choice **choices, size_t *count);
 
 coar_status cpu_schedule_create(const graph *g, size_t kept_from, cpu_schedule *out);
