@@ -134,10 +134,6 @@ cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStre
 bool gpu_reverse_reads_linear(const gpu_conv *c, gpu_reverse_kind kind);
 size_t gpu_reverse_workspace(const gpu_conv *c, const gpu_reverse *r);
 
-/* y += x, for gradients of a value whose readers cannot add: both [pairs][positions][gpu_stride(channels)]. */
-cudaError_t gpu_add_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels, const void *x, void *y,
-                           cudaStream_t stream);
-
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
  * softmax(q k' / sqrt(width)) v for each head, then the mask (OUT) on the result. */
 typedef struct gpu_attention {
