@@ -49,8 +49,8 @@ struct reverse_params {
 
 GPU_INLINE float activation_slope(gpu_activation activation, float u) {
     const float sqrt_half = 0.70710678118654752f, sqrt_2_over_pi = 0.79788456080286536f;
-    if (activation == GPU_RELU) return u > 0 ? 1 : 0;
-    if (activation == GPU_GELU_ERF) { /* Phi(u) + u phi(u) */
+    if (activation == GPU_RELU) return u <= 0 ? 0 : 1; /* a NaN is no zero */
+    if (activation == GPU_GELU_ERF) {                  /* Phi(u) + u phi(u) */
         const float density = 0.5f * sqrt_2_over_pi * expf(-0.5f * u * u);
         return fmaf(u, density, 0.5f * __fadd_rn(1, erff(u * sqrt_half)));
     }
@@ -111,7 +111,7 @@ GPU_INLINE void reverse_quad_of(const reverse_params &p, const epilogue_channels
     if (p.e.mask.place == GPU_PLACE_OUT) reverse_mask(p, c, q, g, sums);
     if (p.y) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) g[i] = q.y[i] > 0 ? g[i] : 0;
+        for (int i = 0; i < 4; i++) g[i] = q.y[i] <= 0 ? 0 : g[i]; /* a NaN is no zero */
     } else if (p.e.activation != GPU_NONE) {
         float u[4];
 #pragma unroll

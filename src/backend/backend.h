@@ -96,7 +96,10 @@ typedef struct backend_interface {
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
      * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example, mask).
      * Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest logits
-     * and pixels. NULL: not possible. */
+     * and pixels. Where a value is NaN, too: ReLU hands the gradient on, a window gives it to its last NaN, and what is
+     * multiplied by the value is NaN. That need not reach every sum (influence reads no values), so a pair counts as
+     * finite where its output is as well; what is not in a lower precision, the backend computes once more in fp32.
+     * NULL: not possible. */
     coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 
