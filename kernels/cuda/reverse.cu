@@ -278,8 +278,9 @@ static bool valid(const gpu_conv *c, const gpu_reverse *r) {
     if (mask->place != GPU_PLACE_NONE && (!mask->keep || !mask->slot)) return false;
     if (gpu_reverse_reads_linear(c, r->kind) && !c->linear) return false;
     if (!sums_up(c, r->kind)) return true;
-    return r->width && c->out_channels % r->width == 0 && r->components >= c->out_channels / r->width && r->sums &&
-           r->workspace && (r->kind != GPU_REVERSE_CONDUCTANCE || r->example);
+    return r->width && c->out_channels % r->width == 0 && r->components >= c->out_channels / r->width &&
+           items_fit(c->pairs, c->out_channels / r->width) && r->sums && r->workspace &&
+           (r->kind != GPU_REVERSE_CONDUCTANCE || r->example);
 }
 
 static reverse_params describe(const gpu_conv *c, const gpu_reverse *r) {
