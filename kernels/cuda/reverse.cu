@@ -21,6 +21,10 @@
  * positions in order, the block its threads as a tree: partial[pair][chunk][channel]. Then one thread or one warp adds
  * a component's partial sums. What is added to what depends on positions, channels and width alone.
  *
+ * Accesses are quads in every type: 8 bytes of a 16-bit one, of which a warp still takes whole lines. The ROWS loads of
+ * each stream that are under way at once make up 16 bytes of a thread; twice the channels would leave room for one row,
+ * so for no more bytes, and leave half of the lanes of narrow layers without work.
+ *
  * Shared memory 4 KiB; registers (sm_80) 108, second stage 31; no spills.
  * Bytes, 16-bit types, for each element: 2 each for dy, linear, y and dlinear; 2 more each for dresidual, for what that
  * is added to, and for a residual under GELU. Flops about 10, GELU 40: bound by memory. Roofline, ResNet-50 layer2 3x3
