@@ -209,11 +209,11 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) reverse_kernel(
 
 /* ------------------------------------------------------------------------------------ second stage */
 
-/* sums[pair][j] = gain times the sum of partial[pair][chunk][j width + i] over chunks and, within them, i: by one
+/* sums[pair][j] = unscale times the sum of partial[pair][chunk][j width + i] over chunks and, within them, i: by one
  * thread, or by a warp whose lanes take every 32nd of them. */
 struct reverse_fold {
     const float *partial;
-    float *sums, gain;
+    float *sums, unscale;
     uint32_t chunks, stride, width, count, components;
     uint32_t items; /* pairs * count */
 };
@@ -226,7 +226,7 @@ template <uint32_t LANES> __global__ void __launch_bounds__(THREADS) fold_kernel
     float sum = 0;
     for (uint32_t i = lane; i < f.chunks * f.width; i += LANES) sum += from[i / f.width * f.stride + i % f.width];
     if (LANES > 1) sum = warp_sum(sum);
-    if (lane == 0) f.sums[(size_t)pair * f.components + component] = sum * f.gain;
+    if (lane == 0) f.sums[(size_t)pair * f.components + component] = sum * f.unscale;
 }
 
 template <uint32_t LANES> static cudaError_t fold_launch(const reverse_fold &f, cudaStream_t stream) {
@@ -331,7 +331,7 @@ cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStre
     const cudaError_t error = launch_of_type(c, p, stream);
     if (error != cudaSuccess || !p.partial) return error;
     const uint32_t count = c->out_channels / r->width;
-    const reverse_fold f = {p.partial, r->sums, r->gain,       p.chunks,        p.e.stride,
+    const reverse_fold f = {p.partial, r->sums, r->unscale,    p.chunks,        p.e.stride,
                             r->width,  count,   r->components, c->pairs * count};
     return (uint64_t)p.chunks * r->width < 32 ? fold_launch<1>(f, stream) : fold_launch<32>(f, stream);
 }

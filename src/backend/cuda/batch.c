@@ -193,7 +193,7 @@ static coar_status enqueue_reverse(const cuda_pass *pass, const cuda_lane *lane,
              "gradients of a batch of %u (compute stream)", pass->pairs);
     if (!seed) return COAR_OK;
     TRY_CUDA(gpu_output_gradient_launch(output_kind_of(o->kind), o->a, o->b, b->type, pass->pairs, b->classes,
-                                        pass->batch->logits, b->labels, pass->example, cuda_reverse_gain(b), seed,
+                                        pass->batch->logits, b->labels, pass->example, cuda_loss_scale(b), seed,
                                         pass->stream),
              "gradient of output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
     return cuda_reverse(pass, shape->kind, lane->gradients);

@@ -286,7 +286,7 @@ void *cuda_tape_at(const cuda_pass *pass, size_t place);
 /* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
 size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs);
 /* The factor of dL/dlogits, which the sums are divided by (precision.h, GRADIENT_SCALE_FP16). */
-float cuda_reverse_gain(const cuda_backend *b);
+float cuda_loss_scale(const cuda_backend *b);
 
 /* -------------------------------------------------------------------------------------------- batch.c */
 

@@ -11,7 +11,7 @@ void *cuda_tape_at(const cuda_pass *pass, size_t place) {
     return place == CUDA_NOWHERE ? NULL : pass->batch->tape + place * pass->batch->pairs;
 }
 
-float cuda_reverse_gain(const cuda_backend *b) {
+float cuda_loss_scale(const cuda_backend *b) {
     return b->precision == PRECISION_FP16 ? GRADIENT_SCALE_FP16 : 1;
 }
 
@@ -47,7 +47,7 @@ static gpu_reverse sums_of(const walk *w, const cuda_layer *layer) {
                          .example = w->pass->example,
                          .width = m->width,
                          .components = b->settings.graph->components,
-                         .gain = 1 / cuda_reverse_gain(b),
+                         .unscale = 1 / cuda_loss_scale(b),
                          .sums = w->sums + m->first,
                          .workspace = w->pass->batch->workspace};
 }
