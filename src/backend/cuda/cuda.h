@@ -135,7 +135,7 @@ enum { CUDA_PATH_EXAMPLES = 32 };
 
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
-/* What a graph was captured for: another one needs another graph. */
+/* What a batch is launched for: another shape is other launches. */
 typedef struct cuda_shape {
     uint32_t pairs, slots;
     cuda_source source;
@@ -160,11 +160,18 @@ typedef struct cuda_lane {
     float *host_outputs, *outputs;     /* [output_count][pairs]; of a reverse pass one output */
     float *host_gradients, *gradients; /* CUDA_REVERSE: [pairs][n]; else NULL */
     cudaEvent_t uploaded, computed, downloaded;
-    cudaGraphExec_t graph; /* of `shape`; NULL = none yet */
-    cuda_shape shape;
     size_t first;   /* pair of the run that the batch begins with */
     uint32_t count; /* pairs of the run in it; 0 = no batch in flight. The last one is repeated up to shape.pairs */
 } cuda_lane;
+/* Shapes whose graphs are kept. Paths take kinds of sums and outputs in turn, in binds of two sizes. */
+enum { CUDA_SHAPES = 16 };
+
+/* A shape that has been launched op by op already, so that graphs of it may be captured. */
+typedef struct cuda_known {
+    cuda_shape shape;                  /* of 0 pairs: none */
+    cudaGraphExec_t graph[CUDA_LANES]; /* NULL = none yet */
+} cuda_known;
+
 
 enum { CUDA_LANES = 2 };
 
@@ -173,7 +180,8 @@ enum { CUDA_LANES = 2 };
 typedef struct cuda_batch {
     cuda_mode mode;
     uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
-    cuda_shape known;                 /* has been launched op by op already: graphs of it may be captured */
+    cuda_known known[CUDA_SHAPES];
+    uint32_t oldest;                  /* of them: gives way to a new shape */
     void **buffer;                    /* CUDA_FORWARD: host array [buffers.buffers]: device address of each */
     char *tape;                       /* CUDA_REVERSE: where offset * pairs of the backend's tape begins */
     float *logits;                    /* [pairs][gpu_stride(classes)] */
