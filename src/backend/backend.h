@@ -40,6 +40,7 @@ typedef struct backend_settings {
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
     bool reverse;            /* run_reverse will be called: memory is planned for it too */
+    uint32_t path_examples;  /* most examples of one bind when REVERSE_CONDUCTANCE is asked for, 0 = it will not be */
 } backend_settings;
 
 /* One block of examples. All arrays are borrowed for the call only. */
@@ -57,9 +58,11 @@ typedef struct example_batch {
 typedef enum reverse_kind {
     REVERSE_MASK,        /* dL/dk = sum of dL/dy (x - fill). Right at k = 0 as well: nothing is divided by k */
     REVERSE_INFLUENCE,   /* sum of dL/dx = k dL/dy (docs/design.md, section 7: internal influence) */
-    REVERSE_CONDUCTANCE, /* sum of dL/dx (x - x of the example before it); 0 for the first bound example. At most 32
-                          * examples may be bound (neuron conductance) */
+    REVERSE_CONDUCTANCE, /* sum of dL/dx (x - x of the example before it); 0 for the first bound example. At most
+                          * PATH_EXAMPLES may be bound (neuron conductance) */
 } reverse_kind;
+
+enum { PATH_EXAMPLES = 32 };
 
 typedef struct backend backend;
 

@@ -58,20 +58,13 @@ static cuda_shape shape_of(const cuda_backend *b, const cuda_batch *batch, const
     return shape;
 }
 
-/* Batches of whole masks: what an example adds depends on the one before it. */
-static coar_status whole_masks(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks,
-                               cuda_shape *shape) {
-    *shape = shape_of_masks(masks);
-    const uint32_t room = room_for_masks(batch, shape), fit = batch->pairs / b->examples,
-                   most = fit < room ? fit : room;
-    if (!most)
-        return status_set(COAR_ERROR_MEMORY,
-                          "%s: neuron conductance wants the %u examples of a block in one batch, but the device memory "
-                          "that is allowed holds only %u: raise --memory, or free the device",
-                          b->device.name, b->examples, batch->pairs);
-    shape->slots = pairs_per_batch(masks->count, most);
-    shape->pairs = shape->slots * b->examples;
-    return COAR_OK;
+/* Batches of whole masks: what an example adds depends on the one before it. No batch is smaller than a path. */
+static cuda_shape shape_of_paths(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks) {
+    cuda_shape shape = shape_of_masks(masks);
+    const uint32_t room = room_for_masks(batch, &shape), fit = batch->pairs / b->examples;
+    shape.slots = pairs_per_batch(masks->count, fit < room ? fit : room);
+    shape.pairs = shape.slots * b->examples;
+    return shape;
 }
 
 /* -------------------------------------------------------------------------------------------- lanes */
@@ -376,10 +369,7 @@ coar_status cuda_batches_reverse(cuda_backend *b, reverse_kind kind, size_t outp
                      .output_count = 1,
                      .outputs = outputs,
                      .gradients = gradients};
-    if (kind == REVERSE_CONDUCTANCE)
-        TRY(whole_masks(b, call.batch, masks, &call.shape));
-    else
-        call.shape = shape_of(b, call.batch, masks);
+    call.shape = kind == REVERSE_CONDUCTANCE ? shape_of_paths(b, call.batch, masks) : shape_of(b, call.batch, masks);
     call.shape.kind = kind;
     call.shape.output = output;
     return run_batches(&call);

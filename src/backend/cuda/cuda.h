@@ -130,9 +130,6 @@ void cuda_library_versions(char *text, size_t size);
 /* A batch of forward passes alone (run, logits, sums), or one of forward passes that are taken back. */
 typedef enum cuda_mode { CUDA_FORWARD, CUDA_REVERSE, CUDA_MODES } cuda_mode;
 
-/* Most examples of a path that are bound at once (backend.h, REVERSE_CONDUCTANCE): one batch has to hold them. */
-enum { CUDA_PATH_EXAMPLES = 32 };
-
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
 /* What a batch is launched for: another shape is other launches. */
@@ -163,6 +160,9 @@ typedef struct cuda_lane {
     size_t first;   /* pair of the run that the batch begins with */
     uint32_t count; /* pairs of the run in it; 0 = no batch in flight. The last one is repeated up to shape.pairs */
 } cuda_lane;
+
+enum { CUDA_LANES = 2 };
+
 /* Shapes whose graphs are kept. Paths take kinds of sums and outputs in turn, in binds of two sizes. */
 enum { CUDA_SHAPES = 16 };
 
@@ -171,9 +171,6 @@ typedef struct cuda_known {
     cuda_shape shape;                  /* of 0 pairs: none */
     cudaGraphExec_t graph[CUDA_LANES]; /* NULL = none yet */
 } cuda_known;
-
-
-enum { CUDA_LANES = 2 };
 
 /* Everything whose size depends on the number of pairs. The batches of both modes lie in the same device and pinned
  * memory: a run of one of them has ended before another begins. */
@@ -192,16 +189,19 @@ typedef struct cuda_batch {
     cuda_lane lane[CUDA_LANES];
 } cuda_batch;
 
-/* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
+/* Bytes of device memory with batches of `pairs`. */
 size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
 /* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse
- * passes not less than a path's examples. */
+ * passes not less than the examples of a path. */
 uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
 /* What backend_interface.memory says. */
 void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
 /* Takes the memory for as many pairs as are useful and allowed; fewer when the device refuses. */
 coar_status cuda_memory_allocate(struct cuda_backend *b);
-/* Gives up half of the batches; COAR_ERROR_MEMORY when they were of one pair. */
+/* Whether smaller batches would take less memory: not where the larger of the two kinds has the size that the plan or a
+ * path wants, or one pair. */
+bool cuda_memory_can_shrink(struct cuda_backend *b);
+/* Halves the larger of them. */
 coar_status cuda_memory_shrink(struct cuda_backend *b);
 void cuda_memory_free(struct cuda_backend *b);
 
@@ -222,6 +222,7 @@ typedef struct cuda_backend {
     bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
     cuda_layer *layers; /* [op_count] */
     cudaStream_t compute, upload, download;
+    size_t fixed_bytes;           /* of device memory that no batch is in; 0 = not measured yet */
     void *memory;                 /* one device allocation for all that follows */
     uint8_t *pixels;              /* [examples_max][elements] */
     void *input;                  /* [examples_max][positions][stride] normalised, in the type */

@@ -24,6 +24,7 @@ static backend_settings settings_of(const cuda_backend *b) {
     s.plan = &b->fp32_plan;
     s.outputs = b->outputs;
     s.examples_max = examples_at_once(b);
+    if (s.path_examples > 2) s.path_examples = 2; /* an example, and the one before it */
     s.masks_max = 1;
     s.memory = SIZE_MAX;
     return s;
