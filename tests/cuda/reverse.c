@@ -148,9 +148,9 @@ static void fills(void) {
 static void random_graphs(void) {
     compared = zeros = 0;
     for (uint64_t seed = 1; seed <= (REDUCED ? 1 : 10); seed++) {
-        test_begin("random graph %d", (int)seed);
+        test_begin("random graph %d, %s", (int)seed, precisions[seed % PRECISIONS]);
         graph *g = net_random(seed);
-        compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, seed);
+        compare_network(g, precisions[seed % PRECISIONS], (ablation){.kind = ABLATION_ZERO}, seed);
         graph_destroy(g);
     }
     test_begin("most random graphs have gradients");
