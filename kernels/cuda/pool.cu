@@ -1,8 +1,7 @@
 /*
  * pool.cu - maximum and mean over windows, and their gradients.
  *
- *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels inside the image
- * only
+ *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels of the image only
  *   mean     y[p][oy][ox][c] = (sum over ky, kx of x[p][oy s + ky][ox s + kx][c]) / (kernel_h kernel_w)
  *   maximum  dx[p][y][x][c] = sum of dy[p][oy][ox][c] over the windows whose first largest pixel is (y, x)
  *   mean     dx[p][y][x][c] = (sum of dy[p][oy][ox][c] over the windows with (y, x) inside) / (kernel_h kernel_w)

@@ -6,7 +6,7 @@
  * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while
  * one lane's batch is computed, the other's masks go up and its results come down.
  *
- *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
+ *   cuda.c      the backend interface: prepare, bind, run, run_reverse, logits, destroy
  *   device.c    which device, what it can do, its class
  *   error.c     CUDA's errors as coar_status
  *   memory.c    all device memory, planned before it is taken; how many pairs fit
@@ -152,7 +152,7 @@ typedef struct cuda_input {
 
 /* Staging of one batch in flight. */
 typedef struct cuda_lane {
-    char *host_block, *device_block; /* of the inputs, and how much of it a batch without masks takes */
+    char *host_block, *device_block; /* of the inputs */
     cuda_input host, device;
     float *host_outputs, *outputs;     /* [output_count][pairs]; of a reverse pass one output */
     float *host_gradients, *gradients; /* CUDA_REVERSE: [pairs][n]; else NULL */
@@ -185,7 +185,7 @@ typedef struct cuda_batch {
     float *keep;                      /* [slots][rows] */
     float *observed;                  /* x of one PRE or POST site of observed_pairs pairs, fp32 */
     void *workspace;                  /* of one convolution */
-    size_t input_header, input_bytes; /* of a lane's block: without the masks, and in all */
+    size_t input_header, input_bytes; /* of a lane's block: what a batch without masks takes, and in all */
     cuda_lane lane[CUDA_LANES];
 } cuda_batch;
 
@@ -265,7 +265,8 @@ typedef struct cuda_pass {
     uint32_t pairs, count;          /* computed; and the first `count` of them, behind which the last one is repeated */
     const uint32_t *slot, *example; /* device */
     cudaStream_t stream;
-    bool checked; /* waits after each op, so that a failure is that op's; not while a graph is captured */
+    bool backwards; /* what is launched belongs to the reverse pass: errors say so */
+    bool checked;   /* waits after each op, so that a failure is that op's; not while a graph is captured */
     /* Sees each op after it was enqueued; NULL = nobody. */
     coar_status (*see)(void *context, const struct cuda_pass *pass, const cuda_layer *layer);
     void *context;

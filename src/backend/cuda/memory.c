@@ -5,6 +5,8 @@
  * per batch  values, keeps, logits, workspace, the lanes' staging: one device and one pinned allocation, whose size
  *            follows from the number of pairs. Forward and reverse passes have batches of their own size in the same
  *            memory. Given up and taken again smaller when the device refuses.
+ *
+ * Must not know: what is computed there.
  */
 #include <stdlib.h>
 #include <string.h>
