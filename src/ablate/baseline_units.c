@@ -10,7 +10,7 @@
 
 /* Points of the path bound at once: what REVERSE_CONDUCTANCE allows. Neighbouring binds share a point, since a point's
  * conductance is its difference from the one before. */
-enum { BIND_POINTS = 32 };
+enum { BIND_POINTS = PATH_EXAMPLES_MAX };
 
 /* Buffers of one device. */
 typedef struct path_scratch {
@@ -179,6 +179,7 @@ unit_work baseline_units_work(const job *j, const baseline_grid *grid) {
         .pass = {.examples = BIND_POINTS,
                  .masks = 1,
                  .reverse = true,
+                 .path_examples = BIND_POINTS,
                  /* the scratch, the worker's own images, a record in hand and one on its way to the journal */
                  .own = BIND_POINTS * (2 * job_image_bytes(j) + n * sizeof(float)) +
                         rows * n * (sizeof(double) + 2 * sizeof(float))},

@@ -61,10 +61,11 @@ void job_close(job *j);
 
 /* What a device is prepared for, and what this process holds for it beside the backend. */
 typedef struct job_pass {
-    uint32_t examples; /* most of one bind */
-    size_t masks;      /* most of one run */
-    bool reverse;      /* run_reverse will be called */
-    size_t own;        /* bytes of this process's buffers */
+    uint32_t examples;      /* most of one bind */
+    size_t masks;           /* most of one run */
+    bool reverse;           /* run_reverse will be called */
+    uint32_t path_examples; /* of one bind, for neuron conductance; 0 = none */
+    size_t own;             /* bytes of this process's buffers */
 } job_pass;
 
 /* Masked forward passes over units of unit_masks x unit_examples. */

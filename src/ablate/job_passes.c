@@ -43,7 +43,8 @@ backend_settings job_settings(const job *j, const job_pass *pass, int device, th
                               .memory = j->memory,
                               .examples_max = pass->examples,
                               .masks_max = pass->masks,
-                              .reverse = pass->reverse};
+                              .reverse = pass->reverse,
+                              .path_examples = pass->path_examples};
 }
 
 /* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included. A

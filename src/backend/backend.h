@@ -40,6 +40,7 @@ typedef struct backend_settings {
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
     bool reverse;            /* run_reverse will be called: memory is planned for it too */
+    uint32_t path_examples;  /* most examples of one bind when REVERSE_CONDUCTANCE is asked for, 0 = it will not be */
 } backend_settings;
 
 /* One block of examples. All arrays are borrowed for the call only. */

@@ -56,7 +56,8 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
                         .ablation = {.kind = parts[p].ablation},
                         .examples = g->examples,
                         .masks = MASKS,
-                        .reverse = true};
+                        .reverse = true,
+                        .paths = true};
     engine e;
     CHECK_INT(input[0] * input[1], MASKS * n);
     CHECK_INT(result[0] * result[1], count);

@@ -279,7 +279,8 @@ static void invariants(const char *backend, const struct net *net) {
                         .ablation = {.kind = ABLATION_SCALE, .gain = gain},
                         .examples = EXAMPLES,
                         .masks = MANY,
-                        .reverse = true};
+                        .reverse = true,
+                        .paths = true};
     engine one, three;
     engine_open(&one, g, o);
     o.threads = 3;

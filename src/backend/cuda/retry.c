@@ -2,6 +2,7 @@
  * retry.c - pairs with a non-finite output or gradient once more (docs/design.md, section 6): they alone, in fp32 and the
  * direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free from
  * the start.
+ * Must not know: kernels, streams, what a batch is.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static backend_settings settings_of(const cuda_backend *b) {
     s.plan = &b->fp32_plan;
     s.outputs = b->outputs;
     s.examples_max = examples_at_once(b);
+    if (s.path_examples > 2) s.path_examples = 2; /* an example, and the one before it */
     s.masks_max = 1;
     s.memory = SIZE_MAX;
     return s;
