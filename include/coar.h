@@ -232,8 +232,9 @@ typedef struct coar_fit_options {
     int threads;
     uint64_t memory;
     int force;
-    int keep;                 /* a fit of this name made from the same masks and gradients by the same estimator is kept as it is
-                                 (already_complete); an older one is replaced */
+    int keep;                 /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
+                                 gradients and has standard errors if they are asked for (already_complete), else replaced; one of
+                                 another estimator or output is COAR_ERROR_EXISTS */
     int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;

@@ -87,7 +87,8 @@ bool fit_estimator_takes_gradients(fit_estimator e);
  * penalty: 0 for ols and grad, and for grad+eb that is grad alone. r2: in sample. heldout: Pearson's r of y with exact
  * leave-one-out predictions at the chosen penalty, each less the mean it was fitted about; masks without which a weight
  * is undetermined are not predicted. Of eb and grad+eb these flatter, since the prior saw the mask: times one factor
- * that makes their mean what it is when it did not (crossfit.h). Of lasso: predictions of the last tenth of the masks
+ * that makes their mean what it is when it did not (crossfit.h), 0 where that is below 0, NaN where it is not defined. A
+ * single example's is then neither leave-one-out nor cross-fitted: only the mean is what it says. Of lasso: predictions of the last tenth of the masks
  * from the others. standard_error: of ols and ridge the estimate about its own mean (shrink.c); of eb and grad+eb the
  * posterior's; of grad the noise of the averages. lasso has none.
  * predicted: mean correlation to expect on fresh masks like these, with a 95 % interval (diagnose.h).

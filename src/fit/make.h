@@ -15,7 +15,7 @@ typedef struct fit_made {
     gradient_bands bands;     /* its calibration */
     fit_solver *solver;
     /* Leave-one-out correlations of single examples are too good where a prior was learnt from the same masks: they are
-     * to be multiplied by `correction`, and `outlook` is their mean without that flaw (crossfit.h). */
+     * to be multiplied by `correction` (0 where honest predictions are worth nothing, NaN where there are none), and `outlook` is their mean without that flaw (crossfit.h). */
     bool corrected;
     double correction;
     fit_outlook outlook;

@@ -300,6 +300,7 @@ void fit_writer_destroy(fit_writer *w); /* without finish: nothing remains */
 typedef struct fit_info {
     char name[64], estimator[16], output[40];
     uint64_t masks, passes;
+    bool standard_errors;
     double predicted, predicted_low, predicted_high; /* NaN where it is not known, and for fits of older versions */
 } fit_info;
 /* Fits of a run in name order; malloc'ed. */
