@@ -474,6 +474,38 @@ static void test_too_little(const graph *g) {
     engine_close(&e);
 }
 
+/* How many allocations of memory_new succeed from now on; it takes its memory by this function. */
+static size_t allocations_left = SIZE_MAX;
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    void *block = NULL;
+    if (allocations_left == 0) return NULL;
+    if (allocations_left != SIZE_MAX) allocations_left--;
+    return posix_memalign(&block, alignment, size) ? NULL : block;
+}
+
+static void test_allocations(const graph *g) {
+    enum { MOST = 1000 };
+    size_t count = 0, least, best;
+    backend *b = NULL;
+    engine e;
+    test_begin("whichever allocation fails, nothing is prepared (leaks: a sanitizer's business)");
+    plan(&e, g, (conditions){.isa = "portable"});
+    for (coar_status status = COAR_ERROR_MEMORY; status != COAR_OK && count < MOST; count++) {
+        allocations_left = count;
+        const coar_status measured = e.interface->memory(&e.settings, &least, &best);
+        allocations_left = count;
+        status = e.interface->prepare(&e.settings, &b);
+        allocations_left = SIZE_MAX;
+        CHECK(measured == COAR_OK || measured == COAR_ERROR_MEMORY);
+        CHECK(status == COAR_OK ? b != NULL : status == COAR_ERROR_MEMORY && !b);
+        status_clear();
+    }
+    CHECK(count > 20 && count < MOST);
+    e.b = b;
+    engine_close(&e);
+}
+
 /* --------------------------------------------------------------------------------------------- nets */
 
 enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10, RESIDUAL_NETS = 6 };
@@ -524,6 +556,7 @@ int main(void) {
     }
     test_memory();
     test_too_little(nets[0].g);
+    test_allocations(nets[0].g);
     for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
     return test_end();
 }
