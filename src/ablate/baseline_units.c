@@ -19,7 +19,8 @@ typedef struct path_scratch {
     float scale[BIND_POINTS]; /* of the bound points */
     float *keeps;             /* [n] ones: the full model */
     float *gradients;         /* [BIND_POINTS][n] */
-    double *sums;             /* [outputs][BASELINE_GRADIENTS][n] */
+    float outputs[BIND_POINTS];
+    double *sums; /* [outputs][BASELINE_GRADIENTS][n] */
 } path_scratch;
 
 size_t baseline_grid_payload(const void *grid, uint64_t unit) {
@@ -81,12 +82,14 @@ static coar_status bind_points(unit_device *d, uint32_t first, uint32_t count) {
 /* A reverse pass of the full model over the bound points: adds those from .. until - 1, in order. */
 static coar_status add_points(unit_device *d, reverse_kind kind, uint32_t output, uint32_t from, uint32_t until,
                               double *sums) {
-    const path_scratch *s = d->scratch;
+    path_scratch *s = d->scratch;
     const size_t n = ((const baseline_grid *)d->work->context)->components;
     const mask_range full = {.count = 1, .n = (uint32_t)n, .keeps = s->keeps};
-    TRY(d->backend->interface->run_reverse(d->backend, kind, output, &full, s->gradients, NULL));
-    for (uint32_t p = from; p < until; p++)
-        for (size_t j = 0; j < n; j++) sums[j] += s->gradients[p * n + j];
+    TRY(d->backend->interface->run_reverse(d->backend, kind, output, &full, s->gradients, s->outputs));
+    for (uint32_t p = from; p < until; p++) {
+        const double lost = isfinite(s->outputs[p]) ? 0 : NAN; /* derivatives of a limit are none, finite or not */
+        for (size_t j = 0; j < n; j++) sums[j] += s->gradients[p * n + j] + lost;
+    }
     return COAR_OK;
 }
 

@@ -1,6 +1,7 @@
 /*
  * baseline_units.h - work units of the baselines that are gradients (docs/design.md, section 7): one example, for every
- * output of the job the scores of all components by gradient at the full model, neuron conductance and internal influence.
+ * output of the job the scores of all components by gradient at the full model, neuron conductance and internal
+ * influence.
  *
  * The last two follow the path from the zero image (normalised) to the example in PATH_STEPS equal steps.
  * Must not know: threads, what the scores are for.

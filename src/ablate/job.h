@@ -19,8 +19,8 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *devices, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                               /* where plan_json came from, for messages */
-    /* --plan: it must fit. Else a stored plan of another model gives way to a fresh one, and the run's settings say what
-     * differs. */
+    /* --plan: it must fit. Else a stored plan of another model gives way to a fresh one, and the run's settings say
+     * what differs. */
     bool plan_given;
     double alpha;  /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
     uint64_t seed; /* of the masks that it tries them with */
@@ -95,8 +95,8 @@ coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *imag
 coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
 size_t job_image_bytes(const job *j);
 
-/* The means of `mean` ablation that a run stored, its path being for messages: *means is the job's from here on. Nothing
- * for other ablations; COAR_ERROR_INPUT when there is not one for each of the model's rows. */
+/* The means of `mean` ablation that a run stored, its path being for messages: *means is the job's from here on.
+ * Nothing for other ablations; COAR_ERROR_INPUT when there is not one for each of the model's rows. */
 coar_status job_take_means(job *j, float **means, uint64_t count, const char *run);
 
 /* Fills j->baseline and, for `mean` ablation, j->fill (over the calibration rows). */

@@ -1,4 +1,5 @@
-/* job_passes.c - a job's unablated passes (outputs, predictions, means of rows), and its backends ready for others. See job.h. */
+/* job_passes.c - a job's unablated passes (outputs, predictions, means of rows), and its backends ready for others.
+ * See job.h. */
 #include "ablate/job_passes.h"
 
 #include <stdlib.h>

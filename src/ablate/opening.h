@@ -1,8 +1,8 @@
 /*
- * opening.h - what `ablate` and `gradients` begin with: the run that the options describe, its job and its tables, opened
- * or begun. Whichever comes first begins the run; the other finds it and adds to it.
- * Must not know: what a stage computes. Settings that are one stage's alone (sampler, passes) are that stage's to keep and
- * compare.
+ * opening.h - what `ablate` and `gradients` begin with: the run that the options describe, its job and its tables,
+ * opened or begun. Whichever comes first begins the run; the other finds it and adds to it.
+ * Must not know: what a stage computes. Settings that are one stage's alone (sampler, passes) are that stage's to
+ * keep and compare.
  */
 #ifndef COAR_ABLATE_OPENING_H
 #define COAR_ABLATE_OPENING_H

@@ -1,11 +1,11 @@
 /*
- * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a stored
- * derivative is the slope of the output in the component's mask value, from ablated (0) to whole (1).
+ * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a
+ * stored derivative is the slope of the output in the component's mask value, from ablated (0) to whole (1).
  */
+#include "digits.h"
 #include "runs.h"
 #include "test.h"
 
-#include "ablate/job.h"
 #include "core/h5.h"
 #include "core/levels.h"
 
@@ -13,34 +13,11 @@ enum { EXAMPLES = 3, STRIDE = 23 }; /* every so many components */
 
 static const double half_step = 0.01;
 
-static const char *in_data(const char *name) {
-    static char paths[4][512];
-    static int next;
-    char relative[128];
-    snprintf(relative, sizeof relative, "../data/%s", name);
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s", test_path(relative));
-    return path;
-}
-
-static const char *data_file(void) {
-    static char path[512];
-    if (path[0]) return path;
-    snprintf(path, sizeof path, "%s", test_temporary("digits.h5"));
-    coar_pack_options o = COAR_PACK_INIT;
-    o.from = "npy";
-    o.path = in_data("digits-images.npy");
-    o.labels = in_data("digits-labels.npy");
-    o.output = path;
-    CHECK_OK(coar_pack(&o, NULL));
-    return path;
-}
-
 static coar_gradients_options options_for(const char *path, const char *ablation) {
     coar_gradients_options o = COAR_GRADIENTS_INIT;
     o.passes = 1;
-    o.ablate.model = in_data("digits-vit.safetensors");
-    o.ablate.data = data_file();
+    o.ablate.model = digits_model("vit");
+    o.ablate.data = digits_data();
     o.ablate.output = path;
     o.ablate.examples = "0:3";
     o.ablate.ablation = ablation;
@@ -70,17 +47,15 @@ static double *stored_derivatives(const char *name, const char *ablation) {
 
 /* The reference on the run's examples, bound. */
 static backend *open_reference(const char *ablation, job **out) {
-    const job_options options = {.model = in_data("digits-vit.safetensors"),
-                                 .data = data_file(),
+    const job_options options = {.model = digits_model("vit"),
+                                 .data = digits_data(),
                                  .examples = "0:3",
                                  .ablation = ablation,
                                  .backend = "reference",
                                  .threads = 2};
     const job_pass pass = {.examples = EXAMPLES, .masks = 2};
     backend *b = NULL;
-    job *j = NULL;
-    CHECK_OK(job_open(&options, &j));
-    if (!j) exit(1);
+    job *j = digits_job(&options);
     CHECK_OK(job_baseline(j)); /* the means of `mean` */
     uint8_t *images = malloc(EXAMPLES * job_image_bytes(j));
     CHECK_OK(job_prepare(j, &pass, 0, j->pool, &b));
