@@ -1,15 +1,10 @@
 /*
  * cpu_gradients.c - the cpu backend's reverse pass against the reference, on small random nets with every op at every
- * place; what gradients must not depend on: threads, memory, the masks and examples beside them; and the schedules
- * behind them.
+ * place; what gradients must not depend on: threads, memory, the masks and examples beside them.
  */
 #include "test.h"
 
-#include <unistd.h>
-
-#include "backend/cpu/cpu_schedule.h"
 #include "engines.h"
-#include "model/model.h"
 #include "nets.h"
 
 enum { MASKS = 3, EXAMPLES_MAX = 37 };
@@ -44,11 +39,9 @@ static void plan(engine *e, const graph *g, conditions c) {
                                  .memory = c.memory,
                                  .examples = EXAMPLES_MAX,
                                  .masks = MASKS,
+                                 .threads = c.threads,
                                  .reverse = true});
     unsetenv("COAR_ISA");
-    thread_pool_destroy(e->pool);
-    CHECK_OK(thread_pool_create(c.threads ? c.threads : 1, &e->pool));
-    e->settings.pool = e->pool;
 }
 
 static void open_engine(engine *e, const graph *g, conditions c) {
@@ -353,161 +346,12 @@ static void test_independence(const char *name, const graph *g, const char *isa)
     net_batch_free(&batch);
 }
 
-/* --------------------------------------------------------------------------------------- schedules */
-
-static void check_apart(const cpu_schedule *s) {
-    for (size_t i = 0; i < s->region_count; i++) {
-        const region *a = &s->regions[i];
-        CHECK(a->start + a->size <= s->floats);
-        for (size_t j = 0; j < i; j++) {
-            const region *b = &s->regions[j];
-            const bool at_once = a->first <= b->last && b->first <= a->last;
-            CHECK(!at_once || a->start + a->size <= b->start || b->start + b->size <= a->start);
-        }
-    }
-}
-
-/* What no placement can do without: the most that is in use at once. */
-static size_t most_at_once(const cpu_schedule *s) {
-    size_t most = 0;
-    for (size_t i = 0; i < s->region_count; i++) {
-        size_t sum = 0;
-        for (size_t j = 0; j < s->region_count; j++)
-            if (s->regions[j].first <= s->regions[i].first && s->regions[i].first <= s->regions[j].last)
-                sum += s->regions[j].size;
-        if (sum > most) most = sum;
-    }
-    return most;
-}
-
-static size_t forward_steps(const cpu_schedule *s) {
-    size_t count = 0;
-    for (size_t i = 0; i < s->step_count; i++) count += s->steps[i].kind == STEP_FORWARD;
-    return count;
-}
-
-static void test_schedules(const char *name, const graph *g) {
-    cpu_schedule_choice *choices = NULL;
-    size_t count = 0, steps = 0;
-    double waste = 0;
-    test_begin("%s: regions in use at once lie apart; less memory for more steps", name);
-    CHECK_OK(cpu_schedule_choices(g, &choices, &count));
-    CHECK(count > 0);
-    for (size_t i = 0; i < count; i++) {
-        cpu_schedule s;
-        CHECK_OK(cpu_schedule_create(g, choices[i].kept_from, &s));
-        CHECK_INT(s.floats, choices[i].floats);
-        CHECK(i == 0 || choices[i].floats < choices[i - 1].floats);
-        CHECK(i == 0 ? forward_steps(&s) == g->op_count : forward_steps(&s) > steps);
-        steps = forward_steps(&s);
-        check_apart(&s);
-        waste = fmax(waste, (double)s.floats / (double)most_at_once(&s));
-        cpu_schedule_free(&s);
-    }
-    CHECK(waste < 1.25); /* of networks worth the name: below 4 % (docs/performance.md) */
-    printf("# %s: %zu schedules, %.0f %% to %.0f %% of the memory, at most %.1f %% unused\n", name, count,
-           100.0 * (double)choices[count - 1].floats / (double)choices[0].floats, 100.0, 100 * (waste - 1));
-    free(choices);
-}
-
-/* ------------------------------------------------------------------------------------------ memory */
-
-static double resident_bytes(void) {
-    unsigned long long all = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file || fscanf(file, "%llu %llu", &all, &resident) != 2) resident = 0;
-    if (file) fclose(file);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE);
-}
-
-/* How much more is resident after a reverse pass than before the backend was there. */
-static double grown_bytes(const graph *g, const example_batch *batch, const mask_range *masks, size_t memory) {
-    float *gradients = calloc(masks->count * batch->count, masks->n * sizeof *gradients);
-    memset(gradients, 1, masks->count * batch->count * masks->n * sizeof *gradients); /* resident already */
-    engine e;
-    plan(&e, g, (conditions){.isa = "portable", .threads = 2, .memory = memory});
-    const double before = resident_bytes();
-    CHECK_OK(e.interface->prepare(&e.settings, &e.b));
-    CHECK_OK(e.interface->bind(e.b, batch));
-    CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, masks, gradients, NULL));
-    const double after = resident_bytes();
-    free(gradients);
-    engine_close(&e);
-    return after - before;
-}
-
-static void test_memory(void) {
-    model *m = NULL;
-    size_t least, best;
-    engine e;
-    test_begin("resident memory grows by what was planned, within 10 %%");
-    if (REDUCED || resident_bytes() == 0) {
-        test_skip("a sanitizer keeps memory of its own, or there is no /proc");
-        return;
-    }
-    CHECK_OK(model_random("resnet20", &(model_options){0}, &m));
-    float *keeps = random_keeps(m->graph, 2);
-    const mask_range masks = {.count = 1, .n = m->graph->components, .keeps = keeps};
-    example_batch batch = net_batch(m->graph, EXAMPLES_MAX, 7);
-    plan(&e, m->graph, (conditions){.isa = "portable", .threads = 2});
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    engine_close(&e);
-    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, best) / (double)best, 1, 0.1);
-    CHECK_NEAR(grown_bytes(m->graph, &batch, &masks, least) / (double)least, 1, 0.1);
-    net_batch_free(&batch);
-    free(keeps);
-    model_destroy(m);
-}
-
-/* What else is refused: reverse_nets.c. */
-static void test_too_little(const graph *g) {
-    size_t least, best;
-    backend *refused = NULL;
-    engine e;
-    test_begin("a reverse pass in less memory than the least");
-    plan(&e, g, (conditions){.isa = "portable"});
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    e.settings.memory = least - 1;
-    CHECK_ERROR(e.interface->prepare(&e.settings, &refused), COAR_ERROR_MEMORY, "raise --memory");
-    CHECK(!refused);
-    status_clear();
-    engine_close(&e);
-}
-
-/* --------------------------------------------------------------------------------------------- nets */
-
-enum { RANDOM_NETS = REDUCED ? 4 : 16, NAMED_NETS = 10, RESIDUAL_NETS = 6 };
-
-typedef struct named_net {
-    char name[48];
-    graph *g;
-} named_net;
-
-static size_t make_nets(named_net *nets) {
-    static const char *const components[] = {"filters", "blocks", "inputs", "heads"};
-    static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
-    size_t count = 0;
-    for (net_components c = NET_FILTERS; c <= NET_INPUTS; c++) {
-        snprintf(nets[count].name, sizeof nets->name, "basic blocks, %s", components[c]);
-        nets[count++].g = net_basic(c, 21);
-        snprintf(nets[count].name, sizeof nets->name, "bottlenecks, %s", components[c]);
-        nets[count++].g = net_bottleneck(c, 22);
-    }
-    for (net_components c = NET_FILTERS; c <= NET_HEADS; c++) {
-        snprintf(nets[count].name, sizeof nets->name, "transformer, %s", components[c]);
-        nets[count++].g = net_transformer(c, acts[c], 23);
-    }
-    for (uint64_t seed = 0; seed < RANDOM_NETS; seed++) {
-        snprintf(nets[count].name, sizeof nets->name, "random ops %llu", (unsigned long long)seed);
-        nets[count++].g = net_random(seed);
-    }
-    return count;
-}
+enum { RANDOM_NETS = REDUCED ? 4 : 16, RESIDUAL_NETS = 6 };
 
 int main(void) {
-    named_net nets[NAMED_NETS + RANDOM_NETS];
-    const size_t count = make_nets(nets);
-    for (size_t k = 0; k < count; k++) test_schedules(nets[k].name, nets[k].g);
+    enum { COUNT = NETS_NAMED + RANDOM_NETS };
+    named_net nets[COUNT];
+    for (size_t k = 0; k < COUNT; k++) nets[k] = net_number(k);
     for (size_t i = 0; i < ISAS; i++) {
         if (!isa_present(nets[0].g, isas[i])) {
             test_begin("%s", isas[i]);
@@ -515,15 +359,13 @@ int main(void) {
             continue;
         }
         size_t compared = 0;
-        for (size_t k = 0; k < count; k++)
-            compared += compare_net(nets[k].name, nets[k].g, isas[i], k < NAMED_NETS ? NAMED : RANDOM);
+        for (size_t k = 0; k < COUNT; k++)
+            compared += compare_net(nets[k].name, nets[k].g, isas[i], k < NETS_NAMED ? NAMED : RANDOM);
         test_begin("%s: most nets have derivatives", isas[i]);
-        CHECK(compared >= NAMED_NETS + RANDOM_NETS * 3 / 4);
+        CHECK(compared >= NETS_NAMED + RANDOM_NETS * 3 / 4);
         for (size_t k = 0; k < RESIDUAL_NETS; k += 3) test_nan(nets[k].name, nets[k].g, isas[i]);
-        for (size_t k = 0; k < count; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
+        for (size_t k = 0; k < COUNT; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
     }
-    test_memory();
-    test_too_little(nets[0].g);
-    for (size_t k = 0; k < count; k++) graph_destroy(nets[k].g);
+    for (size_t k = 0; k < COUNT; k++) graph_destroy(nets[k].g);
     return test_end();
 }

@@ -58,19 +58,19 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
                         .masks = MASKS,
                         .reverse = true,
                         .paths = true};
-    engine e;
+    engine e = {0};
     CHECK_INT(input[0] * input[1], MASKS * n);
     CHECK_INT(result[0] * result[1], count);
     if (input[0] * input[1] != MASKS * n || result[0] * result[1] != count) goto done;
     if (o.ablation.kind == ABLATION_MEAN) {
         engine_open(&e, graph, o);
-        if (!e.b) goto close;
+        if (!e.b) goto done;
         CHECK_OK(e.interface->bind(e.b, &batch));
         o.ablation.fill = means = golden_row_means(m, e.b, g->examples);
         engine_close(&e);
     }
     engine_open(&e, graph, o);
-    if (!e.b) goto close;
+    if (!e.b) goto done;
     const mask_range range = {.count = masks, .n = n, .keeps = keeps + parts[p].first_mask * n};
     float *actual = engine_reverse(&e, &batch, parts[p].kind, 1, &range, margins);
     const double seen = worst_row(actual, expected, masks * g->examples, n);
@@ -79,9 +79,8 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
     CHECK_NEAR(largest_difference(margins, outputs + masks * g->examples, masks * g->examples), 0, 1e-5);
     free(outputs);
     free(actual);
-close:
-    engine_close(&e);
 done:
+    engine_close(&e);
     free(keeps);
     free(means);
     free(expected);
