@@ -45,7 +45,7 @@ extern "C" {
 #endif
 
 #define COAR_VERSION_MAJOR 0
-#define COAR_VERSION_MINOR 1
+#define COAR_VERSION_MINOR 2
 #define COAR_VERSION_PATCH 0
 
 /* name, value, text. Values are part of the interface: they are never renumbered. */
@@ -68,7 +68,7 @@ typedef enum coar_status {
 #undef X
 } coar_status;
 
-/* "0.1.0". Static storage. */
+/* "0.2.0". Static storage. */
 COAR_API const char *coar_version(void);
 
 /* One-line text of a status. Static storage; never NULL. */
@@ -166,7 +166,7 @@ typedef struct coar_ablate_options {
     int store_masks;
     int store_f16;
     const char *shard;       /* "K/S": only the units t with t mod S == K */
-    int force;               /* start over */
+    int force;               /* remove the whole run (ablations, gradients, fits) and start over */
     int force_resume;        /* resume although another process seems alive */
     double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
     const char *command;     /* provenance: the command line; may be NULL */
@@ -224,16 +224,17 @@ typedef struct coar_fit_options {
     const char *masks;        /* M.npy, bool [m, n] */
     const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
     const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad without
-                                 masks; of a loo run ols: baseline minus output; else ridge */
+    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad
+                                 without masks; of a loo run ols: baseline minus output; else ridge */
     const char *output;       /* output name; NULL = the run's first */
     const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
     int standard_errors;      /* not of lasso; where noise cannot be told they are NaN */
     int threads;
     uint64_t memory;
     int force;
-    int keep;                 /* a fit of this name made from the same masks and gradients by the same estimator is kept as it is
-                                 (already_complete); an older one is replaced */
+    int keep;                 /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
+                                 gradients and has standard errors if they are asked for (already_complete), else replaced; one of
+                                 another estimator or output is COAR_ERROR_EXISTS */
     int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;

@@ -1,6 +1,6 @@
 /*
- * fits.h - fit problems held in memory for tests: random masks, planted outputs, goldens (tools/golden_fit.py), and all that
- * fit_solve hands over.
+ * fits.h - fit problems held in memory for tests: random masks, planted outputs, goldens (tools/golden_fit.py), and all
+ * that fit_solve hands over.
  */
 #ifndef COAR_FITS_H
 #define COAR_FITS_H

@@ -184,8 +184,8 @@ def bayes(X, Y, groups, W0=None):
         held = correlation(held_out(X, y, known, penalty, D), y)
         rows.append([penalty, r_squared(X, y, w + w0, b), held, b, *(w + w0), *errors])
     rows, honest = np.array(rows), correlations(predicted, Y).mean()
-    if 0 < honest < rows[:, 2].mean():
-        rows[:, 2] *= honest / rows[:, 2].mean()
+    if honest < rows[:, 2].mean():
+        rows[:, 2] *= max(honest, 0) / rows[:, 2].mean()
     return rows, interval(predicted, Y)
 
 

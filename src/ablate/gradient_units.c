@@ -17,6 +17,7 @@ typedef struct gradient_scratch {
     uint8_t *levels;  /* [S][n] */
     float *keeps;     /* [S][n] */
     float *gradients; /* [S][E][n] */
+    float *outputs;   /* [S][E] */
 } gradient_scratch;
 
 static void close_scratch(unit_device *d) {
@@ -25,6 +26,7 @@ static void close_scratch(unit_device *d) {
     free(s->levels);
     free(s->keeps);
     free(s->gradients);
+    free(s->outputs);
     free(s);
 }
 
@@ -36,6 +38,7 @@ static coar_status open_scratch(unit_device *d) {
     d->scratch = s;
     TRY(memory_new(group * n, sizeof *s->levels, "masks", &s->levels));
     TRY(memory_new(group * n, sizeof *s->keeps, "masks", &s->keeps));
+    TRY(memory_new(group * d->work->pass.examples, sizeof *s->outputs, "outputs", &s->outputs));
     return memory_new(group * d->work->pass.examples * n, sizeof *s->gradients, "gradients", &s->gradients);
 }
 
@@ -46,10 +49,12 @@ typedef struct fold {
     const gradient_scratch *scratch;
     gradient_state state;
     size_t passes, examples, n;
-    size_t finite[LEVELS_BLOCK]; /* of each example: the passes of this group before the first non-finite derivative */
+    double slope; /* of a keep over its mask value: what makes derivatives those with respect to mask values */
+    size_t finite[LEVELS_BLOCK]; /* of each example: the passes of this group before the first that is not finite */
 } fold;
 
-/* An example with a derivative that is not finite has no sums any more. */
+/* An example with a derivative or an output that is not finite has no sums any more: where the output overflowed,
+ * derivatives are those of a limit, often finite ones. */
 static void spoil(const fold *f, size_t e) {
     for (size_t l = 0; l < LEVELS; l++) {
         double *sums = f->state.sums + (l * f->examples + e) * f->n;
@@ -71,11 +76,12 @@ static coar_status fold_example(void *context, size_t e, int worker) {
         const uint8_t *level = f->scratch->levels + s * n;
         double squares[LEVELS] = {0};
         for (size_t j = 0; j < n; j++) {
-            const double g = gradients[j];
+            const double g = f->slope * gradients[j];
             sums[level[j] * stride + j] += g;
             squares[level[j]] += g * g;
         }
-        if (!isfinite(squares[0] + squares[1] + squares[2])) { /* squares of floats do not overflow a double */
+        /* squares of floats do not overflow a double */
+        if (!isfinite(squares[0] + squares[1] + squares[2] + f->scratch->outputs[s * f->examples + e])) {
             spoil(f, e);
             break;
         }
@@ -94,15 +100,22 @@ static coar_status fold_columns(void *context, size_t task, int worker) {
             const float *gradients = f->scratch->gradients + (s * f->examples + e) * f->n;
             const uint8_t *level = f->scratch->levels + s * f->n;
             if (s >= f->finite[e]) continue;
-            for (size_t j = first; j < last; j++)
-                f->state.squares_of_component[level[j] * f->n + j] += (double)gradients[j] * gradients[j];
+            for (size_t j = first; j < last; j++) {
+                const double g = f->slope * gradients[j];
+                f->state.squares_of_component[level[j] * f->n + j] += g * g;
+            }
         }
     return COAR_OK;
 }
 
 static coar_status fold_group(unit_device *d, gradient_state state, size_t passes, size_t examples) {
     const gradient_units *units = d->work->context;
-    fold f = {.scratch = d->scratch, .state = state, .passes = passes, .examples = examples, .n = units->masks.n};
+    fold f = {.scratch = d->scratch,
+              .state = state,
+              .passes = passes,
+              .examples = examples,
+              .n = units->masks.n,
+              .slope = 1 - (double)d->job->ablation.gain};
     TRY(thread_pool_run(d->pool, examples, fold_example, &f));
     return thread_pool_run(d->pool, (f.n + FOLD_COLUMNS - 1) / FOLD_COLUMNS, fold_columns, &f);
 }
@@ -136,10 +149,10 @@ static coar_status run_group(unit_device *d, uint32_t output, uint64_t block, ui
     const gradient_scratch *s = d->scratch;
     const size_t n = units->masks.n;
     level_mask(&units->masks, block, first, count, s->levels);
-    for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep[s->levels[i]];
+    for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep_with(s->levels[i], d->job->ablation.gain);
     const mask_range masks = {.count = count, .n = units->masks.n, .keeps = s->keeps};
     *device_failed = true;
-    TRY(d->backend->interface->run_reverse(d->backend, REVERSE_MASK, output, &masks, s->gradients, NULL));
+    TRY(d->backend->interface->run_reverse(d->backend, REVERSE_MASK, output, &masks, s->gradients, s->outputs));
     *device_failed = false;
     return COAR_OK;
 }
@@ -190,8 +203,8 @@ static job_pass pass_of(const job *j, const gradient_grid *g, size_t group) {
     return (job_pass){.examples = (uint32_t)examples,
                       .masks = group,
                       .reverse = true,
-                      .own =
-                          examples * job_image_bytes(j) + 2 * state + group * (masks + examples * n * sizeof(float))};
+                      .own = examples * job_image_bytes(j) + 2 * state +
+                             group * (masks + examples * (n + 1) * sizeof(float))};
 }
 
 /* As many passes as fit, but no more than a minute or so of one core: a stop waits for the group in hand. */

@@ -1,6 +1,7 @@
 /*
  * gradient_units.h - work units of averaged mask gradients: the chain of reverse passes of one output over one block of
- * examples, every derivative added to the sum of its component's level (core/levels.h).
+ * examples, every derivative added to the sum of its component's level (core/levels.h). Derivatives are those with
+ * respect to mask values, from 0 = ablated to 1, whatever ablation leaves of a component.
  *
  * Derivatives are added in f64, pass after pass, so that the bits depend neither on how many passes a device is given
  * at once nor on how many there were before.

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Forward passes that a reverse pass counts for: what it costs at most (docs/performance.md). */
+/* Forward passes that the reverse pass of one output counts for: what it costs at most (docs/performance.md). */
 #define REVERSE_COST 2.5
 
 /* Predicted correlation that a doubling must add for the passes to be worth their time. */
@@ -25,21 +25,26 @@ enum {
     STEPS_MAX = 64,         /* doublings: more than any run has */
 };
 
-/* What a run holds after a step. */
+/* What a run holds after a step. Step 0 is what it held before the first one. */
 typedef struct budget_step {
     uint32_t passes;  /* k: reverse passes of every example */
     uint64_t masks;   /* m: forward passes */
     double predicted; /* correlation on fresh masks, as the fit predicts it; NaN = it could not */
-    double seconds;   /* that the step took */
 } budget_step;
 
 typedef enum step_choice { STEP_NEXT, STEP_SETTLED, STEP_SPENT } step_choice;
 
-/* Forward passes' worth of k and m. */
-double step_cost(uint32_t passes, uint64_t masks);
+/* What decides beside the steps themselves. */
+typedef struct step_rules {
+    double reverse_cost; /* forward passes that a reverse pass of every output counts for; 0 = there are to be none */
+    double budget;       /* forward passes' worth in all, beyond what the run held before */
+} step_rules;
 
-/* The step after `count` steps within a budget of `passes` forward passes' worth in all: *next (its passes and masks
- * alone) when there is one. What a doubling would exceed is cut to what is left, in whole work units. */
-step_choice step_after(const budget_step *steps, size_t count, double passes, budget_step *next);
+/* Forward passes' worth that the steps have added to what the run held before. */
+double steps_spent(const budget_step *steps, size_t count, double reverse_cost);
+
+/* The step after steps[0 .. count - 1], count >= 1: *next (its passes and masks alone) when there is one. Reverse passes
+ * come first. What a doubling would exceed is cut to what is left, in whole work units. */
+step_choice step_after(const budget_step *steps, size_t count, const step_rules *rules, budget_step *next);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * levels.h - masks of averaged mask gradients: every component is kept whole or by one of two lower keeps.
+ * levels.h - masks of averaged mask gradients: every component is kept whole or has one of two lower mask values.
  *
  * Like sampler.h a pure function of (seed, alpha, block, pass): a block is 32 examples that share their masks, so that
  * different examples average over different masks. docs/estimators.md says why these levels and this design.
@@ -15,6 +15,9 @@ enum {
     LEVELS = 3,        /* in the order of level_keep wherever an array has a dimension [LEVELS] */
     LEVELS_BLOCK = 32, /* examples that share masks: 32 b .. 32 b + 31 of the run's examples are block b */
     LEVELS_CYCLE = 16, /* passes over which each component's levels are balanced */
+    /* Most passes: noise is far below what masks of least squares leave by then, and counting their levels, which every
+     * reader of gradients does, is still a matter of seconds a block. */
+    LEVELS_PASSES_MOST = 1 << 16,
 };
 
 /* What is stored beside gradients: masks of another design are refused. */
@@ -26,7 +29,13 @@ typedef struct level_masks {
     uint32_t n;   /* components */
 } level_masks;
 
+/* The levels as mask values: 1 whole, 0 ablated. */
 extern const float level_keep[LEVELS];
+
+/* What a component at a level is multiplied by where ablation leaves `gain` of it (scale:G; 0 for the other kinds):
+ * mask value t is keep gain + (1 - gain) t. A derivative with respect to t is (1 - gain) times that with respect to
+ * the keep. */
+float level_keep_with(size_t level, float gain);
 
 /* How often each level comes. */
 void level_probabilities(double alpha, double probability[LEVELS]);

@@ -1,12 +1,12 @@
 /*
- * bands.c - see bands.h. V: leading right singular vectors of the sample's weight vectors, each divided by its length; bands
- * 1 .. 8, 9 .. 32 and the rest (fewer with fewer than 96 examples: never more than a third of them). With
+ * bands.c - see bands.h. V: leading right singular vectors of the sample's weight vectors, each divided by its length;
+ * bands 1 .. 8, 9 .. 32 and the rest (fewer with fewer than 96 examples: never more than a third of them). With
  * P_b(z) = Xc (part of w(z) in band b), outputs y(z) centred, both over the deviation of y(z), the factors f minimise
  *
  *   sum_z |y(z) - sum_b f_b P_b(z)|^2 + KEEP sum_b (f_b - 1)^2.
  *
- * KEEP holds factors at 1 where masks are few: it stands for an error of WIDTH against as many examples as the outputs of one
- * mask are worth.
+ * KEEP holds factors at 1 where masks are few: it stands for an error of WIDTH against as many examples as the outputs
+ * of one mask are worth.
  */
 #include "fit/bands.h"
 
@@ -161,7 +161,7 @@ static void split(const calibration *c, const double *weight, size_t E) {
     }
 }
 
-/* The strip of masks from `first` on, everything over the deviation of the outputs; constant outputs count for nothing. */
+/* The strip of masks from `first` on, all over the deviation of the outputs; constant outputs count for nothing. */
 static void predict_strip(const calibration *c, const solver_block *block, size_t first, size_t count) {
     const fit_system *system = c->system;
     const size_t n = system->by_component.count, E = block->count;

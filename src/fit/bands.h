@@ -1,7 +1,7 @@
 /*
  * bands.h - calibration of averaged gradients on masked passes. Attributions of different examples have directions in
- * common, and noise has not: the part of a weight vector along the leading common directions is kept, the rest is drawn to
- * 0, by one factor for each band of directions, shared by all examples and fitted to the outputs of plain masks.
+ * common, and noise has not: the part of a weight vector along the leading common directions is kept, the rest is drawn
+ * to 0, by one factor for each band of directions, shared by all examples and fitted to the outputs of plain masks.
  * Must not know: how gradients are averaged, estimators.
  */
 #ifndef COAR_FIT_BANDS_H

@@ -1,9 +1,11 @@
 /*
- * combine.c - see combine.h. Of group g, with U-statistics that need no model of the noise (a derivative is never multiplied by
- * itself):
- *   C_g[l][m] = sum S_l S_m / sum c_l c_m,   C_g[l][l] = sum (S_l^2 - Q_l) / sum c_l (c_l - 1),   r_g[l] = sum Q_l / sum c_l
- * and s_g = C_g[0][0], the best measured. Half of each comes from all groups: C = C_g/2 + s_g/2 mean_g(C_g/s_g), the same for r,
- * the mean weighted by the groups' sizes. Noise v[l] = r[l] - C[l][l].
+ * combine.c - see combine.h. Of group g, with U-statistics that need no model of the noise (a derivative is never
+ * multiplied by itself):
+ *   C_g[l][m] = sum S_l S_m / sum c_l c_m,   C_g[l][l] = sum (S_l^2 - Q_l) / sum c_l (c_l - 1),
+ *   r_g[l] = sum Q_l / sum c_l,   s_g = C_g[0][0], the best measured.
+ * Half of each comes from all groups: C = C_g/2 + s_g/2 mean_g(C_g/s_g), the same for r, the mean weighted by the
+ * sizes of the groups whose s_g is clear of its own error: one of nothing but noise, s_g just above 0, would drown the
+ * others. Noise v[l] = r[l] - C[l][l].
  * The weight of a component is the best linear prediction of q' (level means), q the weights of the quadrature:
  *   a = (C + diag(v[l]/c[l]))^-1 C q over its seen levels,   weight = sum_l a[l] S_l/c_l;
  * unseen levels are filled in by C. It is not scaled back to sum 1: what is noisy is drawn to 0.
@@ -26,6 +28,9 @@ static const double fixed_shares[LEVELS] = {.5, .25, .25};
 /* Half a group's own moments, half those of all. */
 #define OWN 0.5
 
+/* How many of its standard errors s_g has to be for the group to have a say in the moments of all. */
+#define CLEAR 3.0
+
 /* Smallest eigenvalue of C over its largest, and smallest noise over the mean square. */
 #define EIGENVALUE_MIN 1e-4
 #define NOISE_MIN 0.05
@@ -44,13 +49,21 @@ static void own_moments(const level_moments *m, level_model *out) {
     for (size_t l = 0; l < LEVELS; l++) out->measured &= isfinite(out->noise[l]);
 }
 
-/* The mean over groups of their moments, each over its own scale. */
+/* The error of a mean of products of two derivatives that are nothing but noise, where the examples of a block, which
+ * have the same masks, say no more than one. */
+static bool is_clear(const level_moments *m, const level_model *own) {
+    const double error = own->noise[0] * sqrt(2 * LEVELS_BLOCK / m->pairs[0][0]);
+    return own->measured && own->covariance[0][0] > CLEAR * error;
+}
+
+/* The mean over groups of their moments, each over its own scale; not `measured` where no group is clear. */
 static level_model shared_moments(const level_moments *moments, const level_model *own, size_t groups) {
     level_model shared = {.measured = false};
     double components = 0;
-    for (size_t g = 0; g < groups; g++) components += own[g].measured ? moments[g].components : 0;
+    for (size_t g = 0; g < groups; g++) components += is_clear(&moments[g], &own[g]) ? moments[g].components : 0;
     for (size_t g = 0; g < groups; g++) {
-        if (!own[g].measured) continue;
+        if (!is_clear(&moments[g], &own[g])) continue;
+        shared.measured = true;
         const double share = moments[g].components / components / own[g].covariance[0][0];
         for (size_t l = 0; l < LEVELS; l++) {
             for (size_t k = 0; k < LEVELS; k++) shared.covariance[l][k] += share * own[g].covariance[l][k];
@@ -77,11 +90,11 @@ static coar_status floor_eigenvalues(double C[LEVELS][LEVELS]) {
 }
 
 static coar_status blend(const level_model *shared, level_model *model) {
-    const double scale = model->covariance[0][0];
+    const double scale = model->covariance[0][0], own = shared->measured ? OWN : 1;
     for (size_t l = 0; l < LEVELS; l++) {
         for (size_t k = 0; k < LEVELS; k++)
-            model->covariance[l][k] = OWN * model->covariance[l][k] + (1 - OWN) * scale * shared->covariance[l][k];
-        model->noise[l] = OWN * model->noise[l] + (1 - OWN) * scale * shared->noise[l];
+            model->covariance[l][k] = own * model->covariance[l][k] + (1 - own) * scale * shared->covariance[l][k];
+        model->noise[l] = own * model->noise[l] + (1 - own) * scale * shared->noise[l];
     }
     TRY(floor_eigenvalues(model->covariance));
     for (size_t l = 0; l < LEVELS; l++)

@@ -80,9 +80,9 @@ static uint32_t passes_used(const fit_source *s, fit_estimator estimator) {
     return fit_estimator_takes_gradients(estimator) ? s->gradients.passes : 0;
 }
 
-/* The writer comes before the solving: a name that is taken is found out at once. */
-static coar_status solve_into(fit_source *s, const coar_fit_options *o, const char *name, fit_estimator estimator,
-                              thread_pool *pool, fit_device *device, fit_summary *summary) {
+/* The writer comes before the solving: a name that is taken is found out at once. `replace`: it may be. */
+static coar_status solve_into(fit_source *s, const coar_fit_options *o, const char *name, bool replace,
+                              fit_estimator estimator, thread_pool *pool, fit_device *device, fit_summary *summary) {
     const fit_header header = {
         .name = name,
         .estimator = fit_estimator_name(estimator),
@@ -104,7 +104,7 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, const ch
     };
     fit_writer *writer = NULL;
     coar_status status;
-    TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, o->force || o->keep, &writer));
+    TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, replace, &writer));
     TRY_GOTO(fit_solve(&s->problem, &settings, write_block, writer, summary));
     TRY_GOTO(fit_writer_predicted(writer, summary->predicted, summary->predicted_low, summary->predicted_high));
     TRY_GOTO(fit_writer_finish(writer));
@@ -113,27 +113,18 @@ done:
     return status;
 }
 
-static bool is_current(const fit_source *s, const fit_info *fit, const char *name, fit_estimator estimator) {
-    return !strcmp(fit->name, name) && !strcmp(fit->estimator, fit_estimator_name(estimator)) &&
-           !strcmp(fit->output, s->output) && fit->masks == s->problem.m && fit->passes == passes_used(s, estimator);
+/* A fit with at least what is asked for, from what the run has now. */
+static bool is_current(const fit_source *s, const fit_info *fit, bool standard_errors, fit_estimator estimator) {
+    return fit->masks == s->problem.m && fit->passes == passes_used(s, estimator) &&
+           fit->standard_errors >= standard_errors;
 }
 
-/* Whether the run holds this very fit already; then its summary. */
-static coar_status find_current(const fit_source *s, const char *name, fit_estimator estimator, bool *current,
-                                fit_summary *summary) {
+static coar_status read_summary(const fit_source *s, const fit_info *fit, fit_summary *summary) {
     coar_status status = COAR_OK;
-    fit_info *fits = NULL;
-    const fit_info *fit = NULL;
-    size_t count = 0;
     double *values = NULL;
     const size_t N = (size_t)s->problem.N;
-    TRY_GOTO(store_list_fits(s->store, &fits, &count));
-    for (size_t i = 0; i < count; i++)
-        if (is_current(s, &fits[i], name, estimator)) fit = &fits[i];
-    *current = fit != NULL;
-    if (!fit) goto done;
     TRY_GOTO(memory_new(2 * N, sizeof *values, "fit", &values));
-    TRY_GOTO(store_read_fit(s->store, name, 0, N, NULL, NULL, NULL, values, values + N));
+    TRY_GOTO(store_read_fit(s->store, fit->name, 0, N, NULL, NULL, NULL, values, values + N));
     summary->r2_mean = mean_of_defined(values, N, NULL);
     summary->heldout_mean = mean_of_defined(values + N, N, NULL);
     summary->predicted = fit->predicted;
@@ -141,6 +132,31 @@ static coar_status find_current(const fit_source *s, const char *name, fit_estim
     summary->predicted_high = fit->predicted_high;
 done:
     free(values);
+    return status;
+}
+
+/* With `keep`: whether the run holds this very fit already, then its summary. One of the name that is of something
+ * else is somebody's own, and not replaced. */
+static coar_status find_current(const fit_source *s, const coar_fit_options *o, const char *name,
+                                fit_estimator estimator, bool *current, fit_summary *summary) {
+    coar_status status = COAR_OK;
+    fit_info *fits = NULL;
+    const fit_info *fit = NULL;
+    size_t count = 0;
+    TRY_GOTO(store_list_fits(s->store, &fits, &count));
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(fits[i].name, name)) fit = &fits[i];
+    if (!fit) goto done;
+    const bool same = !strcmp(fit->estimator, fit_estimator_name(estimator)) && !strcmp(fit->output, s->output);
+    if (!same && !o->force)
+        TRY_GOTO(status_set(COAR_ERROR_EXISTS,
+                            "%s: its fit '%s' is of estimator %s and output %s, made by somebody's choice: "
+                            "`coar fit --estimator %s --output %s --force` replaces it",
+                            store_path(s->store), name, fit->estimator, fit->output, fit_estimator_name(estimator),
+                            s->output));
+    *current = same && is_current(s, fit, o->standard_errors, estimator);
+    if (*current) TRY_GOTO(read_summary(s, fit, summary));
+done:
     free(fits);
     return status;
 }
@@ -218,10 +234,10 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     TRY_GOTO(open_source(&source, o, pool));
     TRY_GOTO(choose_estimator(&source, o->estimator, &estimator));
     choose_name(&source, o, fit_estimator_name(estimator), r.name);
-    if (o->keep && source.store) TRY_GOTO(find_current(&source, r.name, estimator, &current, &summary));
+    if (o->keep && source.store) TRY_GOTO(find_current(&source, o, r.name, estimator, &current, &summary));
     if (!current) {
-        TRY_GOTO(open_device(backend, o, &device));
-        TRY_GOTO(solve_into(&source, o, r.name, estimator, pool, device, &summary));
+        if (source.problem.m) TRY_GOTO(open_device(backend, o, &device)); /* gradients alone need no algebra */
+        TRY_GOTO(solve_into(&source, o, r.name, o->force || o->keep, estimator, pool, device, &summary));
     }
     hand_over(&source, &summary, &r);
     r.passes = passes_used(&source, estimator);

@@ -70,22 +70,35 @@ bool fit_estimator_takes_gradients(fit_estimator e);
 
 /* Solves all examples, block by block in order, calling `sink` once per block; a failure of the sink ends the fit.
  *
- * Non-finite outputs: examples with more than 1 % of them are left out (all their results NaN), then the masks with any
- * in the examples that remain. The bias is not penalised.
+ * Non-finite outputs: examples with more than 1 % of them, or with any non-finite gradient, are left out (all their
+ * results NaN), then the masks with any in the examples that remain. The bias is not penalised.
  *   ols    m > n + 1: Cholesky of the centred Gram matrix. m <= n + 1, or masks that do not tell all components
  *          apart: the minimum-norm solution by eigenvectors (with a warning unless it is the only one).
  *          leave_one_out: weight = baseline minus output.
  *   ridge  minimises |y - b - X w|^2 + penalty |w|^2, the penalty chosen for each example by generalised
  *          cross-validation (Golub, Heath, Wahba 1979) among 97 values around the mean eigenvalue.
- * penalty: 0 for ols. r2: in sample. heldout: Pearson's r of y with exact leave-one-out predictions at the chosen
- * penalty, each less the mean it was fitted about; masks without which a weight is undetermined are not predicted.
- * standard_error: diagnose.c says of what.
- * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out; errors without degrees of freedom.
+ *   eb     empirical Bayes: w_j ~ N(0, s^2 D_j), D learnt from up to 1,024 examples at once (prior.c). Minimises
+ *          |y - b - X w|^2 + penalty sum_j w_j^2 / D_j, penalty = sigma^2 / s^2 by the evidence, among as many values.
+ *   lasso  minimises |y - b - X w|^2 / 2 + penalty |w|_1; the penalty by generalised cross-validation (lasso_path.c).
+ *   grad   averaged mask gradients (combine.c), calibrated on the masks (bands.c). Without masks (m < 2 used) they are
+ *          not, and the bias is such that the mask that keeps everything gives the baseline.
+ *   grad+eb  grad, and eb on what it leaves over; grad alone unless that predicts held-out masks better by more than a
+ *          standard error.
+ * penalty: 0 for ols and grad, and for grad+eb that is grad alone. r2: in sample. heldout: Pearson's r of y with exact
+ * leave-one-out predictions at the chosen penalty, each less the mean it was fitted about; masks without which a weight
+ * is undetermined are not predicted. Of eb and grad+eb these flatter, since the prior saw the mask: times one factor
+ * that makes their mean what it is when it did not (crossfit.h), 0 where that is below 0, NaN where it is not defined. A
+ * single example's is then neither leave-one-out nor cross-fitted: only the mean is what it says. Of lasso: predictions of the last tenth of the masks
+ * from the others. standard_error: of ols and ridge the estimate about its own mean (shrink.c); of eb and grad+eb the
+ * posterior's; of grad the noise of the averages. lasso has none.
+ * predicted: mean correlation to expect on fresh masks like these, with a 95 % interval (diagnose.h).
+ * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out and of grad without masks; errors
+ * without degrees of freedom.
  *
  * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
- * use); COAR_ERROR_UNSUPPORTED when min(m, n) is beyond a dense solver; COAR_STOPPED when the callbacks ask for it.
- * With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to 1e-6 of the largest;
- * its errors end the fit.
+ * use); COAR_ERROR_UNSUPPORTED when min(m, n) (lasso: n) is beyond a dense solver; COAR_STOPPED when the callbacks ask
+ * for it. With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to 1e-6 of the
+ * largest; its errors end the fit.
  * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,

@@ -1,5 +1,5 @@
-/* grad.c - see grad.h. The gradients' part does not depend on the masks but for the calibration's few factors, so a mask
- * held out changes the inner solver's weights alone: its slack serves both. */
+/* grad.c - see grad.h. The gradients' part does not depend on the masks but for the calibration's few factors, so a
+ * mask held out changes the inner solver's weights alone: its slack serves both. */
 #include "fit/grad.h"
 
 #include <stdlib.h>

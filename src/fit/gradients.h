@@ -1,7 +1,7 @@
 /*
- * gradients.h - averaged mask gradients as attributions. What least squares estimates, E[f(m_j = 1) - f(m_j = 0)], is the
- * integral over t of E[df/dm_j at m_j = t]; sums of such derivatives at three levels of t are given (fit.h). Here they become
- * averages, weights, and the noise of those.
+ * gradients.h - averaged mask gradients as attributions. What least squares estimates, E[f(m_j = 1) - f(m_j = 0)], is
+ * the integral over t of E[df/dm_j at m_j = t]; sums of such derivatives at three levels of t are given (fit.h). Here
+ * they become averages, weights, and the noise of those.
  * Must not know: outputs, estimators.
  */
 #ifndef COAR_FIT_GRADIENTS_H
@@ -30,12 +30,12 @@ typedef struct gradient_average {
 coar_status gradient_average_create(const fit_problem *problem, gradient_average *out);
 void gradient_average_free(gradient_average *g);
 
-/* weight[n][E] of the examples index[E], ascending: the level averages combined (combine.h); 0 for a component that no pass has seen, and
- * for all of a broken example. */
+/* weight[n][E] of the examples index[E], ascending: the level averages combined (combine.h); 0 for a component that no
+ * pass has seen, and for all of a broken example. */
 coar_status gradient_weights(gradient_average *g, const uint64_t *index, size_t E, double *weight);
 
-/* error[E][n]: standard errors of gradient_weights, from the noise of the level averages. What the combination of levels
- * misses of the integral, and what a calibration takes away, is not in them. */
+/* error[E][n]: standard errors of gradient_weights, from the noise of the level averages. What the combination of
+ * levels misses of the integral, and what a calibration takes away, is not in them. */
 coar_status gradient_errors(gradient_average *g, const uint64_t *index, size_t E, float *error);
 
 /* Bytes of all this. */

@@ -1,5 +1,5 @@
-/* lasso.c - the lasso as a solver of blocks: Gram matrices of all masks and of the first nine tenths, and an example after the
- * other through lasso_path.c, one a task. */
+/* lasso.c - the lasso as a solver of blocks: Gram matrices of all masks and of the first nine tenths, and an example
+ * after the other through lasso_path.c, one a task. */
 #include "fit/lasso.h"
 
 #include <stdlib.h>

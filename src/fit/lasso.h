@@ -8,8 +8,8 @@
 
 #include "fit/solver.h"
 
-/* masks: those of the system, packed. The penalty of each example by generalised cross-validation; held-out predictions of
- * the last tenth of the masks by a fit of the others at the same penalty per mask. Without standard errors. */
+/* masks: those of the system, packed. The penalty of each example by generalised cross-validation; held-out predictions
+ * of the last tenth of the masks by a fit of the others at the same penalty per mask. Without standard errors. */
 coar_status lasso_create(const fit_problem *problem, const fit_settings *settings, const uint8_t *masks,
                          fit_system *system, fit_solver **out);
 

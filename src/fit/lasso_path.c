@@ -3,9 +3,9 @@
  * 2010, "covariance updates"): with q = Xc' (y - Xc w), coordinate j's best value is S(q_j + G_jj w_j, penalty) / G_jj,
  * S(a, p) = sign(a) max(|a| - p, 0), and a change of it changes q by a column of G.
  *
- * Which penalty: generalised cross-validation as for ridge, with the number of weights that are not 0 for the degrees of
- * freedom, whose unbiased estimate it is (Zou, Hastie, Tibshirani 2007). It uses all masks, where a held-out tenth would
- * choose by a tenth of them.
+ * Which penalty: generalised cross-validation as for ridge, with the number of weights that are not 0 for the degrees
+ * of freedom, whose unbiased estimate it is (Zou, Hastie, Tibshirani 2007). It uses all masks, where a held-out tenth
+ * would choose by a tenth of them.
  */
 #include <cblas.h>
 #include <math.h>

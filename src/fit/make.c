@@ -39,6 +39,13 @@ static double outlook_mean(const fit_outlook *outlook) {
     return mean;
 }
 
+/* Where the honest mean says that nothing is predicted, or there is none, no example's correlation says otherwise. */
+static double correction_to(double honest, double flattering) {
+    if (isnan(honest)) return NAN;
+    if (!(flattering > honest)) return 1;
+    return honest > 0 ? honest / flattering : 0;
+}
+
 /* A solver under a prior: of the outputs, or of what the gradients of `context`, a fit_made, leave over. */
 static coar_status make_under_prior(void *context, fit_system *system, const double *prior, fit_solver **out) {
     fit_made *base = context;
@@ -73,8 +80,7 @@ static coar_status make_bayes(const making *k, const fit_sample *learnt, const f
     TRY_GOTO(prior_learn(system, learnt, prior));
     TRY_GOTO(make_under_prior(base, system, prior, solver));
     TRY_GOTO(crossfit_plain(&c, *solver, &plain));
-    const double honest = outlook_mean(outlook), flattering = outlook_mean(&plain);
-    *correction = honest > 0 && flattering > honest ? honest / flattering : 1;
+    *correction = correction_to(outlook_mean(outlook), outlook_mean(&plain));
 done:
     system->standard_errors = errors;
     free(prior);

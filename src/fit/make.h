@@ -14,8 +14,8 @@ typedef struct fit_made {
     gradient_average average; /* of grad and grad+eb; made by whoever scans */
     gradient_bands bands;     /* its calibration */
     fit_solver *solver;
-    /* Leave-one-out correlations of single examples are too good where a prior was learnt from the same masks: they are to be
-     * multiplied by `correction`, and `outlook` is their mean without that flaw (crossfit.h). */
+    /* Leave-one-out correlations of single examples are too good where a prior was learnt from the same masks: they are
+     * to be multiplied by `correction` (0 where honest predictions are worth nothing, NaN where there are none), and `outlook` is their mean without that flaw (crossfit.h). */
     bool corrected;
     double correction;
     fit_outlook outlook;

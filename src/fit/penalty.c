@@ -53,7 +53,7 @@ void penalty_free(penalty_grid *grid) {
     grid->shrink = NULL;
 }
 
-/* The squares outside are exactly 0 when r = m - 1; their rounding error would rule both criteria at small penalties. */
+/* The squares outside are exactly 0 when r = m - 1; their rounding error would rule criteria at small penalties. */
 static void shrunk_squares(const penalty_grid *grid, const double *alpha_squares, const double *squares, size_t E,
                            double *sums) {
     const size_t r = grid->r;

@@ -20,52 +20,91 @@ typedef struct needs {
     double least;       /* examples of the smallest block */
 } needs;
 
-/* The system, and a solver by eigenvectors or Cholesky. */
-static needs dense_needs(const fit_problem *problem, const fit_settings *settings) {
-    const double m = (double)problem->m, n = problem->n, p = m < n ? m : n, longer = m < n ? n : m;
-    const bool ols = settings->estimator == FIT_OLS;
-    const double tables = ols ? 1 : PENALTIES, errors = settings->standard_errors ? 1 : 0;
-    const double matrices = ols && m > n + 1 ? 1 : 3; /* eigenvectors: two more as workspace */
-    const double fixed_point = settings->device ? 8 * m : 0;
+/* The system of masks and the buffers of a block: of every estimator. */
+static needs common_needs(const fit_problem *problem, const fit_settings *settings) {
+    const double m = (double)problem->m, n = problem->n, errors = settings->standard_errors ? 1 : 0;
     return (needs){
-        .fixed =
-            3 * m * n / 8 + 8 * (matrices * p * p + tables * (m + errors * n) + DENSE_ROWS * (longer + p) + tables * p),
-        .per_example = fixed_point + 4 * m + 8 * (2 * n + 3 * p + tables + DENSE_ROWS) + FIT_DIAGNOSIS_BYTES +
-                       4 * n * (1 + errors) + 64,
+        .fixed = 3 * m * n / 8 + 8 * DENSE_ROWS * (m < n ? n : m),
+        .per_example = 4 * m + 8 * (n + DENSE_ROWS) + FIT_DIAGNOSIS_BYTES + 4 * n * (1 + errors) + 64,
         .least = 1,
     };
 }
 
+/* Cross products of an example: sums, and on a device its outputs in fixed point. */
+static double cross_needs(const fit_problem *problem, const fit_settings *settings) {
+    return 8 * (double)problem->n + (settings->device ? 8 * (double)problem->m : 0);
+}
+
+/* A solver by eigenvectors or Cholesky. */
+static void add_dense(const fit_problem *problem, const fit_settings *settings, needs *needs) {
+    const double m = (double)problem->m, n = problem->n, p = m < n ? m : n;
+    const bool ols = settings->estimator == FIT_OLS;
+    const double tables = ols ? 1 : PENALTIES, errors = settings->standard_errors ? 1 : 0;
+    const double matrices = ols && m > n + 1 ? 1 : 3; /* eigenvectors: two more as workspace */
+    needs->fixed += 8 * (matrices * p * p + tables * (m + errors * n) + (DENSE_ROWS + tables) * p);
+    needs->per_example += cross_needs(problem, settings) + 8 * (3 * p + tables);
+}
+
+/* Averages, calibration, and the solver of gradients alone. */
+static void add_gradients(const fit_problem *problem, needs *needs) {
+    needs->fixed += gradient_memory(problem) + gradient_bands_memory(problem) + 8 * (double)problem->m;
+    needs->per_example += 8 * ((double)problem->n + BAND_VECTORS);
+}
+
+/* What learns a prior, and a copy of the sample: of its residuals, or without a fold. */
+static void add_prior(const fit_problem *problem, needs *needs) {
+    needs->fixed += fit_sample_memory(problem) + prior_memory(problem) + crossfit_memory(problem) +
+                    8 * (double)problem->n * SAMPLE_CHUNK;
+}
+
 static needs memory_needs(const fit_problem *problem, const fit_settings *settings) {
-    const double n = problem->n, N = (double)problem->N;
-    const fit_estimator estimator = settings->estimator;
-    needs needs = dense_needs(problem, settings);
-    if (estimator == FIT_LASSO) {
-        needs.fixed = 3 * (double)problem->m * n / 8 + lasso_memory(problem, thread_pool_size(settings->pool));
-        needs.per_example += lasso_memory_per_example(problem);
+    const double N = (double)problem->N;
+    needs needs = common_needs(problem, settings);
+    switch (settings->estimator) {
+    case FIT_OLS:
+    case FIT_RIDGE:
+        add_dense(problem, settings, &needs);
+        return needs;
+    case FIT_LASSO:
+        needs.fixed += lasso_memory(problem, thread_pool_size(settings->pool));
+        needs.per_example += cross_needs(problem, settings) + lasso_memory_per_example(problem);
+        return needs;
+    case FIT_EB:
+        add_dense(problem, settings, &needs);
+        add_prior(problem, &needs);
+        break;
+    case FIT_GRAD:
+        add_gradients(problem, &needs);
+        break;
+    case FIT_GRAD_EB:
+        add_dense(problem, settings, &needs);
+        add_prior(problem, &needs);
+        add_gradients(problem, &needs);
+        needs.per_example += 4 * (double)problem->m + 8 * DENSE_ROWS + 16; /* residuals */
+        break;
     }
-    if (fit_estimator_takes_gradients(estimator)) {
-        needs.fixed += gradient_memory(problem) + gradient_bands_memory(problem);
-        needs.per_example += 8 * n + 4 * (double)problem->m + 8 * DENSE_ROWS + 16;
-    }
-    if (estimator == FIT_EB || fit_estimator_takes_gradients(estimator)) {
-        needs.fixed += 2 * fit_sample_memory(problem);
-        needs.least = N < SAMPLE_CHUNK ? N : SAMPLE_CHUNK; /* solvers see the sample's chunks, too */
-    }
-    if (estimator == FIT_EB || estimator == FIT_GRAD_EB)
-        needs.fixed += prior_memory(problem) + crossfit_memory(problem) + 8 * n * SAMPLE_CHUNK;
+    needs.fixed += fit_sample_memory(problem);
+    needs.least = N < SAMPLE_CHUNK ? N : SAMPLE_CHUNK; /* solvers see the sample's chunks, too */
     return needs;
 }
 
+/* `grad` solves no system of masks, however many there are. */
+static coar_status check_side(const fit_problem *problem, const fit_settings *settings) {
+    const bool lasso = settings->estimator == FIT_LASSO;
+    const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n, side = lasso ? problem->n : smaller;
+    if (settings->estimator == FIT_GRAD || side <= SIDE_MAX) return COAR_OK;
+    return status_set(COAR_ERROR_UNSUPPORTED,
+                      "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: "
+                      "%sfit fewer components (ablate --only)%s",
+                      (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
+                      SIDE_MAX,
+                      lasso ? "take eb or ridge, which can have more components than that from fewer masks, or "
+                            : "begin a run with fewer masks, or ",
+                      settings->estimator == FIT_GRAD_EB ? ", or take --estimator grad, which solves none" : "");
+}
+
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {
-    const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n;
-    const uint64_t side = settings->estimator == FIT_LASSO ? problem->n : smaller;
-    if (side > SIDE_MAX)
-        return status_set(
-            COAR_ERROR_UNSUPPORTED,
-            "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: "
-            "fit fewer masks, or fewer components (ablate --only)",
-            (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side, SIDE_MAX);
+    TRY(check_side(problem, settings));
     const needs needs = memory_needs(problem, settings);
     const double budget = settings->memory ? (double)settings->memory : (double)memory_default();
     const double fit = floor((budget - needs.fixed) / needs.per_example);

@@ -5,8 +5,9 @@
  *
  * from D = 1 on, PRIOR_ROUNDS times. With d_k, U, V the spectrum of Xc sqrt(D) and alpha = U' y:
  *
- *   per example  p = sigma^2 / s^2 by the evidence (penalty.h), sigma^2 = (outside + sum_k p/(d_k + p) alpha_k^2) / (m - 1),
- *                the posterior mean mu and the posterior variances Sigma_jj = s^2 D_j (1 - sum_k v_jk^2 d_k/(d_k + p)),
+ *   per example  p = sigma^2 / s^2 by the evidence (penalty.h),
+ *                sigma^2 = (outside + sum_k p/(d_k + p) alpha_k^2) / (m - 1),
+ *                the posterior mean mu and variances Sigma_jj = s^2 D_j (1 - sum_k v_jk^2 d_k/(d_k + p)),
  *                g = sum_k d_k/(d_k + p): how much its outputs say;
  *   all          D_j <- sum_z g_z (mu_j^2 + Sigma_jj) / s_z^2 / sum_z g_z,
  *                drawn to its group's mean as GROUP_EXAMPLES more examples would, then mean 1, at least FLOOR.
@@ -29,8 +30,9 @@
  * slowly after about this many. */
 #define PRIOR_ROUNDS 8
 
-/* What a component's group says about it, in examples. It decides where there are few: on ResNet-20 with 1,000 masks the
- * correlation with fresh masks rises from .544 to .566 learnt from 3 examples, by .003 from 10, and by nothing from 200. */
+/* What a component's group says about it, in examples. It decides where there are few: on ResNet-20 with 1,000 masks
+ * the correlation with fresh masks rises from .544 to .566 learnt from 3 examples, by .003 from 10, and by nothing from
+ * 200. */
 #define GROUP_EXAMPLES 2.0
 
 /* No variance is 0: that would be for ever. */

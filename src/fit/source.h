@@ -22,8 +22,8 @@ typedef struct fit_source {
     npy_array outputs_npy;
 } fit_source;
 
-/* The problem borrows `source`, which must not move. A run without finished masks has m = 0 when it has gradients; without
- * either it is COAR_ERROR_INPUT. */
+/* The problem borrows `source`, which must not move. A run without finished masks has m = 0 when it has gradients;
+ * without either it is COAR_ERROR_INPUT. */
 coar_status fit_source_open_run(fit_source *source, const char *run, const char *output, thread_pool *pool);
 coar_status fit_source_open_arrays(fit_source *source, const char *masks, const char *outputs);
 void fit_source_close(fit_source *source);

@@ -30,8 +30,8 @@ coar_status spectrum_right(const spectrum *s, const solver_block *block, double 
 /* alpha[r][E] = U' y, from right[p][E], which is spoilt. */
 coar_status spectrum_project(const spectrum *s, double *right, size_t E, double *alpha);
 
-/* weight[n][E] = root V sqrt(D) alpha; with alpha = U' y / (D + penalty) these are the penalised weights. alpha is spoilt.
- * dual: right[p][E] becomes U alpha; else it is not used. */
+/* weight[n][E] = root V sqrt(D) alpha; with alpha = U' y / (D + penalty) these are the penalised weights. alpha is
+ * spoilt. dual: right[p][E] becomes U alpha; else it is not used. */
 coar_status spectrum_expand(const spectrum *s, double *alpha, size_t E, double *right, double *weight);
 
 /* squares[count][r]: squared entries first .. first + count - 1 of the columns of U (of_masks) or V; count <=

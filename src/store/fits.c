@@ -278,6 +278,7 @@ static coar_status read_info(const run_store *store, const char *name, fit_info 
     TRY_GOTO(copy_text(group, path, "estimator", info->estimator, sizeof info->estimator));
     TRY_GOTO(copy_text(group, path, "output", info->output, sizeof info->output));
     TRY_GOTO(h5_read_unsigned(group, path, "masks", &info->masks));
+    info->standard_errors = h5_has(group, array_names[STDERR]);
     TRY_GOTO(read_later(group, path, info));
 done:
     h5_close(&group);

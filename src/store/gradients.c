@@ -1,25 +1,19 @@
 /*
- * gradients.c - gradients.h5: per output the sums of derivatives at each level, their squares, which blocks are done.
- *
- * Squares of components are kept for each block of examples, in f64 like the sums: these are the states that the chains of
- * a larger number of passes go on from, so that no bit tells in how many goes a run was made.
- * Must not know: how derivatives are computed.
+ * gradients.c - gradients.h5 as it is read: per output the sums of derivatives at each level and their squares. And
+ * the grid of the units that it is made of. See gradients_file.h.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/files.h"
-#include "core/levels.h"
 #include "core/memory.h"
-#include "store/internal.h"
+#include "core/number.h"
+#include "store/gradients_file.h"
 
-#define GRADIENTS_FORMAT "coar.gradients"
-
-enum { SUM, OF_COMPONENT, OF_EXAMPLE, ARRAYS };
-static const char *const array_names[ARRAYS] = {"sum", "squares_of_component", "squares_of_example"};
+const char *const gradients_array_names[GRADIENTS_ARRAYS] = {"sum", "squares_of_component", "squares_of_example"};
 
 /* ----------------------------------------------------------------------------------------------- units */
 
@@ -54,35 +48,31 @@ size_t gradient_grid_payload(const void *grid, uint64_t unit) {
 
 /* ------------------------------------------------------------------------------------------ parts of arrays */
 
-/* A box of an open array of three dimensions (two: start[2] and count[2] are not looked at), to or from contiguous f64. */
-typedef struct box {
-    hsize_t start[3], count[3];
-} box;
-
-static coar_status move_box(hid_t array, const char *path, const char *name, int rank, box b, const double *from,
-                            double *to) {
+coar_status gradients_move(hid_t dataset, const char *path, int array, gradients_box box, const double *from,
+                           double *to) {
     coar_status status = COAR_OK;
+    const char *name = gradients_array_names[array];
     hid_t space = H5I_INVALID_HID, memory = H5I_INVALID_HID;
-    H5_TRY(space = H5Dget_space(array), path, name);
-    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, b.start, NULL, b.count, NULL), path, name);
-    H5_TRY(memory = H5Screate_simple(rank, b.count, NULL), path, name);
+    H5_TRY(space = H5Dget_space(dataset), path, name);
+    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, box.start, NULL, box.count, NULL), path, name);
+    H5_TRY(memory = H5Screate_simple(gradients_rank(array), box.count, NULL), path, name);
     if (to)
-        H5_TRY(H5Dread(array, H5T_NATIVE_DOUBLE, memory, space, H5P_DEFAULT, to), path, name);
+        H5_TRY(H5Dread(dataset, H5T_NATIVE_DOUBLE, memory, space, H5P_DEFAULT, to), path, name);
     else
-        H5_TRY(H5Dwrite(array, H5T_NATIVE_DOUBLE, memory, space, H5P_DEFAULT, from), path, name);
+        H5_TRY(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, memory, space, H5P_DEFAULT, from), path, name);
 done:
     h5_close(&memory);
     h5_close(&space);
     return status;
 }
 
-static int rank_of(int array) {
-    return array == OF_EXAMPLE ? 2 : 3;
+int gradients_rank(int array) {
+    return array == GRADIENTS_OF_EXAMPLE ? 2 : 3;
 }
 
-/* What an array holds of examples first .. first + count - 1 (of_component: of the blocks from `first` on). */
-static box box_of(int array, uint64_t first, uint64_t count, uint32_t components) {
-    return array == OF_EXAMPLE ? (box){{0, first}, {LEVELS, count}} : (box){{0, first, 0}, {LEVELS, count, components}};
+gradients_box gradients_box_of(int array, uint64_t first, uint64_t count, uint32_t components) {
+    if (array == GRADIENTS_OF_EXAMPLE) return (gradients_box){{0, first}, {LEVELS, count}};
+    return (gradients_box){{0, first, 0}, {LEVELS, count, components}};
 }
 
 /* ---------------------------------------------------------------------------------------------- reading */
@@ -91,12 +81,12 @@ static box box_of(int array, uint64_t first, uint64_t count, uint32_t components
 typedef struct gradients_reader {
     char *path;
     hid_t file, group;
-    hid_t arrays[ARRAYS];
+    hid_t arrays[GRADIENTS_ARRAYS];
     gradients_info info;
 } gradients_reader;
 
 static void reader_close(gradients_reader *r) {
-    for (int a = 0; a < ARRAYS; a++) h5_close(&r->arrays[a]);
+    for (int a = 0; a < GRADIENTS_ARRAYS; a++) h5_close(&r->arrays[a]);
     h5_close(&r->group);
     h5_close(&r->file);
     free(r->path);
@@ -115,18 +105,62 @@ static coar_status read_design(gradients_reader *r) {
                       r->path);
 }
 
+/* An attribute of three numbers. */
+static coar_status read_triple(hid_t group, const char *path, const char *name, double values[LEVELS]) {
+    coar_status status = COAR_OK;
+    hid_t attribute = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    hsize_t count = 0;
+    if (!h5_has_attribute(group, name))
+        return status_set(COAR_ERROR_INPUT, "%s: attribute '%s' is missing", path, name);
+    H5_TRY(attribute = H5Aopen(group, name, H5P_DEFAULT), path, name);
+    H5_TRY(space = H5Aget_space(attribute), path, name);
+    if (H5Sget_simple_extent_ndims(space) == 1) H5Sget_simple_extent_dims(space, &count, NULL);
+    if (count != LEVELS)
+        TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: attribute '%s' does not have %d numbers", path, name, LEVELS));
+    H5_TRY(H5Aread(attribute, H5T_NATIVE_DOUBLE, values), path, name);
+done:
+    h5_close(&space);
+    h5_close(&attribute);
+    return status;
+}
+
+void gradients_levels(const run_store *store, double levels[LEVELS]) {
+    static const char scale[] = "scale:";
+    const char *ablation = store_setting(store, "ablation");
+    const bool scaled = ablation && !strncmp(ablation, scale, sizeof scale - 1);
+    const float gain = scaled ? (float)number_parse(ablation + sizeof scale - 1, NULL) : 0;
+    for (size_t l = 0; l < LEVELS; l++) levels[l] = level_keep_with(l, gain);
+}
+
+/* Derivatives at other keeps than the run's ablation has are of another network. */
+static coar_status check_levels(const run_store *store, const gradients_reader *r) {
+    double levels[LEVELS], expected[LEVELS];
+    TRY(read_triple(r->group, r->path, "levels", levels));
+    gradients_levels(store, expected);
+    for (size_t l = 0; l < LEVELS; l++)
+        if (levels[l] != expected[l])
+            return status_set(
+                COAR_ERROR_INPUT,
+                "%s: attribute 'levels' has a keep %g where the run's ablation has %g: remove the file and "
+                "run `coar gradients` again",
+                r->path, levels[l], expected[l]);
+    return COAR_OK;
+}
+
 /* Attributes of an output; masks that are not the run's would be averaged wrongly without a word. */
 static coar_status read_attributes(const run_store *store, gradients_reader *r) {
     uint64_t passes, seed;
     double alpha;
     TRY(read_design(r));
+    TRY(check_levels(store, r));
     TRY(h5_read_unsigned(r->group, r->path, "passes", &passes));
     TRY(h5_read_unsigned(r->group, r->path, "seed", &r->info.seed));
     TRY(h5_read_real(r->group, r->path, "alpha", &r->info.alpha));
     TRY(store_setting_integer(store, "seed", &seed));
     TRY(store_setting_real(store, "alpha", &alpha));
-    if (!passes || passes > UINT32_MAX)
-        return status_set(COAR_ERROR_INPUT, "%s: attribute 'passes' is out of range", r->path);
+    if (!passes || passes > LEVELS_PASSES_MOST)
+        return status_set(COAR_ERROR_INPUT, "%s: attribute 'passes' is %" PRIu64 ", not from 1 to %d: remove the file",
+                          r->path, passes, LEVELS_PASSES_MOST);
     if (seed != r->info.seed || alpha != r->info.alpha)
         return status_set(COAR_ERROR_INPUT,
                           "%s: attribute '%s' is not the run's: put the run's own file back, or remove it", r->path,
@@ -137,14 +171,15 @@ static coar_status read_attributes(const run_store *store, gradients_reader *r) 
 
 static coar_status open_array(gradients_reader *r, int array) {
     const uint64_t blocks = gradient_grid_blocks(&(gradient_grid){.examples = r->info.examples});
-    const hsize_t want[3] = {LEVELS, array == OF_COMPONENT ? blocks : r->info.examples, r->info.components};
+    const hsize_t want[3] = {LEVELS, array == GRADIENTS_OF_COMPONENT ? blocks : r->info.examples, r->info.components};
     hsize_t dims[3];
-    TRY(h5_open_dataset(r->group, r->path, array_names[array], rank_of(array), H5T_FLOAT, dims, &r->arrays[array]));
-    if (!memcmp(dims, want, (size_t)rank_of(array) * sizeof *dims)) return COAR_OK;
+    TRY(h5_open_dataset(r->group, r->path, gradients_array_names[array], gradients_rank(array), H5T_FLOAT, dims,
+                        &r->arrays[array]));
+    if (!memcmp(dims, want, (size_t)gradients_rank(array) * sizeof *dims)) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
                       "%s: '/gradients/%s/%s' is not of the run's %" PRIu64 " examples and %u components: "
                       "put the run's own file back, or remove it",
-                      r->path, r->info.output, array_names[array], r->info.examples, r->info.components);
+                      r->path, r->info.output, gradients_array_names[array], r->info.examples, r->info.components);
 }
 
 /* *present false and nothing open when there is no such file or output. The caller holds h5_lock. */
@@ -152,7 +187,7 @@ static coar_status reader_open(const run_store *store, const char *output, gradi
     coar_status status = COAR_OK;
     char name[64];
     *r = (gradients_reader){.file = H5I_INVALID_HID, .group = H5I_INVALID_HID};
-    for (int a = 0; a < ARRAYS; a++) r->arrays[a] = H5I_INVALID_HID;
+    for (int a = 0; a < GRADIENTS_ARRAYS; a++) r->arrays[a] = H5I_INVALID_HID;
     *present = false;
     TRY(output_name_check(output));
     if (strlen(output) >= sizeof r->info.output) return COAR_OK; /* longer than any that is stored */
@@ -166,7 +201,7 @@ static coar_status reader_open(const run_store *store, const char *output, gradi
     H5_TRY(r->group = H5Gopen2(r->file, name, H5P_DEFAULT), r->path, name);
     TRY_GOTO(read_attributes(store, r));
     TRY_GOTO(tables_sizes(store, &r->info.examples, &r->info.components));
-    for (int a = 0; a < ARRAYS; a++) TRY_GOTO(open_array(r, a));
+    for (int a = 0; a < GRADIENTS_ARRAYS; a++) TRY_GOTO(open_array(r, a));
     *present = true;
 done:
     if (!*present) reader_close(r);
@@ -184,8 +219,8 @@ static coar_status reader_require(const run_store *store, const char *output, gr
 
 static coar_status read_array(const gradients_reader *r, int array, uint64_t first, uint64_t count, double *out) {
     if (!count) return COAR_OK;
-    return move_box(r->arrays[array], r->path, array_names[array], rank_of(array),
-                    box_of(array, first, count, r->info.components), NULL, out);
+    return gradients_move(r->arrays[array], r->path, array, gradients_box_of(array, first, count, r->info.components),
+                          NULL, out);
 }
 
 coar_status store_gradients_info(run_store *store, const char *output, gradients_info *info, bool *present) {
@@ -240,15 +275,24 @@ coar_status store_read_gradients(run_store *store, const char *output, uint64_t 
     coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
         status = check_range(&r, first, count);
-        if (status == COAR_OK) status = read_array(&r, SUM, first, count, sums);
+        if (status == COAR_OK) status = read_array(&r, GRADIENTS_SUM, first, count, sums);
         reader_close(&r);
     }
     h5_unlock();
     return status;
 }
 
-/* Over blocks, in order. */
-static coar_status add_blocks(const gradients_reader *r, double *of_component) {
+/* Whether one of a block's examples had a derivative that is not finite. */
+static bool is_broken(const gradients_reader *r, uint64_t block, const double *of_example) {
+    const uint64_t N = r->info.examples, first = block * LEVELS_BLOCK;
+    for (uint64_t e = first; e < N && e < first + LEVELS_BLOCK; e++)
+        for (size_t l = 0; l < LEVELS; l++)
+            if (isnan(of_example[l * N + e])) return true;
+    return false;
+}
+
+/* Over whole blocks, in order. */
+static coar_status add_blocks(const gradients_reader *r, const double *of_example, double *of_component) {
     coar_status status = COAR_OK;
     double *one = NULL;
     const size_t count = (size_t)LEVELS * r->info.components;
@@ -256,7 +300,8 @@ static coar_status add_blocks(const gradients_reader *r, double *of_component) {
     TRY(memory_new(count, sizeof *one, "squares of gradients", &one));
     memset(of_component, 0, count * sizeof *of_component);
     for (uint64_t b = 0; b < blocks; b++) {
-        TRY_GOTO(read_array(r, OF_COMPONENT, b, 1, one));
+        if (is_broken(r, b, of_example)) continue;
+        TRY_GOTO(read_array(r, GRADIENTS_OF_COMPONENT, b, 1, one));
         for (size_t i = 0; i < count; i++) of_component[i] += one[i];
     }
 done:
@@ -270,16 +315,15 @@ coar_status store_read_gradient_squares(run_store *store, const char *output, do
     h5_lock();
     coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
-        status = add_blocks(&r, of_component);
-        if (status == COAR_OK) status = read_array(&r, OF_EXAMPLE, 0, r.info.examples, of_example);
+        status = read_array(&r, GRADIENTS_OF_EXAMPLE, 0, r.info.examples, of_example);
+        if (status == COAR_OK) status = add_blocks(&r, of_example, of_component);
         reader_close(&r);
     }
     h5_unlock();
     return status;
 }
 
-/* Passes that others have finished meanwhile cannot be gone on from. */
-static coar_status check_passes(const run_store *store, uint32_t there, uint32_t expected) {
+coar_status gradients_check_passes(const run_store *store, uint32_t there, uint32_t expected) {
     if (there == expected) return COAR_OK;
     return status_set(COAR_ERROR_BUSY,
                       "%s: another process has finished passes up to %u meanwhile: give the same command again",
@@ -296,170 +340,14 @@ coar_status store_read_gradient_state(run_store *store, const char *output, cons
     h5_lock();
     coar_status status = reader_require(store, output, &r);
     if (status == COAR_OK) {
-        status = check_passes(store, r.info.passes, grid->first_pass);
-        if (status == COAR_OK) status = read_array(&r, SUM, first, count, state.sums);
+        status = gradients_check_passes(store, r.info.passes, grid->first_pass);
+        if (status == COAR_OK) status = read_array(&r, GRADIENTS_SUM, first, count, state.sums);
         if (status == COAR_OK)
-            status = read_array(&r, OF_COMPONENT, first / LEVELS_BLOCK, 1, state.squares_of_component);
-        if (status == COAR_OK) status = read_array(&r, OF_EXAMPLE, first, count, state.squares_of_example);
+            status = read_array(&r, GRADIENTS_OF_COMPONENT, first / LEVELS_BLOCK, 1, state.squares_of_component);
+        if (status == COAR_OK) status = read_array(&r, GRADIENTS_OF_EXAMPLE, first, count, state.squares_of_example);
         reader_close(&r);
     }
     h5_unlock();
-    return status;
-}
-
-/* ---------------------------------------------------------------------------------------------- writing */
-
-typedef struct gradients_writer {
-    store_stage *stage;
-    const gradient_grid *grid;
-    const run_tables *tables;
-    uint64_t seed;
-    double alpha;
-    const char *path; /* where it is written */
-    hid_t file;
-    hid_t arrays[ARRAYS]; /* of the output in hand */
-    double *payload;      /* of one unit */
-    uint8_t *done;        /* [blocks] of the output in hand */
-} gradients_writer;
-
-/* A block of examples is one row of chunks: each is written once, and a chunk of 1 MiB fits HDF5's cache. */
-static coar_status create_array(gradients_writer *w, const char *group, int array) {
-    const gradient_grid *g = w->grid;
-    const hsize_t elements = (1u << 20) / sizeof(double), rows = array == OF_COMPONENT ? 1 : LEVELS_BLOCK;
-    const hsize_t columns = elements / rows < g->components ? elements / rows : g->components;
-    const hsize_t dims[3] = {LEVELS, array == OF_COMPONENT ? gradient_grid_blocks(g) : g->examples, g->components};
-    const hsize_t matrix[3] = {1, rows < dims[1] ? rows : dims[1], columns};
-    const hsize_t vector[2] = {LEVELS, dims[1] < elements / LEVELS ? dims[1] : elements / LEVELS};
-    char name[128];
-    snprintf(name, sizeof name, "%s/%s", group, array_names[array]);
-    return part_create_dataset(w->file, w->path, name, H5T_IEEE_F64LE, rank_of(array), dims,
-                               array == OF_EXAMPLE ? vector : matrix, &w->arrays[array]);
-}
-
-static coar_status write_block(gradients_writer *w, uint64_t unit, uint64_t block) {
-    uint32_t output, count;
-    uint64_t first;
-    unit_mark mark;
-    gradient_grid_unit(w->grid, unit, &output, &first, &count);
-    TRY(stage_read(w->stage, unit, &mark, w->payload, gradient_grid_payload(w->grid, unit)));
-    const gradient_state state = gradient_state_of(w->payload, count, w->grid->components);
-    const double *const from[ARRAYS] = {state.sums, state.squares_of_component, state.squares_of_example};
-    for (int a = 0; a < ARRAYS; a++) {
-        const box b =
-            a == OF_COMPONENT ? box_of(a, block, 1, w->grid->components) : box_of(a, first, count, w->grid->components);
-        TRY(move_box(w->arrays[a], w->path, array_names[a], rank_of(a), b, from[a], NULL));
-    }
-    w->done[block] = mark.flag;
-    return h5_check_writes(w->file, w->path);
-}
-
-static coar_status write_triple(hid_t group, const char *path, const char *name, const double values[LEVELS]) {
-    coar_status status = COAR_OK;
-    hid_t space = H5I_INVALID_HID, attribute = H5I_INVALID_HID;
-    H5_TRY(space = H5Screate_simple(1, &(hsize_t){LEVELS}, NULL), path, name);
-    H5_TRY(attribute = H5Acreate2(group, name, H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT), path, name);
-    H5_TRY(H5Awrite(attribute, H5T_NATIVE_DOUBLE, values), path, name);
-done:
-    h5_close(&attribute);
-    h5_close(&space);
-    return status;
-}
-
-static coar_status write_attributes(const gradients_writer *w, const char *name) {
-    coar_status status = COAR_OK;
-    hid_t group = H5I_INVALID_HID;
-    const double levels[LEVELS] = {level_keep[0], level_keep[1], level_keep[2]};
-    double probabilities[LEVELS];
-    level_probabilities(w->alpha, probabilities);
-    H5_TRY(group = H5Gopen2(w->file, name, H5P_DEFAULT), w->path, name);
-    TRY_GOTO(write_triple(group, w->path, "levels", levels));
-    TRY_GOTO(write_triple(group, w->path, "probabilities", probabilities));
-    TRY_GOTO(h5_write_text(group, w->path, "design", LEVELS_DESIGN));
-    TRY_GOTO(h5_write_unsigned(group, w->path, "passes", w->grid->passes));
-    TRY_GOTO(h5_write_unsigned(group, w->path, "seed", w->seed));
-    TRY_GOTO(h5_write_real(group, w->path, "alpha", w->alpha));
-done:
-    h5_close(&group);
-    return status;
-}
-
-static coar_status write_output(gradients_writer *w, uint32_t output) {
-    const uint64_t blocks = gradient_grid_blocks(w->grid);
-    char group[64], done[72];
-    snprintf(group, sizeof group, "/gradients/%s", w->tables->output_names[output]);
-    snprintf(done, sizeof done, "%s/done", group);
-    for (int a = 0; a < ARRAYS; a++) TRY(create_array(w, group, a));
-    for (uint64_t b = 0; b < blocks; b++) TRY(write_block(w, output * blocks + b, b));
-    for (int a = 0; a < ARRAYS; a++) h5_close(&w->arrays[a]);
-    TRY(part_write_array(w->file, w->path, done, H5T_STD_U8LE, H5T_NATIVE_UINT8, 1, &(hsize_t){blocks}, w->done));
-    return write_attributes(w, group);
-}
-
-/* The whole file at w->path. */
-static coar_status write_file(gradients_writer *w) {
-    coar_status status;
-    w->file = H5I_INVALID_HID;
-    for (int a = 0; a < ARRAYS; a++) w->arrays[a] = H5I_INVALID_HID;
-    h5_lock();
-    TRY_GOTO(memory_new(gradient_grid_payload(w->grid, 0), 1, "sums of gradients", &w->payload)); /* none is larger */
-    TRY_GOTO(memory_new(gradient_grid_blocks(w->grid), 1, "flags of blocks", &w->done));
-    TRY_GOTO(h5_create(w->path, &w->file));
-    TRY_GOTO(h5_write_format(w->file, w->path, GRADIENTS_FORMAT, RUN_VERSION_MAJOR, RUN_VERSION_MINOR));
-    for (uint32_t o = 0; o < w->grid->outputs; o++) TRY_GOTO(write_output(w, o));
-    TRY_GOTO(h5_finish(&w->file, w->path));
-done:
-    for (int a = 0; a < ARRAYS; a++) h5_close(&w->arrays[a]);
-    h5_close(&w->file);
-    h5_unlock();
-    free(w->done);
-    free(w->payload);
-    return status;
-}
-
-static coar_status write_part(store_stage *stage, const gradient_grid *grid) {
-    coar_status status;
-    run_store *store = stage->store;
-    run_tables tables = {.groups = NULL};
-    gradients_writer w = {.stage = stage, .grid = grid, .tables = &tables};
-    char *path = folder_path(store, GRADIENTS_FILE), *temporary = path ? file_temporary(path) : NULL;
-    if (!temporary) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->path));
-    w.path = temporary;
-    TRY_GOTO(store_setting_integer(store, "seed", &w.seed));
-    TRY_GOTO(store_setting_real(store, "alpha", &w.alpha));
-    TRY_GOTO(store_read_tables(store, &tables, NULL));
-    if (grid->outputs != tables.output_count || grid->examples != tables.examples ||
-        grid->components != tables.components)
-        TRY_GOTO(status_set(COAR_ERROR_INTERNAL, "%s: stage %s and the tables disagree", store->path, stage->name));
-    status = write_file(&w);
-    if (status == COAR_OK)
-        status = file_commit(temporary, path);
-    else
-        unlink(temporary);
-done:
-    run_tables_free(&tables);
-    free(temporary);
-    free(path);
-    return status;
-}
-
-static coar_status finish(store_stage *stage, const gradient_grid *grid) {
-    uint32_t finished;
-    TRY(store_passes_finished(stage->store, &finished));
-    if (finished < grid->passes) {
-        TRY(check_passes(stage->store, finished, grid->first_pass));
-        TRY(stage_refresh(stage));
-        if (stage->done < stage->options.units) return COAR_OK; /* other shards owe some */
-        TRY(write_part(stage, grid));
-    }
-    TRY(index_refresh(stage->store));
-    stage_remove_journals(stage);
-    return COAR_OK;
-}
-
-coar_status store_finish_gradients(run_store *store, store_stage *stage, const gradient_grid *grid) {
-    TRY(folder_lock(store));
-    const coar_status status = finish(stage, grid);
-    folder_unlock(store);
     return status;
 }
 

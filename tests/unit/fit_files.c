@@ -146,6 +146,31 @@ static void test_run(const char *path) {
     CHECK_OK(coar_fit(&o, &r));
     check_fit(path, "mine", 0, 1e-5);
 
+    test_begin("fits that may be kept: standard errors asked for later, and another estimator's under the name");
+    o.standard_errors = 0;
+    CHECK_OK(coar_fit(&o, &r));
+    CHECK_INT(r.already_complete, 0);
+    o.force = 0;
+    o.keep = 1;
+    CHECK_OK(coar_fit(&o, &r));
+    CHECK_INT(r.already_complete, 1);
+    o.standard_errors = 1;
+    CHECK_OK(coar_fit(&o, &r));
+    CHECK_INT(r.already_complete, 0);
+    o.standard_errors = 0; /* more than is asked for does */
+    CHECK_OK(coar_fit(&o, &r));
+    CHECK_INT(r.already_complete, 1);
+    o.estimator = "ridge";
+    CHECK_ERROR(coar_fit(&o, &r), COAR_ERROR_EXISTS, "estimator ols");
+    o.estimator = "ols";
+    o.output = "loss";
+    CHECK_ERROR(coar_fit(&o, &r), COAR_ERROR_EXISTS, "output margin");
+    o.output = "margin";
+    CHECK_OK(coar_fit(&o, &r)); /* it is still there */
+    CHECK_INT(r.already_complete, 1);
+    o.keep = 0;
+    o.force = 1;
+
     test_begin("fits of a run: options that are wrong");
     o.name = "../x";
     CHECK_ERROR(coar_fit(&o, &r), COAR_ERROR_USAGE, "--name '../x'");

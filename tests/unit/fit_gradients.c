@@ -1,12 +1,13 @@
 /*
- * fit_gradients.c - the estimators grad and grad+eb: averages, calibration, residuals and the choice between them against numpy
- * (tools/golden_fit.py), and at the edges.
+ * fit_gradients.c - the estimators grad and grad+eb: averages, calibration, residuals and the choice between them
+ * against numpy (tools/golden_fit.py), and at the edges.
  */
 #include "fits.h"
 #include "test.h"
 
 #include "core/npy.h"
 #include "fit/combine.h"
+#include "fit/plan.h"
 
 /* The problem of golden/fit/grad_*: masks of gradients are of these settings. */
 static const uint32_t group_first[4] = {0, 4, 9, 16};
@@ -222,6 +223,58 @@ static void test_silent(void) {
     close_golden(&f, &g);
 }
 
+/* Moments of a group of 4 components and 40 examples, each seen 30, 8 and 8 times at the levels: derivatives with this
+ * covariance of level means, and noise of this variance. */
+static level_moments planted_moments(const double C[LEVELS][LEVELS], double noise) {
+    const double count[LEVELS] = {30, 8, 8}, all = 4 * 40;
+    level_moments m = {.components = 4};
+    for (size_t l = 0; l < LEVELS; l++) {
+        m.count[l] = all * count[l];
+        m.squares[l] = all * count[l] * (C[l][l] + noise);
+        for (size_t k = 0; k < LEVELS; k++) {
+            m.pairs[l][k] = all * count[l] * (count[k] - (l == k));
+            m.products[l][k] = m.pairs[l][k] * C[l][k] + (l == k ? m.squares[l] : 0);
+        }
+    }
+    return m;
+}
+
+static void test_noise_group(void) {
+    const double signal[LEVELS][LEVELS] = {{1, .6, .3}, {.6, 1.5, .7}, {.3, .7, 2}};
+    const double nothing[LEVELS][LEVELS] = {{1e-9, .01, -.02}, {.01, .01, .03}, {-.02, .03, -.01}};
+    const level_moments moments[2] = {planted_moments(signal, 4), planted_moments(nothing, 1)};
+    level_model both[2], alone;
+    test_begin("a group whose derivatives are nothing but noise does not change another's model");
+    CHECK_OK(combine_models(moments, 1, 8, &alone));
+    CHECK_OK(combine_models(moments, 2, 8, both));
+    for (size_t l = 0; l < LEVELS; l++) {
+        CHECK_NEAR(both[0].noise[l], alone.noise[l], 1e-12);
+        for (size_t k = 0; k < LEVELS; k++) CHECK_NEAR(both[0].covariance[l][k], alone.covariance[l][k], 1e-12);
+    }
+    test_begin("such a group alone gets weights near 0");
+    CHECK_OK(combine_models(moments + 1, 1, 8, both));
+    const uint32_t count[LEVELS] = {30, 8, 8};
+    double coefficient[LEVELS];
+    combine_coefficients(both, count, coefficient);
+    for (size_t l = 0; l < LEVELS; l++) CHECK_NEAR(coefficient[l] * count[l], 0, .2);
+}
+
+static void test_large(void) {
+    test_begin("100,000 masks of 82,944 components: grad solves no system, and is not charged for one");
+    const fit_problem problem = {.m = 100000, .N = 2000, .n = 82944, .groups = 100};
+    fit_settings settings = {.estimator = FIT_GRAD, .memory = (size_t)16 << 30};
+    size_t block = 0;
+    CHECK_OK(fit_plan_block(&problem, &settings, &block));
+    CHECK(block >= 128);
+    settings.estimator = FIT_GRAD_EB;
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED, "--estimator grad,");
+    status_clear();
+    settings.estimator = FIT_GRAD;
+    settings.memory = (size_t)1 << 30;
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_MEMORY, "--memory");
+    status_clear();
+}
+
 int main(void) {
     test_alone();
     test_calibrated();
@@ -230,5 +283,7 @@ int main(void) {
     test_independence();
     test_few();
     test_silent();
+    test_noise_group();
+    test_large();
     return test_end();
 }

@@ -275,6 +275,30 @@ static void test_non_finite(void) {
     fixture_free(&g);
 }
 
+static void test_nothing(void) {
+    test_begin("outputs of noise alone: no held-out correlation where fresh masks will have none");
+    size_t worthless = 0;
+    for (size_t seed = 0; seed < 8; seed++) {
+        fixture f = fixture_new(40, 30, 6);
+        f.masks = fits_masks(f.m, f.n, .2, 40 + seed);
+        for (size_t x = 0; x < f.m * f.N; x++) f.y[x] = (float)normal(700 + seed, x);
+        CHECK_OK(fits_solve(&f, FIT_EB, 1, 0));
+        worthless += f.summary.predicted <= 0;
+        if (!(f.summary.heldout_mean <= fmax(f.summary.predicted, 0) + 1e-6))
+            test_fail(__FILE__, __LINE__, "held-out mean %.3f, predicted %.3f", f.summary.heldout_mean,
+                      f.summary.predicted);
+        fixture_free(&f);
+    }
+    CHECK(worthless >= 2);
+
+    test_begin("masks too few to learn a prior without a fifth of them: held-out correlations are not known");
+    fixture f = planted(2, 5, 3, 1);
+    f.masks[0] ^= 1;
+    CHECK_OK(fits_solve(&f, FIT_EB, 1, 0));
+    CHECK(isnan(f.summary.predicted) && isnan(f.summary.heldout_mean));
+    fixture_free(&f);
+}
+
 static void test_errors(void) {
     test_begin("what cannot be estimated is said in one line");
     fixture f = planted(40, 10, 3, 1);
@@ -290,6 +314,7 @@ static void test_errors(void) {
     problem.n = 50000;
     status_clear();
     CHECK_ERROR(fit_solve(&problem, &settings, NULL, NULL, &f.summary), COAR_ERROR_UNSUPPORTED, "at most 30000");
+    CHECK(strstr(coar_last_error(), "masks, or") && strstr(coar_last_error(), "eb or ridge"));
     thread_pool_destroy(settings.pool);
     fixture_free(&f);
 }
@@ -305,6 +330,7 @@ int main(void) {
     test_small();
     test_constant_masks();
     test_non_finite();
+    test_nothing();
     test_errors();
     return test_end();
 }

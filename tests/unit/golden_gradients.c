@@ -22,8 +22,8 @@ static const struct {
     {"conductance", REVERSE_CONDUCTANCE, ABLATION_ZERO, MASKS - 1},
 };
 
-/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the influence
- * of a transformer's branch (a layer norm's gradient adds up to zero over the channels). Others are about 1. */
+/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the
+ * influence of a transformer's branch (a layer norm's gradients add up to zero over its channels). Others: about 1. */
 static const double LEAST = 0.1;
 
 /* The largest difference of any row [n] of gradients, as a fraction of that row's largest. */
@@ -90,14 +90,17 @@ done:
 
 static void compare_net(const golden_net *net, const char *backend) {
     double worst[sizeof parts / sizeof *parts] = {0};
+    int sets = 0;
     golden g;
     test_begin("%s: derivatives of %s are PyTorch's", backend, net->weights);
     CHECK_OK(golden_open(net, "gradients", &g));
     for (component_set set = SET_FILTERS; set <= SET_BLOCKS; set++) {
         model *m = golden_has(&g, set, "levels") ? golden_model(&g, set) : NULL;
         for (size_t p = 0; m && p < sizeof parts / sizeof *parts; p++) compare(&g, m, set, backend, p, &worst[p]);
+        sets += m != NULL;
         model_destroy(m);
     }
+    CHECK(sets > 0);
     printf("# %s, %s:", backend, net->weights);
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
         CHECK_NEAR(worst[p], 0, LIMIT);

@@ -1,6 +1,6 @@
 /*
- * store_gradients.c - stages of chains and gradients.h5 made from them: what interruptions, other numbers of passes, shards and
- * damage do. The derivatives are planted: each is a function of (output, pass, example, component).
+ * store_gradients.c - stages of chains and gradients.h5 made from them: what interruptions, other numbers of passes,
+ * shards and damage do. The derivatives are planted: each is a function of (output, pass, example, component).
  */
 #include "runs.h"
 #include "test.h"
@@ -369,6 +369,27 @@ static void harm_passes(hid_t g) {
 static void harm_many_passes(hid_t g) {
     replace_number(g, "passes", UINT64_MAX);
 }
+static void harm_more_passes(hid_t g) {
+    replace_number(g, "passes", LEVELS_PASSES_MOST + 1);
+}
+static void replace_levels(hid_t g, hsize_t count) {
+    const double wrong[LEVELS] = {1, 0.5, 0.25};
+    H5Adelete(g, "levels");
+    hid_t space = H5Screate_simple(1, &count, NULL);
+    hid_t id = H5Acreate2(g, "levels", H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+    CHECK(H5Awrite(id, H5T_NATIVE_DOUBLE, wrong) >= 0);
+    h5_close(&id);
+    h5_close(&space);
+}
+static void harm_levels(hid_t g) {
+    replace_levels(g, LEVELS);
+}
+static void harm_few_levels(hid_t g) {
+    replace_levels(g, 2);
+}
+static void harm_no_levels(hid_t g) {
+    H5Adelete(g, "levels");
+}
 static void harm_no_passes(hid_t g) {
     H5Adelete(g, "passes");
 }
@@ -403,9 +424,13 @@ static void test_hostile(void) {
     static const struct {
         const char *text;
         void (*harm)(hid_t group);
-    } cases[] = {{"'passes' is out of range", harm_passes},
-                 {"'passes' is out of range", harm_many_passes},
+    } cases[] = {{"'passes' is 0, not from 1", harm_passes},
+                 {"'passes' is 18446744073709551615, not from 1", harm_many_passes},
+                 {"'passes' is 65537, not from 1 to 65536", harm_more_passes},
                  {"passes", harm_no_passes},
+                 {"'levels' has a keep 0.5 where the run's ablation has 0.788675", harm_levels},
+                 {"'levels' does not have 3 numbers", harm_few_levels},
+                 {"'levels' is missing", harm_no_levels},
                  {"'seed' is not the run's", harm_seed},
                  {"'alpha' is not the run's", harm_alpha},
                  {"'design' is not " LEVELS_DESIGN, harm_design},

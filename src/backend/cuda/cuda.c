@@ -26,7 +26,7 @@ static coar_status check_logits(const graph *g) {
 
 static coar_status check_settings(const backend_settings *s, const cuda_device *device) {
     const char *layer = s->plan->layers ? s->plan->name[0] : "";
-    if (s->path_examples > PATH_EXAMPLES || s->path_examples > s->examples_max)
+    if (s->path_examples > PATH_EXAMPLES_MAX || s->path_examples > s->examples_max)
         return status_set(COAR_ERROR_INTERNAL, "cuda: paths of %u examples, of %u at once", s->path_examples,
                           s->examples_max);
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
