@@ -104,8 +104,8 @@ extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t
 }
 
 /* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector
- * of dx is one of dy, which may reach into channels that x does not have; a vector of padding alone is not read, for dy's
- * row may end in front of it. */
+ * of dx is one of dy, which may reach into channels that x does not have; a vector of padding alone is not read, for
+ * dy's row may end in front of it. */
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
     subsample_reverse_kernel(gpu_subsample s, const void *dy, void *dx, bool add, uint32_t out_stride, uint32_t vectors,

@@ -53,7 +53,7 @@ typedef struct gpu_mask {
 
 /* ------------------------------------------------------------------------------- convolutions, linear layers
  * (conv*.cu) y = out(act(post(scale * pre(W x) + shift) + residual)); a linear layer is a 1x1 convolution; a patch
- * embedding one with stride = kernel. x may be read through `example`, so that the images of a block are stored once. */
+ * embedding one with stride = kernel. x may be read through `example`: the images of a block are stored once. */
 typedef struct gpu_conv {
     gpu_type type;
     uint32_t pairs, in_h, in_w, in_channels, out_h, out_w, out_channels;
@@ -160,8 +160,7 @@ typedef struct gpu_attention_reverse {
 
 cudaError_t gpu_attention_reverse_launch(const gpu_attention *a, const gpu_attention_reverse *r, cudaStream_t stream);
 
-/* -------------------------------------------------------------------------------------------- other ops (one .cu
- * each) */
+/* -------------------------------------------------------------------------------- other ops (one .cu each) */
 
 typedef struct gpu_layernorm {
     gpu_type type;
@@ -268,7 +267,7 @@ cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint
                               const float *logits, const int32_t *label, const uint32_t *example, float *out,
                               cudaStream_t stream);
 
-/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: loss_scale times the derivative of the output
+/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: loss_scale times the output's derivative
  * with respect to each logit, by output_gradient's rules (graph.h): of equal largest logits the first counts. */
 cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type, uint32_t pairs,
                                        uint32_t classes, const float *logits, const int32_t *label,

@@ -146,8 +146,8 @@ static GPU_INLINE pool_windows windows_over(uint32_t pixel, uint32_t pad, uint32
     return {first, last < out ? last : out - 1};
 }
 
-/* Clears held[i] for channels whose largest value a pixel before tap `own` of the window holds, or whose NaN one behind it
- * does: a window with a NaN has no other largest value. */
+/* Clears held[i] for channels whose largest value a pixel before tap `own` of the window holds, or whose NaN one behind
+ * it does: a window with a NaN has no other largest value. */
 template <class V>
 static GPU_INLINE void drop_others(const gpu_pool &p, const V &largest, size_t image, uint32_t oy, uint32_t ox,
                                    uint32_t own, uint32_t vectors, bool (&held)[V::width]) {

@@ -179,8 +179,8 @@ static int add_conv(graph *g, int input, uint32_t channels, uint32_t kernel, int
     return value;
 }
 
-/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. Then a classifier
- * whose logits are `last`. */
+/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. Then a
+ * classifier whose logits are `last`. */
 static graph *sum_with_itself(activation last) {
     graph *g = NULL;
     int v = 0;

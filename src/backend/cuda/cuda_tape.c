@@ -90,8 +90,8 @@ bool cuda_tape_is_plain(const op *o) {
     return !has_site(o) && !o->scale && o->act == ACT_NONE;
 }
 
-/* ReLU's derivative follows from the sign of its result: as long as no mask came behind it, and but for the logits, which
- * are not stored like other values. */
+/* ReLU's derivative follows from the sign of its result: as long as no mask came behind it, and but for the logits,
+ * which are not stored like other values. */
 static bool reads_result(const graph *g, const op *o) {
     return o->act == ACT_RELU && o->mask.place != PLACE_OUT && o->output != g->logits;
 }
@@ -175,8 +175,8 @@ static bool give_residual(builder *b, size_t i, cuda_tape_step *step) {
     return false;
 }
 
-/* dL/d(W x) is written over dL/dy, element by element, unless that is the residual's gradient now, or that of the input,
- * which is written while it is read. */
+/* dL/d(W x) is written over dL/dy, element by element, unless that is the residual's gradient now, or that of the
+ * input, which is written while it is read. */
 static void place_linear(builder *b, size_t i, cuda_tape_step *step) {
     const op *o = &b->g->ops[i];
     const bool taken = give_residual(b, i, step);

@@ -1,6 +1,6 @@
 /*
- * retry.c - pairs with a non-finite output or gradient once more (docs/design.md, section 6): they alone, in fp32 and the
- * direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free from
+ * retry.c - pairs with a non-finite output or gradient once more (docs/design.md, section 6): they alone, in fp32 and
+ * the direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free from
  * the start.
  * Must not know: kernels, streams, what a batch is.
  */

@@ -55,7 +55,7 @@ static gpu_reverse sums_of(const walk *w, const cuda_layer *layer) {
                          .workspace = w->pass->batch->workspace};
 }
 
-/* The mask of an attention or a layer norm: its sums, and in the place of dL/dy the gradient of the result before it. */
+/* The mask of an attention or a layer norm: its sums, and in place of dL/dy the gradient of the result before it. */
 static coar_status unmask(const walk *w, const cuda_layer *layer) {
     const cuda_pass *pass = w->pass;
     const op *o = layer->op;
