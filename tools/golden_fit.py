@@ -251,17 +251,23 @@ def gradient_shares(counts, models, groups):
     return shares
 
 
-def gradient_errors(sums, counts, squares, shares):
-    """From the noise of averages; of the squares only sums over examples and over components are known."""
+def gradient_errors(sums, counts, squares, shares, models, groups):
+    """From the noise of averages, of whose squares only sums over examples and over components are known, and what shares
+    miss of the quadrature."""
     about = np.where(counts > 0, sums**2 / np.maximum(counts, 1), 0)
     component = (squares - about).sum(1) / np.maximum(counts - 1, 0).sum(1)
     example = (squares - about).sum(2)
     noise = component[:, None, :] * (example / example.mean(1, keepdims=True))[:, :, None]
-    return np.sqrt(np.where(counts > 0, shares**2 * noise / np.maximum(counts, 1), 0).sum(0))
+    variance = np.where(counts > 0, shares**2 * noise / np.maximum(counts, 1), 0).sum(0)
+    loud = (example / example.mean(1, keepdims=True))[0]
+    for (a, b), (C, _) in zip(zip(groups[:-1], groups[1:]), models):
+        missed = shares[:, :, a:b] - np.array([0, 0.5, 0.5])[:, None, None]
+        variance[:, a:b] += np.einsum("lzj,lk,kzj->zj", missed, C, missed) * loud[:, None]
+    return np.sqrt(variance)
 
 
-def calibrate(X, Y, W):
-    """One factor for each band of directions that examples have in common."""
+def calibrate(X, Y, W, errors):
+    """One factor for each band of directions that examples have in common; for errors the root of one that is below 1."""
     V = np.linalg.svd(W / np.linalg.norm(W, axis=1, keepdims=True), full_matrices=False)[2]
     third = len(W) // 3
     ends = (0, min(8, third), min(32, third))
@@ -272,7 +278,11 @@ def calibrate(X, Y, W):
     y = ((Y - Y.mean(0)) / deviation).ravel()
     keep = max(len(W) / 10, 1) / 0.5**2
     factors = np.linalg.solve(P @ P.T + keep * np.eye(3), P @ y + keep)
-    return sum(f * part for f, part in zip(factors, parts))
+    roots = np.where((factors > 0) & (factors < 1), np.sqrt(np.abs(factors)), np.abs(factors))
+    inside = [V[a:b].T @ V[a:b] for a, b in zip(ends[:-1], ends[1:])]
+    A = sum(r * P for r, P in zip(roots, inside + [np.eye(W.shape[1]) - sum(inside)]))
+    errors = np.sqrt([np.diag(A @ np.diag(e**2) @ A.T) for e in errors])
+    return sum(f * part for f, part in zip(factors, parts)), errors
 
 
 def gradients(folder, random):
@@ -292,16 +302,17 @@ def gradients(folder, random):
     for passes in (3, 48):
         sums, counts, squares = make_gradients(random, truth, passes, alpha, seed)
         np.save(folder / f"grad_sums_{passes}.npy", sums)
-        np.save(folder / f"grad_component_{passes}.npy", squares.sum(1))
+        of_blocks = [squares[:, first : first + 32].sum(1) for first in range(0, N, 32)]
+        np.save(folder / f"grad_component_{passes}.npy", np.stack(of_blocks))
         np.save(folder / f"grad_example_{passes}.npy", squares.sum(2))
         models = level_models(sums, counts, squares, groups) if passes * alpha >= 1.5 else None
         shares = gradient_shares(counts, models, groups)
         W = (shares * sums / np.maximum(counts, 1)).sum(0)
         nothing = np.full((N, 1), np.nan)
-        errors = gradient_errors(sums, counts, squares, shares) if models else np.full_like(W, np.nan)
+        errors = gradient_errors(sums, counts, squares, shares, models, groups) if models else np.full_like(W, np.nan)
         rows = [np.zeros((N, 1)), nothing, nothing, (baseline - W.sum(1))[:, None], W, errors]
         np.save(folder / f"grad_alone_{passes}.npy", np.hstack(rows))
-    W = calibrate(X, Y, W)
+    W, errors = calibrate(X, Y, W, errors)
     held = correlations(X @ W.T, Y)
     bias = Y.mean(0) - X.mean(0) @ W.T
     r2 = [r_squared(X, y, w, b) for y, w, b in zip(Y.T, W, bias)]

@@ -7,6 +7,11 @@
  *
  * KEEP holds factors at 1 where masks are few: it stands for an error of WIDTH against as many examples as the outputs
  * of one mask are worth.
+ *
+ * Errors. A factor f <= 1 that is right has removed (1 - f) of noise of variance s^2, and with it (1 - f) of the signal:
+ * what is left is off by f s^2 in the mean square, as a posterior of prior variance s^2 f/(1 - f) is. So factors count by
+ * their roots (those above 1 enlarge noise as they are): variance = diag(A S A), A = V diag(root f) V' + root f_rest
+ * (1 - V V'), S the squared errors.
  */
 #include "fit/bands.h"
 
@@ -138,6 +143,49 @@ void gradient_bands_apply(const gradient_bands *bands, size_t E, double *weight)
         cblas_dscal((int)E, bands->factor[band_of(bands, k)] - rest, coordinates + k * E, 1);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)E, (int)rank, 1, bands->vectors, BAND_VECTORS,
                 coordinates, (int)E, rest, weight, (int)E);
+}
+
+/* ---------------------------------------------------------------------------------------------- errors */
+
+static double error_factor(double factor) {
+    return factor > 0 && factor < 1 ? sqrt(factor) : fabs(factor);
+}
+
+/* One example's: with D = root f_k - r, r = root f_rest, and M = D V' S V D,
+ * variance_j = r^2 s_j + 2 r s_j sum_k D_k v_jk^2 + v_j' M v_j. */
+static void calibrate_errors(const gradient_bands *bands, const double *extra, double rest, float *error) {
+    const size_t rank = bands->end[1];
+    double inner[BAND_VECTORS][BAND_VECTORS] = {{0}}, strip[DENSE_ROWS][BAND_VECTORS], scaled[BAND_VECTORS];
+    for (size_t first = 0; first < bands->n; first += DENSE_ROWS) {
+        const size_t rows = bands->n - first < DENSE_ROWS ? bands->n - first : DENSE_ROWS;
+        const double *vectors = bands->vectors + first * BAND_VECTORS;
+        for (size_t j = 0; j < rows; j++)
+            for (size_t k = 0; k < rank; k++)
+                strip[j][k] = vectors[j * BAND_VECTORS + k] * error[first + j] * error[first + j];
+        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rank, (int)rank, (int)rows, 1, vectors, BAND_VECTORS,
+                    strip[0], BAND_VECTORS, 1, inner[0], BAND_VECTORS);
+    }
+    for (size_t j = 0; j < bands->n; j++) {
+        const double *vector = bands->vectors + j * BAND_VECTORS, square = (double)error[j] * error[j];
+        double along = 0;
+        for (size_t k = 0; k < rank; k++) {
+            scaled[k] = extra[k] * vector[k];
+            along += scaled[k] * vector[k];
+        }
+        double variance = rest * rest * square + 2 * rest * along * square;
+        for (size_t k = 0; k < rank; k++) variance += scaled[k] * cblas_ddot((int)rank, inner[k], 1, scaled, 1);
+        error[j] = (float)sqrt(fmax(variance, 0));
+    }
+}
+
+void gradient_bands_errors(const gradient_bands *bands, size_t E, float *error) {
+    const double rest = error_factor(bands->factor[BANDS - 1]);
+    double extra[BAND_VECTORS];
+    for (size_t k = 0; k < bands->end[1]; k++) extra[k] = error_factor(bands->factor[band_of(bands, k)]) - rest;
+    for (size_t z = 0; z < E; z++) {
+        float *of = error + z * bands->n;
+        if (bands->n && !isnan(of[0])) calibrate_errors(bands, extra, rest, of);
+    }
 }
 
 /* --------------------------------------------------------------------------------------------- factors */

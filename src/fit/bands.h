@@ -27,6 +27,9 @@ void gradient_bands_free(gradient_bands *bands);
 /* weight[n][E] becomes sum_b factor_b (its part in band b). */
 void gradient_bands_apply(const gradient_bands *bands, size_t E, double *weight);
 
+/* The same for errors[E][n] of those weights, independent ones; formulas in bands.c. */
+void gradient_bands_errors(const gradient_bands *bands, size_t E, float *error);
+
 double gradient_bands_memory(const fit_problem *problem);
 
 #endif

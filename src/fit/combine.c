@@ -154,3 +154,12 @@ void combine_coefficients(const level_model *model, const uint32_t count[LEVELS]
     solve_definite(A, side, x);
     for (size_t a = 0; a < side; a++) coefficient[seen[a]] = x[a] / count[seen[a]];
 }
+
+/* (a - q)' C (a - q). */
+double combine_bias(const level_model *model, const uint32_t count[LEVELS], const double coefficient[LEVELS]) {
+    double missed[LEVELS], sum = 0;
+    for (size_t l = 0; l < LEVELS; l++) missed[l] = coefficient[l] * count[l] - quadrature[l];
+    for (size_t l = 0; l < LEVELS && model->measured; l++)
+        for (size_t k = 0; k < LEVELS; k++) sum += missed[l] * model->covariance[l][k] * missed[k];
+    return sum;
+}

@@ -32,4 +32,8 @@ coar_status combine_models(const level_moments *moments, size_t groups, double e
 /* coefficient[l]: what a sum at level l counts in the weight of a component with these counts; 0 at unseen levels. */
 void combine_coefficients(const level_model *model, const uint32_t count[LEVELS], double coefficient[LEVELS]);
 
+/* The mean square, over a group's components and examples, of what a weight by these coefficients misses of the integral
+ * though no average had any noise; 0 where nothing is measured. */
+double combine_bias(const level_model *model, const uint32_t count[LEVELS], const double coefficient[LEVELS]);
+
 #endif

@@ -20,9 +20,11 @@ typedef struct fit_gradients {
     /* sums[LEVELS][count][n] of examples first .. first + count - 1 (first a multiple of LEVELS_BLOCK). */
     coar_status (*read)(void *context, uint64_t first, uint64_t count, double *sums);
     void *context;
-    const double *squares_of_component; /* [LEVELS][n] over examples and passes */
-    const double *squares_of_example;   /* [LEVELS][N] over components and passes */
-    const float *baseline;              /* [N] outputs of the unablated model */
+    /* [LEVELS][n] over passes and examples of the blocks of LEVELS_BLOCK without any that are broken: squares of one
+     * before the pass that broke it would count where its sums do not. */
+    const double *squares_of_component;
+    const double *squares_of_example; /* [LEVELS][N] over components and passes; NaN of a broken example */
+    const float *baseline;            /* [N] outputs of the unablated model */
 } fit_gradients;
 
 /* Masks and outputs of one fit. Masks are packed bits, as in sampler.h. */
@@ -90,7 +92,7 @@ bool fit_estimator_takes_gradients(fit_estimator e);
  * that makes their mean what it is when it did not (crossfit.h), 0 where that is below 0, NaN where it is not defined. A
  * single example's is then neither leave-one-out nor cross-fitted: only the mean is what it says. Of lasso: predictions of the last tenth of the masks
  * from the others. standard_error: of ols and ridge the estimate about its own mean (shrink.c); of eb and grad+eb the
- * posterior's; of grad the noise of the averages. lasso has none.
+ * posterior's; of grad the noise of the averages and what combining and calibrating them draws to 0. lasso has none.
  * predicted: mean correlation to expect on fresh masks like these, with a 95 % interval (diagnose.h).
  * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out and of grad without masks; errors
  * without degrees of freedom.

@@ -104,7 +104,9 @@ static coar_status grad_solve(fit_solver *solver, solver_block *block) {
 static coar_status grad_errors(fit_solver *solver, const solver_block *block, const double *sigma, float *error) {
     grad *s = (grad *)solver;
     if (s->inner) return fit_standard_errors(s->inner, block, s->average->n, sigma, error);
-    return gradient_errors(s->average, block->index, block->count, error);
+    TRY(gradient_errors(s->average, block->index, block->count, error));
+    gradient_bands_errors(s->bands, block->count, error);
+    return COAR_OK;
 }
 
 static coar_status allocate(grad *s) {

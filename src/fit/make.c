@@ -161,7 +161,8 @@ static coar_status make_least_squares(fit_made *made) {
 static coar_status make_from_sample(const making *k) {
     fit_sample sample = {.count = 0};
     coar_status status;
-    TRY_GOTO(fit_sample_create(k->problem, k->scan, k->block, k->y, &sample));
+    TRY_GOTO(fit_sample_create(k->problem, k->scan, fit_estimator_takes_gradients(k->settings->estimator), k->block,
+                               k->y, &sample));
     switch (k->settings->estimator) {
     case FIT_GRAD:
         TRY_GOTO(make_grad(k, &sample));

@@ -19,12 +19,29 @@ double fit_sample_memory(const fit_problem *problem) {
     return count * (4 * (double)problem->m + 24);
 }
 
-/* Every (left / count)-th of the examples that are not left out. */
-static void choose(const fit_problem *problem, const fit_scan *scan, uint64_t left, fit_sample *sample) {
+/* Whether the example's block is one of SAMPLE_MAX/LEVELS_BLOCK evenly spaced ones; with fewer blocks all are. */
+static bool is_in_block(const fit_problem *problem, uint64_t z) {
+    const uint64_t blocks = problem->N / LEVELS_BLOCK + (problem->N % LEVELS_BLOCK != 0), block = z / LEVELS_BLOCK;
+    const uint64_t wanted = SAMPLE_MAX / LEVELS_BLOCK;
+    return blocks <= wanted || block == 0 || block * wanted / blocks != (block - 1) * wanted / blocks;
+}
+
+static bool is_candidate(const fit_problem *problem, const fit_scan *scan, bool blocks, uint64_t z) {
+    return !scan->example_out[z] && (!blocks || is_in_block(problem, z));
+}
+
+static uint64_t count_candidates(const fit_problem *problem, const fit_scan *scan, bool blocks) {
+    uint64_t count = 0;
+    for (uint64_t z = 0; z < problem->N; z++) count += is_candidate(problem, scan, blocks, z);
+    return count;
+}
+
+/* Every (left / count)-th of the `left` candidates. */
+static void choose(const fit_problem *problem, const fit_scan *scan, bool blocks, uint64_t left, fit_sample *sample) {
     uint64_t seen = 0;
     size_t taken = 0;
     for (uint64_t z = 0; z < problem->N && taken < sample->count; z++) {
-        if (scan->example_out[z]) continue;
+        if (!is_candidate(problem, scan, blocks, z)) continue;
         if (seen++ == taken * left / sample->count) sample->index[taken++] = z;
     }
 }
@@ -79,14 +96,15 @@ static coar_status allocate(size_t count, size_t m, fit_sample *s) {
     return memory_new(count, sizeof *s->squares, what, &s->squares);
 }
 
-coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, size_t block, float *y,
+coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, bool blocks, size_t block, float *y,
                               fit_sample *out) {
-    const uint64_t left = problem->N - scan->examples_left_out;
+    if (blocks && !count_candidates(problem, scan, true)) blocks = false; /* all of those blocks are broken */
+    const uint64_t left = count_candidates(problem, scan, blocks);
     fit_sample sample;
     coar_status status;
     TRY_GOTO(
         allocate(left < SAMPLE_MAX ? (size_t)left : SAMPLE_MAX, (size_t)(problem->m - scan->masks_left_out), &sample));
-    choose(problem, scan, left, &sample);
+    choose(problem, scan, blocks, left, &sample);
     TRY_GOTO(take(problem, scan, block, y, &sample));
     fit_sample_recentre(&sample);
     *out = sample;

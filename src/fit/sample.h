@@ -1,6 +1,6 @@
 /*
  * sample.h - the examples that what all examples share (prior variances, calibration) is learnt from, held in memory.
- * At most SAMPLE_MAX, evenly spaced: 1,024 examples give a variance that all share to 4 %. Which they are, and the
+ * At most SAMPLE_MAX, evenly spaced (or in evenly spaced blocks): 1,024 examples give a variance that all share to 4 %. Which they are, and the
  * chunks they are worked on in, depends on nothing but the problem.
  * Must not know: estimators.
  */
@@ -20,8 +20,9 @@ typedef struct fit_sample {
     size_t m;
 } fit_sample;
 
-/* y: scratch of [problem->m][block]. */
-coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, size_t block, float *y,
+/* blocks: of whole blocks of LEVELS_BLOCK examples, for which gradients are read at the price of one. y: scratch of
+ * [problem->m][block]. */
+coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, bool blocks, size_t block, float *y,
                               fit_sample *out);
 void fit_sample_free(fit_sample *sample);
 

@@ -215,6 +215,14 @@ static void report_left_out(const fit_run *run) {
                     (unsigned long long)run->scan.masks_left_out, (unsigned long long)run->problem.m);
 }
 
+static void report_gradients(const fit_run *run) {
+    if (run->made.average.groups_unmeasured)
+        log_info(run->settings->callbacks,
+                 "fit: derivatives of %u of %u component groups are too few or too noisy to tell their levels apart: "
+                 "these get fixed shares",
+                 run->made.average.groups_unmeasured, run->problem.groups);
+}
+
 static coar_status check(const fit_problem *problem, const fit_settings *settings) {
     if (problem->n == 0 || problem->N == 0)
         return status_set(COAR_ERROR_INPUT, "the fit: there are no %s", problem->n ? "examples" : "components");
@@ -266,6 +274,7 @@ coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
         TRY_GOTO(gradient_average_create(&run.problem, &run.made.average));
     TRY_GOTO(fit_scan_outputs(problem, run.made.average.broken, run.block, run.buffers.y, &run.scan));
     report_left_out(&run);
+    report_gradients(&run);
     TRY_GOTO(choose_way(&run));
     TRY_GOTO(run_blocks(&run, sink, context));
     sum_up(&run, summary);
