@@ -10,7 +10,7 @@
 
 /* Points of the path bound at once: what REVERSE_CONDUCTANCE allows. Neighbouring binds share a point, since a point's
  * conductance is its difference from the one before. */
-enum { BIND_POINTS = 32 };
+enum { BIND_POINTS = PATH_EXAMPLES_MAX };
 
 /* Buffers of one device. */
 typedef struct path_scratch {
