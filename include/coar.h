@@ -166,7 +166,7 @@ typedef struct coar_ablate_options {
     int store_masks;
     int store_f16;
     const char *shard;       /* "K/S": only the units t with t mod S == K */
-    int force;               /* start over */
+    int force;               /* remove the whole run (ablations, gradients, fits) and start over */
     int force_resume;        /* resume although another process seems alive */
     double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
     const char *command;     /* provenance: the command line; may be NULL */

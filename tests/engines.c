@@ -21,7 +21,8 @@ void engine_plan(engine *e, const graph *g, engine_options o) {
                                      .memory = o.memory ? o.memory : enough,
                                      .examples_max = o.examples,
                                      .masks_max = o.masks,
-                                     .reverse = o.reverse};
+                                     .reverse = o.reverse,
+                                     .path_examples = o.paths ? o.examples : 0};
 }
 
 void engine_open(engine *e, const graph *g, engine_options o) {

@@ -22,6 +22,7 @@ typedef struct engine_options {
     uint32_t examples, masks;
     int device;
     bool reverse; /* engine_reverse will be called */
+    bool paths;   /* and asked for conductance */
     int threads;  /* 0: 1 */
 } engine_options;
 

@@ -284,6 +284,23 @@ graph *net_random(uint64_t seed) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
+named_net net_number(size_t k) {
+    static const char *const components[] = {"filters", "blocks", "inputs", "heads"};
+    static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
+    named_net net;
+    if (k < 6) {
+        snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks", components[k / 2]);
+        net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
+    } else if (k < NETS_NAMED) {
+        snprintf(net.name, sizeof net.name, "transformer, %s", components[k - 6]);
+        net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
+    } else {
+        snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
+        net.g = net_random(k - NETS_NAMED);
+    }
+    return net;
+}
+
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
     const size_t elements = shape_positions(g->values[0]) * g->values[0].c;
     uint8_t *images;

@@ -30,6 +30,14 @@ graph *net_transformer(net_components components, activation act, uint64_t seed)
 /* Any ops in any order with random residuals, shared and unread values, and masks at any place. */
 graph *net_random(uint64_t seed);
 
+/* All of the above in one row: number k of the NETS_NAMED that have a name each, then random ones without end. */
+enum { NETS_NAMED = 10 }; /* six residual networks, four transformers */
+typedef struct named_net {
+    char name[48];
+    graph *g; /* the caller's */
+} named_net;
+named_net net_number(size_t k);
+
 /* Random pixels and labels for a graph. Free the batch with net_batch_free. */
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed);
 void net_batch_free(example_batch *batch);

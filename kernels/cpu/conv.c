@@ -45,15 +45,18 @@ typedef struct tile_output {
     bool add_to_y;
 } tile_output;
 
+enum { TILE_LANES = TILE_VECTORS * VEC };
+_Static_assert(TILE_LANES % 8 == 0 && LANES <= 32, "a tile's bits are whole bytes of one word");
+
 /* Bits of the outputs just written. */
 INLINE void write_positive(const uint32_t MO, uint32_t lane, const tile_output *out) {
-    for (uint32_t o = 0; o < MO; o++)
-        for (uint32_t byte = lane / 8; byte < (lane + TILE_VECTORS * VEC) / 8; byte++) {
-            const size_t at = (size_t)out->channel[o] * LANES + byte * 8;
-            uint32_t bits = 0;
-            for (uint32_t i = 0; i < 8; i += VEC) bits |= vec_bits(vec_load(out->y + at + i) > vec_zero()) << i;
-            out->positive[at / 8] = (uint8_t)bits;
-        }
+    for (uint32_t o = 0; o < MO; o++) {
+        const size_t at = (size_t)out->channel[o] * LANES + lane;
+        uint32_t bits = 0;
+        for (uint32_t i = 0; i < TILE_LANES; i += VEC)
+            bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
+        for (uint32_t i = 0; i < TILE_LANES; i += 8) out->positive[(at + i) / 8] = (uint8_t)(bits >> i);
+    }
 }
 
 INLINE void write_activations(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], uint32_t lane,
@@ -128,7 +131,7 @@ static const tile_function tiles[] = {NULL, conv_tile_1, conv_tile_2};
 
 /* A block's rows at one position. */
 INLINE void all_lanes(const tile_input *in, const tile_output *out, uint32_t MO) {
-    for (uint32_t lane = 0; lane < LANES; lane += TILE_VECTORS * VEC) tiles[MO](lane, in, out);
+    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) tiles[MO](lane, in, out);
 }
 
 /* ------------------------------------------------------------------------------------- what a position reads */

@@ -2,7 +2,7 @@
  * elementwise.c - pixels to lanes, keeps per channel, the embedding of a token sequence; what copies, in reverse.
  *
  *   normalise       y[i][lane] = pixel[i][lane] mul[c] + add[c],  c = i mod channels      (5 bytes, 2 flops)
- *   scale_channels  y[p][c][lane] = x mul[c][lane] + add[c][lane]                         (8 bytes, 2 flops)
+ *   scale_channels  y[p][c][lane] = x mul[c][lane] + add[c][lane] + residual              (8 or 12 bytes, 2 or 3 flops)
  *   embed           y[0] = table[0], y[t] = x[t - 1] + table[t]                           (8 bytes, 1 flop)
  *   X_reverse       dL/dx (+)= the elements of dL/dy that are copies of x, else 0         (8 or 12 bytes)
  */
@@ -29,11 +29,14 @@ void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channel
 }
 
 void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
-                                float *output) {
+                                const float *residual, float *output) {
     const size_t stride = (size_t)channels * LANES;
-    for (size_t p = 0; p < positions; p++, x += stride, output += stride)
-        for (size_t i = 0; i < stride; i += VEC)
-            vec_store(output + i, vec_fma(vec_load(x + i), vec_load(mul + i), vec_load(add + i)));
+    for (size_t p = 0, at = 0; p < positions; p++)
+        for (size_t i = 0; i < stride; i += VEC, at += VEC) {
+            vec y = vec_fma(vec_load(x + at), vec_load(mul + i), vec_load(add + i));
+            if (residual) y += vec_load(residual + at);
+            vec_store(output + at, y);
+        }
 }
 
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output) {

@@ -32,10 +32,11 @@ static void derive(const epilogue_reverse_args *e, uint32_t channel, size_t at, 
 
 /* x - x of the lane before, for the lanes from `lane` on; x points at lane 0, which has none before it. */
 INLINE vec difference(const float *x, uint32_t lane) {
+    if (lane) return vec_load(x + lane) - vec_loadu(x + lane - 1);
     float before[VEC] __attribute__((aligned(64)));
-    before[0] = x[lane ? lane - 1 : 0];
-    memcpy(before + 1, x + lane, (VEC - 1) * sizeof *x);
-    return vec_load(x + lane) - vec_load(before);
+    before[0] = x[0];
+    memcpy(before + 1, x, (VEC - 1) * sizeof *x);
+    return vec_load(x) - vec_load(before);
 }
 
 /* One channel of N positions; `at`: of the first position's first lane. */

@@ -54,8 +54,10 @@ typedef struct conv_args {
     activate_kernel activate; /* any other act, or NULL */
 
     /* What the reverse pass will want; NULL = not wanted. Of packed rows alone: nothing is written for constants. */
-    float *linear;     /* shape of the output: the sums W x themselves */
-    uint8_t *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = y > 0 */
+    float *linear; /* shape of the output: the sums W x themselves */
+    uint8_t
+        *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = !(y <= 0):
+                        * the gradient of a NaN goes on */
 } conv_args;
 
 /* Packed weights: rows are cut into balanced blocks of at most `tile_rows`; block b is rows conv_block_first(b) up to
@@ -194,9 +196,10 @@ typedef struct cpu_kernels {
     /* output[i][lane] = pixels[i][lane] * mul[i % channels] + add[i % channels] for i < count. */
     void (*normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                       float *output);
-    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane]; output may be x. */
+    /* output[p][c][lane] = x[p][c][lane] * mul[c][lane] + add[c][lane] + residual[p][c][lane] (NULL = 0); output may be
+     * x. */
     void (*scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
-                           float *output);
+                           const float *residual, float *output);
     /* output[0] = table[0], output[t] = input[t - 1] + table[t]; table [tokens][channels], input one token shorter. */
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 

@@ -112,6 +112,12 @@ INLINE ivec vec_mask(uint32_t bits) {
 INLINE vec vec_load(const float *p) {
     return *(const vec *)p;
 }
+/* From any address. */
+INLINE vec vec_loadu(const float *p) {
+    vec a;
+    __builtin_memcpy(&a, p, sizeof a);
+    return a;
+}
 INLINE void vec_store(float *p, vec a) {
     *(vec *)p = a;
 }
@@ -175,7 +181,7 @@ void KERNEL(cpu_quickgelu)(float *x, size_t count);
 void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channels, const float *mul, const float *add,
                            float *output);
 void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
-                                float *output);
+                                const float *residual, float *output);
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                    float *packed);

@@ -78,7 +78,7 @@ static GPU_INLINE query_statistics statistics_at(const gpu_attention &a, const a
                                                  const attention_gradients &d, uint32_t row) {
     if (row >= a.tokens) return {0, 0};
     const size_t at = statistics_of(a, h) + row;
-    return {a.logsum[at], d.delta[at]};
+    return {a.logsum[at], d.out[0] ? d.delta[at] : 0};
 }
 
 template <class T, attention_side SIDE>
@@ -115,8 +115,8 @@ static __global__ void __launch_bounds__(256, 1)
             if (SIDE == ATTENTION_KEYS) weights[r * KEYS + lane] = p;
         }
         __syncwarp(); /* a lane's numbers are for all lanes; the barrier above keeps the next tile's from them */
-        mix_values(slopes, other, a.width, pitch, lane, out[0]);
-        if (SIDE == ATTENTION_KEYS) mix_values(weights, other + tile, a.width, pitch, lane, out[1]);
+        if (SIDE == ATTENTION_QUERIES || d.out[0]) mix_values(slopes, other, a.width, pitch, lane, out[0]);
+        if (SIDE == ATTENTION_KEYS && d.out[1]) mix_values(weights, other + tile, a.width, pitch, lane, out[1]);
     }
     if (row >= a.tokens) return;
     const float scale = 1 / sqrtf((float)a.width);
@@ -153,9 +153,10 @@ static cudaError_t launch(const gpu_attention *a, const gpu_attention_reverse *r
         {a->q, r->dresult}, {a->k, a->v}, {r->dq, NULL}, {r->add_q, false}, r->workspace};
     const attention_gradients keys = {
         {a->k, a->v}, {a->q, r->dresult}, {r->dk, r->dv}, {r->add_k, r->add_v}, r->workspace};
-    cudaError_t error =
-        gpu_launch(attention_delta_kernel<T>, dim3(blocks_of(rows, DELTA_WARPS)), dim3(DELTA_WARPS * 32), 0, stream, *a,
-                   result, r->dresult, r->workspace, stride, rows);
+    cudaError_t error = cudaSuccess;
+    if (r->dq || r->dk) /* dv needs the weights alone */
+        error = gpu_launch(attention_delta_kernel<T>, dim3(blocks_of(rows, DELTA_WARPS)), dim3(DELTA_WARPS * 32), 0,
+                           stream, *a, result, r->dresult, r->workspace, stride, rows);
     if (error == cudaSuccess) error = side_launch<T>(a, ATTENTION_QUERIES, queries, stream);
     return error == cudaSuccess ? side_launch<T>(a, ATTENTION_KEYS, keys, stream) : error;
 }

@@ -77,7 +77,8 @@ GPU_INLINE void load_stage(const gpu_attention &a, const attention_head &h, cons
         for (uint32_t i = threadIdx.x; i < 2 * TILE; i += blockDim.x) {
             const bool inside = first + i % TILE < a.tokens;
             const size_t at = inside ? statistics_of(a, h) + first + i % TILE : 0;
-            cp_async<4>(to + 2 * bytes + i * sizeof(float), (i < TILE ? a.logsum : d.delta) + at, inside ? 4 : 0);
+            const bool there = inside && (i < TILE || d.out[0]); /* where dv alone is wanted there is no delta */
+            cp_async<4>(to + 2 * bytes + i * sizeof(float), (i < TILE ? a.logsum : d.delta) + at, there ? 4 : 0);
         }
 }
 
@@ -137,7 +138,8 @@ GPU_INLINE void mix(const float (&s)[SPAN / 8][4], const unsigned char *other, u
 /* SPAN rows of the other side, `at` being the first of them in its tile, `left` how many there are before T. Behind T
  * rows are zeros: as queries they give nothing, as keys their weight has to be cleared. */
 template <class T, int WIDTH, attention_side SIDE>
-GPU_INLINE void reverse_span(warp_rows<WIDTH> &w, const stage<WIDTH> &tile, uint32_t at, uint32_t left, float scale) {
+GPU_INLINE void reverse_span(const attention_gradients &d, warp_rows<WIDTH> &w, const stage<WIDTH> &tile, uint32_t at,
+                             uint32_t left, float scale) {
     const uint32_t skip = at * tiling<WIDTH>::ROW_BYTES;
     float p[SPAN / 8][4], dp[SPAN / 8][4];
     score<T, WIDTH>(w.own[0], tile.tile[0] + skip, w.lane, p);
@@ -154,8 +156,8 @@ GPU_INLINE void reverse_span(warp_rows<WIDTH> &w, const stage<WIDTH> &tile, uint
             p[n][e] = queries && column >= left ? 0 : weight;
             dp[n][e] = p[n][e] * __fadd_rn(dp[n][e], -delta);
         }
-    mix<T, WIDTH>(dp, tile.tile[0] + skip, w.lane, w.out[0]);
-    if (SIDE == ATTENTION_KEYS) mix<T, WIDTH>(p, tile.tile[1] + skip, w.lane, w.out[1]);
+    if (SIDE == ATTENTION_QUERIES || d.out[0]) mix<T, WIDTH>(dp, tile.tile[0] + skip, w.lane, w.out[0]);
+    if (SIDE == ATTENTION_KEYS && d.out[1]) mix<T, WIDTH>(p, tile.tile[1] + skip, w.lane, w.out[1]);
 }
 
 /* ------------------------------------------------------------------------------------------------- results */
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(tiling<WIDTH>::WARPS * 32, 1)
         const stage<WIDTH> at(stages + tile % shape::STAGES * shape::STAGE_BYTES);
 #pragma unroll 1
         for (uint32_t i = 0; i < shape::TILE && first + i < a.tokens; i += SPAN)
-            reverse_span<T, WIDTH, SIDE>(w, at, i, a.tokens - first - i, job.scale);
+            reverse_span<T, WIDTH, SIDE>(d, w, at, i, a.tokens - first - i, job.scale);
     }
     if (w.first >= a.tokens) return;
     if (d.out[0]) write_rows<T, WIDTH>(a, h, w, w.out[0], 1 / sqrtf((float)a.width), d.out[0], d.add[0]);

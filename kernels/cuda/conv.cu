@@ -149,6 +149,8 @@ static conv_gather find_phases(const gpu_conv *c, conv_params *p) {
     p->kernel_w = c->kernel_w;
     p->phase_pixels = epilogue_divisor_of(height * width);
     p->phase_w = epilogue_divisor_of(width);
+    p->adds_alone = c->residual == c->y && !c->shift && !c->linear && c->activation == GPU_NONE &&
+                    c->mask.place == GPU_PLACE_NONE && !p->partial;
     return pixel % vector ? CONV_TRANSPOSED_NARROW : CONV_TRANSPOSED;
 }
 

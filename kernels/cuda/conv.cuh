@@ -30,10 +30,10 @@
 
 /* How rows of x are gathered. */
 enum conv_gather {
-    CONV_RUN,    /* K is one run: a row is K elements that lie together */
-    CONV_TAPS,   /* several runs, 16-byte vectors */
-    CONV_NARROW, /* several runs, 8-byte vectors: 4 channels of a 16-bit type (stems) */
-    CONV_TRANSPOSED,
+    CONV_RUN,               /* K is one run: a row is K elements that lie together */
+    CONV_TAPS,              /* several runs, 16-byte vectors */
+    CONV_NARROW,            /* several runs, 8-byte vectors: 4 channels of a 16-bit type (stems) */
+    CONV_TRANSPOSED,        /* of dL/d(W x), the taps of one phase of pixels; 16-byte vectors */
     CONV_TRANSPOSED_NARROW, /* with 8-byte vectors */
     CONV_GATHERS
 };
@@ -60,6 +60,7 @@ struct conv_params {
     uint32_t step_y, step_x, step_run;  /* one tile of K as (rows of runs, runs, elements) */
     uint32_t out_h, kernel_h, kernel_w; /* transposed, as is the next */
     epilogue_divisor phase_pixels, phase_w;
+    bool adds_alone; /* y is what it was and the sums: nothing to do where these have no terms */
     epilogue tail;
 };
 
@@ -122,6 +123,11 @@ template <conv_gather G> GPU_INLINE uint32_t conv_depth(const conv_params &p) {
     if (!conv_transposed<G>) return p.depth;
     const conv_phase phase(p);
     return phase.y.taps * phase.x.taps * p.run.value;
+}
+
+/* Whether this block's pixels stay as they are: of a 1x1 kernel with stride 2, three phases of four have no taps. */
+template <conv_gather G> GPU_INLINE bool conv_idle(const conv_params &p) {
+    return conv_transposed<G> && p.adds_alone && conv_depth<G>(p) == 0;
 }
 
 /* Where row m of this block's product lies in y: EPILOGUE_NO_ROW behind the last, and outside of a result that is no

@@ -141,6 +141,7 @@ GPU_INLINE void conv_mma_store(const conv_params &p, const conv_block<Tile> &blo
 
 template <class Tile, conv_gather G>
 __global__ void __launch_bounds__(Tile::THREADS, 1) conv_mma_kernel(conv_params p) {
+    if (conv_idle<G>(p)) return;
     GPU_DYNAMIC_SHARED(unsigned char, shared);
     const conv_block<Tile> block(p, conv_depth<G>(p));
     const conv_lane<Tile> lane;

@@ -6,7 +6,6 @@
  *   embed        y[p][0] = table[0], y[p][t] = x[p][t - 1] + table[t]                class token and positions
  *   select       y[p] = x[p][0]
  *   keep gather  out[p][c] = keep[slot[p] rows + c]                                  fp32
- *   add          y += x
  *
  *   subsample    dx[p][y][x][c] = dy[p][y / s][x / s][c + before] where s divides y and x, else 0
  *   embed        dx[p][t] = dy[p][t + 1]
@@ -105,8 +104,8 @@ extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t
 }
 
 /* V divides the rows of dx and of dy. Where `before` is a whole number of vectors, as in every CIFAR ResNet, a vector
- * of dx is one of dy, which may reach into channels that x does not have; a vector of padding alone is not read, for dy's
- * row may end in front of it. */
+ * of dx is one of dy, which may reach into channels that x does not have; a vector of padding alone is not read, for
+ * dy's row may end in front of it. */
 template <class V>
 static __global__ void __launch_bounds__(VECTOR_THREADS)
     subsample_reverse_kernel(gpu_subsample s, const void *dy, void *dx, bool add, uint32_t out_stride, uint32_t vectors,
@@ -253,11 +252,6 @@ extern "C" cudaError_t gpu_embed_reverse_launch(const gpu_embed *e, const void *
 extern "C" cudaError_t gpu_select_reverse_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
                                                  const void *dy, void *dx, bool add, cudaStream_t stream) {
     return move_launch(type, {dy, dx, add, positions, 1, 0, 1}, pairs, channels, stream);
-}
-
-extern "C" cudaError_t gpu_add_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
-                                      const void *x, void *y, cudaStream_t stream) {
-    return move_launch(type, {x, y, true, positions, positions, 0, positions}, pairs, channels, stream);
 }
 
 /* -------------------------------------------------------------------------------------------- keep gather */

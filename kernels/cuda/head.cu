@@ -2,7 +2,7 @@
  * head.cu - what is read off a network: outputs of logits, and sums of channels for `mean` ablation.
  *
  *   outputs       out[p] = f(logits[p], label[example[p]])         f: output_value of src/graph/outputs.c
- *   gradients     gradient[p][c] = gain df / dlogits[p][c]         output_gradient of the same file
+ *   gradients     gradient[p][c] = loss_scale df / dlogits[p][c]         output_gradient of the same file
  *   channel sums  sums[c] += sum over p, then q, of x[p][q][c]
  *
  * logits fp32 [pairs][gpu_stride(classes)], gradient likewise in the type's storage; x
@@ -151,7 +151,7 @@ template <class T>
 static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
     output_gradient_kernel(gpu_output_kind kind, uint32_t a, uint32_t b, uint32_t pairs, uint32_t classes,
                            uint32_t stride, const float *logits, const int32_t *label, const uint32_t *example,
-                           float gain, T *gradient) {
+                           float loss_scale, T *gradient) {
     const uint32_t lane = threadIdx.x % 32, pair = blockIdx.x * OUTPUT_WARPS + threadIdx.x / 32;
     if (pair >= pairs) return; /* whole warps */
     const float *row = logits + (size_t)pair * stride;
@@ -164,19 +164,19 @@ static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
     for (uint32_t c = lane; c < stride; c += 32) {
         double value = (c == plus) - (c == minus);
         if (kind == GPU_OUTPUT_LOSS) value = exp(row[c] - largest) / sum - value;
-        gradient[(size_t)pair * stride + c] = from_float<T>(c < classes ? gain * (float)value : 0);
+        gradient[(size_t)pair * stride + c] = from_float<T>(c < classes ? loss_scale * (float)value : 0);
     }
 }
 
 extern "C" cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type,
                                                   uint32_t pairs, uint32_t classes, const float *logits,
-                                                  const int32_t *label, const uint32_t *example, float gain,
+                                                  const int32_t *label, const uint32_t *example, float loss_scale,
                                                   void *gradient, cudaStream_t stream) {
     if (!pairs || !output_valid(kind, a, b, classes)) return cudaErrorInvalidValue;
     return with_vectors(type, classes, [&](auto vector) {
         using T = typename decltype(vector)::element;
         return gpu_launch(output_gradient_kernel<T>, dim3(blocks_of(pairs, OUTPUT_WARPS)), dim3(OUTPUT_WARPS * 32), 0,
-                          stream, kind, a, b, pairs, classes, gpu_stride(classes), logits, label, example, gain,
+                          stream, kind, a, b, pairs, classes, gpu_stride(classes), logits, label, example, loss_scale,
                           static_cast<T *>(gradient));
     });
 }

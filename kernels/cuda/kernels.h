@@ -53,8 +53,7 @@ typedef struct gpu_mask {
 
 /* ------------------------------------------------------------------------------- convolutions, linear layers
  * (conv*.cu) y = out(act(post(scale * pre(W x) + shift) + residual)); a linear layer is a 1x1 convolution; a patch
- * embedding one with stride = kernel. x may be read through `example`, so that the images of a block are stored once.
- *  */
+ * embedding one with stride = kernel. x may be read through `example`: the images of a block are stored once. */
 typedef struct gpu_conv {
     gpu_type type;
     uint32_t pairs, in_h, in_w, in_channels, out_h, out_w, out_channels;
@@ -111,32 +110,29 @@ typedef enum gpu_reverse_kind {
 typedef struct gpu_reverse {
     const void *dy;          /* dL/dy */
     void *dlinear;           /* dL/d(W x); may be dy; NULL = not wanted */
-    void *dresidual;         /* dL/d(residual); may be dy; NULL = not wanted */
+    void *dresidual;         /* dL/d(residual); may be dy, but not dlinear; NULL = not wanted */
     bool add;                /* dresidual is added to what is there (it is not dy then) */
     gpu_reverse_kind kind;   /* with a mask */
     const uint32_t *example; /* GPU_REVERSE_CONDUCTANCE: [pairs]; the pairs of a slot stand in the order of examples */
     uint32_t width;          /* channels of one component */
     uint32_t components;     /* from one pair's sums to the next */
-    float gain;              /* the sums are multiplied by it: 1 over the factor of the seeds */
+    float unscale;           /* the sums are multiplied by it: 1 over the loss scale of the seeds */
     float *sums;             /* sums[pair * components + channel / width], moved to this site's first component */
     float *workspace;        /* gpu_reverse_workspace(c, r) bytes; may be NULL when that is 0 */
 } gpu_reverse;
 
 /* Everything behind W x, backwards. Of c: type, pairs, out_*, scale, shift, activation, mask, and of the forward pass
  *   linear    as saved; read where gpu_reverse_reads_linear says so, else it may be NULL
- *   y         ReLU: where it is positive the derivative is 1. NULL (and ignored under an OUT mask): the argument is
- *             computed again from `linear`, as other activations' always is
+ *   y         ReLU: where it is positive the derivative is 1. NULL (and ignored under an OUT mask, and where it is
+ *             `wide`): the argument is computed again from `linear`, as other activations' always is
  *   residual  the value that was added, still as it was; read with `linear`, where an argument is computed again.
  * The mask of an attention or a layer norm (OUT) is an epilogue without scale, shift, activation or residual whose
  * `linear` is the result before the mask, and dlinear its gradient. Without mask, scale and activation dlinear and
- * dresidual are dy: no launch is needed. Each sum has a fixed order, which depends on positions and channels alone. */
+ * dresidual are dy: no launch is needed. Conductances of pairs that repeat the one in front, as behind a batch's last,
+ * mean nothing. Each sum has a fixed order, which depends on positions and channels alone. */
 cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStream_t stream);
 bool gpu_reverse_reads_linear(const gpu_conv *c, gpu_reverse_kind kind);
 size_t gpu_reverse_workspace(const gpu_conv *c, const gpu_reverse *r);
-
-/* y += x, for gradients of a value whose readers cannot add: both [pairs][positions][gpu_stride(channels)]. */
-cudaError_t gpu_add_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels, const void *x, void *y,
-                           cudaStream_t stream);
 
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
  * softmax(q k' / sqrt(width)) v for each head, then the mask (OUT) on the result. */
@@ -164,8 +160,7 @@ typedef struct gpu_attention_reverse {
 
 cudaError_t gpu_attention_reverse_launch(const gpu_attention *a, const gpu_attention_reverse *r, cudaStream_t stream);
 
-/* -------------------------------------------------------------------------------------------- other ops (one .cu
- * each) */
+/* -------------------------------------------------------------------------------- other ops (one .cu each) */
 
 typedef struct gpu_layernorm {
     gpu_type type;
@@ -272,11 +267,11 @@ cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint
                               const float *logits, const int32_t *label, const uint32_t *example, float *out,
                               cudaStream_t stream);
 
-/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: gain times the derivative of the output
+/* gradient[pairs][gpu_stride(classes)], of the type's storage, zeros behind: loss_scale times the output's derivative
  * with respect to each logit, by output_gradient's rules (graph.h): of equal largest logits the first counts. */
 cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type, uint32_t pairs,
                                        uint32_t classes, const float *logits, const int32_t *label,
-                                       const uint32_t *example, float gain, void *gradient, cudaStream_t stream);
+                                       const uint32_t *example, float loss_scale, void *gradient, cudaStream_t stream);
 
 /* sums[c] += sum over pairs and positions, in that order, of x[pair][position][c], in double. x fp32 when `wide`. */
 cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, uint32_t positions, uint32_t channels,

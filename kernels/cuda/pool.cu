@@ -1,8 +1,7 @@
 /*
  * pool.cu - maximum and mean over windows, and their gradients.
  *
- *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels inside the image
- * only
+ *   maximum  y[p][oy][ox][c] = max over ky, kx of x[p][oy s + ky - pad][ox s + kx - pad][c], pixels of the image only
  *   mean     y[p][oy][ox][c] = (sum over ky, kx of x[p][oy s + ky][ox s + kx][c]) / (kernel_h kernel_w)
  *   maximum  dx[p][y][x][c] = sum of dy[p][oy][ox][c] over the windows whose first largest pixel is (y, x)
  *   mean     dx[p][y][x][c] = (sum of dy[p][oy][ox][c] over the windows with (y, x) inside) / (kernel_h kernel_w)
@@ -18,7 +17,7 @@
  *
  * Gradients: an item is one vector of one pixel of dx, which gathers from its windows in their order, in fp32; so
  * nothing is written twice. A pixel is a window's first largest one where it holds y and no pixel of the window before
- * it does. NaN equals nothing: its gradient is lost, in an output that is NaN itself.
+ * it does; where y is NaN it is the last one that is NaN (backend.h).
  *
  * Shared memory: mean with ROWS = 8: 8 KiB of partial sums, channel before item, so that lanes hit different banks.
  * Registers (sm_80): maximum 28 to 32, mean 32 to 40, gradients 53 to 64; no spills.
@@ -147,17 +146,25 @@ static GPU_INLINE pool_windows windows_over(uint32_t pixel, uint32_t pad, uint32
     return {first, last < out ? last : out - 1};
 }
 
-/* Clears held[i] for channels whose largest value a pixel of the window holds before tap (ky0, kx0). */
+/* Clears held[i] for channels whose largest value a pixel before tap `own` of the window holds, or whose NaN one behind
+ * it does: a window with a NaN has no other largest value. */
 template <class V>
-static GPU_INLINE void drop_later(const gpu_pool &p, const V &largest, size_t image, uint32_t oy, uint32_t ox,
-                                  uint32_t ky0, uint32_t kx0, uint32_t vectors, bool (&held)[V::width]) {
-    for (uint32_t tap = 0; tap < ky0 * p.kernel_w + kx0; tap++) {
+static GPU_INLINE void drop_others(const gpu_pool &p, const V &largest, size_t image, uint32_t oy, uint32_t ox,
+                                   uint32_t own, uint32_t vectors, bool (&held)[V::width]) {
+    bool nan = false;
+#pragma unroll
+    for (int i = 0; i < V::width; i++) nan |= to_float(largest.at[i]) != to_float(largest.at[i]);
+    const uint32_t taps = nan ? p.kernel_h * p.kernel_w : own;
+    for (uint32_t tap = 0; tap < taps; tap++) {
         const uint32_t iy = oy * p.stride + tap / p.kernel_w - p.pad; /* in front of the image it wraps around */
         const uint32_t ix = ox * p.stride + tap % p.kernel_w - p.pad;
-        if (iy >= p.in_h || ix >= p.in_w) continue;
-        const V x = load_vector<V>(p.x, image + ((size_t)iy * p.in_w + ix) * vectors);
+        if (iy >= p.in_h || ix >= p.in_w || tap == own) continue;
+        const V other = load_vector<V>(p.x, image + ((size_t)iy * p.in_w + ix) * vectors);
 #pragma unroll
-        for (int i = 0; i < V::width; i++) held[i] = held[i] && to_float(x.at[i]) != to_float(largest.at[i]);
+        for (int i = 0; i < V::width; i++) {
+            const float x = to_float(other.at[i]);
+            held[i] = held[i] && (tap < own ? x != to_float(largest.at[i]) : x == x);
+        }
     }
 }
 
@@ -182,13 +189,14 @@ static __global__ void __launch_bounds__(VECTOR_THREADS)
             if (p.maximum) largest = load_vector<V>(p.y, window);
 #pragma unroll
             for (int i = 0; i < V::width; i++) {
-                held[i] = !p.maximum || to_float(x.at[i]) == to_float(largest.at[i]);
+                const float value = to_float(x.at[i]);
+                held[i] = !p.maximum || value == to_float(largest.at[i]) || value != value;
                 any |= held[i];
             }
             if (!any) continue;
             if (p.maximum)
-                drop_later<V>(p, largest, image, oy, ox, iy + p.pad - oy * p.stride, ix + p.pad - ox * p.stride,
-                              vectors, held);
+                drop_others<V>(p, largest, image, oy, ox,
+                               (iy + p.pad - oy * p.stride) * p.kernel_w + ix + p.pad - ox * p.stride, vectors, held);
             const V given = load_vector<V>(dy, window);
 #pragma unroll
             for (int i = 0; i < V::width; i++) g[i] += held[i] ? to_float(given.at[i]) : 0;

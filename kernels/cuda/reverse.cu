@@ -21,6 +21,10 @@
  * positions in order, the block its threads as a tree: partial[pair][chunk][channel]. Then one thread or one warp adds
  * a component's partial sums. What is added to what depends on positions, channels and width alone.
  *
+ * Accesses are quads in every type: 8 bytes of a 16-bit one, of which a warp still takes whole lines. The ROWS loads of
+ * each stream that are under way at once make up 16 bytes of a thread; twice the channels would leave room for one row,
+ * so for no more bytes, and leave half of the lanes of narrow layers without work.
+ *
  * Shared memory 4 KiB; registers (sm_80) 108, second stage 31; no spills.
  * Bytes, 16-bit types, for each element: 2 each for dy, linear, y and dlinear; 2 more each for dresidual, for what that
  * is added to, and for a residual under GELU. Flops about 10, GELU 40: bound by memory. Roofline, ResNet-50 layer2 3x3
@@ -49,8 +53,8 @@ struct reverse_params {
 
 GPU_INLINE float activation_slope(gpu_activation activation, float u) {
     const float sqrt_half = 0.70710678118654752f, sqrt_2_over_pi = 0.79788456080286536f;
-    if (activation == GPU_RELU) return u > 0 ? 1 : 0;
-    if (activation == GPU_GELU_ERF) { /* Phi(u) + u phi(u) */
+    if (activation == GPU_RELU) return u <= 0 ? 0 : 1; /* a NaN is no zero */
+    if (activation == GPU_GELU_ERF) {                  /* Phi(u) + u phi(u) */
         const float density = 0.5f * sqrt_2_over_pi * expf(-0.5f * u * u);
         return fmaf(u, density, 0.5f * __fadd_rn(1, erff(u * sqrt_half)));
     }
@@ -111,7 +115,7 @@ GPU_INLINE void reverse_quad_of(const reverse_params &p, const epilogue_channels
     if (p.e.mask.place == GPU_PLACE_OUT) reverse_mask(p, c, q, g, sums);
     if (p.y) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) g[i] = q.y[i] > 0 ? g[i] : 0;
+        for (int i = 0; i < 4; i++) g[i] = q.y[i] <= 0 ? 0 : g[i]; /* a NaN is no zero */
     } else if (p.e.activation != GPU_NONE) {
         float u[4];
 #pragma unroll
@@ -205,11 +209,11 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) reverse_kernel(
 
 /* ------------------------------------------------------------------------------------ second stage */
 
-/* sums[pair][j] = gain times the sum of partial[pair][chunk][j width + i] over chunks and, within them, i: by one
+/* sums[pair][j] = unscale times the sum of partial[pair][chunk][j width + i] over chunks and, within them, i: by one
  * thread, or by a warp whose lanes take every 32nd of them. */
 struct reverse_fold {
     const float *partial;
-    float *sums, gain;
+    float *sums, unscale;
     uint32_t chunks, stride, width, count, components;
     uint32_t items; /* pairs * count */
 };
@@ -222,7 +226,7 @@ template <uint32_t LANES> __global__ void __launch_bounds__(THREADS) fold_kernel
     float sum = 0;
     for (uint32_t i = lane; i < f.chunks * f.width; i += LANES) sum += from[i / f.width * f.stride + i % f.width];
     if (LANES > 1) sum = warp_sum(sum);
-    if (lane == 0) f.sums[(size_t)pair * f.components + component] = sum * f.gain;
+    if (lane == 0) f.sums[(size_t)pair * f.components + component] = sum * f.unscale;
 }
 
 template <uint32_t LANES> static cudaError_t fold_launch(const reverse_fold &f, cudaStream_t stream) {
@@ -240,8 +244,9 @@ static bool reads_site(const gpu_conv *c, gpu_reverse_kind kind) {
     return sums_up(c, kind) && kind != GPU_REVERSE_INFLUENCE;
 }
 
+/* Logits are fp32 whatever the type, which is no stream of this kernel's. */
 static bool reads_y(const gpu_conv *c) {
-    return c->activation == GPU_RELU && c->mask.place != GPU_PLACE_OUT && c->y;
+    return c->activation == GPU_RELU && c->mask.place != GPU_PLACE_OUT && c->y && !c->wide;
 }
 
 /* The argument of the activation, by itself or as a part of OUT's x. */
@@ -277,8 +282,9 @@ static bool valid(const gpu_conv *c, const gpu_reverse *r) {
     if (mask->place != GPU_PLACE_NONE && (!mask->keep || !mask->slot)) return false;
     if (gpu_reverse_reads_linear(c, r->kind) && !c->linear) return false;
     if (!sums_up(c, r->kind)) return true;
-    return r->width && c->out_channels % r->width == 0 && r->components >= c->out_channels / r->width && r->sums &&
-           r->workspace && (r->kind != GPU_REVERSE_CONDUCTANCE || r->example);
+    return r->width && c->out_channels % r->width == 0 && r->components >= c->out_channels / r->width &&
+           items_fit(c->pairs, c->out_channels / r->width) && r->sums && r->workspace &&
+           (r->kind != GPU_REVERSE_CONDUCTANCE || r->example);
 }
 
 static reverse_params describe(const gpu_conv *c, const gpu_reverse *r) {
@@ -325,7 +331,7 @@ cudaError_t gpu_reverse_launch(const gpu_conv *c, const gpu_reverse *r, cudaStre
     const cudaError_t error = launch_of_type(c, p, stream);
     if (error != cudaSuccess || !p.partial) return error;
     const uint32_t count = c->out_channels / r->width;
-    const reverse_fold f = {p.partial, r->sums, r->gain,       p.chunks,        p.e.stride,
+    const reverse_fold f = {p.partial, r->sums, r->unscale,    p.chunks,        p.e.stride,
                             r->width,  count,   r->components, c->pairs * count};
     return (uint64_t)p.chunks * r->width < 32 ? fold_launch<1>(f, stream) : fold_launch<32>(f, stream);
 }

@@ -11,7 +11,8 @@
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/kernels.h"
 
-/* Threads of a block: eight warps hide latency at any register count below 64, and no kernel here has more. */
+/* Threads of a block: eight warps hide latency at any register count up to 64, and a kernel has more
+ * only for work of its own beside the moving. */
 constexpr uint32_t VECTOR_THREADS = 256;
 
 template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH) channel_vector {

@@ -5,7 +5,6 @@
 
 #include "ablate/mask_units.h"
 #include "ablate/opening.h"
-#include "ablate/run.h"
 #include "ablate/run_masks.h"
 #include "core/npy.h"
 #include "core/options.h"
@@ -175,7 +174,7 @@ static coar_status settle_store(ablate_run *run) {
 
 /* The masks not yet in parts, as stage "ablate-FIRST", and their part once all shards' units are there. */
 static coar_status run_remaining(ablate_run *run) {
-    const run_opening *opening = &run->opening;
+    run_opening *opening = &run->opening;
     const coar_ablate_options *o = opening->o;
     const sampler *s = &run->masks.sampler;
     const uint64_t first = run->finished;
@@ -191,20 +190,14 @@ static coar_status run_remaining(ablate_run *run) {
                             .settings = settings,
                             .setting_count = STAGE_SETTINGS,
                             .first = first,
-                            .work = mask_units_work(opening->job, &units),
-                            .force_resume = o->force_resume};
-    stage_work.work.shard = opening->shard;
-    stage_work.work.shards = opening->shards;
-    stage_work.work.time_limit = o->time_limit;
-    TRY_GOTO(run_stage(opening->job, opening->store, &stage_work, &stage));
+                            .work = mask_units_work(opening->job, &units)};
+    TRY_GOTO(opening_stage(opening, &stage_work, &stage));
     if (o->store_masks || s->kind == SAMPLER_FILE)
         TRY_GOTO(run_masks_pack(s, first, run->m - first, opening->job->pool, "masks", &rows));
     /* Does nothing while other shards owe units; only it sees those that ran beside this one. */
     TRY_GOTO(store_finish_outputs(opening->store, stage, &units.grid, o->store_f16, rows));
     TRY_GOTO(store_masks_finished(opening->store, &run->finished));
-    if (run->finished < run->m)
-        log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)stage_work.work.units);
+    if (run->finished < run->m) opening_tell_owed(opening, stage, &stage_work);
 done:
     run->result.units_total = stage_work.work.units;
     run->result.units_before = stage_work.units_before;

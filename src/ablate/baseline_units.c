@@ -10,7 +10,7 @@
 
 /* Points of the path bound at once: what REVERSE_CONDUCTANCE allows. Neighbouring binds share a point, since a point's
  * conductance is its difference from the one before. */
-enum { BIND_POINTS = 32 };
+enum { BIND_POINTS = PATH_EXAMPLES_MAX };
 
 /* Buffers of one device. */
 typedef struct path_scratch {
@@ -19,7 +19,8 @@ typedef struct path_scratch {
     float scale[BIND_POINTS]; /* of the bound points */
     float *keeps;             /* [n] ones: the full model */
     float *gradients;         /* [BIND_POINTS][n] */
-    double *sums;             /* [outputs][BASELINE_GRADIENTS][n] */
+    float outputs[BIND_POINTS];
+    double *sums; /* [outputs][BASELINE_GRADIENTS][n] */
 } path_scratch;
 
 size_t baseline_grid_payload(const void *grid, uint64_t unit) {
@@ -65,6 +66,7 @@ static coar_status read_example(unit_device *d, uint64_t example) {
     return COAR_OK;
 }
 
+/* Points first .. first + count - 1. */
 static coar_status bind_points(unit_device *d, uint32_t first, uint32_t count) {
     path_scratch *s = d->scratch;
     for (uint32_t p = 0; p < count; p++) s->scale[p] = (float)(first + p) / PATH_STEPS;
@@ -77,20 +79,21 @@ static coar_status bind_points(unit_device *d, uint32_t first, uint32_t count) {
     return d->backend->interface->bind(d->backend, &batch);
 }
 
-/* One reverse pass of the full model: adds points from .. until - 1 of the bound ones, in order. */
+/* A reverse pass of the full model over the bound points: adds those from .. until - 1, in order. */
 static coar_status add_points(unit_device *d, reverse_kind kind, uint32_t output, uint32_t from, uint32_t until,
                               double *sums) {
-    const path_scratch *s = d->scratch;
+    path_scratch *s = d->scratch;
     const size_t n = ((const baseline_grid *)d->work->context)->components;
     const mask_range full = {.count = 1, .n = (uint32_t)n, .keeps = s->keeps};
-    TRY(d->backend->interface->run_reverse(d->backend, kind, output, &full, s->gradients, NULL));
-    for (uint32_t p = from; p < until; p++)
-        for (size_t j = 0; j < n; j++) sums[j] += s->gradients[p * n + j];
+    TRY(d->backend->interface->run_reverse(d->backend, kind, output, &full, s->gradients, s->outputs));
+    for (uint32_t p = from; p < until; p++) {
+        const double lost = isfinite(s->outputs[p]) ? 0 : NAN; /* derivatives of a limit are none, finite or not */
+        for (size_t j = 0; j < n; j++) sums[j] += s->gradients[p * n + j] + lost;
+    }
     return COAR_OK;
 }
 
-/* Points first .. last, bound. The first is the zero image, which no sum has, or belongs to the bind before; the path's
- * last is the example itself. */
+/* Points first .. last. The first is the zero image, which no sum has, or belongs to the bind before. */
 static coar_status run_points(unit_device *d, uint32_t first, uint32_t last) {
     const path_scratch *s = d->scratch;
     const baseline_grid *g = d->work->context;
@@ -100,10 +103,25 @@ static coar_status run_points(unit_device *d, uint32_t first, uint32_t last) {
         double *sums = s->sums + (size_t)o * BASELINE_GRADIENTS * g->components;
         TRY(add_points(d, REVERSE_CONDUCTANCE, o, 1, count, sums + (size_t)BASELINE_CONDUCTANCE * g->components));
         TRY(add_points(d, REVERSE_INFLUENCE, o, 1, count, sums + (size_t)BASELINE_INFLUENCE * g->components));
-        if (last < PATH_STEPS) continue;
-        TRY(add_points(d, REVERSE_MASK, o, count - 1, count, sums + (size_t)BASELINE_GRADIENT * g->components));
     }
     return COAR_OK;
+}
+
+/* The path's last point, the example itself. */
+static coar_status run_example(unit_device *d) {
+    const path_scratch *s = d->scratch;
+    const baseline_grid *g = d->work->context;
+    TRY(bind_points(d, PATH_STEPS, 1));
+    for (uint32_t o = 0; o < g->outputs; o++)
+        TRY(add_points(d, REVERSE_MASK, o, 0, 1,
+                       s->sums + ((size_t)o * BASELINE_GRADIENTS + BASELINE_GRADIENT) * g->components));
+    return COAR_OK;
+}
+
+uint32_t baseline_passes(int estimator) {
+    const uint32_t binds = (PATH_STEPS + BIND_POINTS - 2) / (BIND_POINTS - 1);
+    return estimator == BASELINE_GRADIENT ? 1
+                                          : PATH_STEPS + binds; /* each bind's first point is passed for the others */
 }
 
 /* The sums as scores; true when one is not finite (a NaN then). */
@@ -133,16 +151,18 @@ static coar_status compute(unit_device *d, unit_record *record, bool *device_fai
     *device_failed = true;
     for (uint32_t first = 0; first < PATH_STEPS; first += BIND_POINTS - 1)
         TRY(run_points(d, first, first + BIND_POINTS - 1 < PATH_STEPS ? first + BIND_POINTS - 1 : PATH_STEPS));
+    TRY(run_example(d));
     *device_failed = false;
     record->mark.flag = take_scores(s, g, &d->job->ablation, record->payload) ? UNIT_NON_FINITE : UNIT_DONE;
     return COAR_OK;
 }
 
-/* Points of the path, once for each of the two sums over it. */
 static uint64_t images(const unit_work *work, uint64_t unit, uint32_t steps) {
     const baseline_grid *g = work->context;
+    uint64_t passes = 0;
     (void)unit;
-    return steps ? (uint64_t)g->outputs * 2 * (PATH_STEPS + 1) : 0;
+    for (int e = 0; e < BASELINE_GRADIENTS; e++) passes += baseline_passes(e);
+    return steps ? g->outputs * passes : 0;
 }
 
 unit_work baseline_units_work(const job *j, const baseline_grid *grid) {
@@ -159,6 +179,7 @@ unit_work baseline_units_work(const job *j, const baseline_grid *grid) {
         .pass = {.examples = BIND_POINTS,
                  .masks = 1,
                  .reverse = true,
+                 .path_examples = BIND_POINTS,
                  /* the scratch, the worker's own images, a record in hand and one on its way to the journal */
                  .own = BIND_POINTS * (2 * job_image_bytes(j) + n * sizeof(float)) +
                         rows * n * (sizeof(double) + 2 * sizeof(float))},

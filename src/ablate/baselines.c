@@ -15,7 +15,7 @@
 #define LOO_STAGE "baseline-loo"
 #define PATHS_STAGE "baseline-gradients"
 
-enum { ROWS = 64 }; /* examples written at once, of those that come one by one */
+enum { ROWS = 64 }; /* of a fit, written at once: all rows of a block of examples may be hundreds of MB */
 
 /* Names by BASELINE_..., leave-one-out last. */
 enum { LOO = BASELINE_GRADIENTS, BASELINES };
@@ -85,9 +85,9 @@ static coar_status run_units(baselines *b, const char *name, const unit_work *wo
 /* Rows of a fit on their way to it. */
 typedef struct rows {
     fit_writer *writer;
-    float *weight;   /* [capacity][n] */
-    float *bias;     /* [capacity] 0 */
-    double *nothing; /* [capacity] NaN */
+    float *weight;   /* [ROWS][n] */
+    float *bias;     /* [ROWS] 0 */
+    double *nothing; /* [ROWS] NaN */
 } rows;
 
 static void rows_free(rows *r) {
@@ -99,7 +99,7 @@ static void rows_free(rows *r) {
 
 /* For a fit made of so many masked and reverse passes of each example. */
 static coar_status rows_new(const baselines *b, int estimator, size_t output, uint64_t masks, uint32_t passes,
-                            size_t capacity, rows *r) {
+                            rows *r) {
     static const char what[] = "baselines";
     char name[64];
     fit_name(b, estimator, output, name);
@@ -111,10 +111,10 @@ static coar_status rows_new(const baselines *b, int estimator, size_t output, ui
                                .masks = masks,
                                .passes = passes,
                                .command = b->o->command};
-    TRY(memory_new(capacity, b->tables.components * sizeof *r->weight, what, &r->weight));
-    TRY(memory_new(capacity, sizeof *r->bias, what, &r->bias));
-    TRY(memory_new(capacity, sizeof *r->nothing, what, &r->nothing));
-    for (size_t i = 0; i < capacity; i++) r->nothing[i] = NAN;
+    TRY(memory_new(ROWS, b->tables.components * sizeof *r->weight, what, &r->weight));
+    TRY(memory_new(ROWS, sizeof *r->bias, what, &r->bias));
+    TRY(memory_new(ROWS, sizeof *r->nothing, what, &r->nothing));
+    for (size_t i = 0; i < ROWS; i++) r->nothing[i] = NAN;
     /* one that is there already is written again, the same: a kill came before the stage's journals were removed */
     return fit_writer_create(b->store, NULL, &header, true, &r->writer);
 }
@@ -132,16 +132,17 @@ static coar_status rows_write(rows *r, uint64_t first, uint64_t count) {
 
 /* ---------------------------------------------------------------------------------------------- leave-one-out */
 
-/* One unit of leave-one-out outputs into the rows of its examples: f(1) into full, minus the others into the weights. */
-static void take_outputs(const unit_grid *g, uint64_t unit, size_t output, const float *payload, uint32_t n,
-                         float *weight, float *full) {
+/* Outputs of examples from .. from + count - 1 of a unit into their rows: f(1) into full, minus the others into
+ * weights. */
+static void take_outputs(const unit_grid *g, uint64_t unit, size_t output, const float *payload, size_t from,
+                         size_t count, uint32_t n, float *weight, float full[ROWS]) {
     uint64_t mask_first, example_first;
     uint32_t masks, examples;
     unit_grid_unit(g, unit, &mask_first, &masks, &example_first, &examples);
     for (uint32_t i = 0; i < masks; i++) {
-        const float *outputs = payload + (output * masks + i) * examples;
+        const float *outputs = payload + (output * masks + i) * examples + from;
         const uint64_t component = mask_first + i; /* n: nothing is ablated */
-        for (size_t e = 0; e < examples; e++) {
+        for (size_t e = 0; e < count; e++) {
             if (component == n)
                 full[e] = outputs[e];
             else
@@ -150,31 +151,37 @@ static void take_outputs(const unit_grid *g, uint64_t unit, size_t output, const
     }
 }
 
+/* Examples first .. first + count - 1, all of one block: its units are read for every ROWS of its examples. */
+static coar_status write_loo_rows(store_stage *stage, const unit_grid *g, size_t output, uint64_t first, size_t count,
+                                  uint32_t n, float *payload, rows *r) {
+    const uint64_t blocks = (g->examples + g->unit_examples - 1) / g->unit_examples, block = first / g->unit_examples;
+    float full[ROWS];
+    unit_mark mark;
+    for (uint64_t unit = block; unit < unit_grid_units(g); unit += blocks) {
+        TRY(stage_read(stage, unit, &mark, payload, unit_grid_payload(g, unit)));
+        take_outputs(g, unit, output, payload, (size_t)(first - block * g->unit_examples), count, n, r->weight, full);
+    }
+    for (size_t e = 0; e < count; e++)
+        for (size_t j = 0; j < n; j++) r->weight[e * n + j] += full[e];
+    return rows_write(r, first, count);
+}
+
 static coar_status write_loo_fit(const baselines *b, store_stage *stage, const unit_grid *g, size_t output) {
     const uint32_t n = b->tables.components;
-    const uint64_t blocks = (g->examples + g->unit_examples - 1) / g->unit_examples, units = unit_grid_units(g);
     rows r = {0};
-    float *full = NULL, *payload = NULL;
-    unit_mark mark;
+    float *payload = NULL;
     coar_status status;
-    TRY_GOTO(rows_new(b, LOO, output, (uint64_t)n + 1, 0, g->unit_examples, &r));
-    TRY_GOTO(memory_new(g->unit_examples, sizeof *full, "baselines", &full));
+    TRY_GOTO(rows_new(b, LOO, output, (uint64_t)n + 1, 0, &r));
     TRY_GOTO(memory_new(unit_grid_payload(g, 0), 1, "baselines", &payload));
-    for (uint64_t block = 0; block < blocks; block++) {
-        const uint64_t first = block * g->unit_examples, left = g->examples - first;
-        const size_t count = left < g->unit_examples ? (size_t)left : g->unit_examples;
-        for (uint64_t unit = block; unit < units; unit += blocks) {
-            TRY_GOTO(stage_read(stage, unit, &mark, payload, unit_grid_payload(g, unit)));
-            take_outputs(g, unit, output, payload, n, r.weight, full);
-        }
-        for (size_t e = 0; e < count; e++)
-            for (size_t j = 0; j < n; j++) r.weight[e * n + j] += full[e];
-        TRY_GOTO(rows_write(&r, first, count));
+    for (uint64_t first = 0, count; first < g->examples; first += count) {
+        const uint64_t end = (first / g->unit_examples + 1) * g->unit_examples; /* of the block */
+        const uint64_t left = (end < g->examples ? end : g->examples) - first;
+        count = left < ROWS ? left : ROWS;
+        TRY_GOTO(write_loo_rows(stage, g, output, first, (size_t)count, n, payload, &r));
     }
     status = fit_writer_finish(r.writer);
 done:
     free(payload);
-    free(full);
     rows_free(&r);
     return status;
 }
@@ -197,12 +204,11 @@ done:
 static coar_status write_gradient_fit(const baselines *b, store_stage *stage, const baseline_grid *g, int estimator,
                                       size_t output) {
     const size_t n = g->components, bytes = baseline_grid_payload(g, 0);
-    const uint32_t points = estimator == BASELINE_GRADIENT ? 1 : PATH_STEPS + 1;
     rows r = {0};
     float *payload = NULL;
     unit_mark mark;
     coar_status status;
-    TRY_GOTO(rows_new(b, estimator, output, 0, points, ROWS, &r));
+    TRY_GOTO(rows_new(b, estimator, output, 0, baseline_passes(estimator), &r));
     TRY_GOTO(memory_new(bytes, 1, "baselines", &payload));
     for (uint64_t first = 0; first < g->examples; first += ROWS) {
         const size_t count = g->examples - first < ROWS ? (size_t)(g->examples - first) : ROWS;
@@ -238,22 +244,35 @@ done:
     return status;
 }
 
+/* Of a stage that was interrupted; else the run's if it is in fp32, else NULL: less is too coarse for what a single
+ * component changes (as for `coar ablate --sampler loo`). */
+static coar_status find_plan(run_store *store, char **plan) {
+    const char *precision = store_setting(store, "precision");
+    TRY(store_stage_plan(store, PATHS_STAGE, plan));
+    if (!*plan) TRY(store_stage_plan(store, LOO_STAGE, plan));
+    if (*plan || !precision || strcmp(precision, "fp32") != 0) return COAR_OK;
+    return store_existing_plan(store_path(store), plan);
+}
+
 coar_status baselines_complete(run_store *store, const coar_evaluate_options *o) {
     baselines b = {.store = store, .o = o, .start = clock_seconds()};
     bool loo, gradients;
+    char *plan = NULL;
     coar_status status;
     TRY_GOTO(reopen_check(store, o));
     TRY_GOTO(store_read_tables(store, &b.tables, NULL));
     TRY_GOTO(store_list_fits(store, &b.fits, &b.fit_count));
     TRY_GOTO(find_missing(&b, LOO, LOO, &loo));
     TRY_GOTO(find_missing(&b, 0, BASELINE_GRADIENTS - 1, &gradients));
-    if (loo || gradients) TRY_GOTO(reopen_job(store, o, &b.tables, &b.job));
+    TRY_GOTO(find_plan(store, &plan));
+    if (loo || gradients) TRY_GOTO(reopen_job(store, o, plan, &b.tables, &b.job));
     if (gradients) TRY_GOTO(complete_gradients(&b));
     if (loo) TRY_GOTO(complete_loo(&b));
     TRY_GOTO(store_discard_stage(store, PATHS_STAGE)); /* their results are in fits */
     TRY_GOTO(store_discard_stage(store, LOO_STAGE));
 done:
     job_close(b.job);
+    free(plan);
     free(b.fits);
     run_tables_free(&b.tables);
     return status;

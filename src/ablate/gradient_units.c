@@ -17,6 +17,7 @@ typedef struct gradient_scratch {
     uint8_t *levels;  /* [S][n] */
     float *keeps;     /* [S][n] */
     float *gradients; /* [S][E][n] */
+    float *outputs;   /* [S][E] */
 } gradient_scratch;
 
 static void close_scratch(unit_device *d) {
@@ -25,6 +26,7 @@ static void close_scratch(unit_device *d) {
     free(s->levels);
     free(s->keeps);
     free(s->gradients);
+    free(s->outputs);
     free(s);
 }
 
@@ -36,6 +38,7 @@ static coar_status open_scratch(unit_device *d) {
     d->scratch = s;
     TRY(memory_new(group * n, sizeof *s->levels, "masks", &s->levels));
     TRY(memory_new(group * n, sizeof *s->keeps, "masks", &s->keeps));
+    TRY(memory_new(group * d->work->pass.examples, sizeof *s->outputs, "outputs", &s->outputs));
     return memory_new(group * d->work->pass.examples * n, sizeof *s->gradients, "gradients", &s->gradients);
 }
 
@@ -47,10 +50,11 @@ typedef struct fold {
     gradient_state state;
     size_t passes, examples, n;
     double slope; /* of a keep over its mask value: what makes derivatives those with respect to mask values */
-    size_t finite[LEVELS_BLOCK]; /* of each example: the passes of this group before the first non-finite derivative */
+    size_t finite[LEVELS_BLOCK]; /* of each example: the passes of this group before the first that is not finite */
 } fold;
 
-/* An example with a derivative that is not finite has no sums any more. */
+/* An example with a derivative or an output that is not finite has no sums any more: where the output overflowed,
+ * derivatives are those of a limit, often finite ones. */
 static void spoil(const fold *f, size_t e) {
     for (size_t l = 0; l < LEVELS; l++) {
         double *sums = f->state.sums + (l * f->examples + e) * f->n;
@@ -76,7 +80,8 @@ static coar_status fold_example(void *context, size_t e, int worker) {
             sums[level[j] * stride + j] += g;
             squares[level[j]] += g * g;
         }
-        if (!isfinite(squares[0] + squares[1] + squares[2])) { /* squares of floats do not overflow a double */
+        /* squares of floats do not overflow a double */
+        if (!isfinite(squares[0] + squares[1] + squares[2] + f->scratch->outputs[s * f->examples + e])) {
             spoil(f, e);
             break;
         }
@@ -147,7 +152,7 @@ static coar_status run_group(unit_device *d, uint32_t output, uint64_t block, ui
     for (size_t i = 0; i < count * n; i++) s->keeps[i] = level_keep_with(s->levels[i], d->job->ablation.gain);
     const mask_range masks = {.count = count, .n = units->masks.n, .keeps = s->keeps};
     *device_failed = true;
-    TRY(d->backend->interface->run_reverse(d->backend, REVERSE_MASK, output, &masks, s->gradients, NULL));
+    TRY(d->backend->interface->run_reverse(d->backend, REVERSE_MASK, output, &masks, s->gradients, s->outputs));
     *device_failed = false;
     return COAR_OK;
 }
@@ -198,8 +203,8 @@ static job_pass pass_of(const job *j, const gradient_grid *g, size_t group) {
     return (job_pass){.examples = (uint32_t)examples,
                       .masks = group,
                       .reverse = true,
-                      .own =
-                          examples * job_image_bytes(j) + 2 * state + group * (masks + examples * n * sizeof(float))};
+                      .own = examples * job_image_bytes(j) + 2 * state +
+                             group * (masks + examples * (n + 1) * sizeof(float))};
 }
 
 /* As many passes as fit, but no more than a minute or so of one core: a stop waits for the group in hand. */

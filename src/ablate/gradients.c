@@ -4,7 +4,6 @@
 
 #include "ablate/gradient_units.h"
 #include "ablate/opening.h"
-#include "ablate/run.h"
 #include "core/options.h"
 
 enum { DEFAULT_PASSES = 64 };
@@ -40,8 +39,7 @@ static coar_status check_gradients(const gradients_run *run) {
 
 /* The passes not yet in gradients.h5, as stage "gradients-FIRST", and the file once all shards' units are there. */
 static coar_status run_remaining(gradients_run *run) {
-    const run_opening *opening = &run->opening;
-    const coar_ablate_options *o = opening->o;
+    run_opening *opening = &run->opening;
     job *j = opening->job;
     const uint32_t n = opening->tables.components;
     const gradient_units units = {.grid = {.examples = j->count,
@@ -49,7 +47,7 @@ static coar_status run_remaining(gradients_run *run) {
                                            .outputs = (uint32_t)j->output_count,
                                            .first_pass = run->finished,
                                            .passes = run->passes},
-                                  .masks = {.seed = o->seed, .alpha = opening->alpha, .n = n},
+                                  .masks = {.seed = opening->o->seed, .alpha = opening->alpha, .n = n},
                                   .store = opening->store};
     coar_status status;
     store_stage *stage = NULL;
@@ -61,18 +59,12 @@ static coar_status run_remaining(gradients_run *run) {
                             .settings = settings,
                             .setting_count = sizeof settings / sizeof *settings,
                             .first = run->finished,
-                            .work = gradient_units_work(j, &units),
-                            .force_resume = o->force_resume};
-    stage_work.work.shard = opening->shard;
-    stage_work.work.shards = opening->shards;
-    stage_work.work.time_limit = o->time_limit;
+                            .work = gradient_units_work(j, &units)};
     j->memory_told = false; /* what was told was for forward passes */
-    TRY_GOTO(run_stage(j, opening->store, &stage_work, &stage));
+    TRY_GOTO(opening_stage(opening, &stage_work, &stage));
     TRY_GOTO(store_finish_gradients(opening->store, stage, &units.grid));
     TRY_GOTO(store_passes_finished(opening->store, &run->finished));
-    if (run->finished < run->passes)
-        log_info(o->callbacks, "shard %s: done; %llu of %llu units of the run are there", o->shard,
-                 (unsigned long long)stage_done_count(stage), (unsigned long long)stage_work.work.units);
+    if (run->finished < run->passes) opening_tell_owed(opening, stage, &stage_work);
 done:
     run->result.units_total = stage_work.work.units;
     run->result.units_before = stage_work.units_before;

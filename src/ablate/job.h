@@ -19,10 +19,11 @@ typedef struct job_options {
     size_t row_count;
     const char *backend, *devices, *precision, *plan_json; /* plan_json: a stored plan to execute; NULL = make one */
     const char *plan_origin;                               /* where plan_json came from, for messages */
-    bool plan_given; /* --plan: it must fit. Else a stored plan of another model gives way to
-                                                    a fresh one, and the run's settings say what differs */
-    double alpha;    /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
-    uint64_t seed;   /* of the masks that it tries them with */
+    /* --plan: it must fit. Else a stored plan of another model gives way to a fresh one, and the run's settings say
+     * what differs. */
+    bool plan_given;
+    double alpha;  /* of the training masks: `auto` tries precisions with it; 0 = fp32 without a trial */
+    uint64_t seed; /* of the masks that it tries them with */
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
@@ -38,8 +39,7 @@ typedef struct job {
     output_spec outputs[OUTPUTS_MAX];
     size_t output_count;
     ablation ablation;
-    uint64_t
-        *calibration_rows; /* [calibration_count] rows of the data file for the means of `mean`; NULL = the examples */
+    uint64_t *calibration_rows; /* of the data file, for the means of `mean`; NULL = the examples */
     size_t calibration_count;
     float *fill;     /* [graph rows] for `mean`, else NULL */
     float *baseline; /* [output_count][N], from job_baseline */
@@ -48,9 +48,8 @@ typedef struct job {
     const backend_interface *interface;
     int *devices; /* [device_count] of the backend, ascending; {0} where it has no choice */
     size_t device_count;
-    size_t
-        memory; /* bytes the whole job may take; of each device's own memory, 0 = what is free, where it has devices */
-    bool memory_told;                   /* by job_tell_memory: the same figures are not told twice */
+    size_t memory;    /* bytes it may take in all; of each device where there are any, 0 = what is free */
+    bool memory_told; /* by job_tell_memory: the same figures are not told twice */
     uint32_t unit_masks, unit_examples; /* B, E */
     const coar_callbacks *callbacks;
 } job;
@@ -62,10 +61,11 @@ void job_close(job *j);
 
 /* What a device is prepared for, and what this process holds for it beside the backend. */
 typedef struct job_pass {
-    uint32_t examples; /* most of one bind */
-    size_t masks;      /* most of one run */
-    bool reverse;      /* run_reverse will be called */
-    size_t own;        /* bytes of this process's buffers */
+    uint32_t examples;      /* most of one bind */
+    size_t masks;           /* most of one run */
+    bool reverse;           /* run_reverse will be called */
+    uint32_t path_examples; /* of one bind, for neuron conductance; 0 = none */
+    size_t own;             /* bytes of this process's buffers */
 } job_pass;
 
 /* Masked forward passes over units of unit_masks x unit_examples. */
@@ -95,6 +95,10 @@ coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_p
 coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images);
 coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
 size_t job_image_bytes(const job *j);
+
+/* The means of `mean` ablation that a run stored, its path being for messages: *means is the job's from here on.
+ * Nothing for other ablations; COAR_ERROR_INPUT when there is not one for each of the model's rows. */
+coar_status job_take_means(job *j, float **means, uint64_t count, const char *run);
 
 /* Fills j->baseline and, for `mean` ablation, j->fill (over the calibration rows). */
 coar_status job_baseline(job *j);

@@ -136,14 +136,6 @@ static coar_status make_tables(const job *j, run_tables *t) {
     return COAR_OK;
 }
 
-/* The job's means are those that the run stored; the job owns them from here. */
-static void take_fill(job *j, run_tables *stored) {
-    free(j->fill);
-    j->fill = stored->fill;
-    j->ablation.fill = stored->fill;
-    stored->fill = NULL;
-}
-
 /* Writes a run's tables with what the run is to lend them. */
 static coar_status write_tables(run_opening *r, run_tables *t, uint8_t *given, uint64_t given_count) {
     t->given_masks = given;
@@ -175,7 +167,7 @@ coar_status opening_tables(run_opening *r, uint8_t *given, uint64_t given_count)
         free(stored.given_masks);
         status = write_tables(r, &stored, given, given_count);
     }
-    if (status == COAR_OK) take_fill(r->job, &stored);
+    if (status == COAR_OK) status = job_take_means(r->job, &stored.fill, stored.fill_count, r->o->output);
     run_tables_free(&stored);
     return status;
 }
@@ -267,6 +259,19 @@ coar_status opening_store(run_opening *r) {
         status = store_create(r->o->output, settings.items, settings.count, r->o->force, &created, &r->store);
     setting_texts_free(&settings);
     return status;
+}
+
+coar_status opening_stage(run_opening *r, stage_run *run, store_stage **stage) {
+    run->force_resume = r->o->force_resume;
+    run->work.shard = r->shard;
+    run->work.shards = r->shards;
+    run->work.time_limit = r->o->time_limit;
+    return run_stage(r->job, r->store, run, stage);
+}
+
+void opening_tell_owed(const run_opening *r, const store_stage *stage, const stage_run *run) {
+    log_info(r->o->callbacks, "shard %s: done; %llu of %llu units of the run are there", r->o->shard,
+             (unsigned long long)stage_done_count(stage), (unsigned long long)run->work.units);
 }
 
 void opening_close(run_opening *r) {

@@ -39,17 +39,6 @@ coar_status reopen_check(run_store *store, const coar_evaluate_options *o) {
                       store_path(store), given, stored ? stored : "none");
 }
 
-/* The means of `mean` ablation are those that the run stored; the job owns them from here. */
-static coar_status take_fill(run_store *store, run_tables *tables, job *j) {
-    if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
-    if (tables->fill_count != j->model->graph->rows)
-        return status_set(COAR_ERROR_INPUT, "%s: fill: the means of the ablated rows are missing", store_path(store));
-    j->fill = tables->fill;
-    tables->fill = NULL;
-    j->ablation.fill = j->fill;
-    return COAR_OK;
-}
-
 /* What the run says of its job, with the files and the plan found already. */
 static job_options stored_options(run_store *store, const coar_evaluate_options *o, const run_tables *tables,
                                   const char *model, const char *data, const char *plan) {
@@ -62,6 +51,7 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .only = optional(store, "only"),
                          .except = optional(store, "except"),
                          .backend = store_setting(store, "backend"),
+                         .precision = plan ? NULL : "fp32",
                          .devices = o->devices,
                          .plan_json = plan,
                          .plan_given = true,
@@ -74,25 +64,24 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
                          .callbacks = o->callbacks};
 }
 
-coar_status reopen_job(run_store *store, const coar_evaluate_options *o, run_tables *tables, job **out) {
+coar_status reopen_job(run_store *store, const coar_evaluate_options *o, const char *plan, run_tables *tables,
+                       job **out) {
     coar_status status;
-    char *model = NULL, *data = NULL, *plan = NULL;
+    char *model = NULL, *data = NULL;
     job *j = NULL;
     char hash[65];
     TRY_GOTO(locate(store, o->model, "model_path", &model));
     TRY_GOTO(file_sha256(model, hash)); /* before the weights are taken for something they are not */
     TRY_GOTO(check_same(store, "model_sha256", model, hash));
     TRY_GOTO(locate(store, o->data, "data_path", &data));
-    TRY_GOTO(store_existing_plan(store_path(store), &plan));
     const job_options options = stored_options(store, o, tables, model, data, plan);
     TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
-    TRY_GOTO(take_fill(store, tables, j));
+    TRY_GOTO(job_take_means(j, &tables->fill, tables->fill_count, store_path(store)));
     *out = j;
     j = NULL;
 done:
     job_close(j);
-    free(plan);
     free(data);
     free(model);
     return status;

@@ -12,9 +12,11 @@
  * nobody could tell. COAR_ERROR_MISMATCH when the options name another. */
 coar_status reopen_check(run_store *store, const coar_evaluate_options *options);
 
-/* Opens the job that the run was made with: its files (where the options say, else where the run does), examples, labels
- * and numerics plan. COAR_ERROR_MISMATCH when model or data are not those of the run. The means of `mean` ablation move
- * from `tables` into the job; `tables` must live as long as it. */
-coar_status reopen_job(run_store *store, const coar_evaluate_options *options, run_tables *tables, job **out);
+/* Opens the job that the run was made with: its files (where the options say, else where the run does), examples and
+ * labels, with the numerics plan given as JSON, NULL for a fresh one in fp32. COAR_ERROR_MISMATCH when model or data
+ * are not those of the run. The means of `mean` ablation move from `tables` into the job; `tables` must live as long
+ * as it. */
+coar_status reopen_job(run_store *store, const coar_evaluate_options *options, const char *plan, run_tables *tables,
+                       job **out);
 
 #endif

@@ -41,17 +41,19 @@ coar_status truth_complete(run_store *store, const coar_evaluate_options *o, dou
     uint32_t *group_first = NULL;
     job *j = NULL;
     sampler fresh;
-    char text[NUMBER_SIZE];
+    char *plan = NULL, text[NUMBER_SIZE];
     number_format(alpha, text);
     TRY(reopen_check(store, o));
     snprintf(name, 64, "truth-a%s-s%llu", text, (unsigned long long)seed);
     if (store_has_truth(store, name, masks)) return COAR_OK;
     TRY_GOTO(store_read_tables(store, &tables, NULL));
     TRY_GOTO(run_masks_fresh(store, &tables, alpha, seed, &group_first, &fresh));
-    TRY_GOTO(reopen_job(store, o, &tables, &j));
+    TRY_GOTO(store_existing_plan(store_path(store), &plan));
+    TRY_GOTO(reopen_job(store, o, plan, &tables, &j));
     TRY_GOTO(run_truth(store, j, &fresh, masks, name, text, o));
 done:
     job_close(j);
+    free(plan);
     free(group_first);
     run_tables_free(&tables);
     return status;

@@ -64,6 +64,24 @@ coar_status backend_check_batch(const backend_settings *s, const example_batch *
     return COAR_OK;
 }
 
+coar_status backend_check_masks(const backend_settings *s, const mask_range *masks) {
+    if (masks->n == s->graph->components) return COAR_OK;
+    return status_set(COAR_ERROR_INTERNAL, "backend: masks of %u components for a model of %u", masks->n,
+                      s->graph->components);
+}
+
+coar_status backend_check_reverse(const backend_settings *s, uint32_t examples, reverse_kind kind, size_t output,
+                                  const mask_range *masks) {
+    TRY(backend_check_masks(s, masks));
+    if (!s->reverse) return status_set(COAR_ERROR_INTERNAL, "backend: a reverse pass, which was not planned for");
+    if (output >= s->output_count)
+        return status_set(COAR_ERROR_INTERNAL, "backend: gradients of output %zu of %zu", output, s->output_count);
+    if (kind == REVERSE_CONDUCTANCE && examples > PATH_EXAMPLES_MAX)
+        return status_set(COAR_ERROR_INTERNAL, "backend: conductance along %u examples, %d at most", examples,
+                          PATH_EXAMPLES_MAX);
+    return COAR_OK;
+}
+
 coar_status ablation_parse(const char *text, ablation *out) {
     ablation found = {.kind = ABLATION_ZERO};
     if (!text) text = "zero";

@@ -36,10 +36,11 @@ typedef struct backend_settings {
     size_t output_count;
     thread_pool *pool;       /* borrowed */
     int device;              /* which of the backend's devices, from 0 */
-    size_t memory;           /* bytes the backend may take in all. With `devices`: of that device's memory, 0 = what is free */
+    size_t memory;           /* bytes it may take in all. With `devices`: of that device's memory, 0 = what is free */
     uint32_t examples_max;   /* most examples of one bind */
     size_t masks_max;        /* most masks of one run */
     bool reverse;            /* run_reverse will be called: memory is planned for it too */
+    uint32_t path_examples;  /* most examples of one bind when REVERSE_CONDUCTANCE is asked for, 0 = it will not be */
 } backend_settings;
 
 /* One block of examples. All arrays are borrowed for the call only. */
@@ -57,9 +58,12 @@ typedef struct example_batch {
 typedef enum reverse_kind {
     REVERSE_MASK,        /* dL/dk = sum of dL/dy (x - fill). Right at k = 0 as well: nothing is divided by k */
     REVERSE_INFLUENCE,   /* sum of dL/dx = k dL/dy (docs/design.md, section 7: internal influence) */
-    REVERSE_CONDUCTANCE, /* sum of dL/dx (x - x of the example before it); 0 for the first bound example. At most 32
-                          * examples may be bound (neuron conductance) */
+    REVERSE_CONDUCTANCE, /* sum of dL/dx (x - x of the example before it); 0 for the first bound example. At most
+                          * PATH_EXAMPLES_MAX may be bound (neuron conductance) */
 } reverse_kind;
+
+/* Of a path, at once: what any backend can hold beside each other. */
+enum { PATH_EXAMPLES_MAX = 32 };
 
 typedef struct backend backend;
 
@@ -94,9 +98,12 @@ typedef struct backend_interface {
 
     /* gradients[S][E][n]: the reverse pass of output `output` (an index into settings.outputs) under each mask, for the
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
-     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example, mask).
-     * Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest logits
-     * and pixels. NULL: not possible. */
+     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example,
+     * mask). Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest
+     * logits and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs
+     * nothing (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in
+     * the forward pass is not lost, callers judge a pair by its output as well as by its derivatives. NULL: not
+     * possible. */
     coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 
@@ -143,6 +150,14 @@ coar_status backend_find(const char *name, const backend_interface **out);
 
 /* What every bind checks first: no more examples than prepared for, labels below the number of classes. */
 coar_status backend_check_batch(const backend_settings *s, const example_batch *batch);
+
+/* What every run checks first: masks of as many components as the graph has. */
+coar_status backend_check_masks(const backend_settings *s, const mask_range *masks);
+
+/* What every run_reverse checks first, with `examples` bound: the masks, that it was prepared for, the output, the
+ * length of a path. */
+coar_status backend_check_reverse(const backend_settings *s, uint32_t examples, reverse_kind kind, size_t output,
+                                  const mask_range *masks);
 
 /* positions over which row r's x is averaged: [graph->rows]. */
 void backend_row_positions(const graph *g, uint32_t *positions);

@@ -37,7 +37,7 @@ typedef struct ablate_texts {
         {"--store", OPTION_TEXT, &(texts).store, "TYPE", "f32 (default) or f16"},                                       \
         {"--shard", OPTION_TEXT, &(o).shard, "K/S", "only every S-th work unit, from K (0 to S-1)"},                    \
         {"--time-limit", OPTION_SECONDS, &(o).time_limit, "TIME", "stop and save after 90s, 30m, 2h (exit code 3)"},    \
-        {"--force", OPTION_FLAG, &(o).force, NULL, "start over"}, {                                                     \
+        {"--force", OPTION_FLAG, &(o).force, NULL, "remove the whole run (ablations, gradients, fits), start over"}, {  \
         "--force-resume", OPTION_FLAG, &(o).force_resume, NULL, "resume although another process seems alive"           \
     }
 

@@ -294,3 +294,13 @@ void graph_count_reads(const graph *g, uint32_t *reads) {
         if (o->residual >= 0) reads[o->residual]++;
     }
 }
+
+void graph_find_wanted(const graph *g, bool *wanted) {
+    wanted[0] = false;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        bool any = o->mask.place != PLACE_NONE || (o->residual >= 0 && wanted[o->residual]);
+        for (int k = 0; k < 3; k++) any |= o->input[k] >= 0 && wanted[o->input[k]];
+        wanted[o->output] = any;
+    }
+}

@@ -88,7 +88,7 @@ coar_status graph_own(graph *g, void *array);
 
 /* Appends *op (copied); computes the output's shape from the inputs, checks every size (channels against weights are
  * the model's business, they are given in `out_channels` for OP_CONV and OP_SUBSAMPLE; 0 elsewhere), assigns
- * op->output and returns it in *value. mask.row_first is assigned here; mask.first, count and width are the caller's. */
+ * op->output and returns it in *value. mask.row_first is assigned here; mask.first, count, width are the caller's. */
 coar_status graph_add(graph *g, const op *op, uint32_t out_channels, int *value);
 
 /* After the last op: the logits value and the number of components; checks that every site lies below n and that sites
@@ -105,6 +105,15 @@ size_t graph_weight_count(const graph *g, const op *o);
 /* How often each value is read ([value_count], as input or residual). A value read once, as a plain input of an
  * OP_CONV, is "inner": ablated channels of it can be left out of the reader. */
 void graph_count_reads(const graph *g, uint32_t *reads);
+
+/* wanted[value_count]: whether some component acts at or before a value, so that a reverse pass has use for its
+ * gradient. */
+void graph_find_wanted(const graph *g, bool *wanted);
+
+/* The index of the op that makes a value but the input: graph_add numbers values in the order of the ops. */
+static inline size_t graph_maker(int value) {
+    return (size_t)value - 1;
+}
 
 const char *op_kind_name(op_kind kind);
 
@@ -126,7 +135,13 @@ void buffer_plan_free(buffer_plan *plan);
 
 /* ------------------------------------------------------------------------------------------- outputs */
 
-typedef enum output_kind { OUTPUT_MARGIN, OUTPUT_LOGIT, OUTPUT_LOGIT_CLASS, OUTPUT_LOGIT_DIFFERENCE, OUTPUT_LOSS } output_kind;
+typedef enum output_kind {
+    OUTPUT_MARGIN,
+    OUTPUT_LOGIT,
+    OUTPUT_LOGIT_CLASS,
+    OUTPUT_LOGIT_DIFFERENCE,
+    OUTPUT_LOSS,
+} output_kind;
 
 /* One output function of the logits. */
 typedef struct output_spec {

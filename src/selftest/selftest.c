@@ -133,8 +133,8 @@ static size_t pairs_of(const trial *t) {
     return (size_t)t->item->slots * t->item->examples;
 }
 
-/* One part: logits of the unablated network and outputs under the masks. In reverse the output of each kind of pass, then
- * the gradients of each; a single example has no conductance. */
+/* One part: logits of the unablated network and outputs under the masks. In reverse the output of each kind of pass,
+ * then the gradients of each; a single example has no conductance. */
 static void size_parts(trial *t, uint32_t classes) {
     const selftest_item *item = t->item;
     const size_t gradients = pairs_of(t) * item->graph->components;
@@ -197,7 +197,8 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
                                                                                              : memory_default(),
                                        .examples_max = item->examples,
                                        .masks_max = item->slots,
-                                       .reverse = item->reverse};
+                                       .reverse = item->reverse,
+                                       .path_examples = item->reverse ? item->examples : 0};
     TRY_GOTO(interface->prepare(&settings, &b));
     const example_batch batch = {
         .images = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
@@ -239,10 +240,10 @@ static void compare_part(const float *actual, const float *expected, size_t coun
     c->passed = c->passed && unit > 0;
 }
 
-/* The limits are those of include/coar.h. A single number at reduced precision may be off by eight times the rms that is
- * allowed on average: roundings that fall on the other side are rare and small. Where a network is differentiated fp32
- * has limits of that kind too: a ReLU whose argument is zero but for rounding may be open on one side alone, which shifts
- * the derivatives of all that lies before it (ResNet-20: one pair of a hundred, by 3e-4 to 7e-3 of the largest). */
+/* The limits are those of include/coar.h. A single number at reduced precision may be off by eight times the rms that
+ * is allowed on average: roundings that fall on the other side are rare and small. Where a network is differentiated
+ * fp32 has limits of that kind too: a ReLU whose argument is zero but for rounding may be open on one side alone, which
+ * shifts the derivatives of all that lies before it (ResNet-20: one pair of 100, by 3e-4 to 7e-3 of the largest). */
 static void compare(const trial *t, coar_selftest_case *c) {
     const bool exact = !strcmp(t->precision, "fp32");
     const bool kinks = t->item->reverse && t->item->model;

@@ -282,15 +282,16 @@ coar_status store_read_gradients(run_store *store, const char *output, uint64_t 
     return status;
 }
 
-static bool is_intact(const gradients_reader *r, uint64_t block, const double *of_example) {
-    const uint64_t first = block * LEVELS_BLOCK, N = r->info.examples;
-    for (size_t l = 0; l < LEVELS; l++)
-        for (uint64_t z = first; z < N && z < first + LEVELS_BLOCK; z++)
-            if (isnan(of_example[l * N + z])) return false;
-    return true;
+/* Whether one of a block's examples had a derivative that is not finite. */
+static bool is_broken(const gradients_reader *r, uint64_t block, const double *of_example) {
+    const uint64_t N = r->info.examples, first = block * LEVELS_BLOCK;
+    for (uint64_t e = first; e < N && e < first + LEVELS_BLOCK; e++)
+        for (size_t l = 0; l < LEVELS; l++)
+            if (isnan(of_example[l * N + e])) return true;
+    return false;
 }
 
-/* Over intact blocks, in order. */
+/* Over whole blocks, in order. */
 static coar_status add_blocks(const gradients_reader *r, const double *of_example, double *of_component) {
     coar_status status = COAR_OK;
     double *one = NULL;
@@ -299,7 +300,7 @@ static coar_status add_blocks(const gradients_reader *r, const double *of_exampl
     TRY(memory_new(count, sizeof *one, "squares of gradients", &one));
     memset(of_component, 0, count * sizeof *of_component);
     for (uint64_t b = 0; b < blocks; b++) {
-        if (!is_intact(r, b, of_example)) continue;
+        if (is_broken(r, b, of_example)) continue;
         TRY_GOTO(read_array(r, GRADIENTS_OF_COMPONENT, b, 1, one));
         for (size_t i = 0; i < count; i++) of_component[i] += one[i];
     }

@@ -21,8 +21,7 @@ enum { GRADIENTS_SUM, GRADIENTS_OF_COMPONENT, GRADIENTS_OF_EXAMPLE, GRADIENTS_AR
 extern const char *const gradients_array_names[GRADIENTS_ARRAYS];
 int gradients_rank(int array);
 
-/* What an array holds of examples first .. first + count - 1 (GRADIENTS_OF_COMPONENT: of the blocks from `first` on).
- *  */
+/* What an array holds of examples first .. first + count - 1 (GRADIENTS_OF_COMPONENT: of blocks from `first` on). */
 typedef struct gradients_box {
     hsize_t start[3], count[3]; /* of two dimensions the third is not looked at */
 } gradients_box;

@@ -3,10 +3,11 @@
  *
  *   settings.c  settings <-> JSON, comparison, documents written once      run.c       create, open, force, close
  *   folder.c    names in the parts folder, its lock, left-over files       liveness.c  heartbeats: who else works here
- *   journal.c   one append-only file of records                            stage.c     units of a stage over its journals
+ *   journal.c   one append-only file of records                            stage.c     units over their journals
+ *   stage_document.c  STAGE.json: settings and plan
  *   arrays.c    how arrays are stored in parts: chunks, filters, f16      tables.c    tables.h5
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
- *   gradients.c gradients.h5, from units and back
+ *   gradients.c gradients.h5, read                                         gradients_write.c  and made of units
  *   fits.c      fits                                                       evaluations.c  predictions
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
  *   describe.c  what is in a run file, as JSON
@@ -114,8 +115,8 @@ void process_name(char out[96]);
 coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out);
 void heartbeat_remove(heartbeat *h);
 
-/* A process whose units overlap with shard K of S on this stage is alive: COAR_ERROR_BUSY names it. Heartbeats of dead processes of
- * this host are removed. */
+/* A process whose units overlap with shard K of S on this stage is alive: COAR_ERROR_BUSY names it. Heartbeats of
+ * dead processes of this host are removed. */
 coar_status liveness_check(const run_store *store, const char *stage, uint32_t shard, uint32_t shards);
 /* Whether the process that owns STAGE.HOST-PID-N.journal lives. */
 bool liveness_journal(const run_store *store, const char *journal_name);
@@ -192,6 +193,9 @@ struct store_stage {
 uint64_t unit_number(uint64_t unit, uint32_t steps);
 void unit_number_parts(uint64_t number, uint64_t *unit, uint32_t *steps);
 
+/* Creates STAGE.json or compares with it; its identity, which ties the journals to it, into stage->header.
+ * (stage_document.c) */
+coar_status stage_settle(store_stage *stage, const stage_options *options);
 /* Takes in what other processes have appended since. */
 coar_status stage_refresh(store_stage *stage);
 /* Removes the journals and heartbeats of the stage but those of other live processes. */

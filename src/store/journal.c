@@ -2,11 +2,12 @@
  * journal.c - one append-only file of records: what a process computed, in the order it did.
  *
  * Header, 64 bytes: magic "COARJRNL", u32 version, u32 header bytes, 16 bytes of STAGE.json's identity, u64 first mask,
- * u64 units, u32 steps, 8 zero bytes, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic, u8 flag, 3 zero
- * bytes, u64 unit, u64 length, u32 CRC32C of the payload, u32 CRC32C of the 28 bytes before. Little-endian throughout.
+ * u64 units, u32 steps, 8 zero bytes, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic,
+ * u8 flag, 3 zero bytes, u64 unit, u64 length, u32 CRC32C of the payload, u32 CRC32C of the 28 bytes before.
+ * Little-endian throughout.
  *
- * The record's own CRC makes its length trustworthy, so a damaged payload is stepped over; after a damaged record header
- * the next whole one is searched for. What follows the last whole record is the torn tail of a kill.
+ * The record's own CRC makes its length trustworthy, so a damaged payload is stepped over; after a damaged record
+ * header the next whole one is searched for. What follows the last whole record is the torn tail of a kill.
  * Must not know: stages, what a payload holds.
  */
 #include <errno.h>

@@ -1,9 +1,9 @@
 /*
  * liveness.c - who else works on this run: heartbeat files STAGE.HOST-PID-N.alive beside the journals of the same name.
  *
- * A process lives if it holds the flock of its journal; or, on this host (name and boot id are equal), if its pid exists
- * with the same start time; or, elsewhere, if its heartbeat was touched less than 60 s ago. Ages are differences between
- * times that the file system gave, so clocks of hosts need not agree.
+ * A process lives if it holds the flock of its journal; or, on this host (name and boot id are equal), if its pid
+ * exists with the same start time; or, elsewhere, if its heartbeat was touched less than 60 s ago. Ages are
+ * differences between times that the file system gave, so clocks of hosts need not agree.
  * Must not know: what the work is.
  */
 #include <ctype.h>

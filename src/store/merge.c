@@ -1,9 +1,9 @@
 /*
  * merge.c - `coar merge`: one plain file from a run. The index's contents with every link replaced by the data.
  *
- * Chunks are copied as they are stored, compressed, where a chunk of the merged matrix is one chunk of a part; only where
- * parts meet inside a chunk are rows decoded and written again. Raw copies bypass HDF5's filters, so their checksums are
- * checked here: a damaged chunk must not travel on in silence.
+ * Chunks are copied as they are stored, compressed, where a chunk of the merged matrix is one chunk of a part; only
+ * where parts meet inside a chunk are rows decoded and written again. Raw copies bypass HDF5's filters, so their
+ * checksums are checked here: a damaged chunk must not travel on in silence.
  * Must not know: what the objects mean.
  */
 #include <inttypes.h>

@@ -113,7 +113,8 @@ static coar_status check_own_files(const run_store *store) {
     return status;
 }
 
-/* Removes the folder's files, the manifest last: interrupted, what remains is still a run that resumes or is forced again. */
+/* Removes the folder's files, the manifest last: interrupted, what remains is still a run that resumes or is forced
+ * again. */
 static coar_status remove_folder(run_store *store) {
     coar_status status = COAR_OK;
     name_list list = {NULL, 0, 0};
@@ -172,7 +173,8 @@ static coar_status read_settings(run_store *store, const char *manifest) {
 
 /* --------------------------------------------------------------------------------------------- creation */
 
-/* A folder without a manifest: what a kill between mkdir and link leaves is empty but for temporary files and the lock. */
+/* A folder without a manifest: what a kill between mkdir and link leaves is empty but for temporary files and the
+ * lock. */
 static coar_status check_unmanifested(const run_store *store) {
     coar_status status = COAR_OK;
     name_list list;

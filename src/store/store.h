@@ -19,8 +19,8 @@
 
 typedef enum setting_type { SETTING_TEXT, SETTING_INTEGER, SETTING_REAL } setting_type;
 
-/* One setting of a run or a stage. All values travel as text (a 64-bit seed does not fit a JSON number); `type` is the type
- * of the attribute in run.h5. */
+/* One setting of a run or a stage. All values travel as text (a 64-bit seed does not fit a JSON number); `type` is
+ * the type of the attribute in run.h5. */
 typedef struct setting {
     const char *key;      /* attribute name: "alpha" */
     const char *flag;     /* what the user typed: "--alpha" */
@@ -33,9 +33,10 @@ typedef struct setting {
 
 typedef struct run_store run_store;
 
-/* Opens or creates `path` for work. A run that exists must have the same compared settings, else COAR_ERROR_MISMATCH names
- * the first that differs, both values and the flag. force: everything there is removed first. A path that exists but is no run is
- * COAR_ERROR_EXISTS. Nothing is left behind when creation fails. *created says whether the run is new. */
+/* Opens or creates `path` for work. A run that exists must have the same compared settings, else COAR_ERROR_MISMATCH
+ * names the first that differs, both values and the flag. force: everything there is removed first. A path that
+ * exists but is no run is COAR_ERROR_EXISTS. Nothing is left behind when creation fails. *created says whether the
+ * run is new. */
 coar_status store_create(const char *path, const setting *settings, size_t count, bool force, bool *created,
                          run_store **out);
 
@@ -73,10 +74,11 @@ typedef struct run_tables {
     uint64_t given_count;
 } run_tables;
 
-/* tables.h5: written whole; a second writer with the same content is harmless. Written once, but that given masks are added
- * when a run gets ablations with --sampler file: after it was begun by gradients. */
+/* tables.h5: written whole; a second writer with the same content is harmless. Written once, but that given masks are
+ * added when a run gets ablations with --sampler file: after it was begun by gradients. */
 coar_status store_write_tables(run_store *store, const run_tables *tables);
-/* COAR_ERROR_INPUT when the run was interrupted before they were written; *present false then and OK with present != NULL. */
+/* COAR_ERROR_INPUT when the run was interrupted before they were written; *present false then and OK with present !=
+ * NULL. */
 coar_status store_read_tables(run_store *store, run_tables *tables, bool *present);
 void run_tables_free(run_tables *tables);
 
@@ -87,17 +89,18 @@ typedef struct store_stage store_stage;
 
 /* name: "ablate-FIRST", "gradients-FIRST" or "truth-a0.1-s0", alpha in the fewest digits that read back equal.
  * Settings (with the plan's hash) are compared with STAGE.json. Reads every
- * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks (its unit
- * is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a heartbeat, its own
- * journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless force_resume.
- * payload_bytes(context, unit): exact size of a unit's record. plan_json is stored in STAGE.json. */
+ * journal of the stage: torn tails are dropped, a record with a wrong CRC is dropped with a warning through callbacks
+ * (its unit is computed again), equal units must be equal byte for byte or it is an error. Registers this process: a
+ * heartbeat, its own journal, flock. Another live process on the same stage and shard is COAR_ERROR_BUSY unless
+ * force_resume. payload_bytes(context, unit): exact size of a unit's record. plan_json is stored in STAGE.json. */
 typedef struct stage_options {
     const char *name;
     const setting *settings; size_t setting_count;
     const char *plan_json;
     uint64_t units;               /* of this stage at its present m; may grow from one call to the next */
-    /* 0: a unit's record is final. Else a unit is a chain of so many steps and a record the state after some of them: the
-     * furthest one counts, those of more steps are left out, and the unit is done at `steps`. May differ from call to call. */
+    /* 0: a unit's record is final. Else a unit is a chain of so many steps and a record the state after some of them:
+     * the furthest one counts, those of more steps are left out, and the unit is done at `steps`. May differ from
+     * call to call. */
     uint32_t steps;
     /* unit_grid_payload with a unit_grid. Borrowed with its context, as the callbacks, until stage_close. */
     size_t (*payload_bytes)(const void *context, uint64_t unit);
@@ -112,7 +115,8 @@ void stage_close(store_stage *stage);
 
 /* The plan that STAGE.json holds (NULL when the stage is new); malloc'ed. */
 coar_status store_stage_plan(run_store *store, const char *name, char **plan_json);
-/* COAR_ERROR_MISMATCH naming the first setting that differs from those the stage began with; OK when it has not begun. */
+/* COAR_ERROR_MISMATCH naming the first setting that differs from those the stage began with; OK when it has not
+ * begun. */
 coar_status store_stage_compare(run_store *store, const char *name, const setting *settings, size_t count);
 /* The plan of the run at `path` (of its first stage); NULL and OK when there is no such run yet. malloc'ed. */
 coar_status store_existing_plan(const char *path, char **plan_json);
@@ -125,15 +129,17 @@ double stage_memory(uint64_t units);
 /* Bytes free on the file system of the run at `path`; infinity where that cannot be told. */
 double store_space(const char *path);
 
-/* Masks (gradients: passes) that were in finished parts when the stage was opened: where units that go on must begin. */
+/* Masks (gradients: passes) in finished parts when the stage was opened: where units that go on must begin. */
 uint64_t stage_first_mask(const store_stage *stage);
 
 /* Whether the unit is done. */
 bool stage_has(const store_stage *stage, uint64_t unit);
-/* The steps of its record (0: none; 1: done, in a stage without steps). From any thread, as stage_append and stage_read. */
+/* The steps of its record (0: none; 1: done, in a stage without steps). From any thread, as stage_append and
+ * stage_read. */
 uint32_t stage_steps(store_stage *stage, uint64_t unit);
 uint64_t stage_done_count(const store_stage *stage);
-/* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one wins. */
+/* A unit's flag in journals and in the data sets `done` of parts, where 0 is a unit not computed. The larger one
+ * wins. */
 enum { UNIT_DONE = 1, UNIT_NON_FINITE = 2 /* done, and at least one value is not finite */ };
 
 /* What a record says beside its payload. */
@@ -147,16 +153,17 @@ coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, cons
 /* The payload of a unit that has a record (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes);
 
-/* For stages that make no part, once what they computed is kept in fits: removes their files. Nothing to remove is no error;
- * COAR_ERROR_BUSY when another process works on it. */
+/* For stages that make no part, once what they computed is kept in fits: removes their files. Nothing to remove is no
+ * error; COAR_ERROR_BUSY when another process works on it. */
 coar_status store_discard_stage(run_store *store, const char *name);
 
 /* ---------------------------------------------------------------------------------- outputs and their parts */
 
-/* How units tile the masks first_mask .. masks - 1 of an [m, N] matrix: unit = mask_block * example_blocks + example_block;
- * B masks x E examples; payload is f32 [outputs][masks of the block][examples of the block]. An extension's grid begins at the
- * masks already finished, and its stage is called "ablate-FIRST", so that no record is ever read under another grid. A record
- * whose length is not payload_bytes of its unit belongs to an earlier, smaller m (last block): it is dropped and computed again. */
+/* How units tile the masks first_mask .. masks - 1 of an [m, N] matrix: unit = mask_block * example_blocks +
+ * example_block; B masks x E examples; payload is f32 [outputs][masks of the block][examples of the block]. An
+ * extension's grid begins at the masks already finished, and its stage is called "ablate-FIRST", so that no record is
+ * ever read under another grid. A record whose length is not payload_bytes of its unit belongs to an earlier, smaller
+ * m (last block): it is dropped and computed again. */
 typedef struct unit_grid {
     uint64_t first_mask;               /* 0 but for extensions */
     uint64_t masks;                    /* m: one past the last mask */
@@ -174,15 +181,15 @@ void unit_grid_unit(const unit_grid *g, uint64_t unit, uint64_t *mask_first, uin
 /* Masks of the ablate stage that are in finished parts (they need no journal). 0 for a new run. */
 coar_status store_masks_finished(run_store *store, uint64_t *masks);
 
-/* When all units of the stage's grid are done (by any process): takes the lock file, writes outputs-FIRST-LAST.h5 for the
- * grid's masks, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables. Units that
- * other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the data sets.
- * f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
+/* When all units of the stage's grid are done (by any process): takes the lock file, writes outputs-FIRST-LAST.h5 for
+ * the grid's masks, rebuilds run.h5, removes the journals; the stage can only be closed then. Needs the tables. Units
+ * that other shards still owe: returns OK and does nothing (store_masks_finished tells). Deterministic bytes in the
+ * data sets. f16: --store f16, a finite value above its range is COAR_ERROR_INPUT. store_masks: packed masks
  * [masks - first_mask][ceil(n/8)] to store beside, or NULL. A second caller that finds it done returns OK. */
 coar_status store_finish_outputs(run_store *store, store_stage *stage, const unit_grid *grid, bool f16,
                                  const uint8_t *store_masks);
-/* The same for truth-aALPHA-sSEED.h5: one part, replaced when the stage grows. The grid may begin at the masks that the part
- * has already (store_truth_finished), or at 0. */
+/* The same for truth-aALPHA-sSEED.h5: one part, replaced when the stage grows. The grid may begin at the masks that
+ * the part has already (store_truth_finished), or at 0. */
 coar_status store_finish_truth(run_store *store, store_stage *stage, const unit_grid *grid);
 /* Masks in the finished part of a truth stage, 0 without one. */
 coar_status store_truth_finished(run_store *store, const char *stage_name, uint64_t *masks);
@@ -201,8 +208,8 @@ coar_status store_read_truth(run_store *store, const char *stage_name, const cha
 /* ------------------------------------------------------------------------------------------------ gradients */
 
 /* The units of a stage "gradients-FIRST": one chain of passes for each output and block of LEVELS_BLOCK examples;
- * unit = output * blocks + block. Its record is the state after some of the passes, counted from pass 0 (gradient_state), so a
- * stage's steps are passes. */
+ * unit = output * blocks + block. Its record is the state after some of the passes, counted from pass 0
+ * (gradient_state), so a stage's steps are passes. */
 typedef struct gradient_grid {
     uint64_t examples;              /* N */
     uint32_t components, outputs;   /* n */
@@ -219,20 +226,22 @@ void gradient_grid_unit(const gradient_grid *g, uint64_t unit, uint32_t *output,
 typedef struct gradient_state {
     double *sums;                 /* [LEVELS][examples][n] */
     double *squares_of_component; /* [LEVELS][n] over the block's examples */
-    double *squares_of_example;   /* [LEVELS][examples] over components; NaN: a derivative was not finite, `sums` are NaN too */
+    double *squares_of_example;   /* [LEVELS][examples] over components; NaN, as sums: something was not finite */
 } gradient_state;
 
 gradient_state gradient_state_of(double *payload, uint32_t examples, uint32_t components);
 
-/* Passes in gradients.h5; 0 without one. COAR_ERROR_INPUT when it is not of this run, or its masks are of another design. */
+/* Passes in gradients.h5; 0 without one. COAR_ERROR_INPUT when it is not of this run, or its masks are of another
+ * design. */
 coar_status store_passes_finished(run_store *store, uint32_t *passes);
 
-/* The state of a unit, whose output has that name, after the grid's first_pass passes, into its payload, from gradients.h5.
- * COAR_ERROR_BUSY when that holds another number of passes by now. */
+/* The state of a unit, whose output has that name, after the grid's first_pass passes, into its payload, from
+ * gradients.h5. COAR_ERROR_BUSY when that holds another number of passes by now. */
 coar_status store_read_gradient_state(run_store *store, const char *output, const gradient_grid *grid, uint64_t unit,
                                       double *payload);
 
-/* As store_finish_outputs: when all units of the stage are done, writes gradients.h5 anew, over the one with fewer passes. */
+/* As store_finish_outputs: when all units of the stage are done, writes gradients.h5 anew, over the one with fewer
+ * passes. */
 coar_status store_finish_gradients(run_store *store, store_stage *stage, const gradient_grid *grid);
 
 /* Finished mask gradients of one output (gradients.h5): sums over passes 0 .. passes - 1, per level (core/levels.h). */
@@ -249,8 +258,10 @@ coar_status store_gradients_info(run_store *store, const char *output, gradients
 /* sums[LEVELS][count][n] of examples first .. first + count - 1. */
 coar_status store_read_gradients(run_store *store, const char *output, uint64_t first, uint64_t count, double *sums);
 
-/* Sums of squares of single derivatives: of_example[LEVELS][N] over components and passes, NaN where a derivative was not
- * finite; of_component[LEVELS][n] over passes and the blocks of LEVELS_BLOCK examples that have none such. What the noise of the averages is estimated from. */
+/* Sums of squares of single derivatives, which the noise of the averages is estimated from: of_example[LEVELS][N] over
+ * components and passes, NaN for an example with a derivative that was not finite; of_component[LEVELS][n] over
+ * passes and examples, without blocks that have such an example: its squares before it broke, large as a rule, are in
+ * them. */
 coar_status store_read_gradient_squares(run_store *store, const char *output, double *of_component, double *of_example);
 
 /* --------------------------------------------------------------------------------------- fits, predictions */
@@ -276,9 +287,10 @@ typedef struct fit_writer fit_writer;
 /* COAR_ERROR_USAGE for what no fit can be called: a name becomes part of a file's name and an HDF5 group. */
 coar_status fit_name_check(const char *name);
 
-/* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store == NULL:
- * a file of its own at `path` with /attributions/NAME. */
-coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force, fit_writer **out);
+/* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store ==
+ * NULL: a file of its own at `path` with /attributions/NAME. */
+coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force,
+                              fit_writer **out);
 coar_status fit_writer_block(fit_writer *w, const fit_block *block);
 /* Before it is finished: the mean correlation to expect on fresh masks, and its interval (NaN = not known). */
 coar_status fit_writer_predicted(fit_writer *w, double predicted, double low, double high);
@@ -293,17 +305,22 @@ typedef struct fit_info {
 } fit_info;
 /* Fits of a run in name order; malloc'ed. */
 coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);
-/* Of one of the baselines' estimators, loo, gp, nc, ii (docs/design.md, section 7): never what a user means by "the fit". */
+/* Of one of the baselines' estimators, loo, gp, nc, ii (docs/design.md, section 7): never what a user means by "the
+ * fit". */
 bool store_fit_is_baseline(const fit_info *fit);
 /* Any of the arrays may be NULL. weight [count][n]. */
-coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight, float *bias,
-                           double *penalty, double *r2, double *heldout);
+coar_status store_read_fit(run_store *store, const char *name, uint64_t first, uint64_t count, float *weight,
+                           float *bias, double *penalty, double *r2, double *heldout);
 
 /* predicted-aALPHA-sSEED-FIT.h5 beside a truth stage: predicted f32 [k, N], pearson and spearman f64 [N]. */
 coar_status store_write_predicted(run_store *store, const char *truth_stage, const char *fit, const char *output,
                                   uint64_t masks, uint64_t examples, const float *predicted, const double *pearson,
                                   const double *spearman);
-typedef struct evaluation_info { char truth_stage[64], fit[64], output[40]; double alpha; uint64_t seed, masks; } evaluation_info;
+typedef struct evaluation_info {
+    char truth_stage[64], fit[64], output[40];
+    double alpha;
+    uint64_t seed, masks;
+} evaluation_info;
 coar_status store_list_evaluations(run_store *store, evaluation_info **list, size_t *count);
 coar_status store_read_evaluation(run_store *store, const evaluation_info *info, float *truth, float *predicted,
                                   double *pearson, double *spearman);

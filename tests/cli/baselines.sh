@@ -48,6 +48,14 @@ import h5py, numpy, sys
 scale, zero = [h5py.File(f)['attributions/gp/weight'][()] for f in sys.argv[1:]]
 sys.exit(not numpy.array_equal(scale, zero / 4) and f'{scale} against {zero} / 4')" "$T/scale.h5" "$T/resnet.h5"
 
+# Baselines are in fp32, whatever the run is.
+if job resnet "$T/bf16.h5" --precision bf16 >"$T/.out" 2>&1; then
+    succeeds "bf16: its baselines" "$COAR" evaluate "$T/bf16.h5" --baselines
+    same "bf16: the bits of a run in fp32" "$(bytes "$T/bf16.h5")" "$(bytes "$T/resnet.h5")"
+else
+    skip "bf16" "$(head -1 "$T/.out")"
+fi
+
 # Kills at moments spread over the call; what they leave goes on.
 succeeds "a run to kill" job resnet "$T/killed.h5"
 for moment in .1 .2 .4 .8; do

@@ -9,6 +9,8 @@
 #include "stand_ins/stand_ins.h"
 #include "test.h"
 
+#include <driver_types.h>
+
 enum { MASKS = REDUCED ? 2 : 3, EXAMPLES = REDUCED ? 3 : 4, PAIRS = MASKS * EXAMPLES };
 
 static const char *const precisions[] = {"fp32", "tf32", "bf16", "fp16"};
@@ -68,6 +70,7 @@ static void compare_network(const graph *g, const char *precision, ablation a, u
                         .examples = EXAMPLES,
                         .masks = MASKS,
                         .reverse = true,
+                        .paths = true,
                         .backend = "cuda"};
     engine_open(&cuda, g, o);
     o.backend = "reference";
@@ -145,9 +148,9 @@ static void fills(void) {
 static void random_graphs(void) {
     compared = zeros = 0;
     for (uint64_t seed = 1; seed <= (REDUCED ? 1 : 10); seed++) {
-        test_begin("random graph %d", (int)seed);
+        test_begin("random graph %d, %s", (int)seed, precisions[seed % PRECISIONS]);
         graph *g = net_random(seed);
-        compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, seed);
+        compare_network(g, precisions[seed % PRECISIONS], (ablation){.kind = ABLATION_ZERO}, seed);
         graph_destroy(g);
     }
     test_begin("most random graphs have gradients");
@@ -176,9 +179,9 @@ static int add_conv(graph *g, int input, uint32_t channels, uint32_t kernel, int
     return value;
 }
 
-/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. */
-static void sum_with_itself(void) {
-    test_begin("a convolution without epilogue that is added to its input");
+/* x + W x, with nothing behind it: its gradient is that of x too, and W' reads it while it is added to. Then a
+ * classifier whose logits are `last`. */
+static graph *sum_with_itself(activation last) {
     graph *g = NULL;
     int v = 0;
     op pool = {.kind = OP_AVGPOOL, .name = "pool", .input = {-1, -1, -1}, .residual = -1};
@@ -189,8 +192,19 @@ static void sum_with_itself(void) {
     pool.input[0] = v;
     CHECK_OK(graph_add(g, &pool, 0, &v));
     v = add_conv(g, v, 5, 1, -1, (mask_site){0});
+    g->ops[v - 1].act = last;
     CHECK_OK(graph_finish(g, v, 6));
+    return g;
+}
+
+static void odd_graphs(void) {
+    test_begin("a convolution without epilogue that is added to its input");
+    graph *g = sum_with_itself(ACT_NONE);
     compare_network(g, "fp32", (ablation){.kind = ABLATION_ZERO}, 3);
+    graph_destroy(g);
+    test_begin("logits with ReLU, which are no bf16");
+    g = sum_with_itself(ACT_RELU);
+    compare_network(g, "bf16", (ablation){.kind = ABLATION_ZERO}, 3);
     graph_destroy(g);
 }
 
@@ -209,6 +223,7 @@ static void check_bits(const float *actual, const float *expected, size_t count)
 static size_t memory_for(const graph *g, engine_options o, uint32_t pairs) {
     engine e;
     size_t least = 0, best = 0;
+    o.paths = false; /* or one pair would not be the least */
     engine_plan(&e, g, o);
     CHECK_OK(e.interface->memory(&e.settings, &least, &best));
     CHECK(least < best);
@@ -226,7 +241,8 @@ static float *gradients_of(const graph *g, const char *precision, uint32_t pairs
                         .examples = EXAMPLES,
                         .masks = MASKS,
                         .outputs = "margin,loss",
-                        .reverse = true};
+                        .reverse = true,
+                        .paths = kind == REVERSE_CONDUCTANCE};
     if (pairs < PAIRS) o.memory = memory_for(g, o, pairs);
     batch.scale = path;
     engine_open(&e, g, o);
@@ -261,29 +277,67 @@ static void batch_sizes(const char *precision) {
     graph_destroy(g);
 }
 
-/* One line, and a backend that goes on. */
+/* A path's examples are one batch. Where its memory is not allowed, that is said before anything is computed. */
 static void too_little_memory(void) {
-    test_begin("conductance of more examples than a batch holds: refused, and other sums still computed");
     graph *g = net_basic(NET_BLOCKS, 5);
     engine e;
     float *keeps = draw_keeps(g->components, 9), *gradients = calloc(PAIRS * g->components, sizeof *gradients);
     const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
     example_batch batch = net_batch(g, EXAMPLES, 6);
     engine_options o = {.backend = "cuda", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin", .reverse = true};
+    size_t least = 0, best = 0;
     o.memory = memory_for(g, o, 2);
+    test_begin("memory for two pairs: sums, but no paths");
     engine_open(&e, g, o);
     CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_MEMORY,
-                "examples of a block");
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
+                "not prepared for paths");
     status_clear();
     CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &masks, gradients, NULL));
     CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 1, &masks, gradients, NULL), COAR_ERROR_INTERNAL,
                 "output 1");
     status_clear();
     engine_close(&e);
-    net_batch_free(&batch);
+    test_begin("memory for two pairs: a job of paths is refused at once");
+    o.paths = true;
+    engine_plan(&e, g, o);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    CHECK(least > o.memory);
+    CHECK_ERROR(e.interface->prepare(&e.settings, &e.b), COAR_ERROR_MEMORY, "of device memory for a reverse pass");
+    status_clear();
+    engine_close(&e);
     free(gradients);
     free(keeps);
+    net_batch_free(&batch);
+    graph_destroy(g);
+}
+
+/* Only the larger batches give memory back when they are halved: forward passes do not get on by it, and paths do. */
+static void short_of_memory(void) {
+    test_begin("a forward pass that is out of memory leaves room for a path");
+    graph *g = net_basic(NET_BLOCKS, 5);
+    engine e;
+    float *keeps = draw_keeps(g->components, 9), outputs[PAIRS];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES, 6);
+    const engine_options o = {
+        .backend = "cuda", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin", .reverse = true, .paths = true};
+    engine_open(&e, g, o);
+    float *expected = engine_reverse(&e, &batch, REVERSE_CONDUCTANCE, 0, &masks, NULL);
+    CHECK_OK(e.interface->run(e.b, &masks, outputs)); /* op by op */
+    for (unsigned i = 0; i < 6; i++) stand_in_fail("cudaGraphInstantiate", 0, cudaErrorMemoryAllocation);
+    for (size_t i = 0; i < 12; i++) { /* each first try with other batches is op by op again */
+        const coar_status status = e.interface->run(e.b, &masks, outputs);
+        CHECK(status == COAR_OK || status == COAR_ERROR_MEMORY);
+        status_clear();
+    }
+    float *actual = engine_reverse(&e, &batch, REVERSE_CONDUCTANCE, 0, &masks, NULL);
+    check_bits(actual, expected, (size_t)PAIRS * g->components);
+    free(actual);
+    free(expected);
+    engine_close(&e);
+    free(keeps);
+    net_batch_free(&batch);
     graph_destroy(g);
 }
 
@@ -327,6 +381,40 @@ static void turns(void) {
     graph_destroy(g);
 }
 
+/* As the points of a path are computed: one batch a call, kinds and outputs in turn. */
+static void shapes_in_turn(void) {
+    test_begin("kinds and outputs in turn are replayed, and stay what they are");
+    graph *g = net_basic(NET_BLOCKS, 5);
+    engine e;
+    float *keeps = draw_keeps(g->components, 9), *first[4], outputs[PAIRS];
+    const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
+    example_batch batch = net_batch(g, EXAMPLES, 8);
+    engine_options o = {.backend = "cuda",
+                        .examples = EXAMPLES,
+                        .masks = MASKS,
+                        .outputs = "margin,loss",
+                        .reverse = true,
+                        .paths = true};
+    engine_open(&e, g, o);
+    for (size_t round = 0; round < 3; round++) { /* op by op, captured, replayed */
+        const size_t launched = stand_in_count("cudaGraphLaunch"), made = stand_in_count("cudaGraphInstantiate");
+        for (size_t i = 0; i < 4; i++) {
+            const reverse_kind kind = i % 2 ? REVERSE_INFLUENCE : REVERSE_CONDUCTANCE;
+            float *gradients = engine_reverse(&e, &batch, kind, i / 2, &masks, outputs);
+            if (round) check_bits(gradients, first[i], (size_t)PAIRS * g->components);
+            if (round) free(gradients);
+            if (!round) first[i] = gradients;
+        }
+        CHECK_INT(stand_in_count("cudaGraphLaunch") - launched, round ? 4 : 0);
+        CHECK_INT(stand_in_count("cudaGraphInstantiate") - made, round == 1 ? 4 : 0);
+    }
+    for (size_t i = 0; i < 4; i++) free(first[i]);
+    engine_close(&e);
+    net_batch_free(&batch);
+    free(keeps);
+    graph_destroy(g);
+}
+
 /* Whatever the streams do first, a missing wait would show in one of these. */
 static void orders(void) {
     static const char *const names[] = {"lazy", "others", "eager", "random:1"};
@@ -351,21 +439,30 @@ static void orders(void) {
 
 /* ------------------------------------------------------------------------------------- not finite */
 
+/* Gradients of fp16 against those of fp32. Whether the caller wants outputs must not matter: where an overflow lies
+ * behind the last site, or the sums read no x, they alone are not finite. */
+static void compare_overflow(const graph *g, reverse_kind kind, const mask_range *masks, bool wanted) {
+    float outputs[2][PAIRS];
+    float *actual = gradients_of(g, "fp16", PAIRS, kind, masks, wanted ? outputs[0] : NULL);
+    float *expected = gradients_of(g, "fp32", PAIRS, kind, masks, outputs[1]);
+    CHECK_NEAR(largest_difference(actual, expected, (size_t)PAIRS * g->components), 0, 1e-4);
+    if (wanted) CHECK_NEAR(largest_difference(outputs[0], outputs[1], PAIRS), 0, 1e-4);
+    free(actual);
+    free(expected);
+}
+
 /* Multiplies what the first convolution puts out: beyond fp16's range at 1e6. */
 static void overflow(void) {
     graph *g = net_basic(NET_FILTERS, 5);
     for (uint32_t c = 0; c < 7; c++) ((float *)g->ops[0].scale)[c] *= 1e6f;
-    float *keeps = draw_keeps(g->components, 9), outputs[2][PAIRS];
+    float *keeps = draw_keeps(g->components, 9);
     const mask_range masks = {.count = MASKS, .n = g->components, .keeps = keeps};
-    for (size_t k = REDUCED ? KINDS - 1 : 0; k < KINDS; k++) {
-        test_begin("sums %zu: what is not finite in fp16 is computed in fp32", k);
-        float *actual = gradients_of(g, "fp16", PAIRS, kinds[k], &masks, outputs[0]);
-        float *expected = gradients_of(g, "fp32", PAIRS, kinds[k], &masks, outputs[1]);
-        CHECK_NEAR(largest_difference(actual, expected, (size_t)PAIRS * g->components), 0, 1e-4);
-        CHECK_NEAR(largest_difference(outputs[0], outputs[1], PAIRS), 0, 1e-4);
-        free(actual);
-        free(expected);
-    }
+    for (size_t k = REDUCED ? KINDS - 1 : 0; k < KINDS; k++)
+        for (int wanted = 0; wanted < 2; wanted++) {
+            test_begin("sums %zu, outputs %swanted: what is not finite in fp16 is computed in fp32", k,
+                       wanted ? "" : "not ");
+            compare_overflow(g, kinds[k], &masks, wanted);
+        }
     free(keeps);
     graph_destroy(g);
 }
@@ -374,11 +471,13 @@ int main(void) {
     families();
     fills();
     random_graphs();
-    sum_with_itself();
+    odd_graphs();
     batch_sizes("fp32");
     if (!REDUCED) batch_sizes("bf16");
     too_little_memory();
+    short_of_memory();
     turns();
+    shapes_in_turn();
     orders();
     overflow();
     test_begin("nothing is left");

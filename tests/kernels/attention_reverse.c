@@ -212,6 +212,13 @@ static void added(gpu_type type) {
         KERNEL_RUN(gpu_attention_reverse_launch(&n.a, &n.r, 0));
         for (size_t e = 0; e < count; e++) p.gradient[Q][e] += there[e];
         compare(&p, type, "dq, added", n.r.dq, p.gradient[Q]);
+        for (int k = K; k <= V; k++) { /* one of the keys' two alone */
+            void *out = kernel_output(type, p.positions, p.channels);
+            n.r = (gpu_attention_reverse){.dresult = n.r.dresult, .dk = k == K ? out : NULL, .dv = k == V ? out : NULL};
+            n.r.workspace = kernel_buffer(p.positions * p.shape.heads * sizeof(float));
+            KERNEL_RUN(gpu_attention_reverse_launch(&n.a, &n.r, 0));
+            compare(&p, type, k == K ? "dk alone" : "dv alone", out, p.gradient[k]);
+        }
     }
 }
 

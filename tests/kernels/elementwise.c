@@ -194,22 +194,6 @@ static void check_select(gpu_type type) {
     }
 }
 
-/* y += x, in fp32 and rounded once. */
-static void check_add(gpu_type type) {
-    const uint32_t cases[][3] = {{2, 9, 20}, {1, 1, 3}, {3, 100, 8}};
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        const uint32_t pairs = cases[k][0], positions = cases[k][1], channels = cases[k][2];
-        const size_t rows = (size_t)pairs * positions, count = rows * channels;
-        double *x = kernel_values(count, 42, kernel_stored(type)), *y = kernel_values(count, 43, kernel_stored(type));
-        void *to = kernel_upload(type, y, rows, channels);
-        KERNEL_RUN(gpu_add_launch(type, pairs, positions, channels, kernel_upload(type, x, rows, channels), to, 0));
-        for (size_t i = 0; i < count; i++) y[i] += x[i];
-        round_all(type, y, count);
-        kernel_compare("sum", kernel_download(type, to, rows, channels), y, count, 0, 0);
-    }
-    CHECK(gpu_add_launch(type, 1, 0, 8, NULL, NULL, 0) == cudaErrorInvalidValue);
-}
-
 /* -------------------------------------------------------------------------------------------- keep gather */
 
 static void check_gather(void) {
@@ -243,7 +227,6 @@ static void tests(void) {
     kernel_each("subsample", KERNEL_ALL, check_subsample);
     kernel_each("embed", KERNEL_ALL, check_embed);
     kernel_each("select", KERNEL_ALL, check_select);
-    kernel_each("add", KERNEL_ALL, check_add);
     kernel_check("keep gather", check_gather);
 }
 

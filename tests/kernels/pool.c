@@ -103,7 +103,8 @@ static void check_nan(gpu_type type) {
 
 /* ---------------------------------------------------------------------------------------------- gradients */
 
-/* dx += what one window gives: to its first largest pixel, or to all of them alike. Pixels [in_h][in_w][channels]. */
+/* dx += what one window gives: to its first largest pixel (of NaNs the last), or to all of them alike. Pixels
+ * [in_h][in_w][channels]. */
 static void give(const gpu_pool *p, const double *x, uint32_t oy, uint32_t ox, uint32_t c, double g, double *dx) {
     size_t largest = SIZE_MAX;
     for (uint32_t tap = 0; tap < p->kernel_h * p->kernel_w; tap++) {
@@ -113,14 +114,14 @@ static void give(const gpu_pool *p, const double *x, uint32_t oy, uint32_t ox, u
         const size_t at = ((size_t)y * p->in_w + (size_t)column) * p->channels + c;
         if (!p->maximum)
             dx[at] += g / (p->kernel_h * p->kernel_w);
-        else if (largest == SIZE_MAX || x[at] > x[largest])
+        else if (largest == SIZE_MAX || x[at] > x[largest] || isnan(x[at]))
             largest = at;
     }
     if (p->maximum) dx[largest] += g;
 }
 
 /* Values are multiples of 1/2, so that most windows hold their largest one several times. */
-static void check_gradient(const window *w, gpu_type type, bool add) {
+static void check_gradient(const window *w, gpu_type type, bool add, bool nans) {
     gpu_pool p = pool_of(w, type);
     const size_t in = (size_t)p.in_h * p.in_w * p.channels, out = (size_t)p.out_h * p.out_w;
     double *x = kernel_values(p.pairs * in, 1, kernel_stored(type)), *dx = kernel_zeros(p.pairs * in);
@@ -128,13 +129,19 @@ static void check_gradient(const window *w, gpu_type type, bool add) {
     for (size_t i = 0; i < p.pairs * in; i++) x[i] = rint(2 * x[i]) / 2;
     if (add) memcpy(dx, kernel_values(p.pairs * in, 5, kernel_stored(type)), p.pairs * in * sizeof *dx);
     const size_t pixels = (size_t)p.pairs * p.in_h * p.in_w;
+    unsigned char *upload = kernel_upload(type, x, pixels, p.channels);
+    const size_t size = gpu_type_size(type);
+    for (size_t i = 0; nans && i < p.pairs * in; i += 11) {
+        x[i] = NAN;
+        memset(upload + (i / p.channels * gpu_stride(p.channels) + i % p.channels) * size, 0xff, size);
+    }
     void *gradient = add ? kernel_upload(type, dx, pixels, p.channels) : kernel_output(type, pixels, p.channels);
     for (size_t i = 0; i < p.pairs * out * p.channels; i++) {
         const size_t pair = i / p.channels / out, q = i / p.channels % out;
         give(&p, x + pair * in, (uint32_t)q / p.out_w, (uint32_t)q % p.out_w, (uint32_t)(i % p.channels), dy[i],
              dx + pair * in);
     }
-    p.x = kernel_upload(type, x, pixels, p.channels);
+    p.x = upload;
     p.y = kernel_output(type, p.pairs * out, p.channels);
     KERNEL_RUN(gpu_pool_launch(&p, 0));
     KERNEL_RUN(gpu_pool_reverse_launch(&p, kernel_upload(type, dy, p.pairs * out, p.channels), gradient, add, 0));
@@ -145,9 +152,11 @@ static void check_gradient(const window *w, gpu_type type, bool add) {
 
 static void check_gradients(gpu_type type) {
     static const window holes = {true, 2, 7, 8, 12, 2, 2, 3, 0}; /* pixels that no window covers */
-    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) check_gradient(&windows[i], type, i % 2);
-    check_gradient(&holes, type, false);
-    check_gradient(&holes, type, true);
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) check_gradient(&windows[i], type, i % 2, false);
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++)
+        if (windows[i].maximum) check_gradient(&windows[i], type, i % 2, true);
+    check_gradient(&holes, type, false, false);
+    check_gradient(&holes, type, true, false);
 }
 
 /* A pair's results are the same bytes alone and among others. */

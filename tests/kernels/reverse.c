@@ -12,7 +12,8 @@ typedef struct problem {
     gpu_activation activation;
     gpu_place place;
     gpu_reverse_kind kind;
-    bool from_y; /* ReLU's sign is taken from y */
+    bool from_y; /* ReLU's sign is taken from y, */
+    bool wide;   /* unless that is fp32 */
     bool residual, fill, plain;
     bool in_place;         /* dlinear is dy */
     bool dresidual, added; /* dresidual is wanted; it is added to what is there */
@@ -91,7 +92,7 @@ static void expect(instance *n) {
         const bool positive = kernel_round(kernel_stored(n->c.type), e.y) > 0;
         double g = n->dy[at], sum = 0;
         if (p->place == GPU_PLACE_OUT) sum = term(n, at, &e, g), g *= e.keep;
-        g *= p->from_y && p->place != GPU_PLACE_OUT ? positive : slope(p->activation, e.argument);
+        g *= p->from_y && !p->wide && p->place != GPU_PLACE_OUT ? positive : slope(p->activation, e.argument);
         n->dresidual[at] = g + (n->there ? n->there[at] : 0);
         if (p->place == GPU_PLACE_POST) sum = term(n, at, &e, g), g *= e.keep;
         g *= e.scale;
@@ -127,7 +128,8 @@ static instance make(const problem *p, gpu_type type) {
     instance n = {.p = *p, .count = rows * p->channels};
     n.c = (gpu_conv){.type = type, .pairs = p->pairs, .out_h = 1, .out_w = p->positions, .out_channels = p->channels};
     n.c.activation = p->activation;
-    n.r = (gpu_reverse){.add = p->added, .kind = p->kind, .width = p->width, .gain = 0.25f};
+    n.c.wide = p->wide;
+    n.r = (gpu_reverse){.add = p->added, .kind = p->kind, .width = p->width, .unscale = 0.25f};
     n.dy = kernel_values(n.count, 1, format);
     n.linear = kernel_values(n.count, 2, format);
     n.residual = p->residual ? kernel_values(n.count, 3, format) : NULL;
@@ -143,7 +145,7 @@ static instance make(const problem *p, gpu_type type) {
     n.sums = kernel_zeros(p->pairs * (p->channels / p->width));
     expect(&n);
     n.r.dy = upload(&n, n.dy);
-    n.c.y = p->from_y ? upload(&n, n.y) : NULL;
+    n.c.y = p->from_y ? kernel_upload(p->wide ? GPU_F32 : type, n.y, rows, p->channels) : NULL;
     n.c.residual = upload(&n, n.residual);
     /* what is said not to be read is not there */
     if (gpu_reverse_reads_linear(&n.c, p->kind)) n.c.linear = upload(&n, n.linear);
@@ -166,7 +168,7 @@ static void compare_sums(const instance *n, const char *what) {
     double *sums = kernel_zeros(n->p.pairs * count);
     for (uint32_t pair = 0; pair < n->p.pairs; pair++) {
         const float *row = n->r.sums + (size_t)pair * n->r.components;
-        for (uint32_t j = 0; j < count; j++) sums[pair * count + j] = row[j] / n->r.gain;
+        for (uint32_t j = 0; j < count; j++) sums[pair * count + j] = row[j] / n->r.unscale;
         if (!isnan(row[-1]) || !isnan(row[count])) test_fail(__FILE__, __LINE__, "%s: a neighbour's sum changed", what);
     }
     kernel_compare(what, sums, n->sums, n->p.pairs * count, 1e-5, 1e-5);
@@ -229,6 +231,40 @@ static void shapes(gpu_type type) {
     }
 }
 
+/* Logits: their ReLU's sign is that of an argument which is computed again. */
+static void wide(gpu_type type) {
+    const problem p = {3,
+                       1,
+                       10,
+                       1,
+                       GPU_RELU,
+                       GPU_PLACE_PRE,
+                       GPU_REVERSE_MASK,
+                       .from_y = true,
+                       .wide = true,
+                       .residual = true,
+                       .dresidual = true};
+    check(&p, type, "ReLU of logits");
+}
+
+/* ReLU of a NaN hands the gradient on (backend.h), whichever way its sign is found. */
+static void nans(gpu_type type) {
+    for (int from_y = 0; from_y < 2; from_y++) {
+        const problem p = {
+            1, 1, 8, 1, GPU_RELU, GPU_PLACE_POST, GPU_REVERSE_INFLUENCE, .from_y = from_y, .plain = true};
+        instance n = make(&p, type);
+        const float *keep = n.c.mask.keep + n.c.mask.slot[0] * n.c.mask.rows;
+        uint32_t c = 0;
+        while (c < 7 && !(keep[c] > 0 && fabs(n.dy[c]) > 0.1)) c++;
+        const size_t size = gpu_type_size(type);
+        memset((char *)(from_y ? n.c.y : n.c.linear) + c * size, 0xff, size);
+        KERNEL_RUN(gpu_reverse_launch(&n.c, &n.r, 0));
+        const double expected = keep[c] * n.dy[c], tolerance = 1e-5 + (type == GPU_TF32 ? 0 : kernel_epsilon(type));
+        CHECK(fabs(expected) > 0.01);
+        CHECK_NEAR(kernel_download(type, n.r.dlinear, 1, 8)[c], expected, tolerance);
+    }
+}
+
 /* A pair's bytes, its sums' too, are the same alone and among others. */
 static void pairs_alone(gpu_type type) {
     const problem p = {5, 140, 136, 8, GPU_GELU_TANH, GPU_PLACE_PRE, GPU_REVERSE_MASK, .fill = true, .residual = true};
@@ -260,9 +296,9 @@ static void refusals(void) {
     CHECK_INT(gpu_reverse_launch(&n.c, &n.r, 0), cudaSuccess);
     CHECK(!gpu_reverse_reads_linear(&n.c, GPU_REVERSE_INFLUENCE));
     gpu_conv c[6];
-    gpu_reverse r[12];
+    gpu_reverse r[13];
     for (size_t i = 0; i < 6; i++) c[i] = n.c;
-    for (size_t i = 0; i < 12; i++) r[i] = n.r;
+    for (size_t i = 0; i < 13; i++) r[i] = n.r;
     c[0].pairs = 0;
     c[1].linear = NULL;
     c[2].mask.keep = NULL;
@@ -282,12 +318,15 @@ static void refusals(void) {
     r[9].kind = GPU_REVERSE_CONDUCTANCE, r[9].example = NULL;
     r[10].kind = (gpu_reverse_kind)4;
     r[11].kind = (gpu_reverse_kind)-1;
-    for (size_t i = 0; i < 12; i++) CHECK_INT(gpu_reverse_launch(&n.c, &r[i], 0), cudaErrorInvalidValue);
+    r[12].dlinear = r[12].dresidual = kernel_buffer(1024);
+    for (size_t i = 0; i < 13; i++) CHECK_INT(gpu_reverse_launch(&n.c, &r[i], 0), cudaErrorInvalidValue);
 }
 
 static void tests(void) {
     kernel_each("reverse epilogues", KERNEL_ALL, epilogues);
     kernel_each("reverse shapes", KERNEL_ALL, shapes);
+    kernel_each("reverse of NaN", KERNEL_ALL, nans);
+    kernel_each("reverse of logits", KERNEL_ALL, wide);
     kernel_each("reverse pairs alone", KERNEL_ALL, pairs_alone);
     kernel_check("reverse refusals", refusals);
 }

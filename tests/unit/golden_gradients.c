@@ -22,8 +22,8 @@ static const struct {
     {"conductance", REVERSE_CONDUCTANCE, ABLATION_ZERO, MASKS - 1},
 };
 
-/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the influence
- * of a transformer's branch (a layer norm's gradient adds up to zero over the channels). Others are about 1. */
+/* What a row's differences are measured by when all of it is about zero: a first example's conductance, and the
+ * influence of a transformer's branch (a layer norm's gradients add up to zero over its channels). Others: about 1. */
 static const double LEAST = 0.1;
 
 /* The largest difference of any row [n] of gradients, as a fraction of that row's largest. */
@@ -56,20 +56,21 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
                         .ablation = {.kind = parts[p].ablation},
                         .examples = g->examples,
                         .masks = MASKS,
-                        .reverse = true};
-    engine e;
+                        .reverse = true,
+                        .paths = true};
+    engine e = {0};
     CHECK_INT(input[0] * input[1], MASKS * n);
     CHECK_INT(result[0] * result[1], count);
     if (input[0] * input[1] != MASKS * n || result[0] * result[1] != count) goto done;
     if (o.ablation.kind == ABLATION_MEAN) {
         engine_open(&e, graph, o);
-        if (!e.b) goto close;
+        if (!e.b) goto done;
         CHECK_OK(e.interface->bind(e.b, &batch));
         o.ablation.fill = means = golden_row_means(m, e.b, g->examples);
         engine_close(&e);
     }
     engine_open(&e, graph, o);
-    if (!e.b) goto close;
+    if (!e.b) goto done;
     const mask_range range = {.count = masks, .n = n, .keeps = keeps + parts[p].first_mask * n};
     float *actual = engine_reverse(&e, &batch, parts[p].kind, 1, &range, margins);
     const double seen = worst_row(actual, expected, masks * g->examples, n);
@@ -78,9 +79,8 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
     CHECK_NEAR(largest_difference(margins, outputs + masks * g->examples, masks * g->examples), 0, 1e-5);
     free(outputs);
     free(actual);
-close:
-    engine_close(&e);
 done:
+    engine_close(&e);
     free(keeps);
     free(means);
     free(expected);
@@ -89,14 +89,17 @@ done:
 
 static void compare_net(const golden_net *net, const char *backend) {
     double worst[sizeof parts / sizeof *parts] = {0};
+    int sets = 0;
     golden g;
     test_begin("%s: derivatives of %s are PyTorch's", backend, net->weights);
     CHECK_OK(golden_open(net, "gradients", &g));
     for (component_set set = SET_FILTERS; set <= SET_BLOCKS; set++) {
         model *m = golden_has(&g, set, "levels") ? golden_model(&g, set) : NULL;
         for (size_t p = 0; m && p < sizeof parts / sizeof *parts; p++) compare(&g, m, set, backend, p, &worst[p]);
+        sets += m != NULL;
         model_destroy(m);
     }
+    CHECK(sets > 0);
     printf("# %s, %s:", backend, net->weights);
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
         CHECK_NEAR(worst[p], 0, LIMIT);

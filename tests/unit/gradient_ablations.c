@@ -1,51 +1,24 @@
 /*
- * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a stored derivative
- * is the slope of the output in the component's mask value, from ablated (0) to whole (1).
+ * gradient_ablations.c - `coar gradients` under every kind of ablation against differences of masked outputs: a
+ * stored derivative is the slope of the output in the component's mask value, from ablated (0) to whole (1).
  */
+#include "digits.h"
 #include "runs.h"
 #include "test.h"
 
-#include "ablate/job.h"
+#include "core/h5.h"
 #include "core/levels.h"
 
 enum { EXAMPLES = 3, STRIDE = 23 }; /* every so many components */
 
 static const double half_step = 0.01;
 
-static const char *in_data(const char *name) {
-    static char paths[4][512];
-    static int next;
-    char relative[128];
-    snprintf(relative, sizeof relative, "../data/%s", name);
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s", test_path(relative));
-    return path;
-}
-
-static const char *data_file(void) {
-    static char path[512];
-    if (path[0]) return path;
-    snprintf(path, sizeof path, "%s", test_temporary("digits.h5"));
-    coar_pack_options o = COAR_PACK_INIT;
-    o.from = "npy";
-    o.path = in_data("digits-images.npy");
-    o.labels = in_data("digits-labels.npy");
-    o.output = path;
-    CHECK_OK(coar_pack(&o, NULL));
-    return path;
-}
-
-/* Sums of a run of one pass: the derivatives themselves. [LEVELS][EXAMPLES][n], to be freed. */
-static double *stored_derivatives(const char *name, const char *ablation) {
-    char path[512];
+static coar_gradients_options options_for(const char *path, const char *ablation) {
     coar_gradients_options o = COAR_GRADIENTS_INIT;
-    run_store *store = NULL;
-    gradients_info info = {.components = 0};
-    bool present = false;
     o.passes = 1;
-    o.ablate.model = in_data("digits-vit.safetensors");
-    o.ablate.data = data_file();
-    o.ablate.output = run_path(path, name);
+    o.ablate.model = digits_model("vit");
+    o.ablate.data = digits_data();
+    o.ablate.output = path;
     o.ablate.examples = "0:3";
     o.ablate.ablation = ablation;
     o.ablate.alpha = 0.3;
@@ -53,6 +26,16 @@ static double *stored_derivatives(const char *name, const char *ablation) {
     o.ablate.backend = "cpu";
     o.ablate.precision = "fp32";
     o.ablate.threads = 2;
+    return o;
+}
+
+/* Sums of a run of one pass: the derivatives themselves. [LEVELS][EXAMPLES][n], to be freed. */
+static double *stored_derivatives(const char *name, const char *ablation) {
+    char path[512];
+    const coar_gradients_options o = options_for(run_path(path, name), ablation);
+    run_store *store = NULL;
+    gradients_info info = {.components = 0};
+    bool present = false;
     CHECK_OK(coar_gradients(&o, NULL));
     CHECK_OK(store_open(path, &store));
     CHECK_OK(store_gradients_info(store, "margin", &info, &present));
@@ -64,17 +47,15 @@ static double *stored_derivatives(const char *name, const char *ablation) {
 
 /* The reference on the run's examples, bound. */
 static backend *open_reference(const char *ablation, job **out) {
-    const job_options options = {.model = in_data("digits-vit.safetensors"),
-                                 .data = data_file(),
+    const job_options options = {.model = digits_model("vit"),
+                                 .data = digits_data(),
                                  .examples = "0:3",
                                  .ablation = ablation,
                                  .backend = "reference",
                                  .threads = 2};
     const job_pass pass = {.examples = EXAMPLES, .masks = 2};
     backend *b = NULL;
-    job *j = NULL;
-    CHECK_OK(job_open(&options, &j));
-    if (!j) exit(1);
+    job *j = digits_job(&options);
     CHECK_OK(job_baseline(j)); /* the means of `mean` */
     uint8_t *images = malloc(EXAMPLES * job_image_bytes(j));
     CHECK_OK(job_prepare(j, &pass, 0, j->pool, &b));
@@ -119,9 +100,34 @@ static void compare(const char *name, const char *ablation, double whole, double
     job_close(j);
 }
 
+/* mean.h5 as it is there. */
+static void test_means(void) {
+    test_begin("means of a run that are not one for each of the model's rows are refused");
+    static const float few[3] = {1, 2, 3};
+    char path[512];
+    coar_gradients_options o = options_for(run_path(path, "mean.h5"), "mean");
+    o.passes = 2;
+    CHECK_OK(coar_gradients(&o, NULL)); /* goes on with the stored ones */
+    for (int present = 1; present >= 0; present--) {
+        hid_t file = H5Fopen(run_file(path, "tables.h5"), H5F_ACC_RDWR, H5P_DEFAULT);
+        CHECK(H5Ldelete(file, "/fill", H5P_DEFAULT) >= 0);
+        hid_t space = H5Screate_simple(1, &(hsize_t){3}, NULL), fill = H5I_INVALID_HID;
+        if (present) fill = H5Dcreate2(file, "/fill", H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        if (present) CHECK(H5Dwrite(fill, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, few) >= 0);
+        h5_close(&fill);
+        h5_close(&space);
+        h5_close(&file);
+        o.passes++;
+        CHECK_ERROR(coar_gradients(&o, NULL), COAR_ERROR_INPUT,
+                    present ? "fill: holds 3 means" : "fill: holds 0 means");
+        status_clear();
+    }
+}
+
 int main(void) {
     compare("zero.h5", "zero", 1, 0);
     compare("scale.h5", "scale:0.6", 1, 0.6);
     compare("mean.h5", "mean", 1, 0);
+    test_means();
     return test_end();
 }

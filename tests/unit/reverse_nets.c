@@ -1,6 +1,7 @@
 /*
- * reverse_nets.c - reverse passes of whole networks: against central differences of the forward pass, whose keeps, fills
- * and images are moved (the reference backend); and what must not change a derivative (every backend that has them).
+ * reverse_nets.c - reverse passes of whole networks: against central differences of the forward pass, whose keeps,
+ * fills and images are moved (the reference backend); and what must not change a derivative (every backend that has
+ * them).
  */
 #include "engines.h"
 #include "nets.h"
@@ -53,8 +54,8 @@ static graph *make_net(const struct net *net, uint64_t seed) {
 
 /* ------------------------------------------------------------------------------------ central differences */
 
-/* How derivatives compared. A ReLU that changes sides within a step, or a pool's largest pixel, spoils a difference: where
- * a network has such `kinks`, a few may be off (one wrong op spoils all that lie before it). */
+/* How derivatives compared. A ReLU that changes sides within a step, or a pool's largest pixel, spoils a difference:
+ * where a network has such `kinks`, a few may be off (one wrong op spoils all that lie before it). */
 typedef struct account {
     bool kinks;
     size_t count, off;
@@ -173,8 +174,8 @@ static void fills_moved(graph *g, uint64_t seed, account *a) {
     net_batch_free((example_batch *)&batch);
 }
 
-/* Images that grow by `scale`: everything depends on them through the stem alone, whose linear outputs grow alike. So its
- * components' conductances, from one example to the next, add up to dL/dscale times the difference of the scales. */
+/* Images that grow by `scale`: everything depends on them through the stem alone, whose linear outputs grow alike. So
+ * its components' conductances, from one example to the next, add up to dL/dscale times the scales' difference. */
 static void scales_moved(graph *g, uint64_t seed, account *a) {
     enum { PATH = 5 };
     const uint32_t n = g->components;
@@ -278,7 +279,8 @@ static void invariants(const char *backend, const struct net *net) {
                         .ablation = {.kind = ABLATION_SCALE, .gain = gain},
                         .examples = EXAMPLES,
                         .masks = MANY,
-                        .reverse = true};
+                        .reverse = true,
+                        .paths = true};
     engine one, three;
     engine_open(&one, g, o);
     o.threads = 3;
@@ -383,7 +385,7 @@ static void refusals(const char *backend) {
     engine_open(&e, g, o);
     CHECK_OK(e.interface->bind(e.b, &batch));
     CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, OUTPUTS, &range, gradients, NULL), COAR_ERROR_INTERNAL,
-                backend);
+                "output 4");
     status_clear();
     CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_CONDUCTANCE, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL,
                 "33");
@@ -396,7 +398,8 @@ static void refusals(const char *backend) {
     o.reverse = false;
     engine_open(&e, g, o);
     CHECK_OK(e.interface->bind(e.b, &batch));
-    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL, backend);
+    CHECK_ERROR(e.interface->run_reverse(e.b, REVERSE_MASK, 0, &range, gradients, NULL), COAR_ERROR_INTERNAL,
+                "a reverse pass");
     status_clear();
     engine_close(&e);
     free(keeps);

@@ -1,5 +1,6 @@
 /*
- * store.c - the run file as a whole: creation and refusal, hostile manifests, stages, tables, read-only folders, describe.
+ * store.c - the run file as a whole: creation and refusal, hostile manifests, stages, tables, read-only folders,
+ * describe.
  */
 #include "runs.h"
 #include "test.h"

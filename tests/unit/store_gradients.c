@@ -1,6 +1,6 @@
 /*
- * store_gradients.c - stages of chains and gradients.h5 made from them: what interruptions, other numbers of passes, shards and
- * damage do. The derivatives are planted: each is a function of (output, pass, example, component).
+ * store_gradients.c - stages of chains and gradients.h5 made from them: what interruptions, other numbers of passes,
+ * shards and damage do. The derivatives are planted: each is a function of (output, pass, example, component).
  */
 #include "runs.h"
 #include "test.h"

@@ -1,6 +1,6 @@
 /*
- * store_journal.c - what kills, damage and other processes do to work in progress: nothing that was saved is lost, nothing
- * that is damaged is used, and two processes never do the same work at once.
+ * store_journal.c - what kills, damage and other processes do to work in progress: nothing that was saved is lost,
+ * nothing that is damaged is used, and two processes never do the same work at once.
  */
 #include "runs.h"
 #include "test.h"

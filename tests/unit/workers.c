@@ -1,128 +1,44 @@
 /*
- * workers.c - several devices on one stage: the same bytes for any number of them, and what a failing one costs. The devices
- * are cpu backends behind an interface that counts and fails on demand.
+ * workers.c - several devices on one stage: the same bytes for any number of them, and what a failing one costs. The
+ * devices are cpu backends behind an interface that counts and fails on demand.
  */
+#include "devices.h"
+#include "digits.h"
 #include "runs.h"
 #include "test.h"
 
-#include <pthread.h>
-
 #include "ablate/mask_units.h"
-#include "core/memory.h"
 
-enum { DEVICES_MAX = 3, EXAMPLES = 70, MASKS = 40, UNIT_MASKS = 16, UNIT_EXAMPLES = 32, UNITS = 9 };
+enum { EXAMPLES = 70, MASKS = 40, UNIT_MASKS = 16, UNIT_EXAMPLES = 32, UNITS = 9 };
 
 /* ------------------------------------------------------------------------------------------- made-up devices */
 
-static int device_count;
-static int units_run[DEVICES_MAX];   /* by each; each has one thread */
-static int fails_after[DEVICES_MAX]; /* units; -1 = never; -2 = at prepare */
-static bool all_take_part;           /* nobody ends a first unit before everybody has begun one */
+static bool all_take_part; /* nobody ends a first unit before everybody has begun one */
 static pthread_barrier_t first_unit;
 
-static backend_interface devices[DEVICES_MAX]; /* what the backend of each points to */
-
-static coar_status count_devices(int *count) {
-    *count = device_count;
-    return COAR_OK;
-}
-
-static coar_status device_prepare(const backend_settings *s, backend **out) {
-    backend_settings on_host = *s;
-    on_host.memory = 64 << 20; /* 0 = what a device has free */
-    if (fails_after[s->device] == -2) return status_set(COAR_ERROR_UNSUPPORTED, "planted: no kernel image");
-    TRY(backend_cpu.prepare(&on_host, out));
-    (*out)->interface = &devices[s->device];
-    return COAR_OK;
-}
-
 static coar_status device_run(backend *b, const mask_range *masks, float *outputs) {
-    const ptrdiff_t device = b->interface - devices;
-    if (all_take_part && !units_run[device]) pthread_barrier_wait(&first_unit);
-    if (units_run[device]++ == fails_after[device]) {
-        memset(outputs, 0x7f, sizeof *outputs); /* a failure may leave anything behind */
-        return status_set(COAR_ERROR_IO, "planted: an illegal address was met");
-    }
+    if (all_take_part && !device_calls[b->interface - devices]) pthread_barrier_wait(&first_unit);
+    TRY(device_call(b, outputs));
     return backend_cpu.run(b, masks, outputs);
 }
 
 static void plan_devices(int count, int after0, int after1, int after2) {
-    const int after[] = {after0, after1, after2};
-    device_count = count;
-    for (int d = 0; d < DEVICES_MAX; d++) {
-        fails_after[d] = after[d];
-        units_run[d] = 0;
-        devices[d] = backend_cpu;
-        devices[d].devices = count_devices;
-        devices[d].prepare = device_prepare;
-        devices[d].run = device_run;
-    }
-}
-
-/* ------------------------------------------------------------------------------------------------ the caller */
-
-typedef struct told {
-    pthread_t caller;
-    int warnings, elsewhere;              /* elsewhere: callbacks from another thread than the caller's */
-    uint64_t calls, last, total, stop_at; /* stop_at: masked images; 0 = never */
-    bool fell;
-    char warning[256];
-} told;
-
-static int on_progress(void *user, const coar_progress *p) {
-    told *t = user;
-    t->calls++;
-    t->fell |= p->done <= t->last;
-    t->last = p->done;
-    t->total = p->total;
-    t->elsewhere += !pthread_equal(pthread_self(), t->caller);
-    return t->stop_at && p->done >= t->stop_at;
-}
-
-static void on_log(void *user, coar_log_level level, const char *line) {
-    told *t = user;
-    t->elsewhere += !pthread_equal(pthread_self(), t->caller);
-    if (level != COAR_LOG_WARNING) return;
-    t->warnings++;
-    snprintf(t->warning, sizeof t->warning, "%s", line);
-}
-
-static const char *data_file(void) {
-    static char path[512], images[512], labels[512];
-    if (path[0]) return path;
-    snprintf(path, sizeof path, "%s", test_temporary("digits.h5"));
-    snprintf(images, sizeof images, "%s", test_path("../data/digits-images.npy"));
-    snprintf(labels, sizeof labels, "%s", test_path("../data/digits-labels.npy"));
-    coar_pack_options o = COAR_PACK_INIT;
-    o.from = "npy";
-    o.path = images;
-    o.labels = labels;
-    o.output = path;
-    CHECK_OK(coar_pack(&o, NULL));
-    return path;
+    devices_plan(count, after0, after1, after2);
+    for (int d = 0; d < DEVICES_MAX; d++) devices[d].run = device_run;
 }
 
 /* A job on the devices planned; the digits' transformer, as attention takes part in any mixing up of examples. */
 static job *open_job(const coar_callbacks *callbacks) {
-    job *j = NULL;
-    char model[512];
-    snprintf(model, sizeof model, "%s", test_path("../data/digits-vit.safetensors"));
-    const job_options options = {.model = model,
-                                 .data = data_file(),
+    const job_options options = {.model = digits_model("vit"),
+                                 .data = digits_data(),
                                  .examples = "0:70",
                                  .backend = "cpu",
                                  .threads = 2,
                                  .callbacks = callbacks};
-    CHECK_OK(job_open(&options, &j));
-    if (!j) exit(1);
+    job *j = digits_job(&options);
     j->unit_masks = UNIT_MASKS;
     j->unit_examples = UNIT_EXAMPLES;
-    j->interface = &devices[0];
-    free(j->devices);
-    j->devices = NULL;
-    CHECK_OK(memory_new((size_t)device_count, sizeof *j->devices, "devices", &j->devices));
-    for (int d = 0; d < device_count; d++) j->devices[d] = d;
-    j->device_count = (size_t)device_count;
+    devices_take(j);
     return j;
 }
 
@@ -141,8 +57,8 @@ typedef struct trial {
 static void open_trial(trial *t, const char *name) {
     char path[512];
     status_clear();
-    *t = (trial){.told = {.caller = pthread_self()}};
-    t->callbacks = (coar_callbacks){.progress = on_progress, .log = on_log, .user = &t->told};
+    *t = (trial){.told = {.stop_at = 0}};
+    t->callbacks = told_begin(&t->told);
     t->job = open_job(&t->callbacks);
     t->sampler = (sampler){
         .kind = SAMPLER_BERNOULLI, .alpha = 0.1, .seed = 3, .n = t->job->model->graph->components, .groups = 1};
@@ -190,7 +106,7 @@ static void test_one(void) {
     plan_devices(1, -1, -1, -1);
     open_trial(&t, "one.h5");
     CHECK_OK(workers_run(t.job, &t.work, t.stage));
-    CHECK_INT(units_run[0], UNITS);
+    CHECK_INT(device_calls[0], UNITS);
     CHECK_INT(t.told.calls, UNITS);
     CHECK_INT(t.work.images, MASKS * EXAMPLES);
     read_units(&t, expected);
@@ -211,8 +127,8 @@ static void test_several(void) {
         CHECK_OK(workers_run(t.job, &t.work, t.stage));
         pthread_barrier_destroy(&first_unit);
         all_take_part = false;
-        for (int d = 0; d < count; d++) CHECK(units_run[d] > 0);
-        CHECK_INT(units_run[0] + units_run[1] + units_run[2], UNITS);
+        for (int d = 0; d < count; d++) CHECK(device_calls[d] > 0);
+        CHECK_INT(device_calls[0] + device_calls[1] + device_calls[2], UNITS);
         CHECK_INT(t.told.warnings, 0);
         check_units(&t);
         close_trial(&t);
@@ -239,7 +155,7 @@ static void test_failing(void) {
         pthread_barrier_destroy(&first_unit);
         all_take_part = false;
         check_units(&t);
-        if (cases[i].after != 1 || units_run[1] == 2) { /* it may find nothing left for a second one */
+        if (cases[i].after != 1 || device_calls[1] == 2) { /* it may find nothing left for a second one */
             CHECK_INT(t.told.warnings, 1);
             CHECK(strstr(t.told.warning, "device 1 ") && strstr(t.told.warning, cases[i].text));
         }
@@ -256,7 +172,7 @@ static void test_all_fail(void) {
     CHECK(strstr(coar_last_error(), "device "));
     CHECK_INT(t.told.warnings, 1);
     CHECK_INT(stage_done_count(t.stage), 3 + 2);
-    for (int d = 0; d < 2; d++) fails_after[d] = -1;
+    for (int d = 0; d < 2; d++) device_fails_after[d] = -1;
     t.told.last = 0;
     CHECK_OK(workers_run(t.job, &t.work, t.stage));
     check_units(&t);
@@ -281,11 +197,11 @@ static void test_stop(void) {
     CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_STOPPED, "the same command goes on");
     const uint64_t done = stage_done_count(t.stage);
     CHECK(done >= 1 && done <= 1 + 2 * 2); /* one that was counted, and two buffers of each device */
-    CHECK_INT(done, units_run[0] + units_run[1]);
+    CHECK_INT(done, device_calls[0] + device_calls[1]);
     status_clear();
     t.told.stop_at = t.told.last = 0;
     CHECK_OK(workers_run(t.job, &t.work, t.stage));
-    CHECK_INT(units_run[0] + units_run[1], UNITS);
+    CHECK_INT(device_calls[0] + device_calls[1], UNITS);
     check_units(&t);
     t.told.calls = 0;
     CHECK_OK(workers_run(t.job, &t.work, t.stage));
@@ -307,8 +223,8 @@ static void test_not_the_device(void) {
     open_trial(&t, "rows.h5");
     for (size_t i = 0; i < EXAMPLES; i++) t.job->rows[i] = 1 << 20;
     CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_USAGE, "row 1048576");
-    CHECK_INT(t.told.warnings, 0);
-    CHECK_INT(units_run[0] + units_run[1], 0);
+    CHECK_TEXT(t.told.warning, "");
+    CHECK_INT(device_calls[0] + device_calls[1], 0);
     close_trial(&t);
 }
 

@@ -280,9 +280,7 @@ static coar_status run_all(cpu_backend *b, run_job *job) {
 static coar_status cpu_run(backend *base, const mask_range *masks, float *outputs) {
     cpu_backend *b = self(base);
     run_job job = {.masks = masks, .count = masks->count, .outputs = outputs};
-    if (masks->n != b->settings.graph->components)
-        return status_set(COAR_ERROR_INTERNAL, "cpu: masks of %u components for a model of %u", masks->n,
-                          b->settings.graph->components);
+    TRY(backend_check_masks(&b->settings, masks));
     TRY(run_all(b, &job));
     for (size_t t = 0; t < b->workers; t++) b->executed += b->worker[t].flops;
     b->dense += (double)masks->count * b->examples * graph_flops(b->settings.graph);

@@ -6,8 +6,8 @@
  *   group  32 examples of one mask: rows whose keep is 0 are not computed, and where the plan says FORM_COMPACTED they
  *          are left out of the op that reads them as well;
  *   mixed  the examples beyond the last full group: each lane has its own mask, nothing is left out.
- * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue. A reverse pass needs
- * every row, so there groups are mixed as well.
+ * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue. A reverse pass
+ * needs every row, so there groups are mixed as well.
  *
  *   cpu.c         the backend interface: prepare, run, destroy
  *   cpu_layer.c   what never changes about an op: geometry, border zones, weights ordered for packing
@@ -17,7 +17,6 @@
  *   cpu_peak.c    the most flops per second this machine can do
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
  *   cpu_schedule  the steps of a reverse pass; what is kept for it, what is computed twice to save memory
- *   cpu_regions   where these things lie
  *   cpu_reverse.c run_reverse: tiles and lanes
  *   cpu_step.c    one step of a reverse pass
  *

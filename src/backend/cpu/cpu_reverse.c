@@ -4,10 +4,13 @@
  * Tiles are those of `run`: 32 examples of one mask, or pairs of the remaining examples and several masks. Both are
  * computed in mixed form, since every row's own output is needed, so a pair's gradients do not depend on its tile.
  * Neuron conductance compares neighbouring examples: there a tile is all bound examples under one mask.
+ * Must not know: ops, what is kept for them.
  */
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+
+_Static_assert(PATH_EXAMPLES_MAX <= LANES, "a path is one tile");
 
 typedef struct reverse_job {
     cpu_backend *b;
@@ -67,15 +70,8 @@ coar_status cpu_run_reverse(backend *base, reverse_kind kind, size_t output, con
                             float *outputs) {
     cpu_backend *b = (cpu_backend *)base;
     reverse_job job = {b, kind, output, masks, b->examples / LANES, b->examples % LANES, LANES, gradients, outputs};
-    if (!b->settings.reverse || output >= b->settings.output_count || masks->n != b->settings.graph->components)
-        return status_set(COAR_ERROR_INTERNAL, "cpu: gradients of output %zu under masks of %u components%s", output,
-                          masks->n, b->settings.reverse ? "" : ", which were not planned for");
-    if (kind == REVERSE_CONDUCTANCE) {
-        if (b->examples > LANES)
-            return status_set(COAR_ERROR_INTERNAL, "cpu: conductance along %u examples, %d at most", b->examples,
-                              LANES);
-        if (job.rest) job.rest_lanes = (uint32_t)job.rest;
-    }
+    TRY(backend_check_reverse(&b->settings, b->examples, kind, output, masks));
+    if (kind == REVERSE_CONDUCTANCE && job.rest) job.rest_lanes = (uint32_t)job.rest;
     const size_t rest_tiles = (masks->count * job.rest + job.rest_lanes - 1) / job.rest_lanes;
     return cpu_each_worker(b, masks->count * job.groups + rest_tiles, reverse_task, &job);
 }

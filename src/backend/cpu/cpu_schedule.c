@@ -23,13 +23,11 @@ static bool keeps_positive(const op *o) {
     return o->kind == OP_CONV && o->act == ACT_RELU;
 }
 
-/* The op that makes value v is number v - 1: values are numbered in the order of the ops. */
-
 /* What an attention reads need not be kept for its reverse if its W x is: one multiply-add for each element makes it
  * again. */
 static bool remakes(const graph *g, int value) {
     if (value <= 0) return false;
-    const op *o = &g->ops[value - 1];
+    const op *o = &g->ops[graph_maker(value)];
     return o->kind == OP_CONV && cpu_schedule_keeps_linear(o) && o->act == ACT_NONE && o->residual < 0 &&
            o->mask.place != PLACE_OUT;
 }
@@ -50,17 +48,6 @@ static size_t elements(const graph *g, int value) {
 
 static size_t value_floats(const graph *g, int value) {
     return elements(g, value) * LANES;
-}
-
-/* wanted[v]: some component lies at or before value v, so its gradient is needed. */
-static void find_wanted(const graph *g, bool *wanted) {
-    wanted[0] = false;
-    for (size_t i = 0; i < g->op_count; i++) {
-        const op *o = &g->ops[i];
-        bool any = o->mask.place != PLACE_NONE || (o->residual >= 0 && wanted[o->residual]);
-        for (int k = 0; k < 3; k++) any |= o->input[k] >= 0 && wanted[o->input[k]];
-        wanted[o->output] = any;
-    }
 }
 
 /* ------------------------------------------------------------------------------------------- steps */
@@ -181,8 +168,8 @@ static void add_other_reverse(builder *b, size_t i) {
     b->gradient[o->output] = REGION_NONE;
     for (int k = 0; k < 3; k++) {
         const int value = o->input[k];
-        if (o->kind == OP_ATTENTION && remakes(b->g, value) && b->linear[value - 1] != REGION_NONE) {
-            s->remade[k] = use(b, b->linear[value - 1]);
+        if (o->kind == OP_ATTENTION && remakes(b->g, value) && b->linear[graph_maker(value)] != REGION_NONE) {
+            s->remade[k] = use(b, b->linear[graph_maker(value)]);
             s->scratch[k] = new_region(b, value_floats(b->g, value));
         } else if (reads_input(o, k)) {
             s->x[k] = use(b, b->value[value]);
@@ -260,7 +247,7 @@ static coar_status find_cuts(const graph *g, cut_list *cuts) {
     TRY_GOTO(memory_new(g->value_count, sizeof *wanted, "reverse pass", &wanted));
     TRY_GOTO(memory_new(g->op_count, sizeof *cuts->at, "reverse pass", &cuts->at));
     TRY_GOTO(memory_new(g->op_count, sizeof *cuts->kept, "reverse pass", &cuts->kept));
-    find_wanted(g, wanted);
+    graph_find_wanted(g, wanted);
     for (size_t i = 0; i < g->op_count; i++) {
         const bool cut = i == 0 || ((i == 1 || crossing[i] <= crossing[i - 1]) &&
                                     (i + 1 == g->op_count || crossing[i] <= crossing[i + 1]));
@@ -311,7 +298,7 @@ static void add_steps(builder *b, const cut_list *cuts, size_t last, const bool 
 static coar_status builder_create(const graph *g, builder *b) {
     int **const of_values[] = {&b->value, &b->gradient}, **const of_ops[] = {&b->linear, &b->positive, &b->dlinear};
     TRY(memory_new(g->value_count, sizeof *b->wanted, "reverse pass", &b->wanted));
-    find_wanted(g, b->wanted);
+    graph_find_wanted(g, b->wanted);
     for (size_t k = 0; k < 2; k++) {
         TRY(memory_new(g->value_count, sizeof(int), "reverse pass", of_values[k]));
         for (size_t v = 0; v < g->value_count; v++) (*of_values[k])[v] = REGION_NONE;

@@ -16,8 +16,8 @@
 #ifndef COAR_BACKEND_CPU_CPU_SCHEDULE_H
 #define COAR_BACKEND_CPU_CPU_SCHEDULE_H
 
-#include "backend/cpu/cpu_regions.h"
 #include "graph/graph.h"
+#include "graph/regions.h"
 
 typedef enum step_kind {
     STEP_INPUT,    /* pixels -> value 0 */
@@ -39,7 +39,7 @@ typedef struct step {
     int residual;  /* value, likewise */
     int y;         /* value, written; STEP_OUTPUT: the logits */
     int linear;    /* x of the site: W x of an OP_CONV, the unmasked result of an OP_ATTENTION */
-    int positive;  /* one bit for each element of y: y > 0, where the activation is ReLU */
+    int positive;  /* one bit for each element of y: y > 0 or NaN, where the activation is ReLU */
     int dy;        /* gradient of y; STEP_EPILOGUE may write over it */
     int dlinear;   /* gradient of W x: STEP_EPILOGUE writes it, STEP_REVERSE of OP_CONV reads it */
     int dx[3];     /* gradients of the inputs */
@@ -62,7 +62,7 @@ typedef struct cpu_schedule_choice {
     size_t kept_from, floats;
 } cpu_schedule_choice;
 
-/* The ways that are worth having, malloc'ed: the fewest repeated operations first, each smaller than those before it. */
+/* The ways that are worth having, malloc'ed: the fewest repeated operations first, each smaller than those before. */
 coar_status cpu_schedule_choices(const graph *g, cpu_schedule_choice **choices, size_t *count);
 
 coar_status cpu_schedule_create(const graph *g, size_t kept_from, cpu_schedule *out);

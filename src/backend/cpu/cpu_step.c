@@ -1,12 +1,13 @@
 /*
  * cpu_step.c - one step of a reverse pass: an op forward, keeping what its reverse reads, or the reverse of an op.
  *
- * With u = mul x + add + residual, y = act(u), x = W * input, keep k and fill c (cpu_pack.c has mul and add), g = dL/du:
+ * With u = mul x + add + residual, y = act(u), x = W * input, keep k, fill c (cpu_pack.c has mul and add), g = dL/du:
  *   PRE    mask  sum of g scale (x - c)          dL/dx = g mul
  *   POST   mask  sum of g (scale x + shift - c)  dL/d(scale x + shift) = g k
  *   OUT    mask  sum of dL/dy (x - c)            dL/dx = dL/dy k, x being the op's unmasked result
  * Influence is the sum of dL/dx, conductance that of dL/dx times the difference of x to the lane before. A kernel sums
  * over positions, for each channel and lane; the channels of a component are added here, in double, in order.
+ * Must not know: which masks and examples the lanes are, in what order steps come, where regions lie.
  */
 #include <string.h>
 
@@ -165,13 +166,11 @@ static epilogue_reverse_args epilogue_args(const reverse_tile *t, const step *s)
 static float *remake_result(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     const cpu_packed *p = &t->w->packed[s->op];
-    const size_t positions = shape_positions(layer->out), count = positions * layer->out.c * LANES;
-    const float *residual = at(t, s->residual);
+    const size_t positions = shape_positions(layer->out);
     const activate_kernel activate = cpu_activation(t->b, layer->op->act);
     float *x = at(t, s->scratch[0]);
-    t->b->kernels->scale_channels(at(t, s->linear), positions, layer->out.c, p->mul, p->add, x);
-    for (size_t i = 0; residual && i < count; i++) x[i] += residual[i];
-    if (activate) activate(x, count);
+    t->b->kernels->scale_channels(at(t, s->linear), positions, layer->out.c, p->mul, p->add, at(t, s->residual), x);
+    if (activate) activate(x, positions * layer->out.c * LANES);
     return x;
 }
 
@@ -263,11 +262,12 @@ static void reverse_layernorm(const reverse_tile *t, const step *s) {
 static const float *attention_input(const reverse_tile *t, const step *s, int k) {
     const op *o = t->b->layers[s->op].op;
     if (s->remade[k] == REGION_NONE) return at(t, s->x[k]);
-    const size_t before = (size_t)o->input[k] - 1;
+    const size_t before = graph_maker(o->input[k]);
     const cpu_layer *maker = &t->b->layers[before];
     const cpu_packed *p = &t->w->packed[before];
     float *x = at(t, s->scratch[k]);
-    t->b->kernels->scale_channels(at(t, s->remade[k]), shape_positions(maker->out), maker->out.c, p->mul, p->add, x);
+    t->b->kernels->scale_channels(at(t, s->remade[k]), shape_positions(maker->out), maker->out.c, p->mul, p->add, NULL,
+                                  x);
     return x;
 }
 

@@ -122,7 +122,7 @@ void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i) {
 void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y) {
     const cpu_layer *layer = &b->layers[i];
     cpu_out_keeps(b, w, i);
-    b->kernels->scale_channels(x, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, y);
+    b->kernels->scale_channels(x, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, NULL, y);
 }
 
 void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
@@ -157,7 +157,7 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
 
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
     b->kernels->normalise(images.pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add, x);
-    if (images.scale) b->kernels->scale_channels(x, b->elements, 1, images.scale, b->zeros, x);
+    if (images.scale) b->kernels->scale_channels(x, b->elements, 1, images.scale, b->zeros, NULL, x);
 }
 
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,

@@ -9,7 +9,7 @@
  *               has read its pinned twin, so nothing else needs to be waited for.
  *
  * The first batch of a shape is launched op by op, each waited for: a failure is then known by its op, and kernels
- * are loaded outside of any capture. From the second on it is a graph.
+ * are loaded outside of any capture. From the second on it is a graph; those of the latest shapes are kept.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -58,32 +58,41 @@ static cuda_shape shape_of(const cuda_backend *b, const cuda_batch *batch, const
     return shape;
 }
 
-/* Batches of whole masks: what an example adds depends on the one before it. */
-static coar_status whole_masks(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks,
-                               cuda_shape *shape) {
-    *shape = shape_of_masks(masks);
-    const uint32_t room = room_for_masks(batch, shape), fit = batch->pairs / b->examples,
-                   most = fit < room ? fit : room;
-    if (!most)
-        return status_set(COAR_ERROR_MEMORY,
-                          "%s: neuron conductance wants the %u examples of a block in one batch, but the device memory "
-                          "that is allowed holds only %u: raise --memory, or free the device",
-                          b->device.name, b->examples, batch->pairs);
-    shape->slots = pairs_per_batch(masks->count, most);
-    shape->pairs = shape->slots * b->examples;
-    return COAR_OK;
+/* Batches of whole masks: what an example adds depends on the one before it. No batch is smaller than a path. */
+static cuda_shape shape_of_paths(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks) {
+    cuda_shape shape = shape_of_masks(masks);
+    const uint32_t room = room_for_masks(batch, &shape), fit = batch->pairs / b->examples;
+    shape.slots = pairs_per_batch(masks->count, fit < room ? fit : room);
+    shape.pairs = shape.slots * b->examples;
+    return shape;
 }
 
 /* -------------------------------------------------------------------------------------------- lanes */
 
-static void free_graph(cuda_lane *lane) {
-    if (lane->graph) (void)cudaGraphExecDestroy(lane->graph);
-    lane->graph = NULL;
+static void forget(cuda_known *known) {
+    for (int i = 0; i < CUDA_LANES; i++)
+        if (known->graph[i]) (void)cudaGraphExecDestroy(known->graph[i]);
+    *known = (cuda_known){0};
 }
 
 void cuda_batches_free_graphs(cuda_backend *b) {
     for (int mode = 0; mode < CUDA_MODES; mode++)
-        for (int i = 0; i < CUDA_LANES; i++) free_graph(&b->batch[mode].lane[i]);
+        for (int i = 0; i < CUDA_SHAPES; i++) forget(&b->batch[mode].known[i]);
+}
+
+/* NULL: not known. */
+static cuda_known *find_known(cuda_batch *batch, const cuda_shape *shape) {
+    for (int i = 0; i < CUDA_SHAPES; i++)
+        if (same_shape(&batch->known[i].shape, shape)) return &batch->known[i];
+    return NULL;
+}
+
+/* No graph is under way that is forgotten here: a call has one shape, and has ended before another begins. */
+static void remember(cuda_batch *batch, const cuda_shape *shape) {
+    cuda_known *known = &batch->known[batch->oldest];
+    batch->oldest = (batch->oldest + 1) % CUDA_SHAPES;
+    forget(known);
+    known->shape = *shape;
 }
 
 /* One call of run or run_reverse. */
@@ -193,7 +202,7 @@ static coar_status enqueue_reverse(const cuda_pass *pass, const cuda_lane *lane,
              "gradients of a batch of %u (compute stream)", pass->pairs);
     if (!seed) return COAR_OK;
     TRY_CUDA(gpu_output_gradient_launch(output_kind_of(o->kind), o->a, o->b, b->type, pass->pairs, b->classes,
-                                        pass->batch->logits, b->labels, pass->example, cuda_reverse_gain(b), seed,
+                                        pass->batch->logits, b->labels, pass->example, cuda_loss_scale(b), seed,
                                         pass->stream),
              "gradient of output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
     return cuda_reverse(pass, shape->kind, lane->gradients);
@@ -233,7 +242,8 @@ static coar_status gather_input(cuda_backend *b, const cuda_batch *batch, const 
     return COAR_OK;
 }
 
-static coar_status capture(cuda_backend *b, const cuda_batch *batch, cuda_lane *lane, const cuda_shape *shape) {
+static coar_status capture(cuda_backend *b, const cuda_batch *batch, const cuda_lane *lane, const cuda_shape *shape,
+                           cudaGraphExec_t *out) {
     coar_status status;
     cudaGraph_t graph = NULL;
     TRY_CUDA(cudaStreamBeginCapture(b->compute, cudaStreamCaptureModeThreadLocal), "capturing a batch of %u",
@@ -246,7 +256,7 @@ static coar_status capture(cuda_backend *b, const cuda_batch *batch, cuda_lane *
         goto done;
     }
     TRY_CUDA_GOTO(ended, "capturing a batch of %u", shape->pairs);
-    TRY_CUDA_GOTO(cudaGraphInstantiate(&lane->graph, graph, 0), "the graph of a batch of %u", shape->pairs);
+    TRY_CUDA_GOTO(cudaGraphInstantiate(out, graph, 0), "the graph of a batch of %u", shape->pairs);
 done:
     if (graph) (void)cudaGraphDestroy(graph);
     return status;
@@ -254,16 +264,16 @@ done:
 
 static coar_status compute(cuda_backend *b, cuda_batch *batch, cuda_lane *lane, const cuda_shape *shape) {
     TRY(gather_input(b, batch, lane, shape->pairs));
-    if (!same_shape(&lane->shape, shape)) free_graph(lane);
-    lane->shape = *shape;
-    if (!same_shape(&batch->known, shape)) {
+    cuda_known *known = find_known(batch, shape);
+    if (!known) {
         if (batch->mode == CUDA_FORWARD) TRY(cuda_layers_prepare(b, shape->pairs));
         TRY(enqueue(b, batch, lane, shape, true));
-        batch->known = *shape;
+        remember(batch, shape);
         return COAR_OK;
     }
-    if (!lane->graph) TRY(capture(b, batch, lane, shape));
-    TRY_CUDA(cudaGraphLaunch(lane->graph, b->compute), "the graph of a batch of %u (compute stream)", shape->pairs);
+    cudaGraphExec_t *graph = &known->graph[lane - batch->lane];
+    if (!*graph) TRY(capture(b, batch, lane, shape, graph));
+    TRY_CUDA(cudaGraphLaunch(*graph, b->compute), "the graph of a batch of %u (compute stream)", shape->pairs);
     return COAR_OK;
 }
 
@@ -359,10 +369,7 @@ coar_status cuda_batches_reverse(cuda_backend *b, reverse_kind kind, size_t outp
                      .output_count = 1,
                      .outputs = outputs,
                      .gradients = gradients};
-    if (kind == REVERSE_CONDUCTANCE)
-        TRY(whole_masks(b, call.batch, masks, &call.shape));
-    else
-        call.shape = shape_of(b, call.batch, masks);
+    call.shape = kind == REVERSE_CONDUCTANCE ? shape_of_paths(b, call.batch, masks) : shape_of(b, call.batch, masks);
     call.shape.kind = kind;
     call.shape.output = output;
     return run_batches(&call);

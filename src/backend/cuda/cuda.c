@@ -26,6 +26,9 @@ static coar_status check_logits(const graph *g) {
 
 static coar_status check_settings(const backend_settings *s, const cuda_device *device) {
     const char *layer = s->plan->layers ? s->plan->name[0] : "";
+    if (s->path_examples > PATH_EXAMPLES_MAX || s->path_examples > s->examples_max)
+        return status_set(COAR_ERROR_INTERNAL, "cuda: paths of %u examples, of %u at once", s->path_examples,
+                          s->examples_max);
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
         return status_set(COAR_ERROR_INTERNAL, "cuda: %zu outputs, a plan of %zu layers for a model of %zu",
                           s->output_count, s->plan->layers, s->graph->op_count);
@@ -202,13 +205,11 @@ static coar_status cuda_bind(backend *base, const example_batch *batch) {
 
 /* -------------------------------------------------------------------------------------------- runs */
 
-/* Enters the device, and runs `pass`; with half the batch as often as the device is out of memory, down to `least`
- * pairs. */
-static coar_status with_smaller_batches(cuda_backend *b, cuda_mode mode, uint32_t least,
-                                        coar_status (*pass)(cuda_backend *, void *), void *context) {
+/* Enters the device, and runs `pass`; with smaller batches as often as the device is out of memory. */
+static coar_status with_smaller_batches(cuda_backend *b, coar_status (*pass)(cuda_backend *, void *), void *context) {
     coar_status status;
     TRY_CUDA(cudaSetDevice(b->device.index), "CUDA device %d", b->device.index);
-    while ((status = pass(b, context)) == COAR_ERROR_MEMORY && b->batch[mode].pairs > least) {
+    while ((status = pass(b, context)) == COAR_ERROR_MEMORY && cuda_memory_can_shrink(b)) {
         status_clear();
         TRY(cuda_memory_shrink(b));
     }
@@ -236,7 +237,7 @@ static coar_status cuda_run(backend *base, const mask_range *masks, float *outpu
     run_call call = {masks, outputs};
     TRY(check_masks(b, masks));
     if (!masks->count || !b->examples) return COAR_OK;
-    TRY(with_smaller_batches(b, CUDA_FORWARD, 1, run_pass, &call));
+    TRY(with_smaller_batches(b, run_pass, &call));
     b->passes += (double)masks->count * b->examples;
     return b->precision == PRECISION_FP32 ? COAR_OK : cuda_retry_non_finite(b, masks, outputs);
 }
@@ -253,6 +254,22 @@ static coar_status reverse_pass(cuda_backend *b, void *context) {
     return cuda_batches_reverse(b, call->kind, call->output, call->masks, call->gradients, call->outputs);
 }
 
+/* The outputs tell what gradients may not: an overflow behind the last thing they read leaves them finite. So they are
+ * looked at even when the caller does not want them. */
+static coar_status reverse_with_retry(cuda_backend *b, reverse_call *call) {
+    coar_status status = COAR_OK;
+    float *unwanted = NULL;
+    if (!call->outputs) {
+        TRY(memory_new(call->masks->count, b->examples * sizeof *unwanted, "outputs of a reverse pass", &unwanted));
+        call->outputs = unwanted;
+    }
+    TRY_GOTO(with_smaller_batches(b, reverse_pass, call));
+    status = cuda_retry_reverse(b, call->kind, call->output, call->masks, call->gradients, call->outputs);
+done:
+    free(unwanted);
+    return status;
+}
+
 static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t output, const mask_range *masks,
                                     float *gradients, float *outputs) {
     cuda_backend *b = cuda_self(base);
@@ -260,13 +277,12 @@ static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t out
     TRY(check_masks(b, masks));
     if (!b->settings.reverse || output >= b->settings.output_count)
         return status_set(COAR_ERROR_INTERNAL, "cuda: not prepared for a reverse pass of output %zu", output);
-    if (kind == REVERSE_CONDUCTANCE && b->examples > CUDA_PATH_EXAMPLES)
-        return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, neuron conductance takes %d", b->examples,
-                          CUDA_PATH_EXAMPLES);
+    if (kind == REVERSE_CONDUCTANCE && b->examples > b->settings.path_examples)
+        return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, not prepared for paths of more than %u",
+                          b->examples, b->settings.path_examples);
     if (!masks->count || !b->examples) return COAR_OK;
-    TRY(with_smaller_batches(b, CUDA_REVERSE, kind == REVERSE_CONDUCTANCE ? b->examples : 1, reverse_pass, &call));
-    if (b->precision == PRECISION_FP32) return COAR_OK;
-    return cuda_retry_reverse(b, kind, output, masks, gradients, outputs);
+    if (b->precision != PRECISION_FP32) return reverse_with_retry(b, &call);
+    return with_smaller_batches(b, reverse_pass, &call);
 }
 
 static coar_status logits_pass(cuda_backend *b, void *context) {
@@ -275,7 +291,7 @@ static coar_status logits_pass(cuda_backend *b, void *context) {
 
 static coar_status cuda_logits(backend *base, float *logits) {
     cuda_backend *b = cuda_self(base);
-    return b->examples ? with_smaller_batches(b, CUDA_FORWARD, 1, logits_pass, logits) : COAR_OK;
+    return b->examples ? with_smaller_batches(b, logits_pass, logits) : COAR_OK;
 }
 
 static coar_status sums_pass(cuda_backend *b, void *context) {
@@ -284,7 +300,7 @@ static coar_status sums_pass(cuda_backend *b, void *context) {
 
 static coar_status cuda_row_sums(backend *base, double *sums) {
     cuda_backend *b = cuda_self(base);
-    return b->examples && b->settings.graph->rows ? with_smaller_batches(b, CUDA_FORWARD, 1, sums_pass, sums) : COAR_OK;
+    return b->examples && b->settings.graph->rows ? with_smaller_batches(b, sums_pass, sums) : COAR_OK;
 }
 
 static void cuda_work(const backend *base, double *executed, double *dense) {

@@ -6,7 +6,7 @@
  * and gradients, a batch is one CUDA graph, captured once per shape and replayed. Two lanes of staging take turns: while
  * one lane's batch is computed, the other's masks go up and its results come down.
  *
- *   cuda.c      the backend interface: prepare, bind, run, logits, destroy
+ *   cuda.c      the backend interface: prepare, bind, run, run_reverse, logits, destroy
  *   device.c    which device, what it can do, its class
  *   error.c     CUDA's errors as coar_status
  *   memory.c    all device memory, planned before it is taken; how many pairs fit
@@ -130,12 +130,9 @@ void cuda_library_versions(char *text, size_t size);
 /* A batch of forward passes alone (run, logits, sums), or one of forward passes that are taken back. */
 typedef enum cuda_mode { CUDA_FORWARD, CUDA_REVERSE, CUDA_MODES } cuda_mode;
 
-/* Most examples of a path that are bound at once (backend.h, REVERSE_CONDUCTANCE): one batch has to hold them. */
-enum { CUDA_PATH_EXAMPLES = 32 };
-
 typedef enum cuda_source { SOURCE_NONE, SOURCE_PHILOX, SOURCE_BITS, SOURCE_VALUES } cuda_source;
 
-/* What a graph was captured for: another one needs another graph. */
+/* What a batch is launched for: another shape is other launches. */
 typedef struct cuda_shape {
     uint32_t pairs, slots;
     cuda_source source;
@@ -155,45 +152,56 @@ typedef struct cuda_input {
 
 /* Staging of one batch in flight. */
 typedef struct cuda_lane {
-    char *host_block, *device_block; /* of the inputs, and how much of it a batch without masks takes */
+    char *host_block, *device_block; /* of the inputs */
     cuda_input host, device;
     float *host_outputs, *outputs;     /* [output_count][pairs]; of a reverse pass one output */
     float *host_gradients, *gradients; /* CUDA_REVERSE: [pairs][n]; else NULL */
     cudaEvent_t uploaded, computed, downloaded;
-    cudaGraphExec_t graph; /* of `shape`; NULL = none yet */
-    cuda_shape shape;
     size_t first;   /* pair of the run that the batch begins with */
     uint32_t count; /* pairs of the run in it; 0 = no batch in flight. The last one is repeated up to shape.pairs */
 } cuda_lane;
 
 enum { CUDA_LANES = 2 };
 
+/* Shapes whose graphs are kept. Paths take kinds of sums and outputs in turn, in binds of two sizes. */
+enum { CUDA_SHAPES = 16 };
+
+/* A shape that has been launched op by op already, so that graphs of it may be captured. */
+typedef struct cuda_known {
+    cuda_shape shape;                  /* of 0 pairs: none */
+    cudaGraphExec_t graph[CUDA_LANES]; /* NULL = none yet */
+} cuda_known;
+
 /* Everything whose size depends on the number of pairs. The batches of both modes lie in the same device and pinned
  * memory: a run of one of them has ended before another begins. */
 typedef struct cuda_batch {
     cuda_mode mode;
     uint32_t pairs, slots, value_slots, observed_pairs; /* room for */
-    cuda_shape known;                 /* has been launched op by op already: graphs of it may be captured */
+    cuda_known known[CUDA_SHAPES];
+    uint32_t oldest;                  /* of them: gives way to a new shape */
     void **buffer;                    /* CUDA_FORWARD: host array [buffers.buffers]: device address of each */
     char *tape;                       /* CUDA_REVERSE: where offset * pairs of the backend's tape begins */
     float *logits;                    /* [pairs][gpu_stride(classes)] */
     float *keep;                      /* [slots][rows] */
     float *observed;                  /* x of one PRE or POST site of observed_pairs pairs, fp32 */
     void *workspace;                  /* of one convolution */
-    size_t input_header, input_bytes; /* of a lane's block: without the masks, and in all */
+    size_t input_header, input_bytes; /* of a lane's block: what a batch without masks takes, and in all */
     cuda_lane lane[CUDA_LANES];
 } cuda_batch;
 
-/* Bytes of device memory with batches of `pairs`. Before memory is taken only: it measures with the same pointers. */
+/* Bytes of device memory with batches of `pairs`. */
 size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
 /* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse
- * passes not less than a path's examples. */
+ * passes not less than the examples of a path. */
 uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
 /* What backend_interface.memory says. */
 void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
 /* Takes the memory for as many pairs as are useful and allowed; fewer when the device refuses. */
 coar_status cuda_memory_allocate(struct cuda_backend *b);
-/* Gives up half of the batches; COAR_ERROR_MEMORY when they were of one pair. */
+/* Whether smaller batches would take less memory: not where the larger of the two kinds has the size that the plan or a
+ * path wants, or one pair. */
+bool cuda_memory_can_shrink(struct cuda_backend *b);
+/* Halves the larger of them. */
 coar_status cuda_memory_shrink(struct cuda_backend *b);
 void cuda_memory_free(struct cuda_backend *b);
 
@@ -214,6 +222,7 @@ typedef struct cuda_backend {
     bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
     cuda_layer *layers; /* [op_count] */
     cudaStream_t compute, upload, download;
+    size_t fixed_bytes;           /* of device memory that no batch is in; 0 = not measured yet */
     void *memory;                 /* one device allocation for all that follows */
     uint8_t *pixels;              /* [examples_max][elements] */
     void *input;                  /* [examples_max][positions][stride] normalised, in the type */
@@ -256,7 +265,8 @@ typedef struct cuda_pass {
     uint32_t pairs, count;          /* computed; and the first `count` of them, behind which the last one is repeated */
     const uint32_t *slot, *example; /* device */
     cudaStream_t stream;
-    bool checked; /* waits after each op, so that a failure is that op's; not while a graph is captured */
+    bool backwards; /* what is launched belongs to the reverse pass: errors say so */
+    bool checked;   /* waits after each op, so that a failure is that op's; not while a graph is captured */
     /* Sees each op after it was enqueued; NULL = nobody. */
     coar_status (*see)(void *context, const struct cuda_pass *pass, const cuda_layer *layer);
     void *context;
@@ -286,7 +296,7 @@ void *cuda_tape_at(const cuda_pass *pass, size_t place);
 /* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
 size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs);
 /* The factor of dL/dlogits, which the sums are divided by (precision.h, GRADIENT_SCALE_FP16). */
-float cuda_reverse_gain(const cuda_backend *b);
+float cuda_loss_scale(const cuda_backend *b);
 
 /* -------------------------------------------------------------------------------------------- batch.c */
 
@@ -312,7 +322,7 @@ coar_status cuda_means_add(cuda_backend *b, double *sums);
 /* Computes the pairs of outputs[output_count][S][E] with a non-finite output once more in fp32, and puts the results
  * in their place. */
 coar_status cuda_retry_non_finite(cuda_backend *b, const mask_range *masks, float *outputs);
-/* The same for pairs with a non-finite gradient (gradients[S][E][n]) or output ([S][E] or NULL). */
+/* The same for pairs with a non-finite gradient (gradients[S][E][n]) or output ([S][E]). */
 coar_status cuda_retry_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                float *gradients, float *outputs);
 /* Makes b->fp32_plan, and finds b->retry_bytes. */

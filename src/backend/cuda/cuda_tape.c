@@ -2,17 +2,11 @@
 #include "backend/cuda/cuda_tape.h"
 
 #include <stdlib.h>
-#include <string.h>
 
+#include "graph/regions.h"
 #include "kernels/cuda/kernels.h"
 
 #define ALIGNMENT 256 /* of device memory, as kernels.h wants it */
-
-/* Something that needs a place for some time: from the op that makes it to the last that reads it, both included. */
-typedef struct item {
-    size_t birth, death, bytes;
-    size_t place; /* CUDA_NOWHERE until it has one */
-} item;
 
 /* Where an item's place is to be written. */
 typedef struct request {
@@ -25,10 +19,10 @@ typedef struct builder {
     size_t element;
     bool copied_input;
     cuda_tape *tape;
-    bool *wanted;     /* [value_count]: a component has a part in the value */
+    bool *wanted;     /* [value_count]: graph_find_wanted */
     size_t *value;    /* [value_count] item */
     size_t *gradient; /* [value_count] item of dL/dvalue; NO_ITEM: none has begun */
-    item *items;      /* [item_count] */
+    region *items;    /* [item_count] in bytes: from the op that makes it to the last that reads it */
     size_t item_count;
     request *requests; /* [request_count] */
     size_t request_count;
@@ -57,12 +51,12 @@ static size_t bytes_of(const builder *b, int value) {
 
 static size_t add_item(builder *b, size_t birth, size_t bytes) {
     const size_t aligned = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    b->items[b->item_count] = (item){.birth = birth, .death = birth, .bytes = aligned, .place = CUDA_NOWHERE};
+    b->items[b->item_count] = (region){.size = aligned, .first = birth, .last = birth};
     return b->item_count++;
 }
 
 static void use_item(builder *b, size_t item, size_t time) {
-    if (item != NO_ITEM && b->items[item].death < time) b->items[item].death = time;
+    if (item != NO_ITEM && b->items[item].last < time) b->items[item].last = time;
 }
 
 /* *place is set once all items have theirs. */
@@ -77,23 +71,15 @@ static bool has_site(const op *o) {
     return o->mask.place != PLACE_NONE;
 }
 
-/* Values of the forward pass, as far as the forward pass itself reads them; and which have a component in them. */
+/* Values of the forward pass, as far as the forward pass itself reads them. */
 static void walk_forward(builder *b) {
     const graph *g = b->g;
     b->value[0] = b->copied_input ? add_item(b, 0, bytes_of(b, 0)) : NO_ITEM;
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
-        bool wanted = has_site(o);
-        for (int k = 0; k < 3; k++) {
-            if (o->input[k] < 0) continue;
-            use_item(b, b->value[o->input[k]], forward_time(i));
-            wanted |= b->wanted[o->input[k]];
-        }
-        if (o->residual >= 0) {
-            use_item(b, b->value[o->residual], forward_time(i));
-            wanted |= b->wanted[o->residual];
-        }
-        b->wanted[o->output] = wanted;
+        for (int k = 0; k < 3; k++)
+            if (o->input[k] >= 0) use_item(b, b->value[o->input[k]], forward_time(i));
+        if (o->residual >= 0) use_item(b, b->value[o->residual], forward_time(i));
         b->value[o->output] = o->output == g->logits ? NO_ITEM : add_item(b, forward_time(i), bytes_of(b, o->output));
     }
 }
@@ -104,19 +90,15 @@ bool cuda_tape_is_plain(const op *o) {
     return !has_site(o) && !o->scale && o->act == ACT_NONE;
 }
 
-/* W x stays for a mask's derivative, and for one of an activation that the result does not tell. */
-static bool keeps_linear(const op *o) {
-    return has_site(o) || (o->act != ACT_NONE && o->act != ACT_RELU);
+/* ReLU's derivative follows from the sign of its result: as long as no mask came behind it, and but for the logits,
+ * which are not stored like other values. */
+static bool reads_result(const graph *g, const op *o) {
+    return o->act == ACT_RELU && o->mask.place != PLACE_OUT && o->output != g->logits;
 }
 
-/* The activation's argument is computed again from W x and the residual; but ReLU's derivative follows from the sign of
- * its result, as long as no mask came behind it. */
-static bool reads_residual(const op *o) {
-    return o->mask.place == PLACE_OUT || (o->act != ACT_NONE && o->act != ACT_RELU);
-}
-
-static bool reads_result(const op *o) {
-    return o->act == ACT_RELU && o->mask.place != PLACE_OUT;
+/* The argument of any other activation is computed again, from W x and the residual; so is what OUT acts on. */
+static bool reads_argument(const graph *g, const op *o) {
+    return o->mask.place == PLACE_OUT || (o->act != ACT_NONE && !reads_result(g, o));
 }
 
 static void keep(builder *b, size_t op, size_t bytes, size_t *place) {
@@ -147,9 +129,9 @@ static void keep_for_reverse(builder *b, size_t i) {
     cuda_tape_step *step = &b->tape->step[i];
     switch (o->kind) {
     case OP_CONV:
-        if (keeps_linear(o)) keep(b, i, bytes_of(b, o->output), &step->kept);
-        if (reads_result(o)) use_item(b, b->value[o->output], now);
-        if (reads_residual(o) && o->residual >= 0) use_item(b, b->value[o->residual], now);
+        if (has_site(o) || reads_argument(b->g, o)) keep(b, i, bytes_of(b, o->output), &step->kept);
+        if (reads_result(b->g, o)) use_item(b, b->value[o->output], now);
+        if (reads_argument(b->g, o) && o->residual >= 0) use_item(b, b->value[o->residual], now);
         break;
     case OP_ATTENTION:
         keep_attention(b, i);
@@ -193,8 +175,8 @@ static bool give_residual(builder *b, size_t i, cuda_tape_step *step) {
     return false;
 }
 
-/* dL/d(W x) is written over dL/dy, element by element, unless that is the residual's gradient now, or that of the input,
- * which is written while it is read. */
+/* dL/d(W x) is written over dL/dy, element by element, unless that is the residual's gradient now, or that of the
+ * input, which is written while it is read. */
 static void place_linear(builder *b, size_t i, cuda_tape_step *step) {
     const op *o = &b->g->ops[i];
     const bool taken = give_residual(b, i, step);
@@ -222,53 +204,6 @@ static void walk_reverse(builder *b) {
     }
 }
 
-/* --------------------------------------------------------------------------------------------- places */
-
-static int compare_items(const void *a, const void *b) {
-    const item *x = *(item *const *)a, *y = *(item *const *)b;
-    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
-    return x->birth != y->birth ? (x->birth > y->birth ? 1 : -1) : (x > y) - (x < y);
-}
-
-static bool overlap(const item *a, const item *b) {
-    return a->birth <= b->death && b->birth <= a->death;
-}
-
-/* The lowest place at which the item is in nobody's way; those placed before it, in the order of their places. */
-static size_t lowest_place(const item *it, item *const *placed, size_t count) {
-    size_t place = 0;
-    for (size_t k = 0; k < count; k++) {
-        const item *other = placed[k];
-        if (!overlap(it, other)) continue;
-        if (place + it->bytes <= other->place) break;
-        if (place < other->place + other->bytes) place = other->place + other->bytes;
-    }
-    return place;
-}
-
-/* The largest first, each as low as it fits (Pisarchyk and Lee 2020, arXiv 2001.03288, "greedy by size"). */
-static coar_status place_items(builder *b) {
-    coar_status status = COAR_OK;
-    item **order = NULL, **placed = NULL;
-    TRY_GOTO(memory_new(b->item_count, sizeof *order, "tape", &order));
-    TRY_GOTO(memory_new(b->item_count, sizeof *placed, "tape", &placed));
-    for (size_t k = 0; k < b->item_count; k++) order[k] = &b->items[k];
-    qsort(order, b->item_count, sizeof *order, compare_items);
-    for (size_t k = 0; k < b->item_count; k++) {
-        item *it = order[k];
-        it->place = lowest_place(it, placed, k);
-        size_t at = k;
-        for (; at > 0 && placed[at - 1]->place > it->place; at--) placed[at] = placed[at - 1];
-        placed[at] = it;
-        if (it->place + it->bytes > b->tape->bytes) b->tape->bytes = it->place + it->bytes;
-    }
-    for (size_t k = 0; k < b->request_count; k++) *b->requests[k].place = b->items[b->requests[k].item].place;
-done:
-    free(placed);
-    free(order);
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------------- building */
 
 static coar_status allocate(builder *b) {
@@ -292,13 +227,15 @@ coar_status cuda_tape_create(const graph *g, size_t element, bool copied_input, 
     for (size_t v = 0; v < g->value_count; v++) b.gradient[v] = NO_ITEM;
     for (size_t i = 0; i < g->op_count; i++)
         out->step[i].kept = out->step[i].logsum = out->step[i].linear = CUDA_NOWHERE;
+    graph_find_wanted(g, b.wanted);
     walk_forward(&b);
     walk_reverse(&b);
     for (size_t v = 0; v < g->value_count; v++) {
         request_place(&b, b.value[v], &out->value[v]);
         request_place(&b, b.gradient[v], &out->gradient[v]);
     }
-    TRY_GOTO(place_items(&b));
+    TRY_GOTO(regions_place(b.items, b.item_count, &out->bytes));
+    for (size_t k = 0; k < b.request_count; k++) *b.requests[k].place = b.items[b.requests[k].item].start;
 done:
     free(b.requests);
     free(b.items);

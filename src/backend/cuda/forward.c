@@ -1,5 +1,6 @@
 /*
  * forward.c - the op list over one batch: each op becomes one launch. Only enqueues; may be captured into a graph.
+ * Must not know: where memory comes from, masks but for their keeps, runs.
  */
 #include <string.h>
 
@@ -17,9 +18,10 @@ void *cuda_value(const cuda_pass *pass, int value) {
 coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaError_t error) {
     if (error == cudaSuccess && pass->checked) error = cudaStreamSynchronize(pass->stream);
     const op *o = layer->op;
-    return cuda_error(error, "layer '%s' (%s, %u x %u x %u to %u x %u x %u, batch of %u, %s, compute stream)", o->name,
-                      op_kind_name(o->kind), layer->in.h, layer->in.w, layer->in.c, layer->out.h, layer->out.w,
-                      layer->out.c, pass->pairs, pass->b->settings.plan->precision);
+    return cuda_error(error, "layer '%s' (%s%s, %u x %u x %u to %u x %u x %u, batch of %u, %s, compute stream)",
+                      o->name, op_kind_name(o->kind), pass->backwards ? " backwards" : "", layer->in.h, layer->in.w,
+                      layer->in.c, layer->out.h, layer->out.w, layer->out.c, pass->pairs,
+                      pass->b->settings.plan->precision);
 }
 
 gpu_mask cuda_mask_args(const cuda_pass *pass, const cuda_layer *layer) {

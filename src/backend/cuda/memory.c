@@ -5,6 +5,8 @@
  * per batch  values, keeps, logits, workspace, the lanes' staging: one device and one pinned allocation, whose size
  *            follows from the number of pairs. Forward and reverse passes have batches of their own size in the same
  *            memory. Given up and taken again smaller when the device refuses.
+ *
+ * Must not know: what is computed there.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -121,8 +123,10 @@ static void place_device(const cuda_backend *b, cuda_batch *batch, arena *arena)
     if (batch->mode == CUDA_REVERSE) {
         arena_place(arena, batch->pairs, b->tape.bytes, &batch->tape);
     } else {
-        for (size_t k = 0; k < b->buffers.buffers; k++)
-            arena_place(arena, batch->pairs, b->buffer_bytes[k], &batch->buffer[k]);
+        for (size_t k = 0; k < b->buffers.buffers; k++) {
+            void *measured;
+            arena_place(arena, batch->pairs, b->buffer_bytes[k], batch->buffer ? &batch->buffer[k] : &measured);
+        }
         arena_place(arena, batch->observed_pairs, observed_bytes(b), &batch->observed);
     }
     arena_place(arena, batch->pairs, gpu_stride(b->classes) * sizeof *batch->logits, &batch->logits);
@@ -143,10 +147,10 @@ static void place_pinned(const cuda_backend *b, cuda_batch *batch, arena *arena)
     }
 }
 
-/* What a batch of `pairs` begins with, before anything is placed: `buffer` is the backend's for good. */
+/* What a batch of `pairs` begins with, before anything is placed. */
 static cuda_batch sized_batch(const cuda_backend *b, cuda_mode mode, uint32_t pairs) {
     const size_t most = b->settings.masks_max ? b->settings.masks_max : 1;
-    cuda_batch batch = {.mode = mode, .pairs = pairs, .buffer = b->batch[mode].buffer};
+    cuda_batch batch = {.mode = mode, .pairs = pairs};
     batch.slots = pairs < most ? pairs : (uint32_t)most;
     batch.observed_pairs = pairs < OBSERVED_PAIRS_MAX ? pairs : OBSERVED_PAIRS_MAX;
     batch.value_slots = batch.slots < value_slots_max[mode] ? batch.slots : value_slots_max[mode];
@@ -163,11 +167,17 @@ static size_t batch_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
     return arena.used;
 }
 
-size_t cuda_memory_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
+/* Placing is how it is measured, so that is done before there is anything. */
+static size_t fixed_bytes(cuda_backend *b) {
     arena arena = {0};
-    size_t bytes;
+    if (b->fixed_bytes) return b->fixed_bytes;
     place_fixed(b, &arena);
-    if (!size_add(arena.used, batch_bytes(b, mode, pairs), &bytes)) return SIZE_MAX;
+    return b->fixed_bytes = arena.used;
+}
+
+size_t cuda_memory_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
+    size_t bytes;
+    if (!size_add(fixed_bytes(b), batch_bytes(b, mode, pairs), &bytes)) return SIZE_MAX;
     return size_add(bytes, b->retry_bytes, &bytes) ? bytes : SIZE_MAX;
 }
 
@@ -176,13 +186,20 @@ static uint32_t planned_pairs(const cuda_backend *b, cuda_mode mode) {
     return mode == CUDA_FORWARD ? b->settings.plan->pairs : 0;
 }
 
+/* A path's examples are one batch: conductance looks at the example before. */
+static uint32_t least_pairs(const cuda_backend *b, cuda_mode mode) {
+    const uint32_t planned = planned_pairs(b, mode);
+    if (planned) return planned;
+    return mode == CUDA_REVERSE && b->settings.path_examples ? b->settings.path_examples : 1;
+}
+
 /* A convolution fills the device when it has two 128 x 128 tiles for each multiprocessor; less, and its last wave
  * leaves many idle. Layers of one position (classifiers) never do, and do not matter. */
 uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
     if (planned_pairs(b, mode)) return s->plan->pairs;
-    double most = mode == CUDA_REVERSE ? CUDA_PATH_EXAMPLES : 1;
+    double most = least_pairs(b, mode);
     for (size_t i = 0; i < s->graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
         const double positions = (double)shape_positions(layer->out);
@@ -197,9 +214,9 @@ uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
 
 /* ------------------------------------------------------------------------------------------- taking */
 
-/* Whether passes of this kind will be asked for. */
-static bool has_mode(const cuda_backend *b, int mode) {
-    return mode == CUDA_FORWARD || b->settings.reverse;
+/* Kinds of passes that will be asked for. */
+static int mode_count(const cuda_backend *b) {
+    return b->settings.reverse ? CUDA_MODES : CUDA_FORWARD + 1;
 }
 
 static void close_lanes(cuda_batch *batch) {
@@ -233,24 +250,33 @@ static coar_status open_lanes(cuda_batch *batch) {
     return COAR_OK;
 }
 
+/* The one whose batches of pairs[mode] take the most device memory. */
+static cuda_mode largest_mode(cuda_backend *b, const uint32_t pairs[CUDA_MODES]) {
+    cuda_mode largest = CUDA_FORWARD;
+    for (int mode = 1; mode < mode_count(b); mode++)
+        if (batch_bytes(b, mode, pairs[mode]) > batch_bytes(b, largest, pairs[largest])) largest = mode;
+    return largest;
+}
+
 /* Batches of pairs[mode], in the same memory. On failure nothing of it is left. */
 static coar_status open_batches(cuda_backend *b, const uint32_t pairs[CUDA_MODES]) {
     coar_status status;
     size_t device = 0, pinned = 0;
-    for (int mode = 0; mode < CUDA_MODES; mode++) {
+    for (int mode = 0; mode < mode_count(b); mode++) {
         arena on_device = {0}, on_host = {0};
+        void **buffer = b->batch[mode].buffer; /* the backend's for good */
         b->batch[mode] = sized_batch(b, mode, pairs[mode]);
-        if (!has_mode(b, mode)) continue;
+        b->batch[mode].buffer = buffer;
         place_device(b, &b->batch[mode], &on_device);
         place_pinned(b, &b->batch[mode], &on_host);
         device = larger(device, on_device.used);
         pinned = larger(pinned, on_host.used);
     }
     TRY_CUDA_GOTO(cudaMalloc(&b->batch_memory, device), "%zu MiB of device memory for batches of %u", device >> 20,
-                  pairs[CUDA_FORWARD]);
+                  pairs[largest_mode(b, pairs)]);
     TRY_CUDA_GOTO(cudaMallocHost(&b->batch_pinned, pinned), "%zu MiB of pinned memory", pinned >> 20);
     memset(b->batch_pinned, 0, pinned);
-    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+    for (int mode = 0; mode < mode_count(b); mode++) {
         arena on_device = {.base = b->batch_memory, .size = device},
               on_host = {.base = b->batch_pinned, .size = pinned};
         place_device(b, &b->batch[mode], &on_device);
@@ -262,11 +288,11 @@ done:
     return status;
 }
 
-/* The most pairs whose memory is allowed; 0 when one is too many. */
+/* The most pairs whose memory is allowed; 0 when the least there can be are too many. */
 static uint32_t allowed_pairs(cuda_backend *b, cuda_mode mode) {
-    const uint32_t planned = planned_pairs(b, mode);
-    uint32_t fits = 0, beyond = cuda_memory_useful_pairs(b, mode) + 1;
-    if (planned) return cuda_memory_bytes(b, mode, planned) <= b->settings.memory ? planned : 0;
+    const uint32_t least = least_pairs(b, mode);
+    uint32_t fits = least, beyond = cuda_memory_useful_pairs(b, mode) + 1;
+    if (cuda_memory_bytes(b, mode, least) > b->settings.memory) return 0;
     while (beyond - fits > 1) {
         const uint32_t middle = fits + (beyond - fits) / 2;
         if (cuda_memory_bytes(b, mode, middle) <= b->settings.memory)
@@ -277,15 +303,13 @@ static uint32_t allowed_pairs(cuda_backend *b, cuda_mode mode) {
     return fits;
 }
 
-/* Half of each batch whose size is free, and larger than one pair; false where there is none. */
-static bool halve(const cuda_backend *b, uint32_t pairs[CUDA_MODES]) {
-    bool halved = false;
-    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
-        if (planned_pairs(b, mode) || pairs[mode] < 2) continue;
-        pairs[mode] /= 2;
-        halved = true;
-    }
-    return halved;
+/* Half of the larger batch, since only that gives memory back; false where its size is the least there can be. */
+static bool halve(cuda_backend *b, uint32_t pairs[CUDA_MODES]) {
+    const cuda_mode mode = largest_mode(b, pairs);
+    const uint32_t least = least_pairs(b, mode), half = pairs[mode] / 2;
+    if (pairs[mode] <= least) return false;
+    pairs[mode] = half > least ? half : least;
+    return true;
 }
 
 /* `pairs`, or half as many, and so on while the device is out of memory. */
@@ -306,17 +330,18 @@ static coar_status refuse_planned(cuda_backend *b) {
 
 static coar_status refuse(cuda_backend *b, cuda_mode mode) {
     if (planned_pairs(b, mode)) return refuse_planned(b);
-    return status_set(
-        COAR_ERROR_MEMORY,
-        "%s: the cuda backend needs at least %zu MiB of device memory%s (%zu MiB for full batches), but "
-        "%zu MiB are allowed: raise --memory, or free the device",
-        b->device.name, (cuda_memory_bytes(b, mode, 1) >> 20) + 1, mode == CUDA_REVERSE ? " for a reverse pass" : "",
-        (cuda_memory_bytes(b, mode, cuda_memory_useful_pairs(b, mode)) >> 20) + 1, b->settings.memory >> 20);
+    return status_set(COAR_ERROR_MEMORY,
+                      "%s: the cuda backend needs at least %zu MiB of device memory%s (%zu MiB for full batches), but "
+                      "%zu MiB are allowed: raise --memory, or free the device",
+                      b->device.name, (cuda_memory_bytes(b, mode, least_pairs(b, mode)) >> 20) + 1,
+                      mode == CUDA_REVERSE ? " for a reverse pass" : "",
+                      (cuda_memory_bytes(b, mode, cuda_memory_useful_pairs(b, mode)) >> 20) + 1,
+                      b->settings.memory >> 20);
 }
 
 coar_status cuda_memory_allocate(cuda_backend *b) {
     uint32_t pairs[CUDA_MODES] = {0};
-    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
+    for (int mode = 0; mode < mode_count(b); mode++) {
         pairs[mode] = allowed_pairs(b, mode);
         if (!pairs[mode]) return refuse(b, mode);
     }
@@ -330,25 +355,28 @@ coar_status cuda_memory_allocate(cuda_backend *b) {
     return open_largest_batches(b, pairs);
 }
 
+static void pairs_now(const cuda_backend *b, uint32_t pairs[CUDA_MODES]) {
+    for (int mode = 0; mode < CUDA_MODES; mode++) pairs[mode] = b->batch[mode].pairs;
+}
+
+bool cuda_memory_can_shrink(cuda_backend *b) {
+    uint32_t pairs[CUDA_MODES];
+    pairs_now(b, pairs);
+    return halve(b, pairs);
+}
+
 coar_status cuda_memory_shrink(cuda_backend *b) {
     uint32_t pairs[CUDA_MODES];
-    for (int mode = 0; mode < CUDA_MODES; mode++) pairs[mode] = b->batch[mode].pairs;
-    if (!halve(b, pairs)) {
-        if (b->settings.plan->pairs) return refuse_planned(b);
-        return status_set(
-            COAR_ERROR_MEMORY,
-            "%s: out of device memory with one pair in a batch: free the device; what was finished is saved",
-            b->device.name);
-    }
+    pairs_now(b, pairs);
+    (void)halve(b, pairs);
     close_batches(b);
     return open_largest_batches(b, pairs);
 }
 
 void cuda_memory_sizes(cuda_backend *b, size_t *least, size_t *best) {
     *least = *best = 0;
-    for (int mode = 0; mode < CUDA_MODES && has_mode(b, mode); mode++) {
-        const uint32_t planned = planned_pairs(b, mode);
-        *least = larger(*least, cuda_memory_bytes(b, mode, planned ? planned : 1));
+    for (int mode = 0; mode < mode_count(b); mode++) {
+        *least = larger(*least, cuda_memory_bytes(b, mode, least_pairs(b, mode)));
         *best = larger(*best, cuda_memory_bytes(b, mode, cuda_memory_useful_pairs(b, mode)));
     }
 }

@@ -1,7 +1,8 @@
 /*
- * retry.c - non-finite outputs and gradients once more (docs/design.md, section 6): those (mask, example) pairs alone, in fp32 and
- * the direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free
- * from the start.
+ * retry.c - pairs with a non-finite output or gradient once more (docs/design.md, section 6): they alone, in fp32 and
+ * the direct form, by a small backend of its own that is made when the first of them appears. Its memory is left free from
+ * the start.
+ * Must not know: kernels, streams, what a batch is.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static backend_settings settings_of(const cuda_backend *b) {
     s.plan = &b->fp32_plan;
     s.outputs = b->outputs;
     s.examples_max = examples_at_once(b);
+    if (s.path_examples > 2) s.path_examples = 2; /* an example, and the one before it */
     s.masks_max = 1;
     s.memory = SIZE_MAX;
     return s;
@@ -46,7 +48,7 @@ typedef struct retry {
     cuda_backend *b;
     const mask_range *masks;
     size_t output_count; /* 1 of a reverse pass */
-    float *outputs;      /* [output_count][S][E]; NULL = not wanted */
+    float *outputs;      /* [output_count][S][E] */
     float *gradients;    /* [S][E][n]; NULL but for a reverse pass of this kind and output: */
     reverse_kind kind;
     size_t output;
@@ -74,7 +76,7 @@ static bool all_finite(const float *values, size_t count) {
 }
 
 static bool pair_is_finite(const retry *r, size_t s, uint32_t example) {
-    for (size_t k = 0; r->outputs && k < r->output_count; k++)
+    for (size_t k = 0; k < r->output_count; k++)
         if (!isfinite(*output_of(r, k, s, example))) return false;
     return !r->gradients || all_finite(gradients_of(r, s, example), r->masks->n);
 }
@@ -116,8 +118,7 @@ static coar_status retry_some(const retry *r, size_t s, const float *keep, const
     else
         TRY(fp32->base.interface->run(&fp32->base, &one, results));
     for (uint32_t i = skip; i < count; i++) {
-        for (size_t k = 0; r->outputs && k < r->output_count; k++)
-            *output_of(r, k, s, examples[i]) = results[k * count + i];
+        for (size_t k = 0; k < r->output_count; k++) *output_of(r, k, s, examples[i]) = results[k * count + i];
         if (r->gradients)
             memcpy(gradients_of(r, s, examples[i]), r->found + (size_t)i * one.n, one.n * sizeof *r->found);
     }

@@ -1,9 +1,12 @@
 /*
- * reverse.c - the op list over one batch, backwards: from dL/dlogits to the sums of every component. Each op becomes one
- * launch or two; an op that no component is above or in becomes none. Only enqueues; may be captured into a graph.
+ * reverse.c - the op list over one batch, backwards: from dL/dlogits to the sums of every component. Each op becomes a
+ * launch or a few (a masked attention five); one that no component is above or in becomes none. Only enqueues; may be
+ * captured into a graph.
  *
  * What the forward pass left, and where gradients go, is on the tape (cuda_tape.h). A value that several ops read gets
  * its gradient from each of them in the order of the reverse pass: the first writes, the others add.
+ *
+ * Must not know: where memory comes from, runs, what is done with the sums.
  */
 #include "backend/cuda/cuda.h"
 
@@ -11,7 +14,7 @@ void *cuda_tape_at(const cuda_pass *pass, size_t place) {
     return place == CUDA_NOWHERE ? NULL : pass->batch->tape + place * pass->batch->pairs;
 }
 
-float cuda_reverse_gain(const cuda_backend *b) {
+float cuda_loss_scale(const cuda_backend *b) {
     return b->precision == PRECISION_FP16 ? GRADIENT_SCALE_FP16 : 1;
 }
 
@@ -47,12 +50,12 @@ static gpu_reverse sums_of(const walk *w, const cuda_layer *layer) {
                          .example = w->pass->example,
                          .width = m->width,
                          .components = b->settings.graph->components,
-                         .gain = 1 / cuda_reverse_gain(b),
+                         .unscale = 1 / cuda_loss_scale(b),
                          .sums = w->sums + m->first,
                          .workspace = w->pass->batch->workspace};
 }
 
-/* The mask of an attention or a layer norm: its sums, and in the place of dL/dy the gradient of the result before it. */
+/* The mask of an attention or a layer norm: its sums, and in place of dL/dy the gradient of the result before it. */
 static coar_status unmask(const walk *w, const cuda_layer *layer) {
     const cuda_pass *pass = w->pass;
     const op *o = layer->op;
@@ -128,7 +131,7 @@ static coar_status reverse_embed(const walk *w, const cuda_layer *layer) {
                                                   pass->stream));
 }
 
-/* With a mask, the result before it is computed again. */
+/* With a mask, the result before it is computed again, if anybody reads it. */
 static coar_status reverse_layernorm(const walk *w, const cuda_layer *layer) {
     const cuda_pass *pass = w->pass;
     void *dx = gradient_of(pass, layer->op->input[0]);
@@ -136,7 +139,7 @@ static coar_status reverse_layernorm(const walk *w, const cuda_layer *layer) {
     if (l.mask.place != GPU_PLACE_NONE) {
         l.mask = (gpu_mask){.place = GPU_PLACE_NONE};
         l.y = cuda_tape_at(pass, step_of(pass, layer)->kept);
-        TRY(cuda_launched(pass, layer, gpu_layernorm_launch(&l, pass->stream)));
+        if (w->kind != REVERSE_INFLUENCE) TRY(cuda_launched(pass, layer, gpu_layernorm_launch(&l, pass->stream)));
     }
     TRY(unmask(w, layer));
     if (!dx) return COAR_OK;
@@ -178,7 +181,9 @@ coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums) 
         [OP_SUBSAMPLE] = reverse_subsample, [OP_EMBED] = reverse_embed,   [OP_LAYERNORM] = reverse_layernorm,
         [OP_ATTENTION] = reverse_attention, [OP_SELECT] = reverse_select,
     };
-    const walk w = {.pass = pass, .kind = kind, .sums = sums};
+    cuda_pass backwards = *pass;
+    backwards.backwards = true;
+    const walk w = {.pass = &backwards, .kind = kind, .sums = sums};
     for (size_t i = pass->b->settings.graph->op_count; i-- > 0;) {
         const cuda_layer *layer = &pass->b->layers[i];
         if (pass->b->tape.step[i].active) TRY(launches[layer->op->kind](&w, layer));

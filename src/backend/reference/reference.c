@@ -15,8 +15,6 @@
 #include "backend/backend.h"
 #include "backend/reference/reference_ops.h"
 
-enum { CONDUCTANCE_EXAMPLES = 32 }; /* backend.h: most examples of a path bound at once */
-
 /* What a reverse pass needs beside the values, each [buffers.total] and laid out like them: by the value that an op
  * makes. */
 typedef struct reverse_space {
@@ -334,16 +332,10 @@ static coar_status run_pair(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-static coar_status check_masks(const reference_backend *r, const mask_range *masks) {
-    if (masks->n == r->settings.graph->components) return COAR_OK;
-    return status_set(COAR_ERROR_INTERNAL, "reference: masks of %u components for a model of %u", masks->n,
-                      r->settings.graph->components);
-}
-
 static coar_status reference_run(backend *b, const mask_range *masks, float *outputs) {
     reference_backend *r = self(b);
     run_job job = {r, masks, outputs};
-    TRY(check_masks(r, masks));
+    TRY(backend_check_masks(&r->settings, masks));
     TRY(thread_pool_run(r->settings.pool, masks->count * r->examples, run_pair, &job));
     r->passes += (double)masks->count * r->examples;
     return COAR_OK;
@@ -381,12 +373,7 @@ static coar_status reference_run_reverse(backend *b, reverse_kind kind, size_t o
                                          float *gradients, float *outputs) {
     reference_backend *r = self(b);
     reverse_job job = {r, kind, output, masks, gradients, outputs};
-    TRY(check_masks(r, masks));
-    if (!r->settings.reverse || output >= r->settings.output_count)
-        return status_set(COAR_ERROR_INTERNAL, "reference: not prepared for a reverse pass of output %zu", output);
-    if (kind == REVERSE_CONDUCTANCE && r->examples > CONDUCTANCE_EXAMPLES)
-        return status_set(COAR_ERROR_INTERNAL, "reference: %u examples bound, neuron conductance takes %d", r->examples,
-                          CONDUCTANCE_EXAMPLES);
+    TRY(backend_check_reverse(&r->settings, r->examples, kind, output, masks));
     return thread_pool_run(r->settings.pool, masks->count * r->examples, reverse_pair, &job);
 }
 

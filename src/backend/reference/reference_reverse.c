@@ -151,7 +151,8 @@ void reference_embed_reverse(const op *o, const reference_operands *v, const ref
 }
 
 /* With xhat = (x - mean) / s, s = sqrt(variance + eps), and g = dL/dxhat:
- * dx = (g - mean(g) - xhat mean(g xhat)) / s, means over the channels (Ba et al. 2016, arXiv 1607.06450, differentiated). */
+ * dx = (g - mean(g) - xhat mean(g xhat)) / s, means over the channels (Ba et al. 2016, arXiv 1607.06450,
+ * differentiated). */
 void reference_layernorm_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
     const uint32_t channels = v->in.c;
     double *g = v->scratch; /* [channels] */

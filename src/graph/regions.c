@@ -1,20 +1,20 @@
 /*
- * cpu_regions.c - the largest first, each as low as those already placed allow.
+ * regions.c - the largest first, each as low as those already placed allow.
  *
  * What is kept for a reverse pass is nested in time, and small things live shortest; large ones first leaves little
  * unused between them (greedy by size, as in Pisarchyk and Lee, "Efficient memory management for deep neural net
- * inference", 2020). Quadratic in the number of regions.
+ * inference", 2020, arXiv 2001.03288). Quadratic in the number of regions.
  */
-#include "backend/cpu/cpu_regions.h"
+#include "graph/regions.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Larger first; equal ones in the order in which they are made. */
+/* Larger first; equal ones in the order of their use. */
 static int compare_sizes(const void *a, const void *b) {
     const region *x = *(region *const *)a, *y = *(region *const *)b;
     if (x->size != y->size) return x->size < y->size ? 1 : -1;
-    return (x > y) - (x < y);
+    return x->first != y->first ? (x->first > y->first ? 1 : -1) : (x > y) - (x < y);
 }
 
 /* The lowest start at which r meets none of `placed`, which are sorted by start. */
@@ -35,10 +35,10 @@ static void insert(region *r, region **placed, size_t count) {
     placed[at] = r;
 }
 
-coar_status regions_place(region *regions, size_t count, size_t *floats) {
+coar_status regions_place(region *regions, size_t count, size_t *total) {
     region **order, **placed = NULL;
     coar_status status = COAR_OK;
-    *floats = 0;
+    *total = 0;
     TRY(memory_new(count, sizeof *order, "reverse pass", &order));
     TRY_GOTO(memory_new(count, sizeof *placed, "reverse pass", &placed));
     for (size_t i = 0; i < count; i++) order[i] = &regions[i];
@@ -47,7 +47,7 @@ coar_status regions_place(region *regions, size_t count, size_t *floats) {
         region *r = order[i];
         r->start = lowest_start(r, placed, i);
         insert(r, placed, i);
-        if (r->start + r->size > *floats) *floats = r->start + r->size;
+        if (r->start + r->size > *total) *total = r->start + r->size;
     }
 done:
     free(placed);

@@ -1,0 +1,244 @@
+/* job_passes.c - a job's unablated passes (outputs, predictions, means of rows), and its backends ready for others.
+ * See job.h. */
+#include "ablate/job_passes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t job_image_bytes(const job *j) {
+    return (size_t)j->data->height * j->data->width * j->data->channels;
+}
+
+coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images) {
+    return dataset_read(j->data, j->rows + first, count, images);
+}
+
+static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images,
+                             const int32_t *labels) {
+    const example_batch batch = {
+        .images = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
+    return b->interface->bind(b, &batch);
+}
+
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images) {
+    return bind_with(j, b, first, count, images, j->labels + first);
+}
+
+job_pass job_forward_pass(const job *j) {
+    /* one block of images, outputs of one unit in hand and one on its way to the journal */
+    return (job_pass){.examples = j->unit_examples,
+                      .masks = j->unit_masks,
+                      .own = (size_t)j->unit_examples *
+                             (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float))};
+}
+
+backend_settings job_settings(const job *j, const job_pass *pass, int device, thread_pool *pool) {
+    return (backend_settings){.graph = j->model->graph,
+                              .plan = &j->plan,
+                              .ablation = j->ablation,
+                              .outputs = j->outputs,
+                              .output_count = j->output_count,
+                              .pool = pool,
+                              .device = device,
+                              .memory = j->memory,
+                              .examples_max = pass->examples,
+                              .masks_max = pass->masks,
+                              .reverse = pass->reverse,
+                              .path_examples = pass->path_examples};
+}
+
+/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included. A
+ * device's memory is the backend's business: it alone knows what is free there. */
+static coar_status share_memory(const job *j, const job_pass *pass, backend_settings *s, size_t *least,
+                                size_t *planned) {
+    size_t best;
+    const size_t own = pass->own;
+    TRY(j->interface->memory(s, least, &best));
+    *planned = best;
+    if (j->interface->devices) return COAR_OK;
+    if (own >= j->memory || *least > j->memory - own)
+        return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MiB but may take %.0f MiB",
+                          (double)(*least + own) / 1048576, (double)j->memory / 1048576);
+    s->memory = j->memory - own;
+    *least += own;
+    *planned = (best < s->memory ? best : s->memory) + own;
+    return COAR_OK;
+}
+
+bool job_pass_fits(const job *j, const job_pass *pass) {
+    backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
+    size_t least, planned;
+    const bool fits = share_memory(j, pass, &s, &least, &planned) == COAR_OK;
+    if (!fits) status_clear();
+    return fits;
+}
+
+coar_status job_tell_memory(job *j, const job_pass *pass) {
+    backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
+    size_t least, planned;
+    TRY(share_memory(j, pass, &s, &least, &planned));
+    if (j->memory_told) return COAR_OK; /* the same figures hold for the baseline, the calibration and the units */
+    j->memory_told = true;
+    if (j->interface->devices)
+        log_info(j->callbacks, "memory: %.0f MiB planned on each of %zu devices (%.0f MiB at least), %s",
+                 (double)planned / 1048576, j->device_count, (double)least / 1048576, j->plan.device_class);
+    else
+        log_info(j->callbacks, "memory: %.0f MiB planned (%.0f MiB at least, %.0f MiB allowed), %s on %d threads",
+                 (double)planned / 1048576, (double)least / 1048576, (double)j->memory / 1048576, j->plan.device_class,
+                 thread_pool_size(j->pool));
+    return COAR_OK;
+}
+
+coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out) {
+    backend_settings s = job_settings(j, pass, device, pool);
+    size_t least, planned;
+    TRY(share_memory(j, pass, &s, &least, &planned));
+    return j->interface->prepare(&s, out);
+}
+
+/* ------------------------------------------------------------------------------------- over all examples */
+
+/* What a pass over all blocks does with each; begins again with first == 0 where another device takes over. Labels do
+ * not count here: they may be unknown, or about to be replaced by predictions. */
+typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint32_t count);
+
+/* *device_failed: the failure is not one of reading the examples. */
+static coar_status pass_on_device(job *j, int device, block_use use, void *context, bool *device_failed) {
+    coar_status status;
+    backend *b = NULL;
+    uint8_t *images = NULL;
+    const job_pass pass = job_forward_pass(j);
+    *device_failed = true;
+    TRY_GOTO(memory_new(j->unit_examples, job_image_bytes(j), "images", &images));
+    TRY_GOTO(job_prepare(j, &pass, device, j->pool, &b));
+    for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
+        uint64_t left = j->count - first;
+        uint32_t count = left < j->unit_examples ? (uint32_t)left : j->unit_examples;
+        *device_failed = false;
+        TRY_GOTO(job_read(j, first, count, images));
+        *device_failed = true;
+        TRY_GOTO(bind_with(j, b, first, count, images, NULL));
+        TRY_GOTO(use(context, b, first, count));
+    }
+done:
+    if (b) b->interface->destroy(b);
+    free(images);
+    return status;
+}
+
+/* Calls `use` with the bound backend for every block of the job's examples, on the first device that does it. */
+static coar_status for_each_block(job *j, block_use use, void *context) {
+    bool device_failed;
+    const job_pass pass = job_forward_pass(j);
+    TRY(job_tell_memory(j, &pass));
+    for (;;) {
+        const coar_status status = pass_on_device(j, j->devices[0], use, context, &device_failed);
+        if (status == COAR_OK || !device_failed || j->device_count == 1) return status;
+        job_drop_device(j);
+    }
+}
+
+typedef struct logits_use {
+    job *job;
+    float *logits;      /* [unit_examples][classes] */
+    int32_t *predicted; /* [N] or NULL */
+    float *baseline;    /* [output_count][N] or NULL */
+} logits_use;
+
+static int32_t largest(const float *logits, uint32_t classes) {
+    uint32_t best = 0;
+    for (uint32_t k = 1; k < classes; k++)
+        if (logits[k] > logits[best]) best = k;
+    return (int32_t)best;
+}
+
+static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_t count) {
+    logits_use *u = context;
+    const job *j = u->job;
+    const uint32_t classes = j->model->classes;
+    TRY(b->interface->logits(b, u->logits));
+    for (uint32_t i = 0; i < count; i++) {
+        const float *logits = u->logits + (size_t)i * classes;
+        if (u->predicted) u->predicted[first + i] = largest(logits, classes);
+        for (size_t o = 0; u->baseline && o < j->output_count; o++)
+            u->baseline[o * j->count + first + i] =
+                output_value(&j->outputs[o], logits, 1, classes, (uint32_t)j->labels[first + i]);
+    }
+    return COAR_OK;
+}
+
+coar_status job_forward_all(job *j, int32_t *predicted, float *baseline) {
+    coar_status status;
+    logits_use use = {.job = j, .predicted = predicted, .baseline = baseline};
+    TRY_GOTO(memory_new((size_t)j->unit_examples * j->model->classes, sizeof(float), "logits", &use.logits));
+    TRY_GOTO(for_each_block(j, use_logits, &use));
+done:
+    free(use.logits);
+    return status;
+}
+
+typedef struct sums_use {
+    double *sums; /* [rows] */
+    size_t rows;
+} sums_use;
+
+static coar_status use_sums(void *context, backend *b, uint64_t first, uint32_t count) {
+    const sums_use *u = context;
+    (void)count;
+    if (first == 0) memset(u->sums, 0, u->rows * sizeof *u->sums);
+    return b->interface->collect_row_sums(b, u->sums);
+}
+
+void job_swap_examples(job *j, job_examples *other) {
+    job_examples mine = {j->rows, j->labels, j->count};
+    j->rows = other->rows, j->labels = other->labels, j->count = other->count;
+    *other = mine;
+}
+
+coar_status job_collect_means(job *j) {
+    coar_status status = COAR_OK;
+    const size_t rows = j->model->graph->rows;
+    sums_use use = {.rows = rows};
+    uint32_t *positions = NULL;
+    job_examples other = {.rows = j->calibration_rows, .count = j->calibration_count};
+    const bool others = j->calibration_rows != NULL;
+    TRY_GOTO(memory_new(rows, sizeof *use.sums, "row sums", &use.sums));
+    TRY_GOTO(memory_new(rows, sizeof *positions, "row positions", &positions));
+    TRY_GOTO(memory_new(rows, sizeof *j->fill, "row means", &j->fill));
+    if (others) job_swap_examples(j, &other);
+    status = for_each_block(j, use_sums, &use);
+    const size_t count = j->count;
+    if (others) job_swap_examples(j, &other);
+    if (status != COAR_OK) goto done;
+    backend_row_positions(j->model->graph, positions);
+    for (size_t r = 0; r < rows; r++) j->fill[r] = (float)(use.sums[r] / ((double)count * positions[r]));
+    j->ablation.fill = j->fill;
+done:
+    free(positions);
+    free(use.sums);
+    return status;
+}
+
+void job_forget_means(job *j) {
+    free(j->fill);
+    j->fill = NULL;
+    j->ablation.fill = NULL;
+}
+
+coar_status job_take_means(job *j, float **means, uint64_t count, const char *run) {
+    if (j->ablation.kind != ABLATION_MEAN) return COAR_OK;
+    if (!*means || count != j->model->graph->rows)
+        return status_set(COAR_ERROR_INPUT, "%s: fill: holds %llu means of ablated rows, but the model has %zu rows",
+                          run, (unsigned long long)count, (size_t)j->model->graph->rows);
+    job_forget_means(j);
+    j->fill = *means;
+    j->ablation.fill = j->fill;
+    *means = NULL;
+    return COAR_OK;
+}
+
+coar_status job_baseline(job *j) {
+    if (j->ablation.kind == ABLATION_MEAN) TRY(job_collect_means(j));
+    TRY(memory_new(j->output_count * j->count, sizeof(float), "baseline", &j->baseline));
+    return job_forward_all(j, NULL, j->baseline);
+}
