@@ -72,14 +72,7 @@ static coar_status open_gradients(fit_source *s) {
     gradients_info info;
     bool present;
     TRY(store_gradients_info(s->store, s->output, &info, &present));
-    if (!present || !info.passes) return COAR_OK;
-    if (info.examples != N || info.components != n)
-        return status_set(COAR_ERROR_INPUT,
-                          "%s: gradients: of %llu examples and %u components, but the run has %zu and %zu",
-                          store_path(s->store), (unsigned long long)info.examples, info.components, N, n);
-    if (strcmp(info.design, LEVELS_DESIGN))
-        return status_set(COAR_ERROR_INPUT, "%s: gradients: masks of design '%s', but this version has '%s'",
-                          store_path(s->store), info.design, LEVELS_DESIGN);
+    if (!present) return COAR_OK;
     TRY(memory_new(N + n, LEVELS * sizeof *s->squares, "gradients", &s->squares));
     TRY(store_read_gradient_squares(s->store, s->output, s->squares, s->squares + LEVELS * n));
     size_t output = 0;

@@ -97,7 +97,6 @@ static coar_status read_design(gradients_reader *r) {
     TRY(h5_read_text(r->group, r->path, "design", &design));
     const bool same = !strcmp(design, LEVELS_DESIGN);
     free(design);
-    memcpy(r->info.design, LEVELS_DESIGN, sizeof LEVELS_DESIGN);
     if (same) return COAR_OK;
     return status_set(COAR_ERROR_INPUT,
                       "%s: attribute 'design' is not " LEVELS_DESIGN ": masks of another version of coar; "

@@ -246,13 +246,14 @@ coar_status store_finish_gradients(run_store *store, store_stage *stage, const g
 
 /* Finished mask gradients of one output (gradients.h5): sums over passes 0 .. passes - 1, per level (core/levels.h). */
 typedef struct gradients_info {
-    char output[40], design[24];
+    char output[40];
     uint64_t seed, examples;
     uint32_t passes, components;
     double alpha;
 } gradients_info;
 
-/* *present = false without error when the run has none of this output. */
+/* *present = false without error when the run has none of this output; what is there is of the run's examples, components,
+ * seed, alpha and keeps, of masks of this version's design, and of one pass or more: everything else is COAR_ERROR_INPUT. */
 coar_status store_gradients_info(run_store *store, const char *output, gradients_info *info, bool *present);
 
 /* sums[LEVELS][count][n] of examples first .. first + count - 1. */

@@ -158,7 +158,6 @@ static void test_contents(void) {
     CHECK(present && info.passes == 7 && info.examples == RUN_EXAMPLES && info.components == RUN_COMPONENTS);
     CHECK(info.seed == UINT64_MAX && info.alpha == 0.1);
     CHECK_TEXT(info.output, "loss");
-    CHECK_TEXT(info.design, LEVELS_DESIGN);
     CHECK_OK(store_gradients_info(store, "logit", &info, &present));
     CHECK(!present);
     /* examples 28 .. 36, across both blocks */
