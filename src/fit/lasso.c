@@ -3,6 +3,7 @@
 #include "fit/lasso.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/memory.h"
 
@@ -28,6 +29,7 @@ typedef struct lasso {
     double *mean, *squares;      /* [E] of the first masks' outputs */
     lasso_workspace *workspaces; /* [workers] */
     int workers;
+    bool warned;
 } lasso;
 
 static void lasso_destroy(fit_solver *solver) {
@@ -61,7 +63,7 @@ static void scatter(const double *weight, size_t n, size_t E, double *column) {
     for (size_t j = 0; j < n; j++) column[j * E] = weight[j];
 }
 
-/* Example `task`: its penalty and weights from all masks, then the first masks' weights, starting from those. */
+/* Example `task`: its penalty and weights from all masks, then the first masks' weights, from 0 on: the others must not say anything. */
 static coar_status solve_example(void *context, size_t task, int worker) {
     const lasso_job *job = context;
     lasso *l = job->lasso;
@@ -72,17 +74,31 @@ static coar_status solve_example(void *context, size_t task, int worker) {
     double penalty, rss;
     size_t active;
     for (size_t j = 0; j < n; j++) w->cross[j] = l->cross[j * E + task];
-    lasso_choose(&p, w->weight, w, &penalty, &active);
+    w->unsolved += !lasso_choose(&p, w->weight, w, &penalty, &active);
     scatter(w->weight, n, E, job->block->weight + task);
     job->block->penalty[task] = penalty;
     job->block->left[task] = (double)m - 1 - (double)active;
     job->block->choice[task] = 0;
     p = (lasso_problem){l->gram_first, w->cross, l->squares[task], n, m_first};
     for (size_t j = 0; j < n; j++) w->cross[j] = l->cross_first[j * E + task];
-    lasso_residual(&p, w->weight, w->residual);
-    lasso_descend(&p, penalty * (double)m_first / (double)m, w->weight, w, &rss, &active);
+    memset(w->weight, 0, n * sizeof *w->weight);
+    memcpy(w->residual, w->cross, n * sizeof *w->residual);
+    w->unsolved += !lasso_descend(&p, penalty * (double)m_first / (double)m, w->weight, w, &rss, &active);
     scatter(w->weight, n, E, l->refit + task);
     return COAR_OK;
+}
+
+/* Once a fit, at the first block with any. */
+static void warn_unsolved(lasso *l) {
+    size_t unsolved = 0;
+    for (int k = 0; k < l->workers; k++) unsolved += l->workspaces[k].unsolved;
+    if (unsolved && !l->warned)
+        log_warning(l->system->callbacks,
+                    "fit: lasso: examples whose weights are not found to a duality gap of %g of the squares within the "
+                    "sweeps there are: their penalties are larger than chosen, or held-out correlations are of "
+                    "weights on the way",
+                    LASSO_GAP);
+    l->warned |= unsolved > 0;
 }
 
 static coar_status lasso_solve(fit_solver *solver, solver_block *block) {
@@ -92,7 +108,9 @@ static coar_status lasso_solve(fit_solver *solver, solver_block *block) {
     fit_centre(block->y, l->first.by_mask.count, block->count, l->mean, l->squares);
     TRY(fit_system_cross(l->system, block, l->cross));
     TRY(fit_system_cross(&l->first, &first, l->cross_first));
-    return thread_pool_run(l->system->pool, block->count, solve_example, &job);
+    TRY(thread_pool_run(l->system->pool, block->count, solve_example, &job));
+    warn_unsolved(l);
+    return COAR_OK;
 }
 
 static coar_status allocate(lasso *l) {

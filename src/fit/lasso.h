@@ -27,20 +27,19 @@ typedef struct lasso_workspace {
     double *best;     /* of the path so far */
     double *weight;
     uint32_t *active;
+    size_t unsolved; /* how often sweeps were not enough */
 } lasso_workspace;
 
-/* residual[n] = cross - gram weight. */
-void lasso_residual(const lasso_problem *p, const double *weight, double *residual);
-
 /* weight[n], which it starts from with w->residual belonging to it, becomes the solution at `penalty`, to a duality gap
- * of LASSO_GAP of the squares. *rss = |y - Xc w|^2, *active = how many weights are not 0. */
+ * of LASSO_GAP of the squares; false when that many sweeps were not enough. *rss = |y - Xc w|^2, *active = how many weights
+ * are not 0. */
 #define LASSO_GAP 1e-12
-void lasso_descend(const lasso_problem *p, double penalty, double *weight, lasso_workspace *w, double *rss,
+bool lasso_descend(const lasso_problem *p, double penalty, double *weight, lasso_workspace *w, double *rss,
                    size_t *active);
 
 /* Follows the path of penalties down from the least that leaves no weight; weight[n] = the solution of the least
- * rss / (m - 1 - active)^2. */
-void lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, double *penalty, size_t *active);
+ * rss / (m - 1 - active)^2. A penalty whose solution is not found is not chosen, and ends the path: false. */
+bool lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, double *penalty, size_t *active);
 
 /* Bytes beside the system: fixed, and of each example of a block. */
 double lasso_memory(const fit_problem *problem, int workers);

@@ -22,12 +22,6 @@ enum { PER_DECADE = 16, STEPS = 3 * PER_DECADE + 1 };
 /* Sweeps over the weights that are not 0, at most: far more than masks drawn at random need. */
 #define SWEEPS 1000
 
-void lasso_residual(const lasso_problem *p, const double *weight, double *residual) {
-    memcpy(residual, p->cross, p->n * sizeof *residual);
-    for (size_t j = 0; j < p->n; j++)
-        if (weight[j] != 0) cblas_daxpy((int)p->n, -weight[j], p->gram + j * p->n, 1, residual, 1);
-}
-
 /* Coordinate j's best value; how much that changes the fit, in squares. */
 static double update(const lasso_problem *p, size_t j, double penalty, double *weight, double *residual) {
     const double own = p->gram[j * p->n + j];
@@ -56,10 +50,11 @@ static double duality_gap(const lasso_problem *p, double penalty, const double *
     return *rss / 2 + penalty * absolute - scale * (p->squares - cross) + scale * scale * *rss / 2;
 }
 
-void lasso_descend(const lasso_problem *p, double penalty, double *weight, lasso_workspace *w, double *rss,
+bool lasso_descend(const lasso_problem *p, double penalty, double *weight, lasso_workspace *w, double *rss,
                    size_t *active) {
     const double enough = LASSO_GAP * p->squares;
-    for (int round = 0; round < SWEEPS; round++) {
+    bool found = false;
+    for (int round = 0; round < SWEEPS && !found; round++) {
         size_t count = 0;
         for (size_t j = 0; j < p->n; j++) {
             update(p, j, penalty, weight, w->residual);
@@ -70,15 +65,17 @@ void lasso_descend(const lasso_problem *p, double penalty, double *weight, lasso
             for (size_t k = 0; k < count; k++) change += update(p, w->active[k], penalty, weight, w->residual);
             if (change <= enough) break;
         }
-        if (duality_gap(p, penalty, weight, w->residual, rss) <= enough) break;
+        found = duality_gap(p, penalty, weight, w->residual, rss) <= enough;
     }
     *active = 0;
     for (size_t j = 0; j < p->n; j++) *active += weight[j] != 0;
+    return found;
 }
 
-void lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, double *penalty, size_t *active) {
+bool lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, double *penalty, size_t *active) {
     double largest = 0, least = INFINITY;
     int risen = 0;
+    bool found = true;
     memset(weight, 0, p->n * sizeof *weight);
     memset(w->best, 0, p->n * sizeof *weight);
     memcpy(w->residual, p->cross, p->n * sizeof *weight);
@@ -89,7 +86,8 @@ void lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, do
         const double next = largest * pow(10, -step / (double)PER_DECADE);
         double rss;
         size_t count;
-        lasso_descend(p, next, weight, w, &rss, &count);
+        found = lasso_descend(p, next, weight, w, &rss, &count);
+        if (!found) break;
         const double left = (double)p->m - 1 - (double)count;
         if (!(left > 0)) break;
         const double criterion = rss / (left * left);
@@ -101,4 +99,5 @@ void lasso_choose(const lasso_problem *p, double *weight, lasso_workspace *w, do
         memcpy(w->best, weight, p->n * sizeof *weight);
     }
     memcpy(weight, w->best, p->n * sizeof *weight);
+    return found;
 }

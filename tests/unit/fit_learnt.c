@@ -7,6 +7,7 @@
 #include "test.h"
 
 #include "core/npy.h"
+#include "fit/lasso.h"
 
 /* --------------------------------------------------------------------------------------------- goldens */
 
@@ -299,6 +300,26 @@ static void test_nothing(void) {
     fixture_free(&f);
 }
 
+static void test_lasso_sweeps(void) {
+    const double easy[4] = {1, .5, .5, 1}, hard[4] = {1, 1 - 1e-9, 1 - 1e-9, 1};
+    const double cross[2] = {.5, -.5}, hard_cross[2] = {5e-6, -5e-6}; /* weights 1 and -1, 5,000 and -5,000 */
+    double weight[2] = {0}, residual[2], best[2], own[2], rss;
+    uint32_t list[2];
+    size_t active;
+    lasso_workspace w = {.cross = own, .residual = residual, .best = best, .weight = weight, .active = list};
+    lasso_problem p = {.gram = easy, .cross = cross, .squares = 2, .n = 2, .m = 10};
+    test_begin("the lasso says when its sweeps were not enough");
+    memcpy(residual, cross, sizeof cross);
+    CHECK(lasso_descend(&p, 1e-9, weight, &w, &rss, &active));
+    CHECK_NEAR(weight[0], 1, 1e-6);
+    CHECK_NEAR(weight[1], -1, 1e-6);
+    p.gram = hard;
+    p.cross = hard_cross;
+    memset(weight, 0, sizeof weight);
+    memcpy(residual, hard_cross, sizeof hard_cross);
+    CHECK(!lasso_descend(&p, 1e-12, weight, &w, &rss, &active));
+}
+
 static void test_errors(void) {
     test_begin("what cannot be estimated is said in one line");
     fixture f = planted(40, 10, 3, 1);
@@ -331,6 +352,7 @@ int main(void) {
     test_constant_masks();
     test_non_finite();
     test_nothing();
+    test_lasso_sweeps();
     test_errors();
     return test_end();
 }
