@@ -66,7 +66,8 @@ typedef struct fit_summary {
     double predicted, predicted_low, predicted_high; /* correlation on fresh masks, 95 % (diagnose.h) */
 } fit_summary;
 
-coar_status fit_estimator_parse(const char *text, fit_estimator *out); /* NULL: ridge */
+/* NULL: ridge; what to take of a run with gradients is its caller's to choose. */
+coar_status fit_estimator_parse(const char *text, fit_estimator *out);
 const char *fit_estimator_name(fit_estimator e);
 bool fit_estimator_takes_gradients(fit_estimator e);
 
