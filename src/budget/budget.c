@@ -126,7 +126,14 @@ static coar_status read_held(run_store *store, budget_step *held) {
     return store_masks_finished(store, &held->masks);
 }
 
-/* Steps of earlier calls, as far as the run still holds what they made; n. Without any, step 0 is what it holds. */
+/* What the first step makes is that step's, also where a kill came before it could be written down; only what is beyond
+ * it was there before. */
+static bool first_steps_own(const budget_run *run, const budget_step *held) {
+    const uint64_t masks = run->reverse_cost > 0 ? STEP_MASKS_FIRST : STEP_MASKS_FIT;
+    return held->passes <= STEP_PASSES_FIRST && held->masks <= masks;
+}
+
+/* Steps of earlier calls, as far as the run still holds what they made; n. Without any, step 0 is what it held before. */
 static coar_status load_steps(budget_run *run) {
     const char *path = run->o->ablate.output;
     run_store *store = NULL;
@@ -148,7 +155,7 @@ static coar_status load_steps(budget_run *run) {
            (run->steps[run->count - 1].passes > held.passes || run->steps[run->count - 1].masks > held.masks))
         run->count--;
     if (run->count == 0) {
-        run->steps[run->count++] = held;
+        run->steps[run->count++] = first_steps_own(run, &held) ? (budget_step){.predicted = NAN} : held;
         run->seconds = 0;
     }
 done:

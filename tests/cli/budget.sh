@@ -6,6 +6,7 @@ components=$("$COAR" info "$R" | sed -n 's/^ *components *\([0-9]*\) .*/\1/p')
 job() { "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --alpha .1 --eval-masks 40 --seed 3 --threads 2 "$@"; }
 # "K M" of the last step.
 last_step() { sed 's/.*"passes":\([0-9]*\),"masks":\([0-9]*\)[^{]*$/\1 \2/' "$1.parts/budget.steps"; }
+steps_of() { sed 's/"seconds":[0-9.e-]*//g' "$1.parts/budget.steps"; }
 steps() { grep -o '"passes"' "$1.parts/budget.steps" | wc -l; }
 
 succeeds "without passes, masks or budget: steps within 2n passes" job -o "$T/run.h5"
@@ -22,8 +23,7 @@ same "with further steps" "$(($(steps "$T/run.h5") > $(grep -o '"passes"' "$T/st
 same "and fits the residuals" "$(grep -c '^grad+eb ' "$T/.run")" 1
 
 succeeds "--force starts such a run over" job --force -o "$T/run.h5"
-same "with the steps of the first time" "$(sed 's/"seconds":[0-9.e-]*//' "$T/run.h5.parts/budget.steps")" \
-    "$(sed 's/"seconds":[0-9.e-]*//' "$T/steps")"
+same "with the steps of the first time" "$(steps_of "$T/run.h5")" "$(sed 's/"seconds":[0-9.e-]*//g' "$T/steps")"
 rm "$T/run.h5.parts/gradients.h5"
 succeeds "gradients that are gone are made again" job -o "$T/run.h5"
 
@@ -59,10 +59,16 @@ for bad in '' '{' '[]' '{"format":"coar.steps","seconds":1,"steps":[{}]}' '{"for
     fails 1 "budget.steps" "budget.steps is '$bad'" job --budget 45p -o "$T/few.h5"
 done
 
-# Killed at random moments; the end is that of the run that was not.
+# Killed at random moments, and where the first step's passes are there but not written down: the end is that of a run that
+# was not.
 if [ -z "${PYTHON:-}" ]; then skip "kills" "no Python with h5py"; finish; fi
 RANDOM=7
 succeeds "an undisturbed run" job --budget 1000p -o "$T/whole.h5"
+begin() { "$COAR" "$@" --model "$R" --data "$T/d.h5" --examples 0:40 --alpha .1 --seed 3 --threads 2 -o "$T/begun.h5"; }
+succeeds "passes of the first step" begin gradients --passes 16
+succeeds "and its masks" begin ablate --masks 64
+succeeds "a run from there" job --budget 1000p -o "$T/begun.h5"
+same "has the steps of one from the beginning" "$(steps_of "$T/begun.h5")" "$(steps_of "$T/whole.h5")"
 hits=0
 for _ in 1 2 3 4 5 6; do
     "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --alpha .1 --eval-masks 40 --seed 3 --threads 2 --budget 1000p \
@@ -74,7 +80,6 @@ for _ in 1 2 3 4 5 6; do
 done
 same "at least three kills hit a live program" "$((hits >= 3))" 1
 succeeds "the same command finishes it" job --budget 1000p -o "$T/killed.h5"
-same "with the same steps" "$(sed 's/"seconds":[0-9.e-]*//g' "$T/killed.h5.parts/budget.steps")" \
-    "$(sed 's/"seconds":[0-9.e-]*//g' "$T/whole.h5.parts/budget.steps")"
+same "with the same steps" "$(steps_of "$T/killed.h5")" "$(steps_of "$T/whole.h5")"
 succeeds "and the same data" "$PYTHON" tests/python/compare_runs.py "$T/whole.h5" "$T/killed.h5"
 finish

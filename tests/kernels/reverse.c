@@ -296,9 +296,9 @@ static void refusals(void) {
     CHECK_INT(gpu_reverse_launch(&n.c, &n.r, 0), cudaSuccess);
     CHECK(!gpu_reverse_reads_linear(&n.c, GPU_REVERSE_INFLUENCE));
     gpu_conv c[6];
-    gpu_reverse r[13];
+    gpu_reverse r[11];
     for (size_t i = 0; i < 6; i++) c[i] = n.c;
-    for (size_t i = 0; i < 13; i++) r[i] = n.r;
+    for (size_t i = 0; i < 11; i++) r[i] = n.r;
     c[0].pairs = 0;
     c[1].linear = NULL;
     c[2].mask.keep = NULL;
@@ -316,10 +316,8 @@ static void refusals(void) {
     r[7].sums = NULL;
     r[8].workspace = NULL;
     r[9].kind = GPU_REVERSE_CONDUCTANCE, r[9].example = NULL;
-    r[10].kind = (gpu_reverse_kind)4;
-    r[11].kind = (gpu_reverse_kind)-1;
-    r[12].dlinear = r[12].dresidual = kernel_buffer(1024);
-    for (size_t i = 0; i < 13; i++) CHECK_INT(gpu_reverse_launch(&n.c, &r[i], 0), cudaErrorInvalidValue);
+    r[10].dlinear = r[10].dresidual = kernel_buffer(1024);
+    for (size_t i = 0; i < 11; i++) CHECK_INT(gpu_reverse_launch(&n.c, &r[i], 0), cudaErrorInvalidValue);
 }
 
 static void tests(void) {

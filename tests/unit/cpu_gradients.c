@@ -358,11 +358,11 @@ int main(void) {
             test_skip("this machine has no %s", isas[i]);
             continue;
         }
-        size_t compared = 0;
-        for (size_t k = 0; k < COUNT; k++)
+        size_t compared = 0, tried = 0;
+        for (size_t k = 0; k < COUNT; k += REDUCED ? 4 : 1, tried++)
             compared += compare_net(nets[k].name, nets[k].g, isas[i], k < NETS_NAMED ? NAMED : RANDOM);
         test_begin("%s: most nets have derivatives", isas[i]);
-        CHECK(compared >= NETS_NAMED + RANDOM_NETS * 3 / 4);
+        CHECK(compared >= tried * 3 / 4);
         for (size_t k = 0; k < RESIDUAL_NETS; k += 3) test_nan(nets[k].name, nets[k].g, isas[i]);
         for (size_t k = 0; k < COUNT; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
     }
