@@ -75,7 +75,7 @@ static coar_status run_units(baselines *b, const char *name, const unit_work *wo
                      .setting_count = sizeof settings / sizeof *settings,
                      .work = *work,
                      .force_resume = b->o->force_resume};
-    if (b->o->time_limit > 0) run.work.time_limit = fmax(b->o->time_limit - (clock_seconds() - b->start), 1e-3);
+    run.work.time_limit = clock_left(b->o->time_limit, b->start);
     b->job->memory_told = false; /* what was told was for other passes */
     return run_stage(b->job, b->store, &run, stage);
 }

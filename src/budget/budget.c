@@ -197,7 +197,7 @@ static coar_ablate_options next_stage(budget_run *run) {
     coar_ablate_options options = run->o->ablate;
     options.force = run->force;
     run->force = false;
-    if (options.time_limit > 0) options.time_limit = fmax(options.time_limit - (clock_seconds() - run->start), 1e-3);
+    options.time_limit = clock_left(options.time_limit, run->start);
     return options;
 }
 

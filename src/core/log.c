@@ -32,6 +32,12 @@ double clock_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double clock_left(double limit, double start) {
+    if (limit <= 0) return 0;
+    const double left = limit - (clock_seconds() - start);
+    return left > 1e-3 ? left : 1e-3;
+}
+
 void clock_utc(char text[UTC_SIZE]) {
     time_t now = time(NULL);
     struct tm utc;

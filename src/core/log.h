@@ -30,6 +30,10 @@ bool progress_update(progress *progress, uint64_t done);
 /* Monotonic seconds. */
 double clock_seconds(void);
 
+/* What is left of a limit in seconds that began at `start`; never 0, which would mean none: whoever goes on then still does
+ * one piece of work. 0 for a limit of 0. */
+double clock_left(double limit, double start);
+
 /* The time now as files tell it: "2024-11-22T10:00:00Z". */
 enum { UTC_SIZE = 32 };
 void clock_utc(char text[UTC_SIZE]);

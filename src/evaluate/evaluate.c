@@ -124,7 +124,7 @@ static coar_status plan_options(evaluate_plan *p, const coar_evaluate_options *o
 /* --time-limit is that of the whole call. */
 static coar_evaluate_options with_time_left(const evaluate_plan *p, const coar_evaluate_options *o) {
     coar_evaluate_options left = *o;
-    if (o->time_limit > 0) left.time_limit = fmax(o->time_limit - (clock_seconds() - p->start), 1e-3);
+    left.time_limit = clock_left(o->time_limit, p->start);
     return left;
 }
 

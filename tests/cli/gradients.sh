@@ -12,10 +12,6 @@ gradients() {
         --output margin,loss "$@"
 }
 run() { (gradients "$@"); }
-milliseconds() { echo $(($(date +%s%N) / 1000000)); }
-# Sleeps for a random part of so many milliseconds.
-moment() { sleep "$(awk -v t="$1" -v r=$RANDOM 'BEGIN {print t * r / 32768 / 1000}')"; }
-opens() { "$PYTHON" -c "import h5py, sys; h5py.File(sys.argv[1])" "$1" 2>/dev/null; }
 agree() { succeeds "$1" "$PYTHON" tests/python/compare_runs.py "$T/whole.h5" "$2"; }
 
 start=$(milliseconds)
@@ -24,17 +20,7 @@ took=$(($(milliseconds) - start))
 succeeds "gradients: the same again" run --passes 48 -o "$T/whole.h5"
 same "gradients: has nothing to do" "$(grep -c 'nothing to do' "$T/.out")" 1
 
-kills=0 broken=0 attempts=0
-while [ $kills -lt 10 ] && [ $attempts -lt 50 ]; do
-    attempts=$((attempts + 1))
-    gradients --passes 48 -o "$T/killed.h5" >/dev/null 2>"$T/.err" &
-    pid=$!
-    moment "$took"
-    kill -9 $pid 2>/dev/null
-    wait $pid 2>/dev/null
-    if [ $? = 137 ]; then kills=$((kills + 1)); else rm -rf "$T/killed.h5" "$T/killed.h5.parts"; fi
-    if [ -e "$T/killed.h5" ] && ! opens "$T/killed.h5"; then broken=$((broken + 1)); fi
-done
+kill_often 10 "$took" "$T/killed.h5" gradients --passes 48 -o "$T/killed.h5"
 same "gradients: kills that hit a live program" "$kills" 10
 same "gradients: run files that did not open after a kill" "$broken" 0
 succeeds "gradients: the same command finishes the run" run --passes 48 -o "$T/killed.h5"

@@ -12,9 +12,6 @@ job() { exec "$COAR" run --model "$DIGITS/digits-resnet.safetensors" --data "$T/
 
 run() { (job "$@"); }
 
-milliseconds() { echo $(($(date +%s%N) / 1000000)); }
-# Sleeps for a random part of so many milliseconds.
-moment() { sleep "$(awk -v t="$1" -v r=$RANDOM 'BEGIN {print t * r / 32768 / 1000}')"; }
 
 start=$(milliseconds)
 succeeds "an undisturbed run" run "$T/whole.h5"
@@ -23,20 +20,8 @@ start=$(milliseconds)
 succeeds "an undisturbed merge" "$COAR" merge "$T/whole.h5" -o "$T/whole-merged.h5"
 merge_took=$(($(milliseconds) - start))
 
-opens() { "$PYTHON" -c "import h5py, sys; h5py.File(sys.argv[1])" "$1" 2>/dev/null; }
-kills=0 broken=0 attempts=0
-# Moments are drawn over the whole length of a run, so that every stage is hit. What a kill leaves goes on at the next try; a run
-# that ended before its kill starts over.
-while [ $kills -lt 20 ] && [ $attempts -lt 100 ]; do
-    attempts=$((attempts + 1))
-    job "$T/killed.h5" >/dev/null 2>"$T/.err" &
-    pid=$!
-    moment "$took"
-    kill -9 $pid 2>/dev/null
-    wait $pid 2>/dev/null
-    if [ $? = 137 ]; then kills=$((kills + 1)); else rm -rf "$T/killed.h5" "$T/killed.h5.parts"; fi
-    if [ -e "$T/killed.h5" ] && ! opens "$T/killed.h5"; then broken=$((broken + 1)); fi
-done
+# Moments are drawn over the whole length of a run, so that every stage is hit.
+kill_often 20 "$took" "$T/killed.h5" job "$T/killed.h5"
 same "kills that hit a live program" "$kills" 20
 same "run files that did not open after a kill" "$broken" 0
 succeeds "the same command finishes the run" run "$T/killed.h5"
