@@ -102,6 +102,7 @@ coar_status fits_solve(fixture *f, fit_estimator estimator, int threads, size_t 
                                    .standard_errors = estimator != FIT_LASSO,
                                    .pool = fits_pool(threads),
                                    .memory = memory,
+                                   .dense_side = f->dense_side,
                                    .callbacks = &callbacks};
     f->next = 0;
     f->warnings = 0;

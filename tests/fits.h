@@ -28,6 +28,7 @@ typedef struct fixture {
     uint64_t next;
     fit_summary summary;
     int stop_after, warnings;
+    size_t dense_side; /* of fit_settings */
     bool leave_one_out;
     const uint32_t *group_first; /* borrowed, as gradients */
     uint32_t groups;

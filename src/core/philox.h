@@ -16,6 +16,7 @@ enum {
     PHILOX_STREAM_BOOTSTRAP = 4,
     PHILOX_STREAM_CALIBRATION = 5,
     PHILOX_STREAM_WEIGHTS = 6, /* random weights (src/model/random.c) */
+    PHILOX_STREAM_PROBES = 7,  /* random signs (src/fit/conjugate.c) */
 };
 
 /* out[4] = ten rounds over counter[4] with key[2]. */

@@ -11,10 +11,10 @@
 enum { FOLDS = 5 };
 _Static_assert(FIT_PARTS % FOLDS == 0, "a fold is a whole number of the jackknife's parts");
 
-double crossfit_memory(const fit_problem *problem) {
+double crossfit_memory(const fit_problem *problem, size_t most) {
     const double m = (double)problem->m, n = problem->n;
-    return fit_sample_memory(problem) + 4 * m * n / 8 + DENSE_ROWS * 8 * (m > n ? m : n) +
-           8 * (SAMPLE_MAX * FIT_PARTS * FIT_MOMENTS + n);
+    return fit_sample_memory(problem, most) + 4 * m * n / 8 + DENSE_ROWS * 8 * (m > n ? m : n) +
+           8 * ((double)most * FIT_PARTS * FIT_MOMENTS + n);
 }
 
 /* Buffers of a chunk, and the moments of all chunks. */

@@ -31,7 +31,7 @@ coar_status crossfit_outlook(const crossfit *c, fit_outlook *outlook);
 /* The same by plain leave-one-out predictions of one solver of the system. */
 coar_status crossfit_plain(const crossfit *c, fit_solver *solver, fit_outlook *outlook);
 
-/* Bytes beside a system, a sample, its prior's learning and a solver. */
-double crossfit_memory(const fit_problem *problem);
+/* Bytes beside a system, a sample of at most `most`, its prior's learning and a solver. */
+double crossfit_memory(const fit_problem *problem, size_t most);
 
 #endif

@@ -49,6 +49,7 @@ typedef struct fit_settings {
     thread_pool *pool;
     size_t memory; /* of the host */
     const coar_callbacks *callbacks;
+    size_t dense_side;  /* largest min(m, n) at which eb and grad+eb take eigenvectors; 0 = 4,096 */
     fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
 } fit_settings;
 

@@ -50,7 +50,7 @@ static double correction_to(double honest, double flattering) {
 static coar_status make_under_prior(void *context, fit_system *system, const double *prior, fit_solver **out) {
     fit_made *base = context;
     fit_solver *solver;
-    TRY(shrink_create(system, SHRINK_BAYES, prior, &solver));
+    TRY(system->iterative ? bayes_create(system, prior, &solver) : shrink_create(system, SHRINK_BAYES, prior, &solver));
     if (base) return grad_create(system, &base->average, &base->bands, solver, out);
     *out = solver;
     return COAR_OK;
@@ -73,6 +73,7 @@ static coar_status make_bayes(const making *k, const fit_sample *learnt, const f
     fit_outlook plain = {.count = 0};
     double *prior = NULL;
     coar_status status;
+    if (system->iterative) TRY(bayes_check(system));
     system->standard_errors = false; /* no table of them for the folds */
     TRY_GOTO(crossfit_outlook(&c, outlook));
     system->standard_errors = errors;
@@ -87,10 +88,24 @@ done:
     return status;
 }
 
+/* *sample becomes what an iterative system learns from, held by *thin. */
+static coar_status thin_out(const making *k, const fit_sample **sample, fit_sample *thin) {
+    if (!k->made->system.iterative || (*sample)->count <= SAMPLE_ITERATIVE) return COAR_OK;
+    TRY(fit_sample_thin(*sample, SAMPLE_ITERATIVE, thin));
+    *sample = thin;
+    return COAR_OK;
+}
+
 static coar_status make_eb(const making *k, const fit_sample *sample) {
     fit_made *made = k->made;
+    fit_sample thin = {.count = 0};
+    coar_status status;
     made->corrected = true;
-    return make_bayes(k, sample, sample, NULL, &made->solver, &made->outlook, &made->correction);
+    TRY_GOTO(thin_out(k, &sample, &thin));
+    TRY_GOTO(make_bayes(k, sample, sample, NULL, &made->solver, &made->outlook, &made->correction));
+done:
+    fit_sample_free(&thin);
+    return status;
 }
 
 /* -------------------------------------------------------------------------------------------- gradients */
@@ -134,18 +149,20 @@ static coar_status choose_grad_eb(const making *k, const fit_sample *sample, fit
 }
 
 static coar_status make_grad_eb(const making *k, const fit_sample *sample) {
-    fit_sample residuals = {.count = 0};
+    fit_sample residuals = {.count = 0}, thin = {.count = 0};
     fit_solver *both = NULL;
     fit_outlook outlook = {.count = 0};
     double correction = 1;
     coar_status status;
     TRY_GOTO(make_calibrated(k, sample));
+    TRY_GOTO(thin_out(k, &sample, &thin));
     TRY_GOTO(gradient_residuals(&k->made->system, &k->made->average, &k->made->bands, sample, &residuals));
     TRY_GOTO(make_bayes(k, &residuals, sample, k->made, &both, &outlook, &correction));
     TRY_GOTO(choose_grad_eb(k, sample, &both, &outlook, correction));
 done:
     if (both) both->destroy(both);
     fit_sample_free(&residuals);
+    fit_sample_free(&thin);
     return status;
 }
 

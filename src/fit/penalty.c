@@ -22,17 +22,16 @@
  * squares to "no component matters". */
 #define PER_DECADE 8
 
-static void make_grid(const double *value, size_t r, double *penalty) {
-    double sum = 0;
-    for (size_t k = 0; k < r; k++) sum += value[k];
-    const double mean = r ? sum / (double)r : 1;
-    for (int g = 0; g < PENALTIES; g++) penalty[g] = mean * pow(10, (g - (PENALTIES - 1) / 2) / (double)PER_DECADE);
+void penalty_spread(double mean, double penalty[PENALTIES]) {
+    for (int g = 0; g < PENALTIES; g++) penalty[g] = mean * pow(10, (g - PENALTY_MIDDLE) / (double)PER_DECADE);
 }
 
 coar_status penalty_create(penalty_rule rule, const double *value, size_t r, size_t m, penalty_grid *out) {
     penalty_grid grid = {.r = r, .m = m};
     TRY(memory_new(r, PENALTIES * sizeof(double), "penalties", &grid.shrink));
-    make_grid(value, r, grid.penalty);
+    double sum = 0;
+    for (size_t k = 0; k < r; k++) sum += value[k];
+    penalty_spread(r ? sum / (double)r : 1, grid.penalty);
     for (size_t g = 0; g < PENALTIES; g++) {
         double left = (double)(m - 1 - r), logs = 0;
         for (size_t k = 0; k < r; k++) {

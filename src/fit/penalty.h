@@ -9,6 +9,7 @@
 #include "fit/solver.h"
 
 #define PENALTIES 97
+#define PENALTY_MIDDLE (PENALTIES / 2) /* the mean eigenvalue */
 
 typedef enum penalty_rule { PENALTY_GCV, PENALTY_EVIDENCE } penalty_rule;
 
@@ -19,6 +20,9 @@ typedef struct penalty_grid {
     double offset[PENALTIES];  /* the part of the criterion that outputs do not change */
     double *shrink;            /* [r][PENALTIES] what each squared coordinate counts */
 } penalty_grid;
+
+/* The grid around the mean eigenvalue: eight a decade, six decades each way. */
+void penalty_spread(double mean, double penalty[PENALTIES]);
 
 /* value[r]: the eigenvalues above 0. */
 coar_status penalty_create(penalty_rule rule, const double *value, size_t r, size_t m, penalty_grid *out);

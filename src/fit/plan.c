@@ -51,10 +51,21 @@ static void add_gradients(const fit_problem *problem, const fit_settings *settin
     needs->per_example += 8 * ((double)problem->n * (settings->standard_errors ? 2 : 1) + BAND_VECTORS);
 }
 
-/* What learns a prior, and a copy of the sample: of its residuals, or without a fold. */
-static void add_prior(const fit_problem *problem, needs *needs) {
-    needs->fixed += fit_sample_memory(problem) + prior_memory(problem) + crossfit_memory(problem) +
-                    8 * (double)problem->n * SAMPLE_CHUNK;
+/* Empirical Bayes: the solver, what learns a prior, and copies of the sample: thinned or of its residuals, and without a
+ * fold. An iterative prior's learning is over when its solver comes. */
+static void add_bayes(const fit_problem *problem, const fit_settings *settings, needs *needs) {
+    const double m = (double)problem->m, n = problem->n, errors = settings->standard_errors ? 1 : 0;
+    const bool iterative = fit_is_iterative(problem, settings);
+    const size_t most = iterative ? SAMPLE_ITERATIVE : SAMPLE_MAX;
+    needs->fixed += fit_sample_memory(problem, most) + crossfit_memory(problem, most) + 8 * n * SAMPLE_CHUNK;
+    if (iterative) {
+        needs->fixed += prior_memory_iteratively(problem, thread_pool_size(settings->pool)) +
+                        8 * PENALTIES * (m + errors * n) + 16 * n;
+        needs->per_example += 8;
+    } else {
+        add_dense(problem, settings, needs);
+        needs->fixed += prior_memory(problem);
+    }
 }
 
 static needs memory_needs(const fit_problem *problem, const fit_settings *settings) {
@@ -70,37 +81,33 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         needs.per_example += cross_needs(problem, settings) + lasso_memory_per_example(problem);
         return needs;
     case FIT_EB:
-        add_dense(problem, settings, &needs);
-        add_prior(problem, &needs);
+        add_bayes(problem, settings, &needs);
         break;
     case FIT_GRAD:
         add_gradients(problem, settings, &needs);
         break;
     case FIT_GRAD_EB:
-        add_dense(problem, settings, &needs);
-        add_prior(problem, &needs);
+        add_bayes(problem, settings, &needs);
         add_gradients(problem, settings, &needs);
         needs.per_example += 4 * (double)problem->m + 8 * DENSE_ROWS + 16; /* residuals */
         break;
     }
-    needs.fixed += fit_sample_memory(problem);
+    needs.fixed += fit_sample_memory(problem, SAMPLE_MAX);
     needs.least = N < SAMPLE_CHUNK ? N : SAMPLE_CHUNK; /* solvers see the sample's chunks, too */
     return needs;
 }
 
-/* `grad` solves no system of masks, however many there are. */
+/* Those that solve a dense system: `grad` solves none, and empirical Bayes beyond this size an iterative one. */
 static coar_status check_side(const fit_problem *problem, const fit_settings *settings) {
     const bool lasso = settings->estimator == FIT_LASSO;
+    const bool dense = lasso || settings->estimator == FIT_OLS || settings->estimator == FIT_RIDGE;
     const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n, side = lasso ? problem->n : smaller;
-    if (settings->estimator == FIT_GRAD || side <= SIDE_MAX) return COAR_OK;
+    if (!dense || side <= SIDE_MAX) return COAR_OK;
     return status_set(COAR_ERROR_UNSUPPORTED,
                       "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: "
-                      "%sfit fewer components (ablate --only)%s",
+                      "take %s, fit fewer components (ablate --only), or begin a run with fewer masks",
                       (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
-                      SIDE_MAX,
-                      lasso ? "take eb or ridge, which can have more components than that from fewer masks, or "
-                            : "begin a run with fewer masks, or ",
-                      settings->estimator == FIT_GRAD_EB ? ", or take --estimator grad, which solves none" : "");
+                      SIDE_MAX, lasso ? "eb or ridge" : "eb");
 }
 
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {

@@ -26,10 +26,6 @@
 #include "fit/penalty.h"
 #include "fit/spectrum.h"
 
-/* Expectation and maximisation goes on to sharpen what few examples say, and correlations with fresh masks fall again
- * slowly after about this many. */
-#define PRIOR_ROUNDS 8
-
 /* What a component's group says about it, in examples. It decides where there are few: on ResNet-20 with 1,000 masks
  * the correlation with fresh masks rises from .544 to .566 learnt from 3 examples, by .003 from 10, and by nothing from
  * 200. */
@@ -145,19 +141,19 @@ static coar_status add_posterior_variances(learning *l, const spectrum *s, const
     return COAR_OK;
 }
 
-/* The new variances; they stay as they are when no outputs vary. */
-static void maximise(learning *l, double *prior) {
-    const uint32_t *first = l->system->group_first;
-    const double examples = (double)l->sample->count;
+void prior_maximise(const fit_system *system, size_t examples, double *next, double *prior) {
+    const uint32_t *first = system->group_first;
+    const size_t n = system->by_component.count;
+    const double count = (double)examples;
     double sum = 0;
-    for (uint32_t g = 0; g < l->system->groups; g++) {
+    for (uint32_t g = 0; g < system->groups; g++) {
         double mean = 0;
-        for (size_t j = first[g]; j < first[g + 1]; j++) mean += l->next[j] / (first[g + 1] - first[g]);
+        for (size_t j = first[g]; j < first[g + 1]; j++) mean += next[j] / (first[g + 1] - first[g]);
         for (size_t j = first[g]; j < first[g + 1]; j++)
-            l->next[j] = (examples * l->next[j] + GROUP_EXAMPLES * mean) / (examples + GROUP_EXAMPLES);
+            next[j] = (count * next[j] + GROUP_EXAMPLES * mean) / (count + GROUP_EXAMPLES);
     }
-    for (size_t j = 0; j < l->n; j++) sum += l->next[j];
-    for (size_t j = 0; j < l->n && sum > 0; j++) prior[j] = fmax(l->next[j] / sum * (double)l->n, FLOOR);
+    for (size_t j = 0; j < n; j++) sum += next[j];
+    for (size_t j = 0; j < n && sum > 0; j++) prior[j] = fmax(next[j] / sum * (double)n, FLOOR);
 }
 
 static coar_status learn_round(learning *l, bool first, double *prior) {
@@ -176,7 +172,7 @@ static coar_status learn_round(learning *l, bool first, double *prior) {
         TRY_GOTO(learn_chunk(l, &s, &grid, c));
     }
     TRY_GOTO(add_posterior_variances(l, &s, prior));
-    maximise(l, prior);
+    prior_maximise(l->system, l->sample->count, l->next, prior);
 done:
     penalty_free(&grid);
     spectrum_free(&s);
@@ -187,6 +183,7 @@ coar_status prior_learn(const fit_system *system, const fit_sample *sample, doub
     learning l;
     progress progress;
     coar_status status;
+    if (system->iterative) return prior_learn_iteratively(system, sample, prior);
     progress_begin(&progress, system->callbacks, "prior", "rounds", 0, PRIOR_ROUNDS);
     TRY_GOTO(learning_create(system, sample, &l));
     for (size_t j = 0; j < l.n; j++) prior[j] = 1;

@@ -14,8 +14,8 @@ void fit_sample_free(fit_sample *sample) {
     *sample = (fit_sample){.count = 0};
 }
 
-double fit_sample_memory(const fit_problem *problem) {
-    const double count = problem->N < SAMPLE_MAX ? (double)problem->N : SAMPLE_MAX;
+double fit_sample_memory(const fit_problem *problem, size_t most) {
+    const double count = (double)(problem->N < most ? problem->N : most);
     return count * (4 * (double)problem->m + 24);
 }
 
@@ -106,6 +106,27 @@ coar_status fit_sample_create(const fit_problem *problem, const fit_scan *scan, 
         allocate(left < SAMPLE_MAX ? (size_t)left : SAMPLE_MAX, (size_t)(problem->m - scan->masks_left_out), &sample));
     choose(problem, scan, blocks, left, &sample);
     TRY_GOTO(take(problem, scan, block, y, &sample));
+    fit_sample_recentre(&sample);
+    *out = sample;
+    return COAR_OK;
+done:
+    fit_sample_free(&sample);
+    return status;
+}
+
+coar_status fit_sample_thin(const fit_sample *from, size_t most, fit_sample *out) {
+    const size_t count = from->count < most ? from->count : most;
+    fit_sample sample;
+    coar_status status;
+    TRY_GOTO(allocate(count, from->m, &sample));
+    for (size_t z = 0; z < count; z++) {
+        const size_t k = z * from->count / count, c = k / SAMPLE_CHUNK, to = z / SAMPLE_CHUNK;
+        const size_t E = chunk_count(from, c), width = chunk_count(&sample, to);
+        const float *y = fit_sample_outputs(from, c) + k % SAMPLE_CHUNK;
+        float *own = fit_sample_outputs(&sample, to) + z % SAMPLE_CHUNK;
+        sample.index[z] = from->index[k];
+        for (size_t i = 0; i < from->m; i++) own[i * width] = y[i * E];
+    }
     fit_sample_recentre(&sample);
     *out = sample;
     return COAR_OK;

@@ -10,7 +10,8 @@
 #include "fit/scan.h"
 #include "fit/solver.h"
 
-enum { SAMPLE_MAX = 1024, SAMPLE_CHUNK = 128 };
+/* SAMPLE_ITERATIVE: of an iterative system, where every example costs as much as the last: its loss is below .002. */
+enum { SAMPLE_MAX = 1024, SAMPLE_ITERATIVE = 256, SAMPLE_CHUNK = 128 };
 
 typedef struct fit_sample {
     size_t count, chunks;
@@ -29,6 +30,9 @@ void fit_sample_free(fit_sample *sample);
 /* The same without the masks first .. end - 1. */
 coar_status fit_sample_without(const fit_sample *sample, size_t first, size_t end, fit_sample *out);
 
+/* `most` examples of them, evenly spaced; or all. */
+coar_status fit_sample_thin(const fit_sample *sample, size_t most, fit_sample *out);
+
 /* Chunk c < chunks: count, index, y, mean and squares of *block; the rest of it is left alone. */
 void fit_sample_chunk(const fit_sample *sample, size_t c, solver_block *block);
 
@@ -36,7 +40,7 @@ void fit_sample_chunk(const fit_sample *sample, size_t c, solver_block *block);
 float *fit_sample_outputs(const fit_sample *sample, size_t c);
 void fit_sample_recentre(fit_sample *sample);
 
-/* Bytes of a sample of a problem like this. */
-double fit_sample_memory(const fit_problem *problem);
+/* Bytes of a sample of at most `most` examples of a problem like this. */
+double fit_sample_memory(const fit_problem *problem, size_t most);
 
 #endif

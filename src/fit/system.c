@@ -6,6 +6,11 @@
 #include "core/memory.h"
 #include "fit/solver.h"
 
+bool fit_is_iterative(const fit_problem *problem, const fit_settings *settings) {
+    const uint64_t side = problem->m < problem->n ? problem->m : problem->n;
+    return side > (settings->dense_side ? settings->dense_side : BAYES_DENSE_MAX);
+}
+
 coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,
                               size_t block, fit_system *out) {
     const uint32_t n = problem->n;
@@ -14,6 +19,7 @@ coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, 
         .groups = problem->groups,
         .block = block,
         .standard_errors = settings->standard_errors,
+        .iterative = fit_is_iterative(problem, settings),
         .pool = settings->pool,
         .device = settings->device,
         .callbacks = settings->callbacks,
