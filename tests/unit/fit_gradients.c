@@ -132,6 +132,20 @@ static void test_calibrated(void) {
     close_golden(&f, &g);
 }
 
+static void test_iterative(void) {
+    golden_gradients g, h;
+    test_begin("grad+eb without eigenvectors comes near grad+eb with them");
+    fixture f = open_golden(MANY, &g), exact = open_golden(MANY, &h);
+    f.dense_side = 1;
+    CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 2, 0));
+    CHECK_OK(fits_solve(&exact, FIT_GRAD_EB, 2, 0));
+    const double difference = fits_difference(exact.weight, f.weight, f.N * f.n);
+    if (!(difference < .02)) test_fail(__FILE__, __LINE__, "weights differ by %.4f of the largest", difference);
+    CHECK_NEAR(f.summary.predicted, exact.summary.predicted, .002);
+    close_golden(&f, &g);
+    close_golden(&exact, &h);
+}
+
 /* ----------------------------------------------------------------------------------------------- edges */
 
 static void test_fall_back(void) {
@@ -340,24 +354,29 @@ static void test_sample(void) {
 }
 
 static void test_large(void) {
-    test_begin("100,000 masks of 82,944 components: grad solves no system, and is not charged for one");
+    test_begin("100,000 masks of 82,944 components: no system is solved, and none charged for");
     const fit_problem problem = {.m = 100000, .N = 2000, .n = 82944, .groups = 100};
-    fit_settings settings = {.estimator = FIT_GRAD, .memory = (size_t)16 << 30};
+    fit_settings settings = {.estimator = FIT_GRAD, .memory = (size_t)16 << 30, .pool = fits_pool(2)};
     size_t block = 0;
     CHECK_OK(fit_plan_block(&problem, &settings, &block));
     CHECK(block >= 128);
     settings.estimator = FIT_GRAD_EB;
-    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED, "--estimator grad,");
+    CHECK_OK(fit_plan_block(&problem, &settings, &block));
+    CHECK(block >= 128);
+    settings.estimator = FIT_RIDGE;
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED, "take eb, fit fewer components");
     status_clear();
     settings.estimator = FIT_GRAD;
     settings.memory = (size_t)1 << 30;
     CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_MEMORY, "--memory");
     status_clear();
+    thread_pool_destroy(settings.pool);
 }
 
 int main(void) {
     test_alone();
     test_calibrated();
+    test_iterative();
     test_fall_back();
     test_broken();
     test_independence();
