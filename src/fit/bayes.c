@@ -1,6 +1,6 @@
 /*
- * bayes.c - empirical Bayes where no eigenvectors are to be had: weights by conjugate gradients (conjugate.c); slack and
- * standard errors from the limit for independent masks (resolvent.c). With C_j = D_j / (1 + t_j) / p, the posterior
+ * bayes.c - empirical Bayes where no eigenvectors are to be had: weights by conjugate gradients (conjugate.c); slack
+ * and standard errors from the limit for independent masks (resolvent.c). With C_j = D_j / (1 + t_j) / p, the posterior
  * variance of a component over the noise's,
  *
  *   slack_i = 1 / (1 + sum_j x_ij^2 C_j) - 1/m    (x_ij centred; mask i against a posterior that has not seen it,

@@ -175,8 +175,8 @@ static void measure(const conjugate *c, const conjugate_lanes *l, solved_squares
         solved[z] = (solved_squares){l->choice[z], l->squares[z], residual[z], residual[z] + l->penalty[z] * prior[z]};
 }
 
-/* Each example goes to the penalty that the evidence prefers, until that is next to where it was; then its penalty stays,
- * whatever the other lanes do. */
+/* Each example goes to the penalty that the evidence prefers, until that is next to where it was; then its penalty
+ * stays, whatever the other lanes do. */
 static void find_penalties(const conjugate *c, conjugate_lanes *l) {
     bool looking[L];
     solved_squares solved[L];
@@ -214,14 +214,17 @@ static void load(const conjugate *c, const solver_block *block, size_t z0, size_
     const size_t m = c->system->by_mask.count, n = c->system->by_component.count, E = block->count;
     bool warm = false;
     for (size_t z = 0; z < L; z++) {
-        l->squares[z] = z < count ? block->squares[z0 + z] : 0;
+        const double squares = z < count ? block->squares[z0 + z] : 0;
+        l->scale[z] = squares > 0 ? sqrt(squares / (double)m) : 1;
+        l->squares[z] = squares / (l->scale[z] * l->scale[z]);
         l->choice[z] = z < count ? block->choice[z0 + z] : PENALTIES - 1;
     }
     for (size_t i = 0; i < m; i++)
-        for (size_t z = 0; z < L; z++) l->y[i * L + z] = z < count ? block->y[i * E + z0 + z] - block->mean[z0 + z] : 0;
+        for (size_t z = 0; z < L; z++)
+            l->y[i * L + z] = z < count ? (block->y[i * E + z0 + z] - block->mean[z0 + z]) / l->scale[z] : 0;
     for (size_t j = 0; j < n; j++)
         for (size_t z = 0; z < L; z++) {
-            l->weight[j * L + z] = z < count ? block->weight[j * E + z0 + z] : 0;
+            l->weight[j * L + z] = z < count ? block->weight[j * E + z0 + z] / l->scale[z] : 0;
             warm |= l->weight[j * L + z] != 0;
         }
     memset(l->fitted, 0, m * L * sizeof *l->fitted);
@@ -235,12 +238,12 @@ static void store(const conjugate *c, solver_block *block, size_t z0, size_t cou
     solved_squares solved[L];
     measure(c, l, solved);
     for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < count; z++) block->weight[j * E + z0 + z] = l->weight[j * L + z];
+        for (size_t z = 0; z < count; z++) block->weight[j * E + z0 + z] = l->weight[j * L + z] * l->scale[z];
     for (size_t z = 0; z < count; z++) {
         block->choice[z0 + z] = l->choice[z];
         block->penalty[z0 + z] = l->penalty[z];
         block->left[z0 + z] = c->resolvent.grid.left[l->choice[z]];
-        penalised[z0 + z] = solved[z].penalised;
+        penalised[z0 + z] = solved[z].penalised * l->scale[z] * l->scale[z];
     }
 }
 

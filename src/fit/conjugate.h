@@ -13,10 +13,11 @@
 
 /* Workspace of one thread: [length][lanes] throughout. */
 typedef struct conjugate_lanes {
-    double *y, *fitted, *image;                      /* [m] centred outputs, Xc w, Xc direction */
+    double *y, *fitted, *image;                      /* [m] outputs, Xc w, Xc direction */
     double *weight, *residual, *direction, *product; /* [n] */
-    double squares[OPERATOR_LANES];                  /* of y */
-    double penalty[OPERATOR_LANES];                  /* p, and which of the resolvent's it is */
+    double scale[OPERATOR_LANES]; /* y is (outputs - mean) / scale, which single precision can hold, and its weights */
+    double squares[OPERATOR_LANES]; /* of y */
+    double penalty[OPERATOR_LANES]; /* p, and which of the resolvent's it is */
     uint32_t choice[OPERATOR_LANES];
     double gap[OPERATOR_LANES]; /* r' P^-1 r */
     operator_scratch *scratch;
@@ -40,8 +41,8 @@ void conjugate_free(conjugate *c);
 /* Takes this prior from now on, borrowed. */
 void conjugate_believe(conjugate *c, const double *prior);
 
-/* Minimises |y - Xc w|^2 + penalty sum_j w_j^2 / D_j for all examples of the blocks, to within tolerance^2 of the squares
- * of y, at the penalty that the evidence prefers. Of each block count, y, mean and squares are read, weight and choice
+/* Minimises |y - Xc w|^2 + penalty sum_j w_j^2 / D_j for all examples of the blocks, to within tolerance^2 of the
+ * squares of y, at the penalty that the evidence prefers. Of each block count, y, mean and squares are read, weight and choice
  * are where it starts (indices of the resolvent's penalties) and where it ends, penalty and left are written.
  * penalised: [E] of one block after the other, the minimum. progress (NULL = none) counts examples from `done` on:
  * COAR_STOPPED when its callback asks for it. */
@@ -55,8 +56,8 @@ typedef struct conjugate_job {
 } conjugate_job;
 coar_status conjugate_solve(conjugate *c, const conjugate_job *job);
 
-/* Effective degrees of freedom at the resolvent's penalty `choice`, as OPERATOR_LANES random vectors measure them: masks
- * that were not drawn independently have others than the resolvent. */
+/* Effective degrees of freedom at the resolvent's penalty `choice`, as OPERATOR_LANES random vectors measure them:
+ * masks that were not drawn independently have others than the resolvent. */
 double conjugate_freedom(conjugate *c, uint32_t choice);
 
 /* Bytes of one. */

@@ -99,10 +99,13 @@ bool fit_estimator_takes_gradients(fit_estimator e);
  * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out and of grad without masks; errors
  * without degrees of freedom.
  *
+ * min(m, n) above `dense_side`: eb and grad+eb without eigenvectors, the prior from up to 256 examples (conjugate.h,
+ * resolvent.h); heldout then has the leverages of masks drawn component by component.
+ *
  * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
- * use); COAR_ERROR_UNSUPPORTED when min(m, n) (lasso: n) is beyond a dense solver; COAR_STOPPED when the callbacks ask
- * for it. With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to 1e-6 of the
- * largest; its errors end the fit.
+ * use); COAR_ERROR_UNSUPPORTED when min(m, n) (lasso: n) of ols and ridge is beyond a dense solver; COAR_STOPPED when
+ * the callbacks ask for it. With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to
+ * 1e-6 of the largest; its errors end the fit.
  * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */
 coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
                       coar_status (*sink)(void *context, const fit_result_block *block), void *context,

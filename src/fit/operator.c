@@ -1,7 +1,7 @@
 /*
  * operator.c - see operator.h. As in cross.c, a table holds what any subset of 8 bits adds up to, and a row then adds
- * one entry per 8 bits instead of up to 8 vectors' elements: (rows + 256)/8 additions per bit column and lane instead of
- * `rows`. Where a shift is asked for, it is in the tables: the sums stay as small as what they are about, and single
+ * one entry per 8 bits instead of up to 8 vectors' elements: (rows + 256)/8 additions per bit column and lane instead
+ * of `rows`. Where a shift is asked for, it is in the tables: the sums stay as small as what they are about, and single
  * precision loses nothing to the mean of the masks, which is many times larger than their deviations.
  */
 #include "fit/operator.h"
@@ -36,7 +36,8 @@ static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* table[s] = sum of the vectors' elements of the bits in s, less the shift of all 8. Bits behind the end are never set. */
+/* table[s] = sum of the vectors' elements of the bits in s, less the shift of all 8. Bits behind the end are never
+ * set. */
 static inline __attribute__((always_inline)) void build_table(const double *right, const double *shift, size_t count,
                                                               lane_values *table) {
     table[0] = (lane_values){0};

@@ -51,8 +51,8 @@ static void add_gradients(const fit_problem *problem, const fit_settings *settin
     needs->per_example += 8 * ((double)problem->n * (settings->standard_errors ? 2 : 1) + BAND_VECTORS);
 }
 
-/* Empirical Bayes: the solver, what learns a prior, and copies of the sample: thinned or of its residuals, and without a
- * fold. An iterative prior's learning is over when its solver comes. */
+/* Empirical Bayes: the solver, what learns a prior, and copies of the sample: thinned or of its residuals, and without
+ * a fold. An iterative prior's learning is over when its solver comes. */
 static void add_bayes(const fit_problem *problem, const fit_settings *settings, needs *needs) {
     const double m = (double)problem->m, n = problem->n, errors = settings->standard_errors ? 1 : 0;
     const bool iterative = fit_is_iterative(problem, settings);

@@ -10,7 +10,8 @@
 #include "fit/scan.h"
 #include "fit/solver.h"
 
-/* SAMPLE_ITERATIVE: of an iterative system, where every example costs as much as the last: its loss is below .002. */
+/* SAMPLE_ITERATIVE: of an iterative system, where every example costs as much as the last. What fewer examples lose
+ * falls with their number: 50 of ResNet-20's 200 lose .007 of the correlation at 344 masks, .001 at 3,000. */
 enum { SAMPLE_MAX = 1024, SAMPLE_ITERATIVE = 256, SAMPLE_CHUNK = 128 };
 
 typedef struct fit_sample {
