@@ -8,17 +8,18 @@ say how much of the sum it is (median). Penalties (medians) are in units of the 
 alpha): well below 1 is small.
 """
 import os
+import sys
 
 ALPHA_PLANTED = 0.10
 Z90 = 1.645  # of a normal distribution, 90 % lie within
 TRUTH_SEED = 77
 
-# examples: how many of the network's; truth: masks of least squares; passes: reverse; calibration, masks: of the fits.
+# examples: how many of the network's; truth: masks of least squares; passes: reverse; masks: of the fits.
 JOBS = {
-    "digits-resnet": {"examples": 64, "truth": 20000, "passes": 64, "calibration": 300, "masks": (1000, 5400)},
-    "digits-vit": {"examples": 32, "truth": 26880, "passes": 64, "calibration": 300, "masks": (1000, 3942)},
+    "digits-resnet": {"examples": 64, "truth": 20000, "passes": 64, "masks": (300, 1000, 5400)},
+    "digits-vit": {"examples": 32, "truth": 26880, "passes": 64, "masks": (300, 1000, 3942)},
 }
-QUICK = {"examples": 8, "truth": 300, "passes": 16, "calibration": 64, "masks": (200,)}
+QUICK = {"examples": 8, "truth": 300, "passes": 16, "masks": (200,)}
 # Planted weights are normal, each component with a variance of its own. noise: a share of the deviation they explain.
 PLANTED = {"components": 180, "examples": 64, "masks": 1000, "noise": (1.0, 0.1)}
 
@@ -30,7 +31,7 @@ def libraries():
         import numpy
         return numpy, h5py
     except ImportError as error:
-        print(f"coverage is left out: {error}; run the script with a Python that has numpy and h5py")
+        print(f"coverage is left out: {error}; take a Python that has numpy and h5py", file=sys.stderr)
         return None, None
 
 
@@ -87,19 +88,19 @@ class Run:
         return run
 
     def make_fits(self):
-        """(name, masks) of all fits, in the order of the tables."""
-        k, m = self.job["passes"], self.job["calibration"]
-        made = [(f"grad-k{k}", 0), (f"grad-k{k}-m{m}", m)]
+        """(name, masks) of all fits, in the order of the tables: gradients alone, then those of ever more masks."""
+        k = self.job["passes"]
         self.session.seconds(f"{self.path} gradients", "gradients", *self.command(self.path, 0), "--passes", str(k))
-        self.fit(self.path, made[0][0], "grad")
-        self.ablate(self.path, 0, m)
-        self.fit(self.path, made[1][0], "grad")
-        for masks in self.job["masks"]:
-            self.ablate(self.path, 0, masks)
-            for estimator in ("ols", "ridge", "eb", "grad+eb"):
-                name = f"{estimator}-k{k}-m{masks}" if estimator == "grad+eb" else f"{estimator}-m{masks}"
+        self.fit(self.path, f"grad-k{k}", "grad")
+        made = [(f"grad-k{k}", 0)]
+        for m in self.job["masks"]:
+            self.ablate(self.path, 0, m)
+            for estimator in ("ols", "ridge", "eb", "grad", "grad+eb"):
+                if estimator == "ols" and m <= self.spec["n"]:
+                    continue
+                name = f"{estimator}-k{k}-m{m}" if estimator.startswith("grad") else f"{estimator}-m{m}"
                 self.fit(self.path, name, estimator)
-                made.append((name, masks))
+                made.append((name, m))
         return made
 
 

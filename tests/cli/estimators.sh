@@ -35,8 +35,8 @@ share=$(grep -A 4 'planted' "$T/tables.md" | grep '^| ols ' | cut -d '|' -f 5)
 if awk -v s="$share" 'BEGIN {exit !(s > .87 && s < .93)}'; then pass "coverage"; else fail "coverage: $share"; fi
 
 succeeds "a second call" measure
-same "it prints the same" "$(cat "$T/.out")" "$(cat "$T/tables.md")"
-same "it calls coar for nothing" "$(grep '^coar [a-z]* ' "$T/.err")" ""
+same "it prints the same" "$(diff "$T/tables.md" "$T/.out" | head -n 4)" ""
+same "it calls coar for nothing" "$(grep -c '^coar [a-z]* ' "$T/.err")" 0
 "$PYTHON" bench/estimators.py "$(dirname "$COAR")" "$T/work" --networks resnet21 >/dev/null 2>"$T/.err"
 same "an unknown network" "$? $(tail -n 1 "$T/.err" | grep -o 'no network resnet21')" "2 no network resnet21"
 finish
