@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Every table of docs/estimators.md from coar's command line: correlations, wall times, coverage of standard errors.
 
-    bench/estimators.py BUILD FOLDER [--networks LIST] [--seeds 0,1,2] [--parts fits,coverage] [--threads T] [--quick]
+    bench/estimators.py BUILD FOLDER [--networks LIST] [--seeds 0,1,2] [--parts fits,coverage] [--threads T] [--print]
+                        [--quick]
 
 BUILD holds the coar binary; data, runs and results go to FOLDER. Networks: digits-resnet and digits-vit come with the
 project, resnet20, resnet32 and vit from the shared material (COAR_SHARED, default ../shared; left out with a message
 without it). Prints markdown; what is under way goes to stderr. A second call goes on where the first ended: times that
-were measured are kept.
+were measured are kept. --print: measures nothing, prints what the folder has.
 
 A fit's time is that of all commands that lead to it (coar gradients, coar ablate, coar fit), each from its start to its
 end, added over the extensions of one run. Tables have the first seed's, so measure that on an idle machine; the others'
@@ -68,18 +69,25 @@ QUICK = {"masks": (200,), "fresh": 40, "examples": "0:24", "others": (), "passes
          "calibrated_first": ()}
 
 
+class NotMeasured(Exception):
+    """With --print: a result that the folder does not have."""
+
+
 class Session:
     """Commands of coar with their wall times. A result that is in results.json is not measured again."""
 
     def __init__(self, arguments):
         self.coar = os.path.abspath(os.path.join(arguments.build, "coar"))
         self.folder = os.path.abspath(arguments.folder)
+        self.print_only = arguments.print
         self.threads = ["--threads", str(arguments.threads)] if arguments.threads else []
         self.path = os.path.join(self.folder, "results.json")
         self.results = json.load(open(self.path)) if os.path.exists(self.path) else {}
 
     def once(self, key, make):
         if key not in self.results:
+            if self.print_only:
+                raise NotMeasured(key)
             self.results[key] = make()
             with open(self.path + ".tmp", "w") as file:
                 json.dump(self.results, file, indent=1)
@@ -110,6 +118,14 @@ class Session:
         return self.once(key, make)
 
 
+def as_far_as_measured(work, *arguments):
+    """With --print what is missing ends the work in hand: what the folder has by then is printed."""
+    try:
+        work(*arguments)
+    except NotMeasured as missing:
+        print(f"not measured: {missing}, and what comes after it", file=sys.stderr)
+
+
 def copy_run(session, source, target):
     """A run file with its parts, to go on from in two ways."""
     source, target = (os.path.join(session.folder, name) for name in (source, target))
@@ -137,7 +153,7 @@ def pack_digits(session):
 
 
 def pack(session, data):
-    if not os.path.exists(os.path.join(session.folder, data + ".h5")):
+    if not session.print_only and not os.path.exists(os.path.join(session.folder, data + ".h5")):
         {"cifar10": pack_cifar10, "digits": pack_digits}[data](session)
 
 
@@ -157,13 +173,13 @@ class Row:
 
 
 class Experiment:
-    """One network and seed. fits: {label: Row}; budgets: the same of coar run."""
+    """One network and seed. Rows by label: of fits, of coar run (budgets), of the paper's baselines."""
 
     def __init__(self, session, network, spec, seed):
         self.session, self.spec, self.seed = session, spec, seed
         self.name = f"{network}-{seed}"
         self.calibrations = spec["calibrated"] + (spec["calibrated_first"] if seed == 0 else ())
-        self.fits, self.budgets = {}, {}
+        self.fits, self.budgets, self.baselines = {}, {}, {}
         self.gradient_seconds = {}
 
     def key(self, *parts):
@@ -238,21 +254,25 @@ class Experiment:
             self.budgets[f"{label}: {fit}"] = Row(int(info["gradients"][0]["passes"]), info["masks"], seconds,
                                                   {e["alpha"]: e for e in found})
 
-    def baselines(self):
-        """Their rows. One command makes all four, so they have its time in common."""
+    def compared(self):
+        """The baselines. One command makes all four, so they have its time in common."""
         k, m = self.spec["calibrated"][-1]
         run, beside = f"{self.name}-k{k}.h5", f"grad-k{k}-m{m}"
         found = self.evaluate(("baselines",), run, beside, alphas(self.spec), "--baselines")
         seconds = self.session.results.get(self.key("baselines", "seconds"))
-        return {name: Row(*passes(self.spec["n"]), seconds, {e["alpha"]: e for e in found if e["fit"] == fit})
-                for fit, (name, passes) in BASELINES.items()}
+        for fit, (name, passes) in BASELINES.items():
+            of_fit = {e["alpha"]: e for e in found if e["fit"] == fit}
+            self.baselines[name] = Row(*passes(self.spec["n"]), seconds, of_fit)
 
-    def measure(self):
+    def measure(self, first):
+        """All rows. The baselines, which no seed changes, of the first."""
         self.gradients_alone()
         self.calibrated()
         self.masked()
         if self.seed == 0:
             self.budgeted()
+        if first:
+            self.compared()
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -293,7 +313,7 @@ def print_table(spec, experiments):
         print_row(spec, label, [e.fits[label] for e in experiments if label in e.fits])
     for label, row in first.budgets.items():
         print_row(spec, label, [row])
-    for label, row in first.baselines().items():
+    for label, row in first.baselines.items():
         print_row(spec, label, [row], " (all four)")
 
 
@@ -350,18 +370,21 @@ def measure_fits(session, arguments):
         pack(session, spec["data"])
         experiments = [Experiment(session, network, spec, seed) for seed in arguments.seeds]
         for experiment in experiments:
-            experiment.measure()
-        report(network, spec, experiments)
-        speed += speed_rows(network, spec, experiments[0])
-    print_speed(speed)
+            as_far_as_measured(experiment.measure, experiment is experiments[0])
+        experiments = [experiment for experiment in experiments if experiment.fits]
+        if experiments:
+            report(network, spec, experiments)
+            speed += speed_rows(network, spec, experiments[0])
+    if speed:
+        print_speed(speed)
 
 
 def measure_coverage(session, arguments):
     pack(session, "digits")
     for network in arguments.networks:
         if network in interval_coverage.JOBS:
-            interval_coverage.report(session, network, NETWORKS[network], arguments.quick)
-    interval_coverage.report_planted(session, arguments.quick)
+            as_far_as_measured(interval_coverage.report, session, network, NETWORKS[network], arguments.quick)
+    as_far_as_measured(interval_coverage.report_planted, session, arguments.quick)
 
 
 PARTS = {"fits": measure_fits, "coverage": measure_coverage}
@@ -385,6 +408,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2", type=lambda text: [int(seed) for seed in text.split(",")])
     parser.add_argument("--parts", default=list(PARTS), type=list_of(PARTS, "part"))
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--print", action="store_true")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -104,37 +104,41 @@ class Run:
         return made
 
 
+def choose_examples(np, folder, count, name):
+    """The first of the network's examples, as a list for --examples; the name."""
+    np.save(os.path.join(folder, name), np.load(os.path.join(folder, "digits.npy"))[:count])
+    return name
+
+
 def report(session, network, spec, quick):
     """Runs and prints the table of one network."""
     np, h5py = libraries()
     if np is None:
         return
     job = {**JOBS[network], **(QUICK if quick else {})}
-    rows = np.load(os.path.join(session.folder, "digits.npy"))[:job["examples"]]
-    job["rows"] = "@coverage-" + network + ".npy"
-    np.save(os.path.join(session.folder, job["rows"][1:]), rows)
+    name = f"coverage-{network}.npy"
+    job["rows"] = "@" + session.once(name, lambda: choose_examples(np, session.folder, job["examples"], name))
     run = Run(session, network, spec, job)
     truth, truth_error, _ = read(h5py, os.path.join(session.folder, run.make_truth()), "ols")
-    print(f"\n### Coverage, {network}: alpha {spec['alpha']}, {len(rows)} examples, against `ols` of {job['truth']} "
-          "masks\n")
+    made = run.make_fits()
+    print(f"\n### Coverage, {network}: alpha {spec['alpha']}, {job['examples']} examples, against `ols` of "
+          f"{job['truth']} masks\n")
     print_head()
-    for name, masks in run.make_fits():
-        weight, error, penalty = read(h5py, os.path.join(session.folder, run.path), name)
-        diagonal = masks * spec["alpha"] * (1 - spec["alpha"])
-        print_shares(np, name, penalty / diagonal if masks else penalty, shares(np, weight, error, truth, truth_error))
+    for fit, masks in made:
+        weight, error, penalty = read(h5py, os.path.join(session.folder, run.path), fit)
+        unit = max(masks, 1) * spec["alpha"] * (1 - spec["alpha"])
+        print_shares(np, fit, penalty / unit, shares(np, weight, error, truth, truth_error))
 
 
-def plant(np, noise, folder, name):
-    """Masks and outputs of planted weights, as files for coar fit; the weights."""
+def plant(np, noise):
+    """(weights, masks, outputs): bool [m, n] and f32 [m, N] as coar fit reads them."""
     random = np.random.default_rng(5)
     N, n, m = (PLANTED[key] for key in ("examples", "components", "masks"))
     masks = random.random((m, n)) >= ALPHA_PLANTED
     weight = np.exp(random.normal(size=n)) * random.normal(size=(N, n))
     explained = masks @ weight.T
     outputs = explained + noise * explained.std(axis=0) * random.normal(size=(m, N))
-    np.save(os.path.join(folder, name + "-masks.npy"), masks)
-    np.save(os.path.join(folder, name + "-outputs.npy"), outputs.astype(np.float32))
-    return weight
+    return weight, masks, outputs.astype(np.float32)
 
 
 def report_planted(session, quick):
@@ -143,15 +147,18 @@ def report_planted(session, quick):
     if np is None:
         return
     for noise in PLANTED["noise"][-1:] if quick else PLANTED["noise"]:
-        name = f"planted-{noise}"
-        truth = plant(np, noise, session.folder, name)
+        name, estimators = f"planted-{noise}", ("ols", "ridge", "eb")
+        truth, *arrays = plant(np, noise)
+        files = [f"{name}-masks.npy", f"{name}-outputs.npy"]
+        for file, array in zip(files, arrays):
+            session.once(file, lambda file=file, array=array: np.save(os.path.join(session.folder, file), array))
+        for estimator in estimators:
+            session.seconds(f"{name} {estimator}", "fit", "--masks", files[0], "--outputs", files[1], "--estimator",
+                            estimator, "--standard-errors", "-o", f"{name}-{estimator}.h5", "--force")
         print(f"\n### Coverage, planted weights: {truth.shape[1]} components, {PLANTED['masks']} masks, noise {noise} "
               "of what they explain\n")
         print_head()
-        for estimator in ("ols", "ridge", "eb"):
-            file = f"{name}-{estimator}.h5"
-            session.seconds(f"{name} {estimator}", "fit", "--masks", name + "-masks.npy", "--outputs",
-                            name + "-outputs.npy", "--estimator", estimator, "--standard-errors", "-o", file, "--force")
-            weight, error, penalty = read(h5py, os.path.join(session.folder, file), estimator)
-            diagonal = PLANTED["masks"] * ALPHA_PLANTED * (1 - ALPHA_PLANTED)
-            print_shares(np, estimator, penalty / diagonal, shares(np, weight, error, truth, np.zeros_like(truth)))
+        unit = PLANTED["masks"] * ALPHA_PLANTED * (1 - ALPHA_PLANTED)
+        for estimator in estimators:
+            weight, error, penalty = read(h5py, os.path.join(session.folder, f"{name}-{estimator}.h5"), estimator)
+            print_shares(np, estimator, penalty / unit, shares(np, weight, error, truth, np.zeros_like(truth)))

@@ -37,6 +37,16 @@ if awk -v s="$share" 'BEGIN {exit !(s > .87 && s < .93)}'; then pass "coverage";
 succeeds "a second call" measure
 same "it prints the same" "$(diff "$T/tables.md" "$T/.out" | head -n 4)" ""
 same "it calls coar for nothing" "$(grep -c '^coar [a-z]* ' "$T/.err")" 0
+succeeds "--print of an empty folder" "$PYTHON" bench/estimators.py "$(dirname "$COAR")" "$T/empty" --quick --print
+same "prints and writes nothing" "$(cat "$T/.out"; ls "$T/empty")" ""
+"$PYTHON" - "$T/work/results.json" <<'EOF'
+import json, sys
+took = json.load(open(sys.argv[1]))
+json.dump({key: value for key, value in took.items() if not key.endswith("evaluate eb-m200")}, open(sys.argv[1], "w"))
+EOF
+succeeds "--print of what is there" measure --print
+same "rows of ridge and of eb, which is missing among the fits" \
+    "$(grep -c '^| ridge-m200 ' "$T/.out") $(grep -c '^| eb-m200 ' "$T/.out")" "2 1"
 "$PYTHON" bench/estimators.py "$(dirname "$COAR")" "$T/work" --networks resnet21 >/dev/null 2>"$T/.err"
 same "an unknown network" "$? $(tail -n 1 "$T/.err" | grep -o 'no network resnet21')" "2 no network resnet21"
 finish
