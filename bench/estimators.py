@@ -7,7 +7,8 @@
 BUILD holds the coar binary; data, runs and results go to FOLDER. Networks: digits-resnet and digits-vit come with the
 project, resnet20, resnet32 and vit from the shared material (COAR_SHARED, default ../shared; left out with a message
 without it). Prints markdown; what is under way goes to stderr. A second call goes on where the first ended: times that
-were measured are kept. --print: measures nothing, prints what the folder has.
+were measured are kept (a command that was interrupted is timed from where it goes on). --print: measures nothing,
+prints what the folder has.
 
 A fit's time is that of all commands that lead to it (coar gradients, coar ablate, coar fit), each from its start to its
 end, added over the extensions of one run. Tables have the first seed's, so measure that on an idle machine; the others'
