@@ -105,9 +105,9 @@ static coar_status check_side(const fit_problem *problem, const fit_settings *se
     if (!dense || side <= SIDE_MAX) return COAR_OK;
     return status_set(COAR_ERROR_UNSUPPORTED,
                       "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: "
-                      "take %s, fit fewer components (ablate --only), or begin a run with fewer masks",
+                      "take eb%s, or fit fewer components (ablate --only)",
                       (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
-                      SIDE_MAX, lasso ? "eb or ridge" : "eb");
+                      SIDE_MAX, lasso ? ", ridge with fewer masks than that" : " or fewer masks");
 }
 
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {

@@ -364,7 +364,8 @@ static void test_large(void) {
     CHECK_OK(fit_plan_block(&problem, &settings, &block));
     CHECK(block >= 128);
     settings.estimator = FIT_RIDGE;
-    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED, "take eb, fit fewer components");
+    CHECK_ERROR(fit_plan_block(&problem, &settings, &block), COAR_ERROR_UNSUPPORTED,
+                "take eb or fewer masks, or fit fewer components");
     status_clear();
     settings.estimator = FIT_GRAD;
     settings.memory = (size_t)1 << 30;
