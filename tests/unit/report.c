@@ -1,6 +1,7 @@
 /* report.c - the report page from made-up data: well-formed, escaped, bounded, gaps for what is not finite. */
 #include "test.h"
 
+
 #include "core/philox.h"
 #include "core/text.h"
 #include "report/report_data.h"
