@@ -345,11 +345,12 @@ typedef struct coar_report_options {
 /* One self-contained HTML page. */
 COAR_API coar_status coar_report(const coar_report_options *options);
 
-/* One layer of a network, computed alone in the form that the numerics plan has for it. Valid during the call of
- * `layer`. */
+/* One layer of a network, or its data gradient, computed alone in the form that the numerics plan has for it. Valid
+ * during the call of `layer`. */
 typedef struct coar_bench_layer {
     const char *name;       /* "layer1.0.conv2" */
-    const char *shape;      /* "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out, kernel */
+    const char *shape;      /* "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out, kernel;
+                             * of a data gradient "bf16 128 56x56x256 > 56x56x64 1x1/1+0 transposed" */
     const char *form;       /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
     uint32_t splits;        /* partial sums */
     double seconds;         /* of one launch */

@@ -270,14 +270,14 @@ static coar_status time_layers(bench *b, double peak_flops) {
     size_t count;
     b->interface->destroy(b->backend);
     b->backend = NULL;
-    TRY(b->interface->time_layers(g, &b->plan, &timing, &times, &count));
+    TRY(b->interface->time_layers(g, &b->plan, &timing, o->gradients != 0, &times, &count));
     for (size_t i = 0; i < count; i++) {
         const layer_time *t = &times[i];
         const double flops = t->pairs * graph_op_flops(g, &g->ops[t->op]) / t->seconds;
         const coar_bench_layer layer = {.name = g->ops[t->op].name,
                                         .shape = t->shape,
-                                        .form = b->plan.kernel[t->op],
-                                        .splits = b->plan.splits[t->op],
+                                        .form = t->form,
+                                        .splits = t->splits,
                                         .seconds = t->seconds,
                                         .peak_fraction = peak_flops > 0 && t->seconds > 0 ? flops / peak_flops : 0};
         o->layer(o->user, &layer);

@@ -69,10 +69,12 @@ typedef struct backend backend;
 
 /* Time of one layer alone, under a plan. */
 typedef struct layer_time {
-    size_t op;        /* of the graph */
-    uint32_t pairs;   /* in one launch */
-    double seconds;   /* of one launch */
-    char shape[192];  /* what was computed, as text */
+    size_t op;                 /* of the graph */
+    uint32_t pairs;            /* in one launch */
+    uint32_t splits;           /* partial sums */
+    double seconds;            /* of one launch */
+    char shape[192];           /* what was computed, as text; a data gradient's says "transposed" */
+    char form[PLAN_FORM_SIZE]; /* the kernel */
 } layer_time;
 
 typedef struct backend_interface {
@@ -124,10 +126,10 @@ typedef struct backend_interface {
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 
-    /* Times every convolution in the plan's form, alone: *times[*count] in the order of the ops, malloc'ed. NULL:
-     * layers of this backend cannot be timed one by one. */
-    coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, layer_time **times,
-                               size_t *count);
+    /* Times every convolution in the plan's form, alone; with `reverse` also every data gradient, behind them.
+     * *times[*count] in the order of the ops, malloc'ed. NULL: layers of this backend cannot be timed one by one. */
+    coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, bool reverse,
+                               layer_time **times, size_t *count);
 
     /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the
      * CPU's. */

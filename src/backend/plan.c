@@ -133,6 +133,7 @@ coar_status plan_blank(const graph *g, numerics_plan *plan) {
     TRY(memory_new(plan->layers, sizeof *plan->form, "numerics plan", &plan->form));
     TRY(memory_new(plan->layers, sizeof *plan->kernel, "numerics plan", &plan->kernel));
     TRY(memory_new(plan->layers, sizeof *plan->splits, "numerics plan", &plan->splits));
+    TRY(memory_new(plan->layers, sizeof *plan->data, "numerics plan", &plan->data));
     TRY(memory_new(plan->layers, sizeof *plan->name, "numerics plan", &plan->name));
     for (size_t i = 0; i < plan->layers; i++) snprintf(plan->name[i], sizeof plan->name[i], "%s", g->ops[i].name);
     return COAR_OK;
@@ -142,6 +143,7 @@ void plan_free(numerics_plan *plan) {
     free(plan->form);
     free(plan->kernel);
     free(plan->splits);
+    free(plan->data);
     free(plan->name);
     *plan = (numerics_plan){0};
 }
@@ -213,7 +215,8 @@ static bool add_layer(const numerics_plan *plan, size_t i, cJSON *layer) {
     const bool named = plan->form[i] == FORM_NAMED;
     return cJSON_AddStringToObject(layer, "name", plan->name[i]) &&
            cJSON_AddStringToObject(layer, "form", named ? plan->kernel[i] : form_names[plan->form[i]]) &&
-           (!named || cJSON_AddNumberToObject(layer, "splits", plan->splits[i]));
+           (!named || cJSON_AddNumberToObject(layer, "splits", plan->splits[i])) &&
+           (!plan->data[i][0] || cJSON_AddStringToObject(layer, "data", plan->data[i]));
 }
 
 char *plan_to_json(const numerics_plan *plan) {
@@ -224,6 +227,7 @@ char *plan_to_json(const numerics_plan *plan) {
                     cJSON_AddStringToObject(root, "precision", plan->precision) &&
                     cJSON_AddStringToObject(root, "remainder", plan->remainder) &&
                     (!plan->pairs || cJSON_AddNumberToObject(root, "pairs", plan->pairs)) &&
+                    (!plan->reverse_pairs || cJSON_AddNumberToObject(root, "reverse_pairs", plan->reverse_pairs)) &&
                     (layers = cJSON_AddArrayToObject(root, "layers"));
     for (size_t i = 0; complete && i < plan->layers; i++) {
         cJSON *layer = cJSON_CreateObject();
@@ -260,17 +264,23 @@ static coar_status read_text(const cJSON *root, const char *key, const char *ori
     return COAR_OK;
 }
 
-/* A convolution of a device: whether there is such a kernel is for the machine that is to execute it. */
+static bool is_kernel_name(const char *text) {
+    return text && *text && strlen(text) < PLAN_FORM_SIZE;
+}
+
+/* A convolution of a device: whether there are such kernels is for the machine that is to execute it. */
 static coar_status read_named(const cJSON *layer, size_t i, const char *origin, numerics_plan *plan) {
-    const char *form = member_text(layer, "form");
+    const char *form = member_text(layer, "form"), *data = member_text(layer, "data");
     const cJSON *splits = cJSON_GetObjectItemCaseSensitive(layer, "splits");
     const double count = cJSON_IsNumber(splits) ? splits->valuedouble : 0;
-    if (cJSON_GetArraySize(layer) != 3 || !*form || strlen(form) >= PLAN_FORM_SIZE || !(count >= 1) ||
-        count > PLAN_SPLITS_MAX || count != (uint32_t)count)
+    if (cJSON_GetArraySize(layer) != (data ? 4 : 3) || !is_kernel_name(form) || (data && !is_kernel_name(data)) ||
+        !(count >= 1) || count > PLAN_SPLITS_MAX || count != (uint32_t)count)
         return status_set(COAR_ERROR_INPUT,
-                          "%s: layer '%s' of the plan must have a kernel's name and splits from 1 to %d", origin,
-                          plan->name[i], PLAN_SPLITS_MAX);
+                          "%s: layer '%s' of the plan must have a kernel's name, splits from 1 to %d, and as 'data' a "
+                          "kernel's name or nothing",
+                          origin, plan->name[i], PLAN_SPLITS_MAX);
     snprintf(plan->kernel[i], PLAN_FORM_SIZE, "%s", form);
+    if (data) snprintf(plan->data[i], PLAN_FORM_SIZE, "%s", data);
     plan->splits[i] = (uint32_t)count;
     plan->form[i] = FORM_NAMED;
     return COAR_OK;
@@ -301,15 +311,16 @@ static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON
     return COAR_OK;
 }
 
-/* Only plans that depend on it have the member. */
-static coar_status read_pairs(const cJSON *root, const char *origin, numerics_plan *plan) {
-    const cJSON *pairs = cJSON_GetObjectItemCaseSensitive(root, "pairs");
+/* Only plans that depend on it have the member: "pairs" or "reverse_pairs". */
+static coar_status read_pairs(const cJSON *root, const char *member, const char *origin, const numerics_plan *plan,
+                              uint32_t *out) {
+    const cJSON *pairs = cJSON_GetObjectItemCaseSensitive(root, member);
     const double count = cJSON_IsNumber(pairs) ? pairs->valuedouble : 0;
     if (!pairs) return COAR_OK;
     if (!is_device(plan) || !(count >= 1) || count > UINT32_MAX || count != (uint32_t)count)
-        return status_set(COAR_ERROR_INPUT, "%s: the plan's 'pairs' must be a batch's size, of a device's plan",
-                          origin);
-    plan->pairs = (uint32_t)count;
+        return status_set(COAR_ERROR_INPUT, "%s: the plan's '%s' must be a batch's size, of a device's plan", origin,
+                          member);
+    *out = (uint32_t)count;
     return COAR_OK;
 }
 
@@ -329,8 +340,9 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,
                           plan->precision, plan->remainder);
-    TRY(read_pairs(root, origin, plan));
-    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != (plan->pairs ? 6 : 5))
+    TRY(read_pairs(root, "pairs", origin, plan, &plan->pairs));
+    TRY(read_pairs(root, "reverse_pairs", origin, plan, &plan->reverse_pairs));
+    if (!cJSON_IsArray(layers) || cJSON_GetArraySize(root) != 5 + !!plan->pairs + !!plan->reverse_pairs)
         return status_set(COAR_ERROR_INPUT, "%s: the plan has no layers, or fields that are not known", origin);
     if ((size_t)cJSON_GetArraySize(layers) != plan->layers)
         return status_set(COAR_ERROR_MISMATCH, "%s: the plan has %d layers, the model has %zu", origin,

@@ -32,10 +32,13 @@ typedef struct numerics_plan {
     char remainder[8];                  /* the last N mod 32 examples: "mixed" */
     uint32_t pairs;                     /* every batch has exactly so many (mask, example) pairs; 0 = any number.
                                          * A library's kernels may sum in another order for another number */
+    uint32_t reverse_pairs;             /* the same for batches of reverse passes, and `data` */
     size_t layers;                      /* graph->op_count */
     uint8_t *form;                      /* [layers] plan_form */
     char (*kernel)[PLAN_FORM_SIZE];     /* [layers] FORM_NAMED: "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
     uint32_t *splits;                   /* [layers] FORM_NAMED: 1 to PLAN_SPLITS_MAX */
+    char (*data)[PLAN_FORM_SIZE];       /* [layers] FORM_NAMED: the kernel of the data gradient, as `kernel`; "" = the
+                                         * device's own, by its rule */
     char (*name)[96];                   /* [layers] op names, for messages */
     char hash[65];                      /* SHA-256 of the JSON below */
 } numerics_plan;
@@ -51,7 +54,8 @@ typedef struct plan_timing {
 typedef struct plan_device {
     const char *prefix; /* "cuda/" */
     coar_status (*device_class)(int device, char out[PLAN_CLASS_SIZE]);
-    /* Chooses kernel and splits of every OP_CONV, by a rule where `timing` is NULL; plan->precision is known. */
+    /* Chooses kernel and splits of every OP_CONV, by a rule where `timing` is NULL; else also the data gradients'
+     * kernels, since one plan serves all stages of a run. plan->precision is known. */
     coar_status (*choose)(const graph *g, int device, const plan_timing *timing, numerics_plan *plan);
     /* COAR_ERROR_MISMATCH naming the layer when the device cannot execute the plan. */
     coar_status (*check)(const numerics_plan *plan, int device);

@@ -198,7 +198,8 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
                                        .examples_max = item->examples,
                                        .masks_max = item->slots,
                                        .reverse = item->reverse,
-                                       .path_examples = item->reverse ? item->examples : 0};
+                                       /* without paths data gradients may be libraries', as in a run */
+                                       .path_examples = item->reverse && item->examples > 1 ? item->examples : 0};
     TRY_GOTO(interface->prepare(&settings, &b));
     const example_batch batch = {
         .images = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};

@@ -234,6 +234,38 @@ static void cudnn_too(void) {
     cuda_forms_release();
 }
 
+/* Data gradients are layers like others. Ours are left where a library's is wrong (engine 7), or refused (12). */
+static void data_gradients(void) {
+    cuda_choice layer = {.conv = conv3x3(GPU_BF16, 4, 3, 8)}, product = {.conv = linear(GPU_F32, 4, 3, 16, 24)};
+    const char *own = gpu_conv_form(GPU_BF16, 0);
+    test_clock clock = {.entries = {{"cudnn:dgrad,engine=7,knobs=2:2", 0, 1}, {"cublaslt:id=2", 0, 1}}};
+    test_clock fast = {.entries = {{"cudnn:dgrad,engine=7", 0, 1}, {"cudnn:dgrad,engine=12", 0, .5f}, {own, 0, 2}}};
+    layer.conv.transposed = product.conv.transposed = true;
+    layer.conv.scale = layer.conv.shift = product.conv.shift = NULL;
+    layer.conv.mask.place = product.conv.mask.place = GPU_PLACE_NONE;
+    layer.conv.activation = GPU_NONE;
+    test_begin("a data gradient by cuBLASLt");
+    fresh_cache("product");
+    CHECK_OK(choose(&clock, &product, 1));
+    CHECK(!strncmp(product.form, "cublaslt:id=2,", 14));
+    if (!cuda_has_cudnn()) return;
+    test_begin("a data gradient by cuDNN");
+    fresh_cache("gradient");
+    CHECK_OK(choose(&clock, &layer, 1));
+    CHECK_TEXT(layer.form, "cudnn:dgrad,engine=7,knobs=2:2");
+    test_begin("where a library's data gradient is wrong, or refused, ours is taken");
+    fresh_cache("wrong gradient");
+    setenv("COAR_STANDIN_WRONG", "cudnn:7", 1);
+    cuda_forms_release();
+    stand_in_reset();
+    CHECK_OK(choose(&fast, &layer, 1));
+    CHECK_TEXT(layer.form, own);
+    CHECK(log_has("form 'cudnn:dgrad,engine=7") && log_has("is left out: pair"));
+    unsetenv("COAR_STANDIN_WRONG");
+    cuda_forms_release();
+    stand_in_reset();
+}
+
 static void with_events(void) {
     cuda_choice layer = {.conv = conv3x3(GPU_F16, 2, 3, 8)};
     test_begin("CUDA's events as the clock");
@@ -434,6 +466,7 @@ int main(void) {
     partial_sums();
     wrong_form();
     cudnn_too();
+    data_gradients();
     with_events();
     images_by_example();
     too_little_memory();

@@ -1,6 +1,6 @@
 /*
- * cublaslt.c - linear layers by cuBLASLt: every algorithm that is proposed computes the layer with every epilogue in
- * every precision, its text makes the same algorithm again, and texts that are none are refused.
+ * cublaslt.c - linear layers and their data gradients by cuBLASLt: every algorithm that is proposed computes the layer
+ * with every epilogue in every precision, its text makes the same algorithm again, and texts that are none are refused.
  */
 #include "layer_case.h"
 #include "stand_ins/stand_ins.h"
@@ -29,6 +29,7 @@ static const struct {
     const char *name;
     uint32_t pairs, tokens, in, out;
     layer_epilogue epilogue;
+    bool transposed; /* from `in` channels of dy to `out` of dx */
 } cases[] = {
     {"bare", 1, 1, 8, 8, {0}},
     {"odd sizes, PRE, bias", 3, 5, 19, 13, {.place = GPU_PLACE_PRE, .shift = true}},
@@ -51,6 +52,8 @@ static const struct {
      10,
      {.place = GPU_PLACE_OUT, .fill = true, .scale = true, .shift = true, .residual = true, .activation = GPU_RELU}},
     {"logits", 5, 1, 40, 10, {.shift = true, .wide = true}},
+    {"data gradient", 3, 5, 19, 24, {0}, true},
+    {"data gradient of odd sizes, added", 2, 3, 10, 13, {.residual = true, .in_place = true}, true},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -60,7 +63,8 @@ static void all_algorithms(void) {
             char forms[8][CUDA_FORM_SIZE];
             size_t count = 0;
             layer_case l;
-            const gpu_conv shape = linear(types[t], cases[i].pairs, cases[i].tokens, cases[i].in, cases[i].out);
+            gpu_conv shape = linear(types[t], cases[i].pairs, cases[i].tokens, cases[i].in, cases[i].out);
+            shape.transposed = cases[i].transposed;
             test_begin("%s, %s", cases[i].name, type_names[types[t]]);
             layer_make(&l, &shape, &cases[i].epilogue, 7 * i + t);
             CHECK(cuda_cublaslt_can(&l.conv));
@@ -106,6 +110,11 @@ static void refusals(void) {
     strided.stride = 2;
     images.example = (const uint32_t *)(const void *)&any;
     CHECK(cuda_cublaslt_can(&c) && !cuda_cublaslt_can(&strided) && !cuda_cublaslt_can(&images));
+    gpu_conv elsewhere = c;
+    elsewhere.transposed = true;
+    CHECK(cuda_cublaslt_can(&elsewhere));
+    elsewhere.residual = (const char *)&any + 1; /* a data gradient is added to what is there, or to nothing */
+    CHECK(!cuda_cublaslt_can(&elsewhere));
     test_begin("a library's form has no partial sums of ours");
     CHECK_ERROR(cuda_form_open(handles, &c, "cublaslt:id=1", 2, &form), COAR_ERROR_UNSUPPORTED, "partial sums");
     status_clear();

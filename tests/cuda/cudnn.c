@@ -1,7 +1,7 @@
 /*
- * cudnn.c - convolutions and linear layers by cuDNN's graphs: every engine that is proposed computes the layer with
- * every epilogue; engines whose sums are not what they should be are never proposed; a form's text makes the same
- * plan again; and without engines there are no candidates, whatever the status says.
+ * cudnn.c - convolutions, linear layers and data gradients by cuDNN's graphs: every engine that is proposed computes
+ * the layer with every epilogue; engines whose sums are not what they should be are never proposed; a form's text makes
+ * the same plan again; and without engines there are no candidates, whatever the status says.
  */
 #include "backend/cuda/cuda_libraries.h"
 #include "layer_case.h"
@@ -15,6 +15,7 @@ static const struct {
     const char *name;
     uint32_t pairs, side, in, out, kernel, stride, pad;
     layer_epilogue epilogue;
+    bool transposed; /* the data gradient of what the other numbers say */
 } cases[] = {
     {"3x3 PRE scale shift residual ReLU",
      3,
@@ -79,19 +80,27 @@ static const struct {
      {.place = GPU_PLACE_OUT, .fill = true, .shift = true, .activation = GPU_QUICKGELU}},
     {"1x1 stride 2 bare", 2, 5, 8, 16, 1, 2, 0, {.place = GPU_PLACE_NONE}},
     {"logits", 5, 1, 40, 16, 1, 1, 0, {.shift = true, .wide = true}},
+    {"data gradient of a 3x3", 3, 5, 16, 8, 3, 1, 1, {0}, true},
+    {"data gradient of a 3x3 of stride 2, added", 2, 6, 8, 16, 3, 2, 1, {.residual = true, .in_place = true}, true},
+    {"data gradient of a 1x1 of stride 2, pixels that it never read", 2, 5, 8, 24, 1, 2, 0, {0}, true},
+    {"data gradient of a linear layer, added", 3, 3, 16, 10, 1, 1, 0, {.residual = true, .in_place = true}, true},
+    {"data gradient of a linear layer", 3, 3, 24, 10, 1, 1, 0, {0}, true},
+    {"data gradient of 12 channels, added", 2, 4, 12, 19, 3, 1, 1, {.residual = true, .in_place = true}, true},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
 static gpu_conv shape_of(size_t i, gpu_type type) {
     const uint32_t k = cases[i].kernel, s = cases[i].stride, side = (cases[i].side + 2 * cases[i].pad - k) / s + 1;
+    const bool back = cases[i].transposed;
     return (gpu_conv){.type = type,
                       .pairs = cases[i].pairs,
-                      .in_h = cases[i].side,
-                      .in_w = cases[i].side,
-                      .in_channels = cases[i].in,
-                      .out_h = side,
-                      .out_w = side,
-                      .out_channels = cases[i].out,
+                      .transposed = back,
+                      .in_h = back ? side : cases[i].side,
+                      .in_w = back ? side : cases[i].side,
+                      .in_channels = back ? cases[i].out : cases[i].in,
+                      .out_h = back ? cases[i].side : side,
+                      .out_w = back ? cases[i].side : side,
+                      .out_channels = back ? cases[i].in : cases[i].out,
                       .kernel_h = k,
                       .kernel_w = k,
                       .stride = s,
@@ -133,10 +142,11 @@ static void all_engines(void) {
     for (size_t i = 0; i < CASES; i++)
         for (size_t t = 0; t < 2; t++) {
             const gpu_conv shape = shape_of(i, types[t]);
-            for (int kind = CUDA_CUDNN_CONV; kind <= CUDA_CUDNN_MATMUL; kind++) {
+            for (int kind = 0; kind < CUDA_CUDNN_KINDS; kind++) {
+                static const char *const names[] = {"convolution", "product", "data gradient"};
                 layer_case l;
                 if (!cuda_cudnn_can(&shape, (cuda_cudnn_kind)kind)) continue;
-                test_begin("%s, %s, as a %s", cases[i].name, t ? "fp16" : "bf16", kind ? "product" : "convolution");
+                test_begin("%s, %s, as a %s", cases[i].name, t ? "fp16" : "bf16", names[kind]);
                 layer_make(&l, &shape, &cases[i].epilogue, 11 * i + t);
                 check_forms(&l, (cuda_cudnn_kind)kind);
                 layer_free(&l);
@@ -147,7 +157,7 @@ static void all_engines(void) {
 static void which_layers(void) {
     static uint32_t any;
     const gpu_conv c = shape_of(0, GPU_BF16), one = shape_of(4, GPU_F16);
-    gpu_conv fp32 = c, odd = c, images = c, strided = one;
+    gpu_conv fp32 = c, odd = c, images = c, strided = one, back = c, turned = one;
     test_begin("which layers are put as graphs");
     fp32.type = GPU_F32;
     odd.out_channels = 12;
@@ -158,6 +168,14 @@ static void which_layers(void) {
     CHECK(cuda_cudnn_can(&strided, CUDA_CUDNN_CONV) && !cuda_cudnn_can(&strided, CUDA_CUDNN_MATMUL));
     CHECK(!cuda_cudnn_can(&fp32, CUDA_CUDNN_CONV) && !cuda_cudnn_can(&odd, CUDA_CUDNN_CONV));
     CHECK(!cuda_cudnn_can(&images, CUDA_CUDNN_CONV));
+    back.transposed = turned.transposed = true;
+    CHECK(cuda_cudnn_can(&back, CUDA_CUDNN_DGRAD) && !cuda_cudnn_can(&c, CUDA_CUDNN_DGRAD));
+    CHECK(!cuda_cudnn_can(&back, CUDA_CUDNN_CONV) && !cuda_cudnn_can(&back, CUDA_CUDNN_MATMUL));
+    CHECK(cuda_cudnn_can(&turned, CUDA_CUDNN_DGRAD) && cuda_cudnn_can(&turned, CUDA_CUDNN_MATMUL));
+    back.residual = &any; /* added to what is there, or to nothing */
+    CHECK(!cuda_cudnn_can(&back, CUDA_CUDNN_DGRAD));
+    back.y = &any;
+    CHECK(cuda_cudnn_can(&back, CUDA_CUDNN_DGRAD));
 }
 
 static void refusals(void) {
@@ -174,6 +192,7 @@ static void refusals(void) {
         "cudnn:conv,engine= 7",
         "cudnn:pool,engine=7",
         "cudnn:matmul,engine=7",
+        "cudnn:dgrad,engine=7",
     };
     char many[CUDA_FORM_SIZE] = "cudnn:conv,engine=7,knobs=2:0";
     static float any;

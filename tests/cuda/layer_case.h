@@ -1,6 +1,7 @@
 /*
- * layer_case.h - one layer with random numbers on the device and its result computed in double on the host, straight
- * from the definition in kernels.h: what a form of a library is compared with.
+ * layer_case.h - one layer, or its data gradient, with random numbers on the device and its result computed in double
+ * on the host, straight from the definition in kernels.h: what a form of a library is compared with. The weight of a
+ * transpose is in the order that libraries read (cuda_form.h).
  */
 #ifndef COAR_TESTS_CUDA_LAYER_CASE_H
 #define COAR_TESTS_CUDA_LAYER_CASE_H
@@ -93,6 +94,24 @@ static inline double layer_sum(const gpu_conv *c, const layer_host *h, size_t pa
     return sum;
 }
 
+/* The same of a transpose: all places of h->x whose window has this pixel. */
+static inline double layer_gradient(const gpu_conv *c, const layer_host *h, size_t pair, int y, int x, uint32_t k) {
+    const size_t in = gpu_stride(c->in_channels), out = gpu_stride(c->out_channels);
+    const int stride = (int)c->stride;
+    double sum = 0;
+    for (uint32_t r = 0; r < c->kernel_h; r++)
+        for (uint32_t s = 0; s < c->kernel_w; s++) {
+            const int at_y = y + (int)c->pad - (int)r, at_x = x + (int)c->pad - (int)s;
+            if (at_y < 0 || at_x < 0 || at_y % stride || at_x % stride) continue;
+            if (at_y / stride >= (int)c->in_h || at_x / stride >= (int)c->in_w) continue;
+            const size_t place = (pair * c->in_h + (size_t)(at_y / stride)) * c->in_w + (size_t)(at_x / stride);
+            for (uint32_t i = 0; i < c->in_channels; i++)
+                sum += (double)h->weight[(((size_t)i * c->kernel_h + r) * c->kernel_w + s) * out + k] *
+                       (double)h->x[place * in + i];
+        }
+    return sum;
+}
+
 static inline double layer_mask(const gpu_conv *c, const layer_host *h, gpu_place place, size_t pair, uint32_t k,
                                 double x) {
     if (c->mask.place != place) return x;
@@ -107,7 +126,8 @@ static inline void layer_expect(layer_case *l, const layer_host *h) {
     for (size_t pair = 0; pair < c->pairs; pair++)
         for (uint32_t at = 0; at < c->out_h * c->out_w; at++)
             for (uint32_t k = 0; k < c->out_channels; k++) {
-                double v = layer_sum(c, h, pair, (int)(at / c->out_w), (int)(at % c->out_w), k);
+                double v = (c->transposed ? layer_gradient : layer_sum)(c, h, pair, (int)(at / c->out_w),
+                                                                        (int)(at % c->out_w), k);
                 v = layer_mask(c, h, GPU_PLACE_PRE, pair, k, v);
                 if (h->scale) v *= (double)h->scale[k];
                 if (h->shift) v += (double)h->shift[k];
@@ -129,11 +149,11 @@ static inline void layer_make(layer_case *l, const gpu_conv *shape, const layer_
     c->wide = e->wide;
     c->x = layer_values(l, c->type, (size_t)c->pairs * c->in_h * c->in_w, c->in_channels, in, &h.x);
     /* rows behind the last channel are zeros */
-    float *rows = NULL;
-    c->weight = layer_values(l, c->type, out * taps, c->in_channels, in, &rows);
-    const size_t dead = (out - K) * taps * in * gpu_type_size(c->type), live = K * taps * in * gpu_type_size(c->type);
-    if (dead) CHECK_INT(cudaMemset((char *)c->weight + live, 0, dead), cudaSuccess);
-    h.weight = rows;
+    const size_t row = taps * (c->transposed ? out : in) * gpu_type_size(c->type);
+    const size_t all = c->transposed ? in : out, live = c->transposed ? c->in_channels : K;
+    c->weight = c->transposed ? layer_values(l, c->type, in * taps, K, out, &h.weight)
+                              : layer_values(l, c->type, out * taps, c->in_channels, in, &h.weight);
+    if (all > live) CHECK_INT(cudaMemset((char *)c->weight + live * row, 0, (all - live) * row), cudaSuccess);
     if (e->scale) c->scale = layer_values(l, GPU_F32, 1, K, K, &h.scale);
     if (e->shift) c->shift = layer_values(l, GPU_F32, 1, K, K, &h.shift);
     float *none = calloc(places * out, sizeof *none);

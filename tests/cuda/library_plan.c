@@ -4,73 +4,8 @@
  */
 #include "backend/cuda/cuda_library_engine.h"
 #include "engines.h"
-#include "nets.h"
+#include "library_net.h"
 #include "stand_ins/stand_ins.h"
-#include "test.h"
-
-enum { MASKS = 3, EXAMPLES = 4, PAIRS = 5 }; /* 12 pairs are no multiple of 5 */
-
-/* ------------------------------------------------------------------------------------------- the network */
-
-static const float *random_values(graph *g, size_t count, float scale, uint64_t *state) {
-    float *values;
-    CHECK_OK(memory_new(count, sizeof *values, "test weights", &values));
-    for (size_t i = 0; i < count; i++) values[i] = scale * net_uniform(state);
-    CHECK_OK(graph_own(g, values));
-    return values;
-}
-
-static int conv(graph *g, int input, int residual, uint32_t channels, uint32_t kernel, uint32_t stride, uint32_t first,
-                uint64_t *state) {
-    const uint32_t in = g->values[input].c, products = in * kernel * kernel;
-    op o = {.kind = OP_CONV,
-            .input = {input, -1, -1},
-            .residual = residual,
-            .kernel_h = kernel,
-            .kernel_w = kernel,
-            .stride = stride,
-            .pad = kernel / 2,
-            .act = ACT_RELU};
-    int value;
-    snprintf(o.name, sizeof o.name, "conv%zu", g->op_count);
-    o.weight = random_values(g, (size_t)channels * products, 2 / sqrtf((float)products), state);
-    o.scale = random_values(g, channels, 1.5f, state);
-    o.shift = random_values(g, channels, .5f, state);
-    o.mask = (mask_site){.place = PLACE_PRE, .first = first, .count = channels, .width = 1};
-    CHECK_OK(graph_add(g, &o, channels, &value));
-    return value;
-}
-
-/* 3x3 stem to 8, 3x3 of stride 2 to 16, 3x3 with a residual, 1x1, pool, linear to 7. Components: all filters. */
-static graph *network(void) {
-    graph *g;
-    uint64_t state = 3;
-    int value;
-    CHECK_OK(graph_create((shape){6, 6, 3}, &g));
-    value = conv(g, 0, -1, 8, 3, 1, 0, &state);
-    const int small = conv(g, value, -1, 16, 3, 2, 8, &state);
-    value = conv(g, small, -1, 16, 3, 1, 24, &state);
-    value = conv(g, value, small, 16, 1, 1, 40, &state);
-    op pool = {.kind = OP_AVGPOOL,
-               .name = "pool",
-               .input = {value, -1, -1},
-               .residual = -1,
-               .kernel_h = 3,
-               .kernel_w = 3,
-               .stride = 3};
-    CHECK_OK(graph_add(g, &pool, 0, &value));
-    op head = {.kind = OP_CONV,
-               .name = "head",
-               .input = {value, -1, -1},
-               .residual = -1,
-               .kernel_h = 1,
-               .kernel_w = 1,
-               .stride = 1};
-    head.weight = random_values(g, 7 * 16, .5f, &state);
-    CHECK_OK(graph_add(g, &head, 7, &value));
-    CHECK_OK(graph_finish(g, value, 56));
-    return g;
-}
 
 /* Layer by layer: ours (it reads the images), cuDNN's convolution, cuDNN's again, cuDNN's product, cuBLASLt's. */
 static const char *const library_forms[] = {
@@ -212,27 +147,13 @@ static void refused(const graph *g) {
     status_clear();
     engine_close(&e);
     net_batch_free(&batch);
-    test_begin("pairs of a plan are checked");
-    numerics_plan plan;
-    const char *const bad[] = {"0", "-1", "1.5", "\"5\"", "5e9"};
-    engine_plan(&e, g, options((ablation){.kind = ABLATION_ZERO}, 0));
-    e.plan.pairs = 12345;
-    char *json = plan_to_json(&e.plan), *at = strstr(json, "12345");
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        char *changed = string_format("%.*s%s%s", (int)(at - json), json, bad[i], at + 5);
-        CHECK_ERROR(plan_from_json(g, changed, "test", &plan), COAR_ERROR_INPUT, "the plan's 'pairs'");
-        status_clear();
-        free(changed);
-    }
-    coar_free(json);
-    engine_close(&e);
 }
 
 /* A small device, so that the batch is small: the clock is the stand-in's, and which forms win is of no interest. */
 static void chosen(const graph *g) {
     numerics_plan plan, exact;
     const plan_timing timing = {.pool = NULL};
-    setenv("COAR_STANDIN_MEMORY", "2000000", 1);
+    setenv("COAR_STANDIN_MEMORY", "1500000", 1);
     setenv("COAR_PLAN_CACHE", test_temporary("cache"), 1);
     cuda_forms_release();
     stand_in_reset();
@@ -245,17 +166,26 @@ static void chosen(const graph *g) {
             library |= cuda_form_is_library(plan.kernel[i]);
         }
     CHECK((plan.pairs != 0) == library);
+    test_begin("and for every data gradient, but not where a reverse pass ends");
+    library = false;
+    for (size_t i = 0; i < plan.layers; i++) {
+        CHECK((plan.data[i][0] != 0) == (g->ops[i].kind == OP_CONV && i > 0));
+        library |= cuda_form_is_library(plan.data[i]);
+    }
+    CHECK((plan.reverse_pairs != 0) == library);
     CHECK(plan.layers && !cuda_form_is_library(plan.kernel[0])); /* it reads the images through `example` */
     test_begin("an exact plan is ours, without partial sums");
     CHECK_OK(plan_create_timed(g, "cuda", "bf16", 1, 0, &timing, &exact));
-    CHECK_INT(exact.pairs, 0);
-    for (size_t i = 0; i < exact.layers; i++)
+    CHECK(exact.pairs == 0 && exact.reverse_pairs == 0);
+    for (size_t i = 0; i < exact.layers; i++) {
         if (g->ops[i].kind == OP_CONV) CHECK(!cuda_form_is_library(exact.kernel[i]) && exact.splits[i] == 1);
+        CHECK_TEXT(exact.data[i], "");
+    }
     test_begin("the time of every layer");
     layer_time *times = NULL;
     size_t count = 0;
-    CHECK_OK(backend_cuda.time_layers(g, &plan, &timing, &times, &count));
-    CHECK_INT(count, 5);
+    CHECK_OK(backend_cuda.time_layers(g, &plan, &timing, true, &times, &count));
+    CHECK_INT(count, 9); /* and four data gradients: the first layer has none */
     for (size_t i = 0; times && i < count; i++) CHECK(times[i].seconds > 0 && times[i].pairs > 0 && times[i].shape[0]);
     free(times);
     plan_free(&plan);

@@ -1,6 +1,7 @@
 /*
  * cudnn_plans.c - whether the real cuDNN takes the graphs that the engine would ask for: a plan for every convolution
- * of ResNet-50 and every matrix product of ViT-B/16 on an A100, an H100 and a B200, described by their properties. No
+ * of ResNet-50, for the data gradient of each that a reverse pass goes through, and for every matrix product of
+ * ViT-B/16, on an A100, an H100 and a B200, described by their properties. No
  * device is needed, nothing runs. Beside this program lies a libcuda.so.1 without a device (tests/stand_ins/libcuda),
  * because cuDNN offers no engine for a fused graph where it cannot load one, and reports success: what counts is the
  * number of engines, not the status.
@@ -42,7 +43,7 @@ static bool same_layer(const gpu_conv *a, const gpu_conv *b) {
            a->out_channels == b->out_channels && a->kernel_h == b->kernel_h && a->kernel_w == b->kernel_w &&
            a->stride == b->stride && a->pad == b->pad && !a->scale == !b->scale && !a->shift == !b->shift &&
            !a->residual == !b->residual && !a->example == !b->example && a->wide == b->wide &&
-           a->activation == b->activation && a->mask.place == b->mask.place;
+           a->transposed == b->transposed && a->activation == b->activation && a->mask.place == b->mask.place;
 }
 
 /* The layer as the engine would launch it. Only whether pointers are given is looked at. */
@@ -65,26 +66,50 @@ static gpu_conv conv_of(const graph *g, const op *o) {
     return c;
 }
 
+/* Its data gradient; false where a reverse pass needs none. */
+static bool gradient_of(const graph *g, const cuda_tape *tape, size_t i, gpu_conv *out) {
+    static float any;
+    const op *o = &g->ops[i];
+    const cuda_backend shapes = {.type = GPU_BF16, .settings = {.graph = g}};
+    const cuda_layer layer = {.op = o, .in = g->values[o->input[0]], .out = g->values[o->output]};
+    *out = cuda_layer_transposed(&shapes, &layer, PAIRS);
+    out->x = out->weight = out->y = &any;
+    out->residual = tape->step[i].add[0] ? out->y : NULL;
+    return tape->step[i].linear != CUDA_NOWHERE;
+}
+
 /* What is no 1x1 of stride 1 is no matrix product, whatever the network: the patch embedding. */
 static cuda_cudnn_kind kind_of(const gpu_conv *c, cuda_cudnn_kind wish) {
     return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 ? wish : CUDA_CUDNN_CONV;
 }
 
+static void add(questions *q, const op *o, const gpu_conv *c, cuda_cudnn_kind kind) {
+    size_t k = 0;
+    while (k < q->count && !same_layer(&q->list[k].conv, c)) k++;
+    if (k == LAYERS_MAX)
+        test_fail(__FILE__, __LINE__, "more than %d kinds of layers", LAYERS_MAX);
+    else if (k < q->count)
+        q->list[k].count++;
+    else
+        q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = *c, .kind = kind};
+}
+
 static void collect(questions *q, const graph *g, cuda_cudnn_kind kind) {
+    cuda_tape tape;
+    CHECK_OK(cuda_tape_create(g, gpu_type_size(GPU_BF16), false, &tape));
     q->count = 0;
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
+        gpu_conv c;
         if (o->kind != OP_CONV) continue;
-        const gpu_conv c = conv_of(g, o);
-        size_t k = 0;
-        while (k < q->count && !same_layer(&q->list[k].conv, &c)) k++;
-        if (k == LAYERS_MAX)
-            test_fail(__FILE__, __LINE__, "more than %d kinds of layers", LAYERS_MAX);
-        else if (k < q->count)
-            q->list[k].count++;
-        else
-            q->list[q->count++] = (question){.name = o->name, .count = 1, .conv = c, .kind = kind_of(&c, kind)};
+        if (kind == CUDA_CUDNN_DGRAD) {
+            if (gradient_of(g, &tape, i, &c)) add(q, o, &c, kind);
+        } else {
+            c = conv_of(g, o);
+            add(q, o, &c, kind_of(&c, kind));
+        }
     }
+    cuda_tape_free(&tape);
 }
 
 /* --------------------------------------------------------------------------------------------------- asking */
@@ -107,8 +132,8 @@ static coar_status ask(void *context, size_t i, int worker) {
 
 static void describe(const question *q, char out[160]) {
     const gpu_conv *c = &q->conv;
-    snprintf(out, 160, "%s (x%u): %ux%u %u -> %u, %ux%u stride %u%s%s%s", q->name, q->count, c->in_h, c->in_w,
-             c->in_channels, c->out_channels, c->kernel_h, c->kernel_w, c->stride,
+    snprintf(out, 160, "%s (x%u): %ux%u %u -> %u, %ux%u stride %u%s%s%s%s", q->name, q->count, c->in_h, c->in_w,
+             c->in_channels, c->out_channels, c->kernel_h, c->kernel_w, c->stride, c->transposed ? ", transposed" : "",
              c->mask.place == GPU_PLACE_NONE ? "" : ", mask", c->residual ? ", residual" : "",
              c->activation == GPU_NONE ? "" : ", activation");
 }
@@ -141,6 +166,7 @@ typedef struct network {
 
 static const network networks[] = {
     {"every convolution of ResNet-50", "resnet50", CUDA_CUDNN_CONV},
+    {"every data gradient of ResNet-50", "resnet50", CUDA_CUDNN_DGRAD},
     {"every matrix product of ViT-B/16", "vit_b_16", CUDA_CUDNN_MATMUL},
 };
 static const char *const devices[] = {"a100", "h100", "b200"};

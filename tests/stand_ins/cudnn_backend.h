@@ -78,7 +78,7 @@ typedef struct operation_parts {
 } operation_parts;
 
 operation_parts operation_parts_of(const descriptor *operation);
-bool operation_is_sum(const descriptor *operation); /* a convolution or a matrix product */
+bool operation_is_sum(const descriptor *operation); /* a convolution, its data gradient or a matrix product */
 bool pointwise_is_binary(cudnnPointwiseMode_t mode);
 
 /* ----------------------------------------------------------------------------------------- engines (cudnn_engine.c) */

@@ -72,6 +72,10 @@ operation_parts operation_parts_of(const descriptor *o) {
         return (operation_parts){{descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, 0),
                                   descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, 0)},
                                  descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, 0)};
+    case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
+        return (operation_parts){{descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, 0),
+                                  descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, 0)},
+                                 descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, 0)};
     case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
         return (operation_parts){{descriptor_reference(o, CUDNN_ATTR_OPERATION_MATMUL_ADESC, 0),
                                   descriptor_reference(o, CUDNN_ATTR_OPERATION_MATMUL_BDESC, 0)},
@@ -87,6 +91,7 @@ operation_parts operation_parts_of(const descriptor *o) {
 
 bool operation_is_sum(const descriptor *o) {
     return o->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR ||
+           o->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR ||
            o->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR;
 }
 
@@ -113,11 +118,16 @@ static cudnnStatus_t shape_error(const char *what) {
     return cudnn_error(FINALIZE, CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH, "%s: the shapes do not fit together", what);
 }
 
-/* x [N,C,H,W], w [K,C,R,S], y [N,K,P,Q] */
+/* x [N,C,H,W], w [K,C,R,S], y [N,K,P,Q]; of a data gradient x is what it makes, and y what it reads. */
 static cudnnStatus_t check_convolution(const descriptor *o) {
     const operation_parts parts = operation_parts_of(o);
-    const descriptor *how = descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, 0);
-    const tensor x = tensor_of(parts.inputs[0]), w = tensor_of(parts.inputs[1]), y = tensor_of(parts.output);
+    const bool forward = o->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR;
+    const descriptor *how = descriptor_reference(o,
+                                                 forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC
+                                                         : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                                                 0);
+    const tensor x = tensor_of(forward ? parts.inputs[0] : parts.output), w = tensor_of(parts.inputs[1]),
+                 y = tensor_of(forward ? parts.output : parts.inputs[0]);
     if (how->type != CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR || x.dimensions != 4 || w.dimensions != 4 ||
         y.dimensions != 4)
         return shape_error("convolution");
@@ -135,9 +145,22 @@ static cudnnStatus_t check_convolution(const descriptor *o) {
     if (descriptor_enum(how, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, -1) != CUDNN_DATA_FLOAT ||
         descriptor_enum(how, CUDNN_ATTR_CONVOLUTION_CONV_MODE, -1) != CUDNN_CROSS_CORRELATION)
         misuse(FINALIZE, "the stand-in computes cross-correlations in fp32 only");
-    if (descriptor_real(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, 0) != 1 ||
-        descriptor_real(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, 1) != 0)
-        misuse(FINALIZE, "the stand-in wants alpha 1 and beta 0");
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* What is added to must be there. */
+static cudnnStatus_t check_factors(const descriptor *o) {
+    const bool forward = o->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR;
+    const double alpha = descriptor_real(
+        o, forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+        0);
+    const double beta = descriptor_real(
+        o, forward ? CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA : CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA,
+        -1);
+    if (alpha != 1 || (beta != 0 && (forward || beta != 1)))
+        misuse(FINALIZE, "the stand-in wants alpha 1 and beta 0, or 1 of a data gradient");
+    if (beta != 0 && tensor_of(operation_parts_of(o).output).virtual)
+        return cudnn_error(FINALIZE, CUDNN_STATUS_BAD_PARAM, "a data gradient is added to a virtual tensor");
     return CUDNN_STATUS_SUCCESS;
 }
 
@@ -185,7 +208,9 @@ static cudnnStatus_t check_operation(const descriptor *o) {
         if (operands[i] && operands[i]->type != CUDNN_BACKEND_TENSOR_DESCRIPTOR)
             return cudnn_error(FINALIZE, CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE, "an operand is no tensor");
     if (o->type == CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR) return check_pointwise(o);
-    return o->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR ? check_matmul(o) : check_convolution(o);
+    if (o->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR) return check_matmul(o);
+    const cudnnStatus_t status = check_convolution(o);
+    return status == CUDNN_STATUS_SUCCESS ? check_factors(o) : status;
 }
 
 /* ---------------------------------------------------------------------------------------------------- graphs */
@@ -236,6 +261,7 @@ cudnnStatus_t cudnn_check(const descriptor *d) {
     case CUDNN_BACKEND_TENSOR_DESCRIPTOR:
         return check_tensor(d);
     case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:
+    case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
     case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
     case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
         return check_operation(d);

@@ -111,6 +111,46 @@ static void convolve(array *y, const array *x, const array *w, const descriptor 
     free(windows);
 }
 
+/* One element of dx, straight from the definition: what the windows that saw it make of dy. */
+static double gradient_at(const array *dy, const array *w, const descriptor *how, int64_t image, int64_t channel,
+                          const int64_t at[2], int64_t first, int64_t end) {
+    const int64_t *size = dy->tensor.dimension, *window = w->tensor.dimension;
+    float sum = 0;
+    for (int64_t k = first; k < end; k++)
+        for (int64_t tap = 0; tap < window[2] * window[3]; tap++) {
+            int64_t place[2] = {tap / window[3], tap % window[3]};
+            bool seen = true;
+            for (int d = 0; d < 2; d++) {
+                const int64_t stride = descriptor_integer(how, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, d, 1);
+                place[d] = at[d] + descriptor_integer(how, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, d, 0) -
+                           place[d] * descriptor_integer(how, CUDNN_ATTR_CONVOLUTION_DILATIONS, d, 1);
+                seen = seen && place[d] >= 0 && place[d] % stride == 0 && place[d] / stride < size[2 + d];
+                place[d] /= stride;
+            }
+            if (!seen) continue;
+            const double g = dy->x[((image * size[1] + k) * size[2] + place[0]) * size[3] + place[1]];
+            sum = (float)(sum + g * w->x[(k * window[1] + channel) * window[2] * window[3] + tap]);
+        }
+    return (double)sum;
+}
+
+/* dx [N,C,H,W] of dy [N,K,P,Q] and w [K,C,R,S], in so many parts of K; added to what is in memory, with beta. */
+static void convolve_backwards(array *dx, const array *dy, const array *w, const descriptor *o, size_t parts,
+                               const void *memory) {
+    const descriptor *how = descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, 0);
+    const double beta = descriptor_real(o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, 0);
+    const int64_t *size = dx->tensor.dimension, channels = dy->tensor.dimension[1], count = (int64_t)parts;
+    for (int64_t i = 0; i < tensor_elements(&dx->tensor); i++) {
+        const int64_t at[2] = {i / size[3] % size[2], i % size[3]}, channel = i / (size[2] * size[3]) % size[1];
+        float sum = 0;
+        for (int64_t part = 0; part < count; part++)
+            sum += (float)gradient_at(dy, w, how, i / (size[1] * size[2] * size[3]), channel, at,
+                                      part * channels / count, (part + 1) * channels / count);
+        dx->x[i] = (double)sum;
+        if (beta != 0) dx->x[i] += beta * element_load(memory, dx->tensor.type, (size_t)offset_of(&dx->tensor, i));
+    }
+}
+
 static void multiply(array *c, const array *a, const array *b, size_t parts) {
     const size_t m = (size_t)c->tensor.dimension[1], n = (size_t)c->tensor.dimension[2],
                  k = (size_t)a->tensor.dimension[2];
@@ -192,6 +232,8 @@ static void run_operation(const execution *x, const descriptor *o, arrays *a) {
         point(y, first, second, descriptor_reference(o, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, 0));
     else if (o->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR)
         multiply(y, first, second, cudnn_plan_parts(x->plan));
+    else if (o->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR)
+        convolve_backwards(y, first, second, o, cudnn_plan_parts(x->plan), pointer_of(x, t.id));
     else
         convolve(y, first, second, descriptor_reference(o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, 0),
                  cudnn_plan_parts(x->plan));

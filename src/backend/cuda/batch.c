@@ -48,7 +48,7 @@ static uint32_t room_for_masks(const cuda_batch *batch, const cuda_shape *shape)
 
 /* Batches that begin anywhere in a mask. */
 static cuda_shape shape_of(const cuda_backend *b, const cuda_batch *batch, const mask_range *masks) {
-    const uint32_t planned = batch->mode == CUDA_FORWARD ? b->settings.plan->pairs : 0;
+    const uint32_t planned = cuda_planned_pairs(b, batch->mode);
     cuda_shape shape = shape_of_masks(masks);
     const uint32_t room = room_for_masks(batch, &shape);
     shape.pairs = planned ? planned : pairs_per_batch(masks->count * b->examples, batch->pairs);
@@ -266,7 +266,8 @@ static coar_status compute(cuda_backend *b, cuda_batch *batch, cuda_lane *lane, 
     TRY(gather_input(b, batch, lane, shape->pairs));
     cuda_known *known = find_known(batch, shape);
     if (!known) {
-        if (batch->mode == CUDA_FORWARD) TRY(cuda_layers_prepare(b, shape->pairs));
+        TRY(batch->mode == CUDA_FORWARD ? cuda_layers_prepare(b, shape->pairs)
+                                        : cuda_layers_prepare_reverse(b, shape->pairs));
         TRY(enqueue(b, batch, lane, shape, true));
         remember(batch, shape);
         return COAR_OK;

@@ -1,10 +1,10 @@
 /*
- * choose.c - the numerics plan of a CUDA device: its class, and for each convolution a kernel and the number of its
- * partial sums.
+ * choose.c - the numerics plan of a CUDA device: its class, and for each convolution a kernel, the number of its
+ * partial sums; by timing also one for its data gradient.
  *
  * By rule, they follow from the layer's shape and the device, and are our kernels. Which of these computes a
- * convolution decides no bits (kernels.h), the number of partial sums does. By timing, libraries compete
- * (cuda_choose.h).
+ * convolution decides no bits (kernels.h), the number of partial sums does; so data gradients, which have none, need no
+ * place in a plan by rule (layer.c). By timing, libraries compete (cuda_choose.h).
  */
 #include <stdio.h>
 #include <string.h>
@@ -91,6 +91,22 @@ static coar_status choose(const graph *g, int device, const plan_timing *timing,
     return timing ? cuda_choose_plan(g, device, timing, plan) : COAR_OK;
 }
 
+/* A library's form is for one size of batches: without it, sums could depend on the memory of a job. `of`: what the
+ * plan's kernel is for. */
+static coar_status check_kernel(const numerics_plan *plan, size_t i, const char *kernel, uint32_t pairs,
+                                const char *of) {
+    int form;
+    const cuda_engine *engine = cuda_engine_find(cuda_type(plan), kernel, &form);
+    if (!engine)
+        return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan%s", plan->name[i],
+                          kernel, of);
+    if (engine != &cuda_engine_own && !pairs)
+        return status_set(COAR_ERROR_MISMATCH,
+                          "layer '%s': kernel '%s' of its plan%s is for batches of one size, and the plan names none",
+                          plan->name[i], kernel, of);
+    return COAR_OK;
+}
+
 static coar_status check(const numerics_plan *plan, int device) {
     char class[PLAN_CLASS_SIZE];
     TRY(device_class(device, class));
@@ -98,10 +114,8 @@ static coar_status check(const numerics_plan *plan, int device) {
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, this machine's is %s",
                           plan->layers ? plan->name[0] : "", plan->device_class, class);
     for (size_t i = 0; i < plan->layers; i++) {
-        int form;
-        if (plan->form[i] == FORM_NAMED && !cuda_engine_find(cuda_type(plan), plan->kernel[i], &form))
-            return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan",
-                              plan->name[i], plan->kernel[i]);
+        if (plan->form[i] == FORM_NAMED) TRY(check_kernel(plan, i, plan->kernel[i], plan->pairs, ""));
+        if (plan->data[i][0]) TRY(check_kernel(plan, i, plan->data[i], plan->reverse_pairs, " for the data gradient"));
     }
     return COAR_OK;
 }

@@ -71,10 +71,12 @@ typedef struct cuda_layer {
     float *scale; /* OP_CONV [O]; NULL = 1 */
     float *shift; /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
 
-    /* OP_CONV, of a reverse pass: own kernels, which give a pair the same bits in a batch of any size. */
-    int saving_form, data_form; /* of W x, which is kept; of its transpose */
+    /* OP_CONV, of a reverse pass. The forward half takes own kernels, which keep W x. */
+    int saving_form;
     uint32_t saving_splits;
-    void *transposed; /* weight packed for the transpose; NULL = the input wants no gradient */
+    const struct cuda_engine *data_engine; /* who computes the transpose */
+    int data_form;                         /* own kernels: gpu_conv_form's number */
+    void *transposed; /* weight packed for it, of own kernels: a library reads `weight`. NULL = not wanted */
 } cuda_layer;
 
 /* Shapes, engines and forms of all layers, from the plan. */
@@ -85,6 +87,8 @@ void cuda_layers_place(struct cuda_backend *b, arena *arena);
 coar_status cuda_layers_upload(struct cuda_backend *b);
 /* Before the first launch on batches of `pairs`: engines make what they need. */
 coar_status cuda_layers_prepare(struct cuda_backend *b, uint32_t pairs);
+/* The same for a reverse pass. */
+coar_status cuda_layers_prepare_reverse(struct cuda_backend *b, uint32_t pairs);
 void cuda_layers_release(struct cuda_backend *b);
 
 /* The arguments of a convolution on batches of `pairs`, as far as they do not depend on a batch's buffers: no x,
@@ -93,10 +97,12 @@ gpu_conv cuda_layer_conv(const struct cuda_backend *b, const cuda_layer *layer, 
 /* The same for the forward pass that a reverse pass follows, and for the transpose, dL/d(W x) to dL/dx. */
 gpu_conv cuda_layer_saving(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
 gpu_conv cuda_layer_transposed(const struct cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
+/* Whether a reverse pass computes the layer's transpose. The tape must be there. */
+bool cuda_layer_wants_transposed(const struct cuda_backend *b, const cuda_layer *layer);
 
 /* ------------------------------------------------------------------------------------------ engine.c */
 
-/* Who computes a convolution. The plan's kernel text names it by its prefix. */
+/* Who computes a convolution, or (c->transposed) its data gradient. The plan's kernel texts name it by their prefix. */
 typedef struct cuda_engine {
     const char *prefix; /* "cudnn:", "cublaslt:"; "" = the project's own kernels */
 
@@ -189,6 +195,8 @@ typedef struct cuda_batch {
     cuda_lane lane[CUDA_LANES];
 } cuda_batch;
 
+/* The batch that the plan asks for; 0 = any. */
+uint32_t cuda_planned_pairs(const struct cuda_backend *b, cuda_mode mode);
 /* Bytes of device memory with batches of `pairs`. */
 size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs);
 /* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse

@@ -101,6 +101,7 @@ static uint32_t most_splits(const race *r) {
     const uint64_t tiles = (rows + tile - 1) / tile * ((c->out_channels + tile - 1) / tile);
     const uint64_t products = (uint64_t)c->in_channels * c->kernel_h * c->kernel_w;
     uint32_t splits = 1;
+    if (c->transposed) return 1; /* as large as the layers in front of them, whose sums are long */
     while (splits < SPLITS_MAX && tiles * splits < 2 * (uint64_t)r->multiprocessors &&
            products / (2 * splits) >= SPLIT_PRODUCTS)
         splits *= 2;
@@ -148,8 +149,8 @@ static coar_status add_cublaslt(race *r) {
 static coar_status add_candidates(race *r) {
     TRY(add_own(r));
     TRY(add_cublaslt(r));
-    TRY(add_cudnn(r, CUDA_CUDNN_CONV));
-    return add_cudnn(r, CUDA_CUDNN_MATMUL);
+    for (int kind = 0; kind < CUDA_CUDNN_KINDS; kind++) TRY(add_cudnn(r, (cuda_cudnn_kind)kind));
+    return COAR_OK;
 }
 
 static coar_status make_candidate(void *context, size_t task, int worker) {

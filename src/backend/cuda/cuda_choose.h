@@ -6,7 +6,7 @@
  * (cuda_trial.h); then all are timed in turn, so that a change of the clock meets all of them; the median of several
  * counts. Of those within 2 % of the fastest, ours come first, then fewer partial sums: their bits do not depend on
  * the batch size. The winner must also give every pair the same bits wherever it stands in the batch, and every time,
- * and in fp16 keep NaN; else the next wins.
+ * and in fp16 keep NaN; else the next wins. A data gradient is a layer like any other, without partial sums.
  *
  * Must not know: graphs of ops, numerics plans.
  */

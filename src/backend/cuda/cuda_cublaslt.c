@@ -22,6 +22,11 @@ struct cuda_cublaslt_plan {
     size_t sums_bytes, own_bytes; /* of the workspace, in this order */
 };
 
+/* The library's result is y itself, with nothing behind it. */
+static bool is_bare(const gpu_conv *c) {
+    return c->transposed;
+}
+
 static coar_status cublaslt_status(const cublaslt_functions *f, cublasStatus_t status, const char *what) {
     if (status == CUBLAS_STATUS_SUCCESS) return COAR_OK;
     return status_set(status == CUBLAS_STATUS_ALLOC_FAILED ? COAR_ERROR_MEMORY : COAR_ERROR_UNSUPPORTED,
@@ -32,7 +37,9 @@ static coar_status cublaslt_status(const cublaslt_functions *f, cublasStatus_t s
 #define TRY_LT(name, ...) TRY_GOTO(cublaslt_status(f, f->name(__VA_ARGS__), #name))
 
 bool cuda_cublaslt_can(const gpu_conv *c) {
-    return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 && c->pad == 0 && !c->example;
+    const bool adds = c->residual && c->residual != c->y; /* to another array than the result */
+    return c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 && c->pad == 0 && !c->example &&
+           !(is_bare(c) && adds);
 }
 
 coar_status cuda_cublaslt_open(cuda_cublaslt **out) {
@@ -70,27 +77,22 @@ void cuda_cublaslt_version(char text[CUDA_VERSION_SIZE]) {
 /* ------------------------------------------------------------------------------------------ descriptions */
 
 typedef struct types {
-    cudaDataType_t operand; /* of x and weight; sums are fp32 */
+    cudaDataType_t operand, result; /* of x and weight; of the product, whose sums are fp32 in any case */
     cublasComputeType_t compute;
 } types;
 
-static types types_of(gpu_type type) {
-    switch (type) {
-    case GPU_BF16:
-        return (types){CUDA_R_16BF, CUBLAS_COMPUTE_32F};
-    case GPU_F16:
-        return (types){CUDA_R_16F, CUBLAS_COMPUTE_32F};
-    case GPU_TF32:
-        return (types){CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
-    case GPU_F32:
-        break;
-    }
-    return (types){CUDA_R_32F, CUBLAS_COMPUTE_32F};
+static types types_of(const gpu_conv *c) {
+    types t = {CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F};
+    if (c->type == GPU_BF16) t.operand = CUDA_R_16BF;
+    if (c->type == GPU_F16) t.operand = CUDA_R_16F;
+    if (c->type == GPU_TF32) t.compute = CUBLAS_COMPUTE_32F_FAST_TF32;
+    if (is_bare(c)) t.result = t.operand;
+    return t;
 }
 
 static size_t sums_bytes(const gpu_conv *c) {
     const size_t rows = (size_t)c->pairs * c->out_h * c->out_w;
-    return c->wide ? 0 : (rows * gpu_stride(c->out_channels) * sizeof(float) + 255) / 256 * 256;
+    return c->wide || is_bare(c) ? 0 : (rows * gpu_stride(c->out_channels) * sizeof(float) + 255) / 256 * 256;
 }
 
 size_t cuda_cublaslt_workspace_max(const gpu_conv *c) {
@@ -98,12 +100,13 @@ size_t cuda_cublaslt_workspace_max(const gpu_conv *c) {
 }
 
 /* A plan without its algorithm. cuBLASLt's matrices are column-major, so that a row-major [r][c] array is a c x r one:
- * sums' = (weight')' x', with weight' [C x K] transposed back and x' [C x rows] as it lies. */
+ * sums' = (weight')' x', with weight' [C x K] transposed back and x' [C x rows] as it lies. Of a data gradient
+ * dx' = weight' dy', with weight' [C x K] and dy' [K x rows] as they lie. */
 static coar_status describe(const cuda_cublaslt *l, const gpu_conv *c, cuda_cublaslt_plan **out) {
     coar_status status = COAR_OK;
     const cublaslt_functions *f = l->f;
-    const types t = types_of(c->type);
-    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const types t = types_of(c);
+    const cublasOperation_t turned = c->transposed ? CUBLAS_OP_N : CUBLAS_OP_T;
     const uint64_t in = gpu_stride(c->in_channels), outputs = gpu_stride(c->out_channels);
     const uint64_t rows = (uint64_t)c->pairs * c->out_h * c->out_w;
     cuda_cublaslt_plan *p = NULL;
@@ -111,10 +114,13 @@ static coar_status describe(const cuda_cublaslt *l, const gpu_conv *c, cuda_cubl
     TRY(memory_new(1, sizeof *p, "cuBLASLt plan", &p));
     *p = (cuda_cublaslt_plan){.l = l, .pairs = c->pairs, .sums_bytes = sums_bytes(c)};
     TRY_LT(cublasLtMatmulDescCreate, &p->product, t.compute, CUDA_R_32F);
-    TRY_LT(cublasLtMatmulDescSetAttribute, p->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
-    TRY_LT(cublasLtMatrixLayoutCreate, &p->weight, t.operand, in, outputs, (int64_t)in);
+    TRY_LT(cublasLtMatmulDescSetAttribute, p->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
+    if (c->transposed)
+        TRY_LT(cublasLtMatrixLayoutCreate, &p->weight, t.operand, outputs, in, (int64_t)outputs);
+    else
+        TRY_LT(cublasLtMatrixLayoutCreate, &p->weight, t.operand, in, outputs, (int64_t)in);
     TRY_LT(cublasLtMatrixLayoutCreate, &p->x, t.operand, in, rows, (int64_t)in);
-    TRY_LT(cublasLtMatrixLayoutCreate, &p->sums, CUDA_R_32F, outputs, rows, (int64_t)outputs);
+    TRY_LT(cublasLtMatrixLayoutCreate, &p->sums, t.result, outputs, rows, (int64_t)outputs);
     *out = p;
     p = NULL;
 done:
@@ -233,12 +239,11 @@ done:
     return status;
 }
 
-static coar_status rebuild(cuda_cublaslt_plan *p, gpu_type type, const uint32_t values[ATTRIBUTES]) {
+static coar_status rebuild(cuda_cublaslt_plan *p, types t, const uint32_t values[ATTRIBUTES]) {
     coar_status status = COAR_OK;
     const cublaslt_functions *f = p->l->f;
-    const types t = types_of(type);
     cublasLtMatmulHeuristicResult_t result;
-    TRY_LT(cublasLtMatmulAlgoInit, p->l->handle, t.compute, CUDA_R_32F, t.operand, t.operand, CUDA_R_32F, CUDA_R_32F,
+    TRY_LT(cublasLtMatmulAlgoInit, p->l->handle, t.compute, CUDA_R_32F, t.operand, t.operand, t.result, t.result,
            (int)values[0], &p->algorithm);
     for (size_t i = 1; i < ATTRIBUTES; i++) {
         const uint16_t narrow = (uint16_t)values[i];
@@ -261,7 +266,7 @@ coar_status cuda_cublaslt_plan_create(const cuda_cublaslt *l, const gpu_conv *c,
     if (!algorithm_parse(form, values) || !cuda_cublaslt_can(c))
         return status_set(COAR_ERROR_UNSUPPORTED, "'%s' is no form of cuBLASLt's for this layer", form);
     TRY_GOTO(describe(l, c, &p));
-    TRY_GOTO(rebuild(p, c->type, values));
+    TRY_GOTO(rebuild(p, types_of(c), values));
     if (p->own_bytes > CUDA_LIBRARY_WORKSPACE) {
         status = status_set(COAR_ERROR_UNSUPPORTED, "'%s' wants a workspace of %zu bytes; %zu are allowed", form,
                             p->own_bytes, CUDA_LIBRARY_WORKSPACE);
@@ -281,13 +286,14 @@ size_t cuda_cublaslt_plan_workspace(const cuda_cublaslt_plan *plan) {
 coar_status cuda_cublaslt_launch(const cuda_cublaslt_plan *p, const gpu_conv *c, void *workspace, cudaStream_t stream) {
     coar_status status = COAR_OK;
     const cublaslt_functions *f = p->l->f;
-    const float one = 1, zero = 0;
-    float *sums = c->wide ? c->y : workspace; /* the epilogue may work in place */
+    const bool bare = is_bare(c);
+    const float one = 1, beta = bare && c->residual ? 1 : 0;
+    void *sums = bare || c->wide ? c->y : workspace; /* the epilogue may work in place */
     if (c->pairs != p->pairs)
         return status_set(COAR_ERROR_INTERNAL, "cuBLASLt: a plan for %u pairs was given %u", p->pairs, c->pairs);
-    TRY_LT(cublasLtMatmul, p->l->handle, p->product, &one, c->weight, p->weight, c->x, p->x, &zero, sums, p->sums, sums,
+    TRY_LT(cublasLtMatmul, p->l->handle, p->product, &one, c->weight, p->weight, c->x, p->x, &beta, sums, p->sums, sums,
            p->sums, &p->algorithm, (char *)workspace + p->sums_bytes, p->own_bytes, stream);
-    TRY_GOTO(cuda_error(gpu_epilogue_launch(c, sums, stream), "epilogue behind cuBLASLt"));
+    if (!bare) TRY_GOTO(cuda_error(gpu_epilogue_launch(c, sums, stream), "epilogue behind cuBLASLt"));
 done:
     return status;
 }

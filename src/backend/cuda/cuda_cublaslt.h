@@ -1,10 +1,11 @@
 /*
  * cuda_cublaslt.h - linear layers (1x1 convolutions of stride 1) as one cuBLASLt product with fp32 results, and our own
- * epilogue kernel behind it.
+ * epilogue kernel behind it; and their data gradients, the product alone.
  *
  * The product is sums[rows][K] = x[rows][C] weight[K][C]', rows = pairs * positions, C and K as stored (padded with
  * zeros). It costs 4 K bytes a row to write and as much to read again, which cuDNN's fused graph and our own kernels
- * do not; it wins where the library's kernel is that much faster.
+ * do not; it wins where the library's kernel is that much faster. A data gradient dx[rows][C] = dy[rows][K]
+ * weight[K][C] has no epilogue: the product is written, or added to what is there, as dx is stored.
  *
  * A form is text: "cublaslt:id=66,tile=20,stages=35,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0", the
  * algorithm's id and its configuration attributes. With the same library on the same device it is the same algorithm.
@@ -17,7 +18,8 @@
 #include "core/status.h"
 #include "kernels/cuda/kernels.h"
 
-/* Whether the layer is such a product: 1x1, stride 1, no padding, images not read through `example`. Any precision. */
+/* Whether the layer is such a product: 1x1, stride 1, no padding, images not read through `example`. Any precision. A
+ * transpose reads the weight in the order of the convolution (cuda_form.h). */
 bool cuda_cublaslt_can(const gpu_conv *c);
 
 /* The library's handle for one device. It may be shared by threads. */

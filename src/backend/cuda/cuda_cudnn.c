@@ -6,8 +6,9 @@
 bool cuda_cudnn_can(const gpu_conv *c, cuda_cudnn_kind kind) {
     const bool rows = c->kernel_h == 1 && c->kernel_w == 1 && c->stride == 1 && c->pad == 0;
     if (c->type != GPU_BF16 && c->type != GPU_F16) return false;
-    if (c->out_channels % 8 || c->example) return false;
-    return kind == CUDA_CUDNN_CONV || rows;
+    if (c->example || (!c->transposed && c->out_channels % 8)) return false;
+    if (kind == CUDA_CUDNN_DGRAD) return c->transposed && (!c->residual || c->residual == c->y);
+    return kind == CUDA_CUDNN_MATMUL ? rows : !c->transposed;
 }
 
 size_t cuda_cudnn_keep_bytes(const gpu_conv *c) {
@@ -91,7 +92,8 @@ typedef struct engine_choice {
     int64_t type[KNOBS_MAX], value[KNOBS_MAX];
 } engine_choice;
 
-static const char *const kind_names[] = {[CUDA_CUDNN_CONV] = "conv", [CUDA_CUDNN_MATMUL] = "matmul"};
+static const char *const kind_names[CUDA_CUDNN_KINDS] = {
+    [CUDA_CUDNN_CONV] = "conv", [CUDA_CUDNN_MATMUL] = "matmul", [CUDA_CUDNN_DGRAD] = "dgrad"};
 
 /* False when the text has no room. */
 static bool choice_format(const engine_choice *e, char form[CUDA_FORM_SIZE]) {
@@ -103,12 +105,11 @@ static bool choice_format(const engine_choice *e, char form[CUDA_FORM_SIZE]) {
 }
 
 static bool choice_parse(const char *text, engine_choice *e) {
-    *e = (engine_choice){.kind = CUDA_CUDNN_CONV};
+    int kind = 0;
     if (!cuda_text_skip(&text, "cudnn:")) return false;
-    if (cuda_text_skip(&text, kind_names[CUDA_CUDNN_MATMUL]))
-        e->kind = CUDA_CUDNN_MATMUL;
-    else if (!cuda_text_skip(&text, kind_names[CUDA_CUDNN_CONV]))
-        return false;
+    while (kind < CUDA_CUDNN_KINDS && !cuda_text_skip(&text, kind_names[kind])) kind++;
+    if (kind == CUDA_CUDNN_KINDS) return false;
+    *e = (engine_choice){.kind = (cuda_cudnn_kind)kind};
     if (!cuda_text_skip(&text, ",engine=") || !cuda_text_integer(&text, &e->engine)) return false;
     if (!*text) return true;
     if (!cuda_text_skip(&text, ",knobs=")) return false;

@@ -1,8 +1,10 @@
 /*
- * cuda_cudnn.h - convolutions and linear layers by cuDNN 9: one fused operation graph a layer, run by one engine.
+ * cuda_cudnn.h - convolutions, linear layers and their data gradients by cuDNN 9: one fused operation graph a layer,
+ * run by one engine.
  *
  * A form is text: "cudnn:conv,engine=12,knobs=2:5/14:3" is engine 12 with knob 2 set to 5 and knob 14 to 3, on the
- * layer's convolution graph; "cudnn:matmul,..." the same on its matrix product. Text and shape make the same plan
+ * layer's convolution graph; "cudnn:matmul,..." the same on its matrix product, "cudnn:dgrad,..." on the data gradient
+ * of a convolution. Text and shape make the same plan
  * again with the same cuDNN on the same device, so a numerics plan can name it.
  *
  * Only 16-bit layers are offered to cuDNN, and only engines whose sums are fp32 in a fixed order of the inputs:
@@ -18,12 +20,15 @@
 
 typedef enum cuda_cudnn_kind {
     CUDA_CUDNN_CONV,
-    CUDA_CUDNN_MATMUL, /* [pairs, positions, C] x [1, C, K]: 1x1 of stride 1 */
+    CUDA_CUDNN_MATMUL, /* [pairs, positions, C] x [1, C, K]: 1x1 of stride 1, or the transpose of one */
+    CUDA_CUDNN_DGRAD,  /* the transpose of any convolution, written to y or added to it */
+    CUDA_CUDNN_KINDS,
 } cuda_cudnn_kind;
 
 /* Whether the layer can be put as such a graph at all (whether an engine takes it is another question). Left to our own
  * kernels: fp32 and tf32, channels out that fill no whole vector (scale and shift have no entries behind the last
- * channel), and layers that read their images through `example`, which cuDNN cannot. */
+ * channel; a transpose has neither), and layers that read their images through `example`, which cuDNN cannot. A
+ * transpose reads the weight in the order of the convolution (cuda_form.h). */
 bool cuda_cudnn_can(const gpu_conv *c, cuda_cudnn_kind kind);
 
 /* What plans are built for: a device's properties; and the handle that runs them where the device is there. */

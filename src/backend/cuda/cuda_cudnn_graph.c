@@ -136,17 +136,18 @@ static void add_operation(builder *b, cudnnBackendDescriptor_t operation) {
     b->operations[b->operation_count++] = operation;
 }
 
-static void convolution(builder *b, cudnnBackendDescriptor_t y) {
+static cudnnBackendDescriptor_t input(builder *b) {
+    const gpu_conv *c = b->c;
+    return value(b, CUDNN_X, false, storage(c), (extent){c->pairs, c->in_h, c->in_w, stored_in(c)});
+}
+
+/* Window, stride and padding. */
+static cudnnBackendDescriptor_t convolution_descriptor(builder *b) {
     cudnn_list *l = b->list;
     const gpu_conv *c = b->c;
-    const cudnnDataType_t type = storage(c), sums = CUDNN_DATA_FLOAT;
+    const cudnnDataType_t sums = CUDNN_DATA_FLOAT;
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     const int64_t two = 2, ones[2] = {1, 1}, stride[2] = {c->stride, c->stride}, pad[2] = {c->pad, c->pad};
-    const float alpha = 1, beta = 0;
-    cudnnBackendDescriptor_t x = value(b, CUDNN_X, false, type, (extent){c->pairs, c->in_h, c->in_w, stored_in(c)});
-    cudnnBackendDescriptor_t w =
-        value(b, CUDNN_WEIGHT, false, type, (extent){stored_out(c), c->kernel_h, c->kernel_w, stored_in(c)});
-
     cudnnBackendDescriptor_t how = cudnn_list_make(l, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     cudnn_list_set(l, how, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &two);
     cudnn_list_set(l, how, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &sums);
@@ -156,6 +157,17 @@ static void convolution(builder *b, cudnnBackendDescriptor_t y) {
     cudnn_list_set(l, how, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, ones);
     cudnn_list_set(l, how, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, stride);
     cudnn_list_finalize(l, how);
+    return how;
+}
+
+static void convolution(builder *b, cudnnBackendDescriptor_t y) {
+    cudnn_list *l = b->list;
+    const gpu_conv *c = b->c;
+    const float alpha = 1, beta = 0;
+    cudnnBackendDescriptor_t x = input(b);
+    cudnnBackendDescriptor_t w =
+        value(b, CUDNN_WEIGHT, false, storage(c), (extent){stored_out(c), c->kernel_h, c->kernel_w, stored_in(c)});
+    cudnnBackendDescriptor_t how = convolution_descriptor(b);
 
     cudnnBackendDescriptor_t o = cudnn_list_make(l, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
     cudnn_list_refer(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
@@ -167,16 +179,38 @@ static void convolution(builder *b, cudnnBackendDescriptor_t y) {
     add_operation(b, o);
 }
 
+/* c->in_* and out_* are the transpose's, weight the convolution's own. A gradient that is there already is added by
+ * beta: for a sum behind it there are few engines, and those are compiled when they are asked for, a second each. */
+static void data_gradient(builder *b, cudnnBackendDescriptor_t dx) {
+    cudnn_list *l = b->list;
+    const gpu_conv *c = b->c;
+    const float alpha = 1, beta = c->residual ? 1 : 0;
+    cudnnBackendDescriptor_t dy = input(b);
+    cudnnBackendDescriptor_t w =
+        value(b, CUDNN_WEIGHT, false, storage(c), (extent){stored_in(c), c->kernel_h, c->kernel_w, stored_out(c)});
+    cudnnBackendDescriptor_t how = convolution_descriptor(b);
+
+    cudnnBackendDescriptor_t o = cudnn_list_make(l, CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR);
+    cudnn_list_refer(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, dy);
+    cudnn_list_refer(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, w);
+    cudnn_list_refer(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, dx);
+    cudnn_list_refer(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, how);
+    cudnn_list_set(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_TYPE_FLOAT, 1, &alpha);
+    cudnn_list_set(l, o, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, CUDNN_TYPE_FLOAT, 1, &beta);
+    add_operation(b, o);
+}
+
 static void product(builder *b, cudnnBackendDescriptor_t y) {
     cudnn_list *l = b->list;
     const gpu_conv *c = b->c;
     const cudnnDataType_t sums = CUDNN_DATA_FLOAT;
     const int64_t in = stored_in(c), out = stored_out(c);
-    /* weight[out][in] read as a [in][out] matrix, the same for every image */
-    const int64_t dimension[3] = {1, in, out}, stride[3] = {in * out, 1, in};
-    cudnnBackendDescriptor_t x = value(b, CUDNN_X, false, storage(c), (extent){c->pairs, c->in_h, c->in_w, in});
+    /* weight[out][in], or a transpose's weight[in][out], read as a [in][out] matrix, the same for every image */
+    const int64_t dimension[3] = {1, in, out}, turned[3] = {in * out, 1, in}, straight[3] = {in * out, out, 1};
+    cudnnBackendDescriptor_t x = input(b);
     cudnnBackendDescriptor_t w =
-        tensor(b, CUDNN_WEIGHT, false, storage(c), 3, dimension, stride, row_alignment(in, storage(c)));
+        tensor(b, CUDNN_WEIGHT, false, storage(c), 3, dimension, c->transposed ? straight : turned,
+               row_alignment(c->transposed ? out : in, storage(c)));
 
     cudnnBackendDescriptor_t how = cudnn_list_make(l, CUDNN_BACKEND_MATMUL_DESCRIPTOR);
     cudnn_list_set(l, how, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &sums);
@@ -264,17 +298,20 @@ static void collect_steps(builder *b, step_list *s) {
     if (c->scale) add_step(s, CUDNN_POINTWISE_MUL, channels(b, CUDNN_SCALE, 1));
     if (c->shift) add_step(s, CUDNN_POINTWISE_ADD, channels(b, CUDNN_SHIFT, 1));
     add_mask(b, s, GPU_PLACE_POST);
-    if (c->residual) add_step(s, CUDNN_POINTWISE_ADD, output_like(b, CUDNN_RESIDUAL, false, storage(c)));
+    if (c->residual && b->kind != CUDA_CUDNN_DGRAD)
+        add_step(s, CUDNN_POINTWISE_ADD, output_like(b, CUDNN_RESIDUAL, false, storage(c)));
     add_activation(s, c->activation);
     add_mask(b, s, GPU_PLACE_OUT);
 }
 
 cudnnBackendDescriptor_t cudnn_graph_build(cudnn_list *l, const gpu_conv *c, cuda_cudnn_kind kind, uint32_t *tensors) {
+    static void (*const sums[CUDA_CUDNN_KINDS])(builder *, cudnnBackendDescriptor_t) = {
+        [CUDA_CUDNN_CONV] = convolution, [CUDA_CUDNN_MATMUL] = product, [CUDA_CUDNN_DGRAD] = data_gradient};
     builder b = {.list = l, .c = c, .kind = kind};
     step_list s = {.count = 0};
     collect_steps(&b, &s);
     cudnnBackendDescriptor_t current = result(&b, s.count == 0);
-    kind == CUDA_CUDNN_MATMUL ? product(&b, current) : convolution(&b, current);
+    sums[kind](&b, current);
     for (size_t i = 0; i < s.count; i++) {
         cudnnBackendDescriptor_t next = result(&b, i + 1 == s.count);
         pointwise(&b, s.steps[i].mode, current, s.steps[i].operand, next);

@@ -1,7 +1,8 @@
 /*
  * cuda_cudnn_graph.h - a layer as an operation graph of cuDNN's backend API; private to cuda_cudnn*.c.
  *
- * The graph is the convolution (or, for 1x1 of stride 1, the matrix product) and the whole epilogue of kernels.h:
+ * The graph is the convolution (or, for 1x1 of stride 1, the matrix product; or a convolution's data gradient) and the
+ * whole epilogue of kernels.h:
  *   y = out(act(post(scale * pre(W x) + shift) + residual)),
  * everything between the sums and y in fp32 and never in memory. What cuDNN 9.19 takes and refuses (docs/gpu.md):
  * one keep per image and channel, [N,K,1,1], is accepted behind the sums and nowhere else; zero strides are refused.

@@ -96,10 +96,11 @@ void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]) {
                                               [GPU_GELU_ERF] = " gelu",
                                               [GPU_GELU_TANH] = " gelu-tanh",
                                               [GPU_QUICKGELU] = " quickgelu"};
-    snprintf(text, CUDA_SIGNATURE_SIZE, "%s %u %ux%ux%u > %ux%ux%u %ux%u/%u+%u%s%s%s%s%s%s%s%s", types[c->type],
+    snprintf(text, CUDA_SIGNATURE_SIZE, "%s %u %ux%ux%u > %ux%ux%u %ux%u/%u+%u%s%s%s%s%s%s%s%s%s", types[c->type],
              c->pairs, c->in_h, c->in_w, c->in_channels, c->out_h, c->out_w, c->out_channels, c->kernel_h, c->kernel_w,
-             c->stride, c->pad, places[c->mask.place], c->mask.place != GPU_PLACE_NONE && c->mask.fill ? " fill" : "",
-             c->scale ? " scale" : "", c->shift ? " shift" : "",
+             c->stride, c->pad, c->transposed ? " transposed" : "", places[c->mask.place],
+             c->mask.place != GPU_PLACE_NONE && c->mask.fill ? " fill" : "", c->scale ? " scale" : "",
+             c->shift ? " shift" : "",
              !c->residual          ? ""
              : c->residual == c->y ? " residual-in-place"
                                    : " residual",
@@ -174,6 +175,10 @@ void cuda_form_close(cuda_form *form) {
     cuda_cudnn_plan_destroy(form->cudnn);
     cuda_cublaslt_plan_destroy(form->cublaslt);
     free(form);
+}
+
+const char *cuda_form_text(const cuda_form *form) {
+    return form->text;
 }
 
 size_t cuda_form_workspace(const cuda_form *form) {

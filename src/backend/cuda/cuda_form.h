@@ -1,6 +1,11 @@
 /*
- * cuda_form.h - one layer computed in one form: our kernel, cuDNN's engine or cuBLASLt's algorithm behind the same
- * call.
+ * cuda_form.h - one layer, or its data gradient, computed in one form: our kernel, cuDNN's engine or cuBLASLt's
+ * algorithm behind the same call.
+ *
+ * A data gradient is a gpu_conv with `transposed` (kernels.h) whose epilogue is empty but for residual = y. Our kernels
+ * read its weight with the channels' order turned, libraries' forms as the forward pass does: of the transpose's
+ * sizes [gpu_stride(in_channels)][kernel_h][kernel_w][gpu_stride(out_channels)]. So where a library computes it,
+ * weights are in memory once.
  *
  * What a form needs besides its text (handles of the libraries, plans that take seconds to build) is made once in a
  * process and kept to its end: a job prepares several backends one after another, for the same layers.
@@ -39,7 +44,7 @@ enum { CUDA_SIGNATURE_SIZE = 192 };
 
 /* Everything about a layer that a form's plan and its time depend on, as text: type, shape, and what the epilogue has.
  * Pointers count as given or not, and as the same or not; they are not followed.
- * "bf16 256 56x56x64 > 56x56x256 1x1/1+0 pre scale shift residual relu" */
+ * "bf16 256 56x56x64 > 56x56x256 1x1/1+0 pre scale shift residual relu", "... 1x1/1+0 transposed" */
 void cuda_signature(const gpu_conv *c, char text[CUDA_SIGNATURE_SIZE]);
 
 /* Whether the text names a form of a library's: its bits may depend on the batch's size. */
@@ -69,6 +74,9 @@ typedef struct cuda_form_wanted {
  * log when there are some that take long. */
 coar_status cuda_forms_build(cuda_handles *h, const cuda_form_wanted *wanted, size_t count, thread_pool *pool,
                              const coar_callbacks *callbacks);
+
+/* The text that it was made from. */
+const char *cuda_form_text(const cuda_form *form);
 
 /* Bytes of workspace of a launch; and the most that any form of this engine ("cudnn:", "cublaslt:", "") takes for c. */
 size_t cuda_form_workspace(const cuda_form *form);

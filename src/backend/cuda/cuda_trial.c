@@ -14,6 +14,7 @@
 struct cuda_trial {
     gpu_conv conv;      /* the layer at its batch, with addresses */
     gpu_conv reference; /* the first pairs in fp32 by our own kernel */
+    const void *weight; /* of a transpose: as libraries' forms read it; else NULL */
     cudaStream_t stream;
     void *memory;
     size_t workspace;
@@ -87,7 +88,7 @@ static float load(gpu_type type, const void *values, size_t i) {
 
 /* Elements of the arrays of a layer; x of one image, y and residual of one pair. */
 typedef struct sizes {
-    size_t x, y, weight, channels;
+    size_t x, y, weight, taps, channels;
     uint32_t period, images;
 } sizes;
 
@@ -97,7 +98,8 @@ static sizes sizes_of(const gpu_conv *c) {
     s.images = c->example ? s.period : c->pairs;
     s.x = (size_t)c->in_h * c->in_w * gpu_stride(c->in_channels);
     s.y = (size_t)c->out_h * c->out_w * gpu_stride(c->out_channels);
-    s.weight = (size_t)gpu_stride(c->out_channels) * c->kernel_h * c->kernel_w * gpu_stride(c->in_channels);
+    s.taps = (size_t)c->kernel_h * c->kernel_w;
+    s.weight = s.taps * gpu_stride(c->out_channels) * gpu_stride(c->in_channels);
     s.channels = c->out_channels;
     return s;
 }
@@ -121,6 +123,7 @@ static void place(cuda_trial *t, const gpu_conv *c, arena *a) {
     arena_place(a, s.period, s.x * sizeof(float), &r->x);
     arena_place(a, s.weight, storage, &m->weight);
     arena_place(a, s.weight, sizeof(float), &r->weight);
+    if (c->transposed) arena_place(a, s.weight, storage, &t->weight);
     if (c->scale) arena_place(a, s.channels, sizeof(float), &m->scale);
     if (c->shift) arena_place(a, s.channels, sizeof(float), &m->shift);
     arena_place(a, c->pairs, s.y * gpu_type_size(y_type(c)), &m->y);
@@ -189,6 +192,45 @@ done:
     return status;
 }
 
+/* [in][taps][out] of the type's storage from [out][taps][in], sizes as stored. */
+static void turn(gpu_type type, const void *from, size_t in, size_t taps, size_t out, void *to) {
+    const size_t size = gpu_type_size(type);
+    for (size_t k = 0; k < out; k++)
+        for (size_t t = 0; t < taps; t++)
+            for (size_t i = 0; i < in; i++)
+                memcpy((char *)to + ((i * taps + t) * out + k) * size,
+                       (const char *)from + ((k * taps + t) * in + i) * size, size);
+}
+
+/* Channels behind the last have zeros, in both directions. */
+static coar_status upload_weight(const cuda_trial *t) {
+    coar_status status = COAR_OK;
+    const gpu_conv *m = &t->conv;
+    const sizes s = sizes_of(m);
+    const size_t in = gpu_stride(m->in_channels), out = gpu_stride(m->out_channels), size = gpu_type_size(m->type);
+    const size_t products = (size_t)m->in_channels * s.taps;
+    /* a power of two near 1 / sqrt(products): sums are of the size of x, and the weights stay exact */
+    const float scale = ldexpf(1, -(int)lround(log2(sqrt((double)products))));
+    float *values = NULL;
+    void *stored = NULL, *turned = NULL;
+    TRY_GOTO(memory_new(s.weight, sizeof *values, "trial", &values));
+    TRY_GOTO(memory_new(s.weight, size, "trial", &stored));
+    fill_rows(values, m->out_channels * s.taps, m->in_channels, in, ROW_WEIGHT, scale);
+    store(m->type, values, s.weight, stored);
+    TRY_GOTO(upload(t->reference.weight, values, s.weight * sizeof *values));
+    TRY_GOTO(upload(m->weight, stored, s.weight * size));
+    if (t->weight) {
+        TRY_GOTO(memory_new(s.weight, size, "trial", &turned));
+        turn(m->type, stored, in, s.taps, out, turned);
+        TRY_GOTO(upload(t->weight, turned, s.weight * size));
+    }
+done:
+    free(turned);
+    free(stored);
+    free(values);
+    return status;
+}
+
 /* Kept, ablated and in between, by chance: one row per slot. */
 static coar_status upload_keeps(const gpu_mask *mask, uint32_t slots) {
     static const float values[4] = {1, 0, 1, 0.5f};
@@ -221,17 +263,11 @@ done:
 static coar_status upload_all(cuda_trial *t) {
     const gpu_conv *m = &t->conv, *r = &t->reference;
     const sizes s = sizes_of(m);
-    const size_t in = gpu_stride(m->in_channels), out = gpu_stride(m->out_channels), taps = m->kernel_h * m->kernel_w;
-    const size_t products = (size_t)m->in_channels * taps;
-    /* a power of two near 1 / sqrt(products): sums are of the size of x, and the weights stay exact */
-    const float weight_scale = ldexpf(1, -(int)lround(log2(sqrt((double)products))));
+    const size_t in = gpu_stride(m->in_channels), out = gpu_stride(m->out_channels);
     const void *residual = t->residual ? t->residual : m->residual;
     TRY(upload_rows(m->type, (size_t)s.period * s.x / in, m->in_channels, in, ROW_X, 1, r->x, m->x));
     TRY(repeat(m->x, s.x * gpu_type_size(m->type), s.period, s.images));
-    TRY_CUDA(cudaMemset((void *)r->weight, 0, s.weight * sizeof(float)), "trial: weights");
-    TRY_CUDA(cudaMemset((void *)m->weight, 0, s.weight * gpu_type_size(m->type)), "trial: weights");
-    TRY(upload_rows(m->type, m->out_channels * taps, m->in_channels, in, ROW_WEIGHT, weight_scale, r->weight,
-                    m->weight));
+    TRY(upload_weight(t));
     if (m->scale) TRY(upload_rows(GPU_F32, 1, s.channels, s.channels, ROW_SCALE, 1, NULL, m->scale));
     if (m->shift) TRY(upload_rows(GPU_F32, 1, s.channels, s.channels, ROW_SHIFT, 1, NULL, m->shift));
     if (residual) {
@@ -298,6 +334,12 @@ void cuda_trial_destroy(cuda_trial *t) {
 
 /* ------------------------------------------------------------------------------------------------ checks */
 
+static gpu_conv conv_for(const cuda_trial *t, const cuda_form *form) {
+    gpu_conv c = t->conv;
+    if (c.transposed && cuda_form_is_library(cuda_form_text(form))) c.weight = t->weight;
+    return c;
+}
+
 /* One launch on a y that is poisoned, or holds the residual. A form that refuses is *ran = false with its reason. */
 static coar_status launch(cuda_trial *t, const cuda_form *form, bool *ran, char why[256]) {
     const size_t bytes = t->conv.pairs * t->pair_bytes;
@@ -310,7 +352,8 @@ static coar_status launch(cuda_trial *t, const cuda_form *form, bool *ran, char 
         TRY_CUDA(cudaMemcpyAsync(t->conv.y, t->residual, bytes, cudaMemcpyDeviceToDevice, t->stream), "trial: copy");
     else
         TRY_CUDA(cudaMemsetAsync(t->conv.y, 0xff, bytes, t->stream), "trial: poison"); /* NaN in every type */
-    const coar_status status = cuda_form_launch(form, &t->conv, t->stream);
+    const gpu_conv c = conv_for(t, form);
+    const coar_status status = cuda_form_launch(form, &c, t->stream);
     if (status == COAR_ERROR_UNSUPPORTED) {
         status_copy(why, 256);
         status_clear();
@@ -398,9 +441,10 @@ coar_status cuda_trial_repeats(cuda_trial *t, const cuda_form *form, bool *repea
 
 coar_status cuda_trial_capture(cuda_trial *t, const cuda_form *form, cudaGraphExec_t *out) {
     cudaGraph_t graph = NULL;
+    const gpu_conv c = conv_for(t, form);
     *out = NULL;
     TRY_CUDA(cudaStreamBeginCapture(t->stream, cudaStreamCaptureModeThreadLocal), "trial: capture");
-    const coar_status launched = cuda_form_launch(form, &t->conv, t->stream);
+    const coar_status launched = cuda_form_launch(form, &c, t->stream);
     const cudaError_t error = cudaStreamEndCapture(t->stream, &graph);
     if (launched == COAR_OK && error == cudaSuccess && graph)
         if (cudaGraphInstantiate(out, graph, 0) != cudaSuccess) *out = NULL;

@@ -11,6 +11,8 @@
  * differ by about 2^-20 of the largest, sums kept in 16 bits by 2^-9. A channel left out or a mask in the wrong place
  * is far outside.
  *
+ * A transpose has its weight in both orders (cuda_form.h), and each form gets the one that it reads.
+ *
  * Must not know: where forms come from, which one is chosen.
  */
 #ifndef COAR_BACKEND_CUDA_TRIAL_H

@@ -48,19 +48,25 @@ static size_t own_workspace(const cuda_backend *b, const cuda_layer *layer, cons
     return gpu_conv_workspace(c);
 }
 
+static int own_form(const cuda_layer *layer, const gpu_conv *c) {
+    return c->transposed ? layer->data_form : layer->form;
+}
+
 static coar_status own_prepare(cuda_backend *b, cuda_layer *layer, const gpu_conv *c) {
+    const int form = own_form(layer, c);
     (void)b;
-    if (gpu_conv_can(c, layer->form)) return COAR_OK;
+    if (gpu_conv_can(c, form)) return COAR_OK;
     return status_set(COAR_ERROR_MISMATCH, "layer '%s': kernel '%s' of its plan does not run on this device",
-                      layer->op->name, gpu_conv_form(c->type, layer->form));
+                      layer->op->name, gpu_conv_form(c->type, form));
 }
 
 static coar_status own_launch(const cuda_backend *b, const cuda_layer *layer, const gpu_conv *c, cudaStream_t stream) {
+    const int form = own_form(layer, c);
     (void)b;
-    const cudaError_t error = gpu_conv_launch(c, layer->form, stream);
+    const cudaError_t error = gpu_conv_launch(c, form, stream);
     if (error == cudaSuccess) return COAR_OK;
     return cuda_error(error, "layer '%s': kernel '%s', %u x %u x %u to %u x %u x %u, batch of %u (compute stream)",
-                      layer->op->name, gpu_conv_form(c->type, layer->form), c->in_h, c->in_w, c->in_channels, c->out_h,
+                      layer->op->name, gpu_conv_form(c->type, form), c->in_h, c->in_w, c->in_channels, c->out_h,
                       c->out_w, c->out_channels, c->pairs);
 }
 

@@ -18,16 +18,34 @@ static coar_status describe_conv(const cuda_backend *b, size_t i, cuda_layer *la
                       plan->kernel[i]);
 }
 
-/* Where the plan names a library's form, a reverse pass takes our own kernel by rule: libraries' forms do not keep W x.
- * Transposes are not split: they are as large as the layers in front of them, whose sums are long. */
-static void describe_reverse(const cuda_backend *b, cuda_layer *layer) {
+/* Where the plan names a library's form, the forward half of a reverse pass takes our own kernel by rule: libraries'
+ * forms do not keep W x. */
+static void describe_saving(const cuda_backend *b, cuda_layer *layer) {
     const bool own = layer->engine == &cuda_engine_own;
     gpu_conv c = cuda_layer_conv(b, layer, CUDA_TYPICAL_PAIRS);
     c.splits = 1;
     layer->saving_form = own ? layer->form : cuda_choose_own_form(&c);
     layer->saving_splits = own ? layer->splits : 1;
-    c = cuda_layer_transposed(b, layer, CUDA_TYPICAL_PAIRS);
+}
+
+/* As the plan says; by rule where it says nothing, and where it names a library's form and the job has paths: their
+ * batches are whole paths, of another size than the plan's. */
+static coar_status describe_transposed(const cuda_backend *b, size_t i, cuda_layer *layer) {
+    const numerics_plan *plan = b->settings.plan;
+    const gpu_conv c = cuda_layer_transposed(b, layer, CUDA_TYPICAL_PAIRS);
+    int form;
+    layer->data_engine = &cuda_engine_own;
     layer->data_form = cuda_choose_own_form(&c);
+    if (!plan->data[i][0]) return COAR_OK;
+    const cuda_engine *engine = cuda_engine_find(b->type, plan->data[i], &form);
+    if (!engine)
+        return status_set(COAR_ERROR_MISMATCH,
+                          "layer '%s': this build has no kernel '%s' of its plan for the data gradient", plan->name[i],
+                          plan->data[i]);
+    if (engine != &cuda_engine_own && b->settings.path_examples) return COAR_OK;
+    layer->data_engine = engine;
+    layer->data_form = form;
+    return COAR_OK;
 }
 
 coar_status cuda_layers_describe(cuda_backend *b) {
@@ -38,7 +56,8 @@ coar_status cuda_layers_describe(cuda_backend *b) {
         *layer = (cuda_layer){.op = o, .in = g->values[o->input[0]], .out = g->values[o->output]};
         if (o->kind == OP_CONV) {
             TRY(describe_conv(b, i, layer));
-            if (b->settings.reverse) describe_reverse(b, layer);
+            if (b->settings.reverse) describe_saving(b, layer);
+            if (b->settings.reverse) TRY(describe_transposed(b, i, layer));
         } else {
             const bool reads_input = o->input[0] == 0 || o->input[1] == 0 || o->input[2] == 0;
             b->gathers |= reads_input;
@@ -97,7 +116,7 @@ gpu_conv cuda_layer_transposed(const cuda_backend *b, const cuda_layer *layer, u
         .kernel_w = o->kernel_w,
         .stride = o->stride,
         .pad = o->pad,
-        .weight = layer->transposed,
+        .weight = layer->data_engine == &cuda_engine_own ? layer->transposed : layer->weight,
         .transposed = true,
         .splits = 1,
     };
@@ -109,6 +128,16 @@ coar_status cuda_layers_prepare(cuda_backend *b, uint32_t pairs) {
         if (!layer->engine || !layer->engine->prepare) continue;
         const gpu_conv c = cuda_layer_conv(b, layer, pairs);
         TRY(layer->engine->prepare(b, layer, &c));
+    }
+    return COAR_OK;
+}
+
+coar_status cuda_layers_prepare_reverse(cuda_backend *b, uint32_t pairs) {
+    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+        cuda_layer *layer = &b->layers[i];
+        if (!cuda_layer_wants_transposed(b, layer)) continue;
+        const gpu_conv c = cuda_layer_transposed(b, layer, pairs);
+        TRY(layer->data_engine->prepare(b, layer, &c));
     }
     return COAR_OK;
 }
@@ -129,8 +158,8 @@ static size_t packed_count(const cuda_layer *layer) {
     return (size_t)gpu_stride(layer->out.c) * layer->op->kernel_h * layer->op->kernel_w * gpu_stride(layer->in.c);
 }
 
-static bool wants_transposed(const cuda_backend *b, size_t i) {
-    return b->settings.reverse && b->tape.step[i].linear != CUDA_NOWHERE;
+bool cuda_layer_wants_transposed(const cuda_backend *b, const cuda_layer *layer) {
+    return b->settings.reverse && b->tape.step[layer - b->layers].linear != CUDA_NOWHERE;
 }
 
 void cuda_layers_place(cuda_backend *b, arena *arena) {
@@ -140,7 +169,8 @@ void cuda_layers_place(cuda_backend *b, arena *arena) {
         const op *o = layer->op;
         layer->weight = layer->transposed = NULL;
         layer->scale = layer->shift = NULL;
-        if (wants_transposed(b, i)) arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->transposed);
+        if (cuda_layer_wants_transposed(b, layer) && layer->data_engine == &cuda_engine_own)
+            arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->transposed);
         if (o->weight && o->kind == OP_CONV)
             arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->weight);
         else if (o->weight)

@@ -181,14 +181,15 @@ size_t cuda_memory_bytes(cuda_backend *b, cuda_mode mode, uint32_t pairs) {
     return size_add(bytes, b->retry_bytes, &bytes) ? bytes : SIZE_MAX;
 }
 
-/* The batch that the plan asks for; 0 = any. Libraries' forms compute forward passes alone. */
-static uint32_t planned_pairs(const cuda_backend *b, cuda_mode mode) {
-    return mode == CUDA_FORWARD ? b->settings.plan->pairs : 0;
+uint32_t cuda_planned_pairs(const cuda_backend *b, cuda_mode mode) {
+    const backend_settings *s = &b->settings;
+    if (mode == CUDA_FORWARD) return s->plan->pairs;
+    return s->path_examples ? 0 : s->plan->reverse_pairs; /* paths: own kernels alone (layer.c) */
 }
 
 /* A path's examples are one batch: conductance looks at the example before. */
 static uint32_t least_pairs(const cuda_backend *b, cuda_mode mode) {
-    const uint32_t planned = planned_pairs(b, mode);
+    const uint32_t planned = cuda_planned_pairs(b, mode);
     if (planned) return planned;
     return mode == CUDA_REVERSE && b->settings.path_examples ? b->settings.path_examples : 1;
 }
@@ -198,7 +199,7 @@ static uint32_t least_pairs(const cuda_backend *b, cuda_mode mode) {
 uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
     const backend_settings *s = &b->settings;
     const double wanted = 2.0 * b->device.multiprocessors;
-    if (planned_pairs(b, mode)) return s->plan->pairs;
+    if (cuda_planned_pairs(b, mode)) return cuda_planned_pairs(b, mode);
     double most = least_pairs(b, mode);
     for (size_t i = 0; i < s->graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
@@ -319,17 +320,17 @@ static coar_status open_largest_batches(cuda_backend *b, uint32_t pairs[CUDA_MOD
     return status;
 }
 
-static coar_status refuse_planned(cuda_backend *b) {
-    const uint32_t planned = b->settings.plan->pairs;
-    return status_set(
-        COAR_ERROR_MEMORY,
-        "%s: the numerics plan is for batches of exactly %u, which need %zu MiB of device memory, but %zu MiB "
-        "are allowed: raise --memory, free the device, or begin a run with --exact",
-        b->device.name, planned, (cuda_memory_bytes(b, CUDA_FORWARD, planned) >> 20) + 1, b->settings.memory >> 20);
+static coar_status refuse_planned(cuda_backend *b, cuda_mode mode) {
+    const uint32_t planned = cuda_planned_pairs(b, mode);
+    return status_set(COAR_ERROR_MEMORY,
+                      "%s: the numerics plan is for %s of exactly %u, which need %zu MiB of device memory, but %zu MiB "
+                      "are allowed: raise --memory, free the device, or begin a run with --exact",
+                      b->device.name, mode == CUDA_REVERSE ? "batches of reverse passes" : "batches", planned,
+                      (cuda_memory_bytes(b, mode, planned) >> 20) + 1, b->settings.memory >> 20);
 }
 
 static coar_status refuse(cuda_backend *b, cuda_mode mode) {
-    if (planned_pairs(b, mode)) return refuse_planned(b);
+    if (cuda_planned_pairs(b, mode)) return refuse_planned(b, mode);
     return status_set(COAR_ERROR_MEMORY,
                       "%s: the cuda backend needs at least %zu MiB of device memory%s (%zu MiB for full batches), but "
                       "%zu MiB are allowed: raise --memory, or free the device",

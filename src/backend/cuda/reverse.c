@@ -3,6 +3,10 @@
  * launch or a few (a masked attention five); one that no component is above or in becomes none. Only enqueues; may be
  * captured into a graph.
  *
+ * A convolution is two launches: everything behind W x (activation, residual, mask and its sums, scale) by a kernel of
+ * ours, which reads what the forward pass kept and no library can; then W' by the engine that the plan names, ours or a
+ * library's.
+ *
  * What the forward pass left, and where gradients go, is on the tape (cuda_tape.h). A value that several ops read gets
  * its gradient from each of them in the order of the reverse pass: the first writes, the others add.
  *
@@ -101,7 +105,9 @@ static coar_status reverse_conv(const walk *w, const cuda_layer *layer) {
     c.x = dlinear;
     c.y = gradient_of(pass, layer->op->input[0]);
     c.residual = step->add[0] ? c.y : NULL;
-    return cuda_launched(pass, layer, gpu_conv_launch(&c, layer->data_form, pass->stream));
+    c.workspace = pass->batch->workspace;
+    TRY(layer->data_engine->launch(pass->b, layer, &c, pass->stream));
+    return cuda_launched(pass, layer, cudaSuccess);
 }
 
 static coar_status reverse_pool(const walk *w, const cuda_layer *layer) {
@@ -220,7 +226,8 @@ size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs) {
             most = larger(most, shape_positions(layer->out) * o->heads * pairs * sizeof(float));
         if (o->kind != OP_CONV) continue;
         const gpu_conv forward = cuda_layer_saving(b, layer, pairs), back = cuda_layer_transposed(b, layer, pairs);
-        most = larger(most, larger(gpu_conv_workspace(&forward), gpu_conv_workspace(&back)));
+        most = larger(most, gpu_conv_workspace(&forward));
+        if (cuda_layer_wants_transposed(b, layer)) most = larger(most, layer->data_engine->workspace(b, layer, &back));
     }
     return most;
 }
