@@ -392,7 +392,7 @@ typedef struct coar_bench_result {
     double peak_flops;          /* cpu: measured, at `threads` threads; cuda: the data sheet's, 0 = not known */
     double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
     double executed_fraction;   /* flops really executed / dense flops */
-    double memory_bytes;        /* planned */
+    double memory_bytes;        /* planned for the process in all; on a device, of its memory */
     double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
     double reverse_per_second_min, reverse_per_second_max;
     double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */
