@@ -37,6 +37,7 @@ SANITIZE_release :=
 SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 SANITIZE_tsan    := -fsanitize=thread -O1
 SANITIZE := $(SANITIZE_$(CONFIG))
+HELPERS  := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/*.c)) # what all test programs are linked with
 ifeq ($(CUDA),simt)
 include tests/simt/simt.mk
 endif
@@ -83,7 +84,7 @@ $(O)/libcoar.so: $(OBJECTS)
 	$(call say,LINK,$@)$(LINK) -shared -Wl,--exclude-libs,ALL -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
-	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
 
 $(O)/obj/%.o: %.c $(O)/obj/cuda
 	@mkdir -p $(@D)
@@ -96,17 +97,22 @@ $(O)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
-$(O)/tests/%: tests/unit/%.c $(wildcard tests/*.c) $(O)/libcoar.a
+$(O)/obj/tests/%.o: tests/%.c $(O)/obj/cuda
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(COMPILE) -Itests $(TEST_CFLAGS) -c $< -o $@
 
-$(O)/fuzz/%: tests/fuzz/%.c $(wildcard tests/*.c) tests/fuzz.h $(O)/libcoar.a
+.SECONDARY: # objects that only a chain of rules names are kept
+$(O)/tests/%: $(O)/obj/tests/unit/%.o $(HELPERS) $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
+
+$(O)/fuzz/%: $(O)/obj/tests/fuzz/%.o $(HELPERS) $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
 
 $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(CC) -std=c17 -MMD -MP -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 # Tables of docs/gpu.md.
 roofline: $(O)/tools/roofline

@@ -16,10 +16,10 @@ $(O)/obj/plans/cuda_libraries.o: src/backend/cuda/cuda_libraries.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -UCOAR_LIBRARIES_LINKED -c $< -o $@
 
-$(O)/plans/cudnn_plans: tests/plans/cudnn_plans.c $(O)/obj/plans/cuda_libraries.o $(wildcard tests/*.c) $(O)/libcoar.a \
+$(O)/plans/cudnn_plans: $(O)/obj/tests/plans/cudnn_plans.o $(O)/obj/plans/cuda_libraries.o $(HELPERS) $(O)/libcoar.a \
                         | $(O)/plans/libcuda.so.1
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.o %.a,$^) -o $@ $(PLAN_RPATH) $(LDFLAGS) $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(PLAN_RPATH) $(LIBS)
 
 .PHONY: plan-tests
 plan-tests: $(O)/plans/cudnn_plans

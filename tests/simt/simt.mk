@@ -40,11 +40,8 @@ $(O)/obj/tests/simt/%.o: tests/simt/%.cc
 
 $(O)/obj/tests/simt/mma.o: SIMT_BASE += -O3 # its loops want vectors
 
-$(O)/obj/tests/%.o: tests/%.c
-	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(CUDA_HEADERS) -c $< -o $@
+TEST_CFLAGS := $(CUDA_HEADERS) # kernel tests see them without the whole program's CUDA_CFLAGS, too
 
-.SECONDARY: # objects that only a chain of rules names are kept
 $(O)/libkernels.a: $(SIMT_KERNELS)
 $(O)/libsimt.a: $(SIMT_OBJECTS)
 $(O)/libreference.a: $(REFERENCE)
@@ -75,9 +72,9 @@ include tests/plans/plans.mk
 
 $(STAND_INS): CFLAGS += -Wno-deprecated-declarations # the real headers deprecate what the real libraries still have
 
-$(O)/tests/%: tests/cuda/%.c $(wildcard tests/*.c) $(O)/libcoar.a
+$(O)/tests/%: $(O)/obj/tests/cuda/%.o $(HELPERS) $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
 endif
 
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c,$(wildcard tests/kernels/*.c)))
