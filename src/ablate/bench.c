@@ -128,7 +128,7 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     memory_plan memory;
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
     b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
-    TRY(backend_find(o->backend, &b->interface));
+    TRY(backend_find(o->backend, o->callbacks, &b->interface));
     if (o->layer && !b->interface->time_layers)
         return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
                           b->interface->name);

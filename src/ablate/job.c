@@ -193,7 +193,7 @@ static coar_status find_backend(job *j, const job_options *o) {
     char class[PLAN_CLASS_SIZE];
     const char *name = o->backend;
     if (!name && o->plan_json && plan_class_of(o->plan_json, class)) name = plan_backend(class);
-    return backend_find(name, &j->interface);
+    return backend_find(name, o->callbacks, &j->interface);
 }
 
 /* `auto` is settled with the first examples, once they are known; for them the plan was fp32, by rule. */

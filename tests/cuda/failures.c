@@ -24,32 +24,49 @@ static void set(const char *name, const char *value) {
 
 /* ---------------------------------------------------------------------------------------- no device */
 
+typedef struct told {
+    int lines;
+    char last[512];
+} told;
+
+static void tell(void *user, coar_log_level level, const char *line) {
+    told *t = user;
+    CHECK_INT(level, COAR_LOG_WARNING);
+    t->lines++;
+    snprintf(t->last, sizeof t->last, "%s", line);
+}
+
 static void machines(void) {
     static const struct machine {
         const char *what, *variable, *value, *text;
+        bool there; /* a device is, and is not used: worth a warning */
     } machines[] = {
-        {"no driver", "COAR_STANDIN_DRIVER", "0", "driver"},
-        {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver"},
-        {"no device", "COAR_STANDIN_DEVICES", "0", "device"},
-        {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5"},
+        {"no driver", "COAR_STANDIN_DRIVER", "0", "driver", false},
+        {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver knows CUDA up to 11.4", true},
+        {"no device", "COAR_STANDIN_DEVICES", "0", "device", false},
+        {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5", true},
     };
     for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
         const struct machine *m = &machines[i];
         const backend_interface *interface;
         numerics_plan plan;
         graph *g = net_basic(NET_FILTERS, 1);
-        test_begin("%s: one line, and the default is another backend", m->what);
+        test_begin("%s: one line, and the default is another backend%s", m->what, m->there ? ", with a warning" : "");
         set(m->variable, m->value);
-        CHECK_ERROR(backend_find("cuda", &interface), COAR_ERROR_UNSUPPORTED, m->text);
+        CHECK_ERROR(backend_find("cuda", NULL, &interface), COAR_ERROR_UNSUPPORTED, m->text);
         CHECK(strstr(coar_last_error(), "--backend c"));
         status_clear();
         CHECK_ERROR(plan_create(g, "cuda", "fp32", 0, &plan), COAR_ERROR_UNSUPPORTED, m->text);
         status_clear();
-        CHECK_OK(backend_find(NULL, &interface));
+        told warned = {0};
+        const coar_callbacks callbacks = {.log = tell, .user = &warned};
+        CHECK_OK(backend_find(NULL, &callbacks, &interface));
         CHECK_TEXT(interface->name, "cpu");
         CHECK_TEXT(coar_last_error(), "");
+        CHECK_INT(warned.lines, m->there);
+        if (m->there) CHECK(strstr(warned.last, "the cpu backend is used: ") && strstr(warned.last, m->text));
         set(m->variable, NULL);
-        CHECK_OK(backend_find(NULL, &interface));
+        CHECK_OK(backend_find(NULL, NULL, &interface));
         CHECK_TEXT(interface->name, "cuda");
         graph_destroy(g);
     }
@@ -93,7 +110,7 @@ static void other_devices(void) {
     test_begin("a job for device 1 takes nothing of device 0");
     set("COAR_STANDIN_DEVICES", "2");
     CHECK_INT(cudaSetDevice(1), cudaSuccess);
-    CHECK_OK(backend_find("cuda", &interface));
+    CHECK_OK(backend_find("cuda", NULL, &interface));
     CHECK_OK(interface->devices(&count));
     CHECK_INT(count, 2);
     CHECK_INT(cudaGetDevice(&current), cudaSuccess);
