@@ -93,11 +93,12 @@ static coar_status spend_budget(run_options *o, coar_budget_result *result) {
 /* A wrong option of a later stage must not come out after hours of the first. */
 static coar_status check_later_stages(run_options *o) {
     o->fit.check_only = o->evaluate.check_only = o->report.check_only = 1;
+    o->fit.force = o->ablate.force; /* which removes the fits that are there */
     coar_status status = fit_all(o, o->estimators);
     if (status == COAR_OK && o->spends) status = spend_budget(o, NULL);
     if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
     if (status == COAR_OK) status = coar_report(&o->report);
-    o->fit.check_only = o->evaluate.check_only = o->report.check_only = 0;
+    o->fit.check_only = o->evaluate.check_only = o->report.check_only = o->fit.force = 0;
     return status;
 }
 
