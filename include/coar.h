@@ -235,7 +235,7 @@ typedef struct coar_fit_options {
     int keep;                 /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
                                  gradients and has standard errors if they are asked for (already_complete), else replaced; one of
                                  another estimator or output is COAR_ERROR_EXISTS */
-    int check_only;           /* check what can be checked before the run is complete, which need not exist; *result stays as it is */
+    int check_only;           /* check what can be before the run is complete, or is there; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;
     const char *backend;      /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
