@@ -60,6 +60,26 @@ float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, 
     return gradients;
 }
 
+size_t engine_memory(const graph *g, engine_options o, double share) {
+    engine e;
+    size_t least = 0, best = 0;
+    o.memory = 0;
+    engine_plan(&e, g, o);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    CHECK(least < best);
+    engine_close(&e);
+    return least + (size_t)(share * (double)(best - least));
+}
+
+void engine_same_bits(const float *actual, const float *expected, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&actual[i], &expected[i], sizeof *actual)) {
+            test_fail(__FILE__, __LINE__, "value %zu: got %.9g, expected %.9g to the bit", i, (double)actual[i],
+                      (double)expected[i]);
+            return;
+        }
+}
+
 double largest_difference(const float *actual, const float *expected, size_t count) {
     double largest = 0, magnitude = 0;
     for (size_t i = 0; i < count; i++) {

@@ -134,17 +134,6 @@ static mask_range range;
 static engine_options options;
 static float *expected, *expected_gradients;
 
-/* Of the way from one pair in a batch to all of them. */
-static size_t memory_for_a_fifth(engine_options o) {
-    engine e;
-    size_t least = 0, best = 0;
-    o.memory = 0;
-    engine_plan(&e, net, o);
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    engine_close(&e);
-    return least + (best - least) / 5;
-}
-
 /* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when
  * there was none. */
 static coar_status whole_job(void) {
@@ -180,7 +169,7 @@ static coar_status reverse_job(void) {
     float *gradients = calloc(count, sizeof *gradients);
     engine_options o = options;
     o.reverse = true;
-    o.memory = memory_for_a_fifth(o);
+    o.memory = engine_memory(net, o, .2);
     engine_plan(&e, net, o);
     TRY_GOTO(e.interface->prepare(&e.settings, &e.b));
     TRY_GOTO(e.interface->bind(e.b, &batch));
@@ -207,7 +196,7 @@ static void make_job(void) {
     range = (mask_range){.count = MASKS, .n = net->components, .sampler = &masks_of};
     options = (engine_options){
         .backend = "cuda", .precision = "fp16", .outputs = "margin,loss", .examples = EXAMPLES, .masks = MASKS};
-    options.memory = memory_for_a_fifth(options);
+    options.memory = engine_memory(net, options, .2);
     test_begin("the jobs that are to fail, without a failure");
     CHECK_OK(whole_job());
     CHECK_OK(reverse_job());

@@ -50,8 +50,8 @@ $(O)/libkernels.a $(O)/libsimt.a $(O)/libreference.a:
 	@rm -f $@
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
-$(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/test.o \
-                      $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
+$(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/kernels/kernel_conv.o \
+                      $(O)/obj/tests/test.o $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
 
@@ -77,7 +77,7 @@ $(O)/tests/%: $(O)/obj/tests/cuda/%.o $(HELPERS) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
 endif
 
-KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c,$(wildcard tests/kernels/*.c)))
+KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c %/kernel_conv.c,$(wildcard tests/kernels/*.c)))
 SIMT_TESTS   := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/simt/*.c))
 .PHONY: kernel-tests host-tests
 kernel-tests: $(KERNEL_TESTS) $(SIMT_TESTS)
