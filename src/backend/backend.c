@@ -27,7 +27,7 @@ static coar_status check_devices(const backend_interface *b, int *count) {
 /* The last ones need no device. A device that is there and is not used is worth a line, none at all is not. */
 static const backend_interface *fastest(const coar_callbacks *callbacks) {
     size_t i = 0;
-    int count;
+    int count = 0;
     while (i + 1 < BACKENDS && check_devices(backends[i], &count) != COAR_OK) {
         char message[1024];
         status_copy(message, sizeof message);

@@ -4,6 +4,7 @@
  */
 #include <cuda_runtime_api.h>
 
+#include "devices.h"
 #include "engines.h"
 #include "nets.h"
 #include "stand_ins/stand_ins.h"
@@ -23,18 +24,6 @@ static void set(const char *name, const char *value) {
 }
 
 /* ---------------------------------------------------------------------------------------- no device */
-
-typedef struct told {
-    int lines;
-    char last[512];
-} told;
-
-static void tell(void *user, coar_log_level level, const char *line) {
-    told *t = user;
-    CHECK_INT(level, COAR_LOG_WARNING);
-    t->lines++;
-    snprintf(t->last, sizeof t->last, "%s", line);
-}
 
 static void machines(void) {
     static const struct machine {
@@ -59,12 +48,12 @@ static void machines(void) {
         CHECK_ERROR(plan_create(g, "cuda", "fp32", 0, &plan), COAR_ERROR_UNSUPPORTED, m->text);
         status_clear();
         told warned = {0};
-        const coar_callbacks callbacks = {.log = tell, .user = &warned};
+        const coar_callbacks callbacks = told_begin(&warned);
         CHECK_OK(backend_find(NULL, &callbacks, &interface));
         CHECK_TEXT(interface->name, "cpu");
         CHECK_TEXT(coar_last_error(), "");
-        CHECK_INT(warned.lines, m->there);
-        if (m->there) CHECK(strstr(warned.last, "the cpu backend is used: ") && strstr(warned.last, m->text));
+        CHECK_INT(warned.warnings, m->there);
+        if (m->there) CHECK(strstr(warned.warning, "the cpu backend is used: ") && strstr(warned.warning, m->text));
         set(m->variable, NULL);
         CHECK_OK(backend_find(NULL, NULL, &interface));
         CHECK_TEXT(interface->name, "cuda");

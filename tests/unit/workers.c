@@ -250,6 +250,7 @@ static void test_not_the_device(void) {
     open_trial(&t, "rows.h5");
     for (size_t i = 0; i < EXAMPLES; i++) t.job->rows[i] = 1 << 20;
     CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_USAGE, "row 1048576");
+    CHECK(!strstr(coar_last_error(), "device "));
     CHECK_TEXT(t.told.warning, "");
     CHECK_INT(device_calls[0] + device_calls[1], 0);
     close_trial(&t);
