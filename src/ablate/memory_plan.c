@@ -21,6 +21,7 @@ coar_status memory_plan_make(const backend_interface *interface, size_t process,
                           "--memory: this job needs at least %.0f MiB but may take %.0f MiB: raise --memory",
                           (double)(least + taken) / 1048576, (double)allowed / 1048576);
     settings->memory = allowed - taken;
+    TRY(interface->memory(settings, &least, &best));
     *out = (memory_plan){.process = process,
                          .job = taken + (best < settings->memory ? best : settings->memory),
                          .least = taken + least,

@@ -86,7 +86,8 @@ typedef struct backend_interface {
      * machine itself. */
     coar_status (*devices)(int *count);
 
-    /* Bytes that prepare would take at least and at best for these settings. */
+    /* Bytes that prepare would take at least, and with settings.memory. A device or the reference says as `best` what it
+     * has use for at most, whatever is allowed. */
     coar_status (*memory)(const backend_settings *s, size_t *least, size_t *best);
 
     /* Copies and packs what it needs from the graph (which must outlive the backend). */
