@@ -23,6 +23,10 @@ export COAR_SHARED
 
 VERSION  := $(shell sed -n 's/.*define COAR_VERSION_[A-Z]* //p' include/coar.h | paste -sd.)
 O        := build$(if $(filter simt,$(CUDA)),/simt$(if $(SIMT_HEADERS),-$(SIMT_HEADERS)))$(if $(filter-out release,$(CONFIG)),/$(CONFIG))
+# What knows nothing of CUDA is compiled once, whatever CUDA= is; `check` watches kernels alone.
+B        := build$(if $(filter-out release check,$(CONFIG)),/$(CONFIG))
+SEE_CUDA := src/backend/backend.c src/backend/plan.c $(wildcard src/backend/cuda/*.c)
+objects   = $(foreach s,$(1),$(if $(filter $(SEE_CUDA),$(s)),$(O),$(B))/obj/$(s:.c=.o))
 ARCH     := $(shell uname -m)
 .DEFAULT_GOAL := all
 say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
@@ -34,10 +38,9 @@ ifeq ($(filter $(CONFIG),release asan tsan $(if $(filter simt,$(CUDA)),check)),)
 $(error CONFIG=$(CONFIG): must be release, asan or tsan; with CUDA=simt also check)
 endif
 SANITIZE_release :=
-SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
-SANITIZE_tsan    := -fsanitize=thread -O1
+SANITIZE_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g1
+SANITIZE_tsan    := -fsanitize=thread -O1 -g1
 SANITIZE := $(SANITIZE_$(CONFIG))
-HELPERS  := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/*.c)) # what all test programs are linked with
 ifeq ($(CUDA),simt)
 include tests/simt/simt.mk
 endif
@@ -45,7 +48,7 @@ endif
 DEPS_CFLAGS = $(eval DEPS_CFLAGS := $$(patsubst -I%,-isystem %,$$(shell pkg-config --cflags $(PACKAGES))))$(DEPS_CFLAGS)
 DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS_LIBS)
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
-COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(CUDA_CFLAGS) $(DEPS_CFLAGS)
+COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
 LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
@@ -56,9 +59,8 @@ ISA_FLAGS_portable := -ffp-contract=off
 ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:%.c=$(O)/obj/%.o) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(O)/obj/kernels/$(i)/%.o)) \
-            $(CUDA_OBJECTS)
-CLI      := $(patsubst %.c,$(O)/obj/%.o,$(wildcard src/cli/*.c))
+OBJECTS  := $(call objects,$(SOURCES)) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(B)/obj/kernels/$(i)/%.o)) $(CUDA_OBJECTS)
+CLI      := $(call objects,$(wildcard src/cli/*.c))
 UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(wildcard tests/fuzz/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(O)/examples/%,$(wildcard examples/*.c))
@@ -84,31 +86,38 @@ $(O)/libcoar.so: $(OBJECTS)
 	$(call say,LINK,$@)$(LINK) -shared -Wl,--exclude-libs,ALL -Wl,-soname,libcoar.so.$(firstword $(subst ., ,$(VERSION))) -o $@ $^ $(LIBS)
 
 $(O)/coar: $(CLI) $(O)/libcoar.a
-	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
+	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(O)/obj/%.o: %.c $(O)/obj/cuda
+$(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
+$(SEE_CUDA:%.c=$(O)/obj/%.o): $(O)/obj/%.o: %.c $(O)/obj/cuda
+	@mkdir -p $(@D)
+	$(call say,CC,$@)$(COMPILE) $(CUDA_CFLAGS) -c $< -o $@
+
 define kernel_rule
-$(O)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
+$(B)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
 	@mkdir -p $$(@D)
 	$$(call say,CC,$$@)$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
 
-$(O)/obj/tests/%.o: tests/%.c $(O)/obj/cuda
-	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -Itests $(TEST_CFLAGS) -c $< -o $@
+# What test programs share; the linker takes what each asks for.
+$(B)/libtests.a: $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*.c))
+	@rm -f $@
+	$(call say,AR,$@)$(AR) rcs $@ $^
 
-.SECONDARY: # objects that only a chain of rules names are kept
-$(O)/tests/%: $(O)/obj/tests/unit/%.o $(HELPERS) $(O)/libcoar.a
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
+# A program of one source, and its list of headers beside it.
+program   = $(call say,CC,$@)$(COMPILE) $(1) -MF $@.d -MT $@ $(filter %.c %.o %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-$(O)/fuzz/%: $(O)/obj/tests/fuzz/%.o $(HELPERS) $(O)/libcoar.a
+$(O)/tests/%: tests/unit/%.c $(B)/libtests.a $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
+	$(call program,-Itests)
+
+$(O)/fuzz/%: tests/fuzz/%.c $(B)/libtests.a $(O)/libcoar.a
+	@mkdir -p $(@D)
+	$(call program,-Itests)
 
 $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
@@ -118,7 +127,7 @@ $(O)/examples/%: examples/%.c $(O)/libcoar.a
 roofline: $(O)/tools/roofline
 $(O)/tools/%: tools/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call program)
 
 demo: all
 	@tools/demo.sh $(O)
@@ -150,4 +159,4 @@ format:
 clean:
 	rm -rf build
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(shell find $(sort $(O) $(B)) -name '*.d' 2>/dev/null)

@@ -56,15 +56,20 @@ tap() { # name, command...
 
 # Programs of a folder, as many at a time as there are cores.
 programs() { # folder, prefix, [names]
-    local folder=$1 prefix=$2 names program
+    local folder=$1 prefix=$2 names program command
     shift 2
     names=${*:-$(cd "$folder" && find . -maxdepth 1 -type f -perm -u+x -printf '%f\n' | sort)}
     for program in $names; do
         while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
-        launch "$prefix$program" "$folder/$program" &
+        case $program in *.sh) command="bash" ;; *) command= ;; esac
+        launch "$prefix${program%.sh}" $command "$folder/$program" &
     done
     wait
-    for program in $names; do count "$prefix$program"; done
+    for program in $names; do count "$prefix${program%.sh}"; done
+}
+
+scripts() { # folder
+    (cd "$1" && ls ./*.sh) | sed 's|^\./||; /^lib\.sh$/d'
 }
 
 # Builds into its own folder below build/: without CUDA but for `release`, which has it where nvcc is, and `simt`.
@@ -85,7 +90,7 @@ threaded="core cpu cpu_gradients data fit gradient_units images reference selfte
 # The CUDA backend without a GPU. Kernels: over the shim; every access checked; under the address sanitizer. Host side: also under the
 # address and the thread sanitizer.
 cuda_without_gpu() {
-    local headers script
+    local headers
     # A fiber's stack is one to the sanitizer as well, and it would map and unmap a shadow of it at every launch.
     export ASAN_OPTIONS=detect_leaks=1
     headers=$(tools/cuda-headers.sh)
@@ -114,9 +119,7 @@ cuda_without_gpu() {
     programs build/simt/asan/tests asan/cuda/
     build release CUDA=simt plan-tests && tap cudnn_plans build/simt/plans/cudnn_plans
     build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/
-    for script in tests/cuda/*.sh; do
-        BUILD=build/simt tap "cuda/$(basename "$script" .sh)" bash "$script"
-    done
+    BUILD=build/simt programs tests/cuda cuda/ $(scripts tests/cuda)
 }
 
 if [ "$mode" != cuda ]; then
@@ -128,10 +131,8 @@ if [ "$mode" = full ]; then
     tools/setup.sh test || exit 1
     PYTHON=${PYTHON:-$(tools/find-python.sh)}
     export PYTHON
-    for script in tests/cli/*.sh; do
-        case $script in */lib.sh) continue ;; esac
-        tap "cli/$(basename "$script" .sh)" bash "$script"
-    done
+    # shellcheck disable=SC2046
+    programs tests/cli cli/ $(scripts tests/cli)
     export TEST_REDUCED=1
     build asan CUDA=0 units fuzzers
     programs build/asan/tests asan/

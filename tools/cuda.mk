@@ -69,7 +69,7 @@ $(O)/obj/gpu-archs: always
 	@mkdir -p $(@D); echo '$(ARCHS)' | cmp -s - $@ || echo '$(ARCHS)' >$@
 endif
 
-# Every object knows whether the backend is there: another CUDA= than last time compiles them again.
+# Some objects know whether the backend is there: another CUDA= than last time compiles them again.
 $(O)/obj/cuda: always
 	@mkdir -p $(@D); echo '$(CUDA)' | cmp -s - $@ || echo '$(CUDA)' >$@
 

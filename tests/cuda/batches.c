@@ -33,7 +33,7 @@ static void batch_sizes(const char *precision) {
     float *expected = outputs_of(g, o, &batch, &range), logits[2][EXAMPLES * 7];
     double *sums[2] = {calloc(g->rows, sizeof(double)), calloc(g->rows, sizeof(double))};
     const double shares[] = {1, 0, .1, .35};
-    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+    for (size_t i = 0; i < (REDUCED ? 2 : sizeof shares / sizeof *shares); i++) {
         engine e;
         o.memory = engine_memory(g, o, shares[i]);
         engine_open(&e, g, o);
@@ -69,7 +69,7 @@ static void neighbours(void) {
     rest.labels += 3;
     rest.count = 2;
     range.count = 2;
-    for (uint64_t first = 0; first < MASKS; first += 2) {
+    for (uint64_t first = 0; first < (REDUCED ? 2 : MASKS); first += 2) {
         range.first = 100 + first;
         float *some = outputs_of(g, o, &rest, &range);
         for (size_t m = 0; m < 2; m++) engine_same_bits(some + 2 * m, all + (first + m) * EXAMPLES + 3, 2);
@@ -115,9 +115,9 @@ static void replays(void) {
 
 /* Whatever the streams do first, a missing wait would show in one of these. */
 static void orders(void) {
-    static const char *const names[] = {"lazy", "others", "eager", "random:1", "random:2"};
+    static const char *const names[] = {"lazy", "random:1", "others", "eager", "random:2"};
     float *expected = NULL;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < (REDUCED ? 2 : sizeof names / sizeof *names); i++) {
         test_begin("streams in order %s", names[i]);
         setenv("COAR_STANDIN_ORDER", names[i], 1);
         stand_in_reset();
@@ -191,9 +191,11 @@ static void overflow(void) {
 }
 
 int main(void) {
-    batch_sizes("fp32");
     batch_sizes("bf16");
-    batch_sizes("tf32");
+    if (!REDUCED) {
+        batch_sizes("fp32");
+        batch_sizes("tf32");
+    }
     neighbours();
     replays();
     orders();

@@ -14,12 +14,12 @@ $(O)/plans/libcuda.so.1: tests/stand_ins/libcuda/libcuda.c
 # The library's functions from the library, not from the stand-in that everything else is linked with.
 $(O)/obj/plans/cuda_libraries.o: src/backend/cuda/cuda_libraries.c
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(COMPILE) -UCOAR_LIBRARIES_LINKED -c $< -o $@
+	$(call say,CC,$@)$(COMPILE) $(CUDA_CFLAGS) -UCOAR_LIBRARIES_LINKED -c $< -o $@
 
-$(O)/plans/cudnn_plans: $(O)/obj/tests/plans/cudnn_plans.o $(O)/obj/plans/cuda_libraries.o $(HELPERS) $(O)/libcoar.a \
+$(O)/plans/cudnn_plans: tests/plans/cudnn_plans.c $(O)/obj/plans/cuda_libraries.o $(B)/libtests.a $(O)/libcoar.a \
                         | $(O)/plans/libcuda.so.1
 	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(PLAN_RPATH) $(LIBS)
+	$(call program,-Itests $(CUDA_CFLAGS) $(PLAN_RPATH))
 
 .PHONY: plan-tests
 plan-tests: $(O)/plans/cudnn_plans

@@ -9,7 +9,7 @@ CXX_WARNINGS := -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-in
 SIMT_NATIVE  := $(if $(shell grep -m 1 -w avx2 /proc/cpuinfo 2>/dev/null | grep -w fma),-mavx2 -mfma)
 # Sibling calls would hide the line that a report names.
 SIMT_BASE    := -std=c++17 -fPIC -fvisibility=hidden -pthread -MMD -MP $(CXX_WARNINGS) -ffp-contract=off \
-                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g $(SIMT_NATIVE)
+                -fno-optimize-sibling-calls -Itests/simt -I. -O2 -g1 $(SIMT_NATIVE)
 TOOLKIT      := $(if $(filter own,$(SIMT_HEADERS)),,$(shell CUDA_HOME=$(CUDA_HOME) tools/cuda-headers.sh))
 CUDA_HEADERS := $(patsubst %,-isystem %,$(or $(TOOLKIT),tests/simt/include))
 # The thread sanitizer's calls around memory, not those at functions' ends: fibers would confuse its record of the call
@@ -18,7 +18,9 @@ WATCHED      := -fsanitize=thread -O1 $(if $(findstring clang,$(CXX)),-mllvm -ts
 ifeq ($(CONFIG)$(findstring clang,$(CXX)),checkclang)
 $(error CONFIG=check: CXX must be g++; clang hides copies of structs from the checker)
 endif
-SIMT_KERNEL_asan  := $(SANITIZE_asan)
+# What the address sanitizer finds when it happens need not be compiled in a second time, which would double the build.
+SIMT_KERNEL_asan  := $(SANITIZE_asan) -fno-sanitize=null,object-size,pointer-overflow \
+                     $(if $(findstring clang,$(CXX)),,--param=asan-instrumentation-with-call-threshold=50)
 SIMT_KERNEL_tsan  := $(WATCHED)
 SIMT_KERNEL_check := $(WATCHED) -fsanitize=alignment
 SIMT_SHIM_asan    := $(SANITIZE_asan)
@@ -28,7 +30,7 @@ SIMT_SAMPLES := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard tests/simt/good/*.cu tes
 SIMT_KERNELS := $(patsubst %.cu,$(O)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
 # What kernel tests may compare with: the meaning of the ops, and what that needs.
-REFERENCE    := $(patsubst %.c,$(O)/obj/%.o,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c src/backend/precision.c) src/fit/gram.c src/fit/cross.c))
+REFERENCE    := $(call objects,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c src/backend/precision.c) src/fit/gram.c src/fit/cross.c))
 
 $(O)/obj/%.o: %.cu
 	@mkdir -p $(@D)
@@ -38,10 +40,15 @@ $(O)/obj/tests/simt/%.o: tests/simt/%.cc
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)$(CXX) $(SIMT_BASE) $(SIMT_SHIM_$(CONFIG)) $(CUDA_HEADERS) -c $< -o $@
 
-$(O)/obj/tests/simt/mma.o: SIMT_BASE += -O3 # its loops want vectors
+# Its loops want vectors, and work on copies of registers alone: nothing for a sanitizer.
+$(O)/obj/tests/simt/mma.o: SIMT_BASE += -O3
+$(O)/obj/tests/simt/mma.o: SIMT_SHIM_asan :=
 
-TEST_CFLAGS := $(CUDA_HEADERS) # kernel tests see them without the whole program's CUDA_CFLAGS, too
+$(O)/obj/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)$(COMPILE) -Itests $(CUDA_HEADERS) -c $< -o $@
 
+.SECONDARY: # objects that only a chain of rules names are kept
 $(O)/libkernels.a: $(SIMT_KERNELS)
 $(O)/libsimt.a: $(SIMT_OBJECTS)
 $(O)/libreference.a: $(REFERENCE)
@@ -51,11 +58,11 @@ $(O)/libkernels.a $(O)/libsimt.a $(O)/libreference.a:
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/kernels/kernel_conv.o \
-                      $(O)/obj/tests/test.o $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
+                      $(B)/libtests.a $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
 
-$(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/test.o \
+$(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernels/kernel_test.o $(B)/libtests.a \
                    $(O)/libreference.a $(O)/libsimt.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
@@ -72,9 +79,9 @@ include tests/plans/plans.mk
 
 $(STAND_INS): CFLAGS += -Wno-deprecated-declarations # the real headers deprecate what the real libraries still have
 
-$(O)/tests/%: $(O)/obj/tests/cuda/%.o $(HELPERS) $(O)/libcoar.a
+$(O)/tests/%: tests/cuda/%.c $(B)/libtests.a $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,LINK,$@)$(LINK) -o $@ $(filter %.o %.a,$^) $(LIBS)
+	$(call program,-Itests $(CUDA_CFLAGS))
 endif
 
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c %/kernel_conv.c,$(wildcard tests/kernels/*.c)))
