@@ -109,7 +109,7 @@ $(B)/libtests.a: $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*.c))
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 # A program of one source, and its list of headers beside it.
-program   = $(call say,CC,$@)$(COMPILE) $(1) -MF $@.d -MT $@ $(filter %.c %.o %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+program   = $(call say,CC,$@)$(COMPILE) $(1) -MF $@.d -MT $@ $< $(filter %.o %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 $(O)/tests/%: tests/unit/%.c $(B)/libtests.a $(O)/libcoar.a
 	@mkdir -p $(@D)
