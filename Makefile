@@ -109,7 +109,7 @@ $(B)/libtests.a: $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*.c))
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
 # A program of one source, and its list of headers beside it.
-program   = $(call say,CC,$@)$(COMPILE) $(1) -MF $@.d -MT $@ $(filter %.c %.o %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+program   = $(call say,CC,$@)$(COMPILE) $(1) -MF $@.d -MT $@ $< $(filter %.o %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 $(O)/tests/%: tests/unit/%.c $(B)/libtests.a $(O)/libcoar.a
 	@mkdir -p $(@D)
@@ -121,7 +121,7 @@ $(O)/fuzz/%: tests/fuzz/%.c $(B)/libtests.a $(O)/libcoar.a
 
 $(O)/examples/%: examples/%.c $(O)/libcoar.a
 	@mkdir -p $(@D)
-	$(call say,CC,$@)$(CC) -std=c17 -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	$(call say,CC,$@)$(CC) -std=c17 -MMD -MP -Wall -Wextra -Werror $(CFLAGS) $(SANITIZE) -pthread -Iinclude $(filter %.c %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
 # Tables of docs/gpu.md.
 roofline: $(O)/tools/roofline

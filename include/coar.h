@@ -235,7 +235,7 @@ typedef struct coar_fit_options {
     int keep;                 /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
                                  gradients and has standard errors if they are asked for (already_complete), else replaced; one of
                                  another estimator or output is COAR_ERROR_EXISTS */
-    int check_only;           /* check what can be checked without the run, which need not exist; *result stays as it is */
+    int check_only;           /* check what can be before the run is complete, or is there; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;
     const char *backend;      /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
@@ -393,7 +393,7 @@ typedef struct coar_bench_result {
     double peak_flops;          /* cpu: measured, at `threads` threads; cuda: the data sheet's, 0 = not known */
     double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
     double executed_fraction;   /* flops really executed / dense flops */
-    double memory_bytes;        /* planned */
+    double memory_bytes;        /* planned for the process in all; on a device, of its memory */
     double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
     double reverse_per_second_min, reverse_per_second_max;
     double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */

@@ -5,7 +5,7 @@
 
 void engine_plan(engine *e, const graph *g, engine_options o) {
     *e = (engine){.g = g};
-    CHECK_OK(backend_find(o.backend, &e->interface));
+    CHECK_OK(backend_find(o.backend, NULL, &e->interface));
     CHECK_OK(plan_create(g, o.backend, o.precision ? o.precision : "fp32", 0, &e->plan));
     CHECK_OK(thread_pool_create(o.threads ? o.threads : 1, &e->pool));
     CHECK_OK(output_parse(o.outputs ? o.outputs : "margin,loss,logit:2,logit:1-3", g->values[g->logits].c, e->outputs,
@@ -58,6 +58,26 @@ float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, 
     CHECK_OK(e->interface->bind(e->b, batch));
     CHECK_OK(e->interface->run_reverse(e->b, kind, output, masks, gradients, outputs));
     return gradients;
+}
+
+size_t engine_memory(const graph *g, engine_options o, double share) {
+    engine e;
+    size_t least = 0, best = 0;
+    o.memory = 0;
+    engine_plan(&e, g, o);
+    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
+    CHECK(least < best);
+    engine_close(&e);
+    return least + (size_t)(share * (double)(best - least));
+}
+
+void engine_same_bits(const float *actual, const float *expected, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&actual[i], &expected[i], sizeof *actual)) {
+            test_fail(__FILE__, __LINE__, "value %zu: got %.9g, expected %.9g to the bit", i, (double)actual[i],
+                      (double)expected[i]);
+            return;
+        }
 }
 
 double largest_difference(const float *actual, const float *expected, size_t count) {

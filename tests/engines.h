@@ -50,6 +50,12 @@ float *engine_run(engine *e, const example_batch *batch, const mask_range *masks
 float *engine_reverse(engine *e, const example_batch *batch, reverse_kind kind, size_t output, const mask_range *masks,
                       float *outputs);
 
+/* Memory that allows `share` of the way from the least that these options need to the most that is of use. */
+size_t engine_memory(const graph *g, engine_options o, double share);
+
+/* Fails at the first value that differs in a bit. */
+void engine_same_bits(const float *actual, const float *expected, size_t count);
+
 /* Largest difference as a fraction of the largest magnitude expected; rms of the differences as a fraction of the
  * rms. */
 double largest_difference(const float *actual, const float *expected, size_t count);

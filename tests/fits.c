@@ -64,6 +64,7 @@ static coar_status fixture_sink(void *context, const fit_result_block *block) {
     fixture *f = context;
     CHECK_INT(block->first, f->next);
     f->next += block->count;
+    f->blocks++;
     for (size_t z = 0; z < block->count; z++) {
         size_t at = block->first + z;
         memcpy(f->weight + at * f->n, block->weight + z * f->n, f->n * sizeof(float));
@@ -104,7 +105,7 @@ coar_status fits_solve(fixture *f, fit_estimator estimator, int threads, size_t 
                                    .memory = memory,
                                    .dense_side = f->dense_side,
                                    .callbacks = &callbacks};
-    f->next = 0;
+    f->next = f->blocks = 0;
     f->warnings = 0;
     status_clear();
     coar_status status = fit_solve(&problem, &settings, fixture_sink, f, &f->summary);

@@ -25,7 +25,7 @@ typedef struct fixture {
     float *y;                       /* [m][N] */
     float *weight, *bias, *error;   /* [N][n], [N], [N][n] */
     double *penalty, *r2, *heldout; /* [N] */
-    uint64_t next;
+    uint64_t next, blocks;
     fit_summary summary;
     int stop_after, warnings;
     size_t dense_side; /* of fit_settings */

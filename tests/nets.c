@@ -282,17 +282,28 @@ graph *net_random(uint64_t seed) {
     return finish(&b, pool_and_classify(&b, value, 5));
 }
 
-/* --------------------------------------------------------------------------------------- examples */
+/* ------------------------------------------------------------------------------------------- rows */
+
+const char *const net_component_names[] = {
+    [NET_FILTERS] = "filters", [NET_BLOCKS] = "blocks", [NET_INPUTS] = "inputs", [NET_HEADS] = "heads"};
+const char *const net_family_names[NET_FAMILIES] = {"basic blocks", "bottlenecks", "transformer, erf",
+                                                    "transformer, tanh", "transformer, quick"};
+
+graph *net_family(size_t i, net_components components) {
+    static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU};
+    if (i == 0) return net_basic(components, 11);
+    return i == 1 ? net_bottleneck(components, 12) : net_transformer(components, acts[i - 2], 13 + i);
+}
 
 named_net net_number(size_t k) {
-    static const char *const components[] = {"filters", "blocks", "inputs", "heads"};
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
     named_net net;
     if (k < 6) {
-        snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks", components[k / 2]);
+        snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
+                 net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
     } else if (k < NETS_NAMED) {
-        snprintf(net.name, sizeof net.name, "transformer, %s", components[k - 6]);
+        snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
         net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
@@ -300,6 +311,8 @@ named_net net_number(size_t k) {
     }
     return net;
 }
+
+/* --------------------------------------------------------------------------------------- examples */
 
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
     const size_t elements = shape_positions(g->values[0]) * g->values[0].c;

@@ -27,6 +27,11 @@ graph *net_bottleneck(net_components components, uint64_t seed);
 /* Patches of 4 on 12 x 8 x 3, class token, two blocks of width 20 with 4 heads, layer norm, head. `act`: the MLP's. */
 graph *net_transformer(net_components components, activation act, uint64_t seed);
 
+/* What kinds of networks there are, all of odd sizes, and of components in them; transformers differ in their activations. */
+enum { NET_FAMILIES = 5 };
+extern const char *const net_family_names[NET_FAMILIES], *const net_component_names[];
+graph *net_family(size_t i, net_components components);
+
 /* Any ops in any order with random residuals, shared and unread values, and masks at any place. */
 graph *net_random(uint64_t seed);
 

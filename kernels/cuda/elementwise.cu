@@ -50,12 +50,8 @@ extern "C" cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint
     if (!images || !positions || !channels) return cudaErrorInvalidValue;
     return with_vectors(type, channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(channels) / V::width;
-        const size_t rows = (size_t)images * positions;
-        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)rows * vectors;
-        return gpu_launch(normalise_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
-                          pixels, mul, add, scale, y, positions, channels, vectors, items);
+        return launch_items<V>(normalise_kernel<V>, (size_t)images * positions, channels, stream, pixels, mul, add,
+                               scale, y, positions, channels);
     });
 }
 
@@ -87,19 +83,18 @@ static __global__ void __launch_bounds__(VECTOR_THREADS)
     store_vector(s.y, item, out);
 }
 
+static bool subsample_fits(const gpu_subsample *s) {
+    if (!s->pairs || !s->in_channels || !s->stride || !s->out_h || !s->out_w) return false;
+    return (uint64_t)(s->out_h - 1) * s->stride < s->in_h && (uint64_t)(s->out_w - 1) * s->stride < s->in_w &&
+           (uint64_t)s->in_channels + s->before <= s->out_channels;
+}
+
 extern "C" cudaError_t gpu_subsample_launch(const gpu_subsample *s, cudaStream_t stream) {
-    if (!s->pairs || !s->in_channels || !s->stride || !s->out_h || !s->out_w) return cudaErrorInvalidValue;
-    if ((uint64_t)(s->out_h - 1) * s->stride >= s->in_h || (uint64_t)(s->out_w - 1) * s->stride >= s->in_w ||
-        (uint64_t)s->in_channels + s->before > s->out_channels)
-        return cudaErrorInvalidValue;
+    if (!subsample_fits(s)) return cudaErrorInvalidValue;
     return with_vectors(s->type, s->in_channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(s->out_channels) / V::width;
-        const size_t rows = (size_t)s->pairs * s->out_h * s->out_w;
-        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)rows * vectors;
-        return gpu_launch(subsample_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
-                          *s, gpu_stride(s->in_channels), vectors, items);
+        return launch_items<V>(subsample_kernel<V>, (size_t)s->pairs * s->out_h * s->out_w, s->out_channels, stream, *s,
+                               gpu_stride(s->in_channels));
     });
 }
 
@@ -133,18 +128,11 @@ static __global__ void __launch_bounds__(VECTOR_THREADS)
 
 extern "C" cudaError_t gpu_subsample_reverse_launch(const gpu_subsample *s, const void *dy, void *dx, bool add,
                                                     cudaStream_t stream) {
-    if (!s->pairs || !s->in_channels || !s->stride || !s->out_h || !s->out_w) return cudaErrorInvalidValue;
-    if ((uint64_t)(s->out_h - 1) * s->stride >= s->in_h || (uint64_t)(s->out_w - 1) * s->stride >= s->in_w ||
-        (uint64_t)s->in_channels + s->before > s->out_channels)
-        return cudaErrorInvalidValue;
+    if (!subsample_fits(s)) return cudaErrorInvalidValue;
     return with_vectors(s->type, s->in_channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(s->in_channels) / V::width;
-        const size_t rows = (size_t)s->pairs * s->in_h * s->in_w;
-        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)rows * vectors;
-        return gpu_launch(subsample_reverse_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0,
-                          stream, *s, dy, dx, add, gpu_stride(s->out_channels), vectors, items);
+        return launch_items<V>(subsample_reverse_kernel<V>, (size_t)s->pairs * s->in_h * s->in_w, s->in_channels,
+                               stream, *s, dy, dx, add, gpu_stride(s->out_channels));
     });
 }
 
@@ -169,12 +157,7 @@ extern "C" cudaError_t gpu_embed_launch(const gpu_embed *e, cudaStream_t stream)
     if (!e->pairs || !e->tokens || !e->channels) return cudaErrorInvalidValue;
     return with_vectors(e->type, e->channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(e->channels) / V::width;
-        const size_t rows = (size_t)e->pairs * e->tokens;
-        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)rows * vectors;
-        return gpu_launch(embed_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, *e,
-                          vectors, items);
+        return launch_items<V>(embed_kernel<V>, (size_t)e->pairs * e->tokens, e->channels, stream, *e);
     });
 }
 
@@ -193,11 +176,7 @@ extern "C" cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t
     if (!pairs || !positions || !channels) return cudaErrorInvalidValue;
     return with_vectors(type, channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(channels) / V::width;
-        if (!items_fit(pairs, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = pairs * vectors;
-        return gpu_launch(select_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, x,
-                          y, positions, vectors, items);
+        return launch_items<V>(select_kernel<V>, pairs, channels, stream, x, y, positions);
     });
 }
 
@@ -233,12 +212,7 @@ static cudaError_t move_launch(gpu_type type, const moved_rows &m, uint32_t pair
     if (!pairs || !channels || !m.dx_rows) return cudaErrorInvalidValue;
     return with_vectors(type, channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(channels) / V::width;
-        const size_t rows = (size_t)pairs * m.dx_rows;
-        if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)rows * vectors;
-        return gpu_launch(move_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, m,
-                          vectors, items);
+        return launch_items<V>(move_kernel<V>, (size_t)pairs * m.dx_rows, channels, stream, m);
     });
 }
 

@@ -215,11 +215,7 @@ extern "C" cudaError_t gpu_pool_reverse_launch(const gpu_pool *p, const void *dy
     if (!dy || !dx || (p->maximum && (!p->x || !p->y))) return cudaErrorInvalidValue;
     return with_vectors(p->type, p->channels, [&](auto vector) {
         using V = decltype(vector);
-        const uint32_t vectors = gpu_stride(p->channels) / V::width;
-        const size_t positions = (size_t)p->pairs * p->in_h * p->in_w;
-        if (!items_fit(positions, vectors)) return cudaErrorInvalidValue;
-        const uint32_t items = (uint32_t)positions * vectors;
-        return gpu_launch(pool_reverse_kernel<V>, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0,
-                          stream, *p, dy, dx, add, vectors, items);
+        return launch_items<V>(pool_reverse_kernel<V>, (size_t)p->pairs * p->in_h * p->in_w, p->channels, stream, *p,
+                               dy, dx, add);
     });
 }

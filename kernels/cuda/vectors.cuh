@@ -85,4 +85,14 @@ static inline uint32_t blocks_of(size_t items, uint32_t per_block) {
     return (uint32_t)((items + per_block - 1) / per_block);
 }
 
+/* One thread for each vector V of rows x channels: kernel(arguments..., vectors of a row, items). */
+template <class V, class... P, class... A>
+cudaError_t launch_items(void (*kernel)(P...), size_t rows, uint32_t channels, cudaStream_t stream, A... arguments) {
+    const uint32_t vectors = gpu_stride(channels) / V::width;
+    if (!items_fit(rows, vectors)) return cudaErrorInvalidValue;
+    const uint32_t items = (uint32_t)rows * vectors;
+    return gpu_launch(kernel, dim3(blocks_of(items, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream, arguments...,
+                      vectors, items);
+}
+
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ablate/auto_precision.h"
+#include "ablate/memory_plan.h"
 #include "core/files.h"
 #include "core/log.h"
 #include "core/options.h"
@@ -107,44 +108,49 @@ static coar_status settle_plan(bench *b, const backend_settings *settings) {
     return plan_create_timed(g, b->interface->name, "fp32", o->exact, 0, &timing, &b->plan);
 }
 
+/* Everything but the backend. */
+static coar_status make_buffers(bench *b) {
+    const coar_bench_options *o = b->o;
+    const uint32_t n = b->model->graph->components;
+    TRY(make_examples(b));
+    TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
+    if (o->gradients) TRY(memory_new((size_t)MASKS_FIT * b->batch, n * sizeof(float), "gradients", &b->gradients));
+    if (!o->dense && !o->gradients) return COAR_OK;
+    TRY(memory_new(MASKS_MAX, mask_bytes(n), "masks", &b->ones));
+    memset(b->ones, 0xff, MASKS_MAX * mask_bytes(n));
+    return COAR_OK;
+}
+
 static coar_status prepare(bench *b, coar_bench_result *r) {
     const coar_bench_options *o = b->o;
     const graph *g = b->model->graph;
     const shape input = g->values[0];
-    size_t least, best;
+    memory_plan memory;
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
     b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
-    TRY(backend_find(o->backend, &b->interface));
+    TRY(backend_find(o->backend, o->callbacks, &b->interface));
     if (o->layer && !b->interface->time_layers)
         return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
                           b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
     TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
-    TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
     if (o->gradients && !b->interface->run_reverse)
         return status_set(COAR_ERROR_UNSUPPORTED, "--gradients: the %s backend has no reverse pass",
                           b->interface->name);
-    if (o->gradients)
-        TRY(memory_new((size_t)MASKS_FIT * b->batch, g->components * sizeof(float), "gradients", &b->gradients));
-    if (o->dense || o->gradients) {
-        TRY(memory_new(MASKS_MAX, mask_bytes(g->components), "masks", &b->ones));
-        memset(b->ones, 0xff, MASKS_MAX * mask_bytes(g->components));
-    }
-    const backend_settings settings = {.graph = g,
-                                       .plan = &b->plan,
-                                       .outputs = b->outputs,
-                                       .output_count = b->output_count,
-                                       .pool = b->pool,
-                                       .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
-                                       .examples_max = b->batch,
-                                       .masks_max = MASKS_MAX,
-                                       .reverse = o->gradients != 0};
-    TRY(make_examples(b));
+    TRY(make_buffers(b));
+    backend_settings settings = {.graph = g,
+                                 .plan = &b->plan,
+                                 .outputs = b->outputs,
+                                 .output_count = b->output_count,
+                                 .pool = b->pool,
+                                 .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
+                                 .examples_max = b->batch,
+                                 .masks_max = MASKS_MAX,
+                                 .reverse = o->gradients != 0};
     TRY(settle_plan(b, &settings));
-    TRY(b->interface->memory(&settings, &least, &best));
-    r->memory_bytes = (double)(settings.memory && settings.memory < best ? settings.memory : best);
-    log_info(o->callbacks, "memory: %.0f MiB planned, %s on %d threads", r->memory_bytes / 1048576,
-             b->plan.device_class, thread_pool_size(b->pool));
+    TRY(memory_plan_make(b->interface, memory_plan_process(g), 0, &settings, &memory));
+    memory_plan_tell(&memory, &settings, b->interface->devices != NULL, o->callbacks);
+    r->memory_bytes = (double)(memory.process + memory.job);
     TRY(b->interface->prepare(&settings, &b->backend));
     return b->interface->bind(b->backend, &b->examples);
 }

@@ -7,6 +7,10 @@
 
 #include "ablate/auto_precision.h"
 #include "ablate/job_passes.h"
+#include "ablate/memory_plan.h"
+
+/* What a process comes to have besides while results are stored: pages of code and buffers, HDF5's for the most part. */
+#define STORING ((size_t)3 << 20)
 
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
     const double most = 1e13; /* a minute or so of one core: what a kill may lose */
@@ -189,7 +193,7 @@ static coar_status find_backend(job *j, const job_options *o) {
     char class[PLAN_CLASS_SIZE];
     const char *name = o->backend;
     if (!name && o->plan_json && plan_class_of(o->plan_json, class)) name = plan_backend(class);
-    return backend_find(name, &j->interface);
+    return backend_find(name, o->callbacks, &j->interface);
 }
 
 /* `auto` is settled with the first examples, once they are known; for them the plan was fp32, by rule. */
@@ -238,6 +242,7 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     TRY(choose_normalisation(j));
     TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->classes, j->outputs, &j->output_count));
     TRY(thread_pool_create(o->threads, &j->pool));
+    j->process = memory_plan_process(j->model->graph) + STORING;
     return settle_plan(j, o, fresh_plan);
 }
 

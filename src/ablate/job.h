@@ -48,6 +48,7 @@ typedef struct job {
     const backend_interface *interface;
     int *devices; /* [device_count] of the backend, ascending; {0} where it has no choice */
     size_t device_count;
+    size_t process;   /* bytes that the process has without the job, for what it tells */
     size_t memory;    /* bytes it may take in all; of each device where there are any, 0 = what is free */
     bool memory_told; /* by job_tell_memory: the same figures are not told twice */
     uint32_t unit_masks, unit_examples; /* B, E */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/memory_plan.h"
+
 size_t job_image_bytes(const job *j) {
     return (size_t)j->data->height * j->data->width * j->data->channels;
 }
@@ -47,52 +49,32 @@ backend_settings job_settings(const job *j, const job_pass *pass, int device, th
                               .path_examples = pass->path_examples};
 }
 
-/* Makes s->memory the backend's share of it; *planned is what will be taken, this process's own buffers included. A
- * device's memory is the backend's business: it alone knows what is free there. */
-static coar_status share_memory(const job *j, const job_pass *pass, backend_settings *s, size_t *least,
-                                size_t *planned) {
-    size_t best;
-    const size_t own = pass->own;
-    TRY(j->interface->memory(s, least, &best));
-    *planned = best;
-    if (j->interface->devices) return COAR_OK;
-    if (own >= j->memory || *least > j->memory - own)
-        return status_set(COAR_ERROR_MEMORY, "--memory: this job needs at least %.0f MiB but may take %.0f MiB",
-                          (double)(*least + own) / 1048576, (double)j->memory / 1048576);
-    s->memory = j->memory - own;
-    *least += own;
-    *planned = (best < s->memory ? best : s->memory) + own;
-    return COAR_OK;
+static coar_status plan_memory(const job *j, const job_pass *pass, backend_settings *s, memory_plan *plan) {
+    return memory_plan_make(j->interface, j->process, pass->own, s, plan);
 }
 
 bool job_pass_fits(const job *j, const job_pass *pass) {
     backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
-    size_t least, planned;
-    const bool fits = share_memory(j, pass, &s, &least, &planned) == COAR_OK;
+    memory_plan plan;
+    const bool fits = plan_memory(j, pass, &s, &plan) == COAR_OK;
     if (!fits) status_clear();
     return fits;
 }
 
 coar_status job_tell_memory(job *j, const job_pass *pass) {
     backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
-    size_t least, planned;
-    TRY(share_memory(j, pass, &s, &least, &planned));
+    memory_plan plan;
+    TRY(plan_memory(j, pass, &s, &plan));
     if (j->memory_told) return COAR_OK; /* the same figures hold for the baseline, the calibration and the units */
     j->memory_told = true;
-    if (j->interface->devices)
-        log_info(j->callbacks, "memory: %.0f MiB planned on each of %zu devices (%.0f MiB at least), %s",
-                 (double)planned / 1048576, j->device_count, (double)least / 1048576, j->plan.device_class);
-    else
-        log_info(j->callbacks, "memory: %.0f MiB planned (%.0f MiB at least, %.0f MiB allowed), %s on %d threads",
-                 (double)planned / 1048576, (double)least / 1048576, (double)j->memory / 1048576, j->plan.device_class,
-                 thread_pool_size(j->pool));
+    memory_plan_tell(&plan, &s, j->interface->devices ? j->device_count : 0, j->callbacks);
     return COAR_OK;
 }
 
 coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out) {
     backend_settings s = job_settings(j, pass, device, pool);
-    size_t least, planned;
-    TRY(share_memory(j, pass, &s, &least, &planned));
+    memory_plan plan;
+    TRY(plan_memory(j, pass, &s, &plan));
     return j->interface->prepare(&s, out);
 }
 

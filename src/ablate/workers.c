@@ -35,6 +35,7 @@ typedef struct worker {
     /* under the crew's mutex, as the slots' `computed` */
     uint64_t images; /* of the unit in hand, computed since `state` */
     coar_status failure;
+    bool device_failed; /* the failure is the device's: others may make it good */
     char message[1024];
     bool told;
 } worker;
@@ -148,6 +149,7 @@ static void leave(worker *w, coar_status status, bool device_failed) {
     crew *c = w->crew;
     pthread_mutex_lock(&c->mutex);
     w->failure = status;
+    w->device_failed = device_failed;
     w->images = 0;
     if (status != COAR_OK) status_copy(w->message, sizeof w->message);
     if (w->holds) {
@@ -272,16 +274,26 @@ static void serve(crew *c) {
     pthread_mutex_unlock(&c->mutex);
 }
 
-/* How the run ended. With units left over, the failure that nobody could make good is the reason. */
+/* Units are left that nobody could compute. The reason is the failure that no device is to blame for, else that of the last
+ * device; where several failed before the caller came to hear of it, the others are told now. */
+static coar_status give_up(const crew *c) {
+    worker *reason = NULL;
+    for (size_t i = 0; i < c->count; i++) {
+        worker *w = &c->workers[i];
+        if (w->failure == COAR_OK || w->told || (reason && !reason->device_failed)) continue;
+        if (reason) tell_failure(c, reason);
+        reason = w;
+    }
+    if (!reason) return status_set(COAR_ERROR_INTERNAL, "the devices left work units undone");
+    if (c->count == 1 || !reason->device_failed) return status_set(reason->failure, "%s", reason->message);
+    return status_set(reason->failure, "device %d: %s", reason->number, reason->message);
+}
+
+/* How the run ended. */
 static coar_status conclude(crew *c) {
     if (c->status != COAR_OK) return c->status;
-    worker *failed = untold_failure(c);
-    if (c->done < c->progress.total && !c->stopped) {
-        if (!failed) return status_set(COAR_ERROR_INTERNAL, "the devices left work units undone");
-        if (c->count == 1) return status_set(failed->failure, "%s", failed->message);
-        return status_set(failed->failure, "device %d: %s", failed->number, failed->message);
-    }
-    for (; failed; failed = untold_failure(c)) tell_failure(c, failed);
+    if (c->done < c->progress.total && !c->stopped) return give_up(c);
+    for (worker *failed; (failed = untold_failure(c)) != NULL;) tell_failure(c, failed);
     if (c->done == c->progress.total) return COAR_OK;
     return status_set(COAR_STOPPED, "stopped after %llu of %llu images; everything is saved, the same command goes on",
                       (unsigned long long)c->done, (unsigned long long)c->progress.total);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/log.h"
 #include "core/number.h"
 
 /* The fastest first: it is the default. */
@@ -19,30 +20,34 @@ static const backend_interface *const backends[] = {
 };
 enum { BACKENDS = sizeof backends / sizeof *backends };
 
-static coar_status check_devices(const backend_interface *b) {
-    int count;
-    return b->devices ? b->devices(&count) : COAR_OK;
+static coar_status check_devices(const backend_interface *b, int *count) {
+    return b->devices ? b->devices(count) : COAR_OK;
 }
 
-/* The last ones need no device. */
-static const backend_interface *fastest(void) {
+/* The last ones need no device. A device that is there and is not used is worth a line, none at all is not. */
+static const backend_interface *fastest(const coar_callbacks *callbacks) {
     size_t i = 0;
-    while (i + 1 < BACKENDS && check_devices(backends[i]) != COAR_OK) {
+    int count = 0;
+    while (i + 1 < BACKENDS && check_devices(backends[i], &count) != COAR_OK) {
+        char message[1024];
+        status_copy(message, sizeof message);
         status_clear();
         i++;
+        if (count) log_warning(callbacks, "the %s backend is used: %s", backends[i]->name, message);
     }
     return backends[i];
 }
 
-coar_status backend_find(const char *name, const backend_interface **out) {
+coar_status backend_find(const char *name, const coar_callbacks *callbacks, const backend_interface **out) {
+    int count;
     *out = NULL;
     if (!name) {
-        *out = fastest();
+        *out = fastest(callbacks);
         return COAR_OK;
     }
     for (size_t i = 0; i < BACKENDS; i++) {
         if (strcmp(name, backends[i]->name)) continue;
-        TRY(check_devices(backends[i]));
+        TRY(check_devices(backends[i], &count));
         *out = backends[i];
         return COAR_OK;
     }

@@ -84,10 +84,12 @@ typedef struct backend_interface {
     const char *const *precisions;
 
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
-     * COAR_ERROR_UNSUPPORTED in one line. NULL: one, the machine itself. */
+     * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is one that cannot be used. NULL: one, the
+     * machine itself. */
     coar_status (*devices)(int *count);
 
-    /* Bytes that prepare would take at least and at best for these settings. */
+    /* Bytes that prepare would take at least, and with settings.memory. A device or the reference says as `best` what it
+     * has use for at most, whatever is allowed. */
     coar_status (*memory)(const backend_settings *s, size_t *least, size_t *best);
 
     /* Copies and packs what it needs from the graph (which must outlive the backend). */
@@ -147,8 +149,9 @@ extern const backend_interface backend_cpu;
 extern const backend_interface backend_cuda; /* in builds with CUDA */
 
 /* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a
- * device is an error when it is named, and passed over when it is not. */
-coar_status backend_find(const char *name, const backend_interface **out);
+ * device is an error when it is named, and passed over when it is not; a device that is there and cannot be used gets a
+ * warning then. */
+coar_status backend_find(const char *name, const coar_callbacks *callbacks, const backend_interface **out);
 
 /* What every bind checks first: no more examples than prepared for, labels below the number of classes. */
 coar_status backend_check_batch(const backend_settings *s, const example_batch *batch);

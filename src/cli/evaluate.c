@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
-#include "cli/evaluations.h"
+#include "cli/results.h"
 
 static int run(int count, char **arguments) {
     coar_evaluate_options o = COAR_EVALUATE_INIT;
@@ -32,7 +32,7 @@ static int run(int count, char **arguments) {
     coar_evaluation *list = NULL;
     size_t entries = 0;
     coar_status status = coar_evaluate(&o, &list, &entries);
-    if (status == COAR_OK) evaluations_print(list, entries, json);
+    if (status == COAR_OK) evaluations_print(list, entries, NULL, 0, json);
     coar_free(list);
     return cli_finish(status);
 }

@@ -6,7 +6,7 @@
 
 #include "cli/ablate_options.h"
 #include "cli/cli.h"
-#include "cli/evaluations.h"
+#include "cli/results.h"
 
 /* Forward passes beside gradients when nobody says how many: enough to calibrate them, and to predict how good they are. */
 #define CALIBRATION_MASKS 256
@@ -20,7 +20,8 @@ typedef struct run_options {
     const char *budget;     /* --budget */
     bool spends;            /* a budget decides how many passes */
     const char *estimators; /* --estimator; NULL = what the run has most from */
-    char shown[64];         /* the fit of the report: the first that was made */
+    coar_fit_result *fits;  /* [fit_count] made; the first is the report's */
+    size_t fit_count;
     coar_fit_options fit;
     coar_evaluate_options evaluate;
     coar_report_options report;
@@ -33,8 +34,12 @@ static coar_status fit_one(run_options *o, const char *estimator) {
     o->fit.estimator = estimator;
     coar_status status = coar_fit(&o->fit, &r);
     o->fit.estimator = NULL;
-    if (!o->shown[0]) memcpy(o->shown, r.name, sizeof o->shown);
-    if (status == COAR_OK && !o->json && !o->fit.check_only)
+    if (status != COAR_OK || o->fit.check_only) return status;
+    coar_fit_result *fits = realloc(o->fits, (o->fit_count + 1) * sizeof *fits);
+    if (!fits) return COAR_ERROR_MEMORY;
+    o->fits = fits;
+    o->fits[o->fit_count++] = r;
+    if (!o->json)
         printf("fit %s: R^2 %s, held-out correlation %s, %s%.1f s\n", r.name, CLI_MEAN(r.r2_mean),
                CLI_MEAN(r.heldout_mean), r.already_complete ? "there already, " : "", r.seconds);
     return status;
@@ -93,11 +98,12 @@ static coar_status spend_budget(run_options *o, coar_budget_result *result) {
 /* A wrong option of a later stage must not come out after hours of the first. */
 static coar_status check_later_stages(run_options *o) {
     o->fit.check_only = o->evaluate.check_only = o->report.check_only = 1;
+    o->fit.force = o->ablate.force; /* which removes the fits that are there */
     coar_status status = fit_all(o, o->estimators);
     if (status == COAR_OK && o->spends) status = spend_budget(o, NULL);
     if (status == COAR_OK) status = coar_evaluate(&o->evaluate, NULL, NULL);
     if (status == COAR_OK) status = coar_report(&o->report);
-    o->fit.check_only = o->evaluate.check_only = o->report.check_only = 0;
+    o->fit.check_only = o->evaluate.check_only = o->report.check_only = o->fit.force = 0;
     return status;
 }
 
@@ -159,11 +165,11 @@ static coar_status run_stages(run_options *o) {
     size_t count = 0;
     o->evaluate.time_limit = time_left(o->ablate.time_limit, start);
     status = coar_evaluate(&o->evaluate, &list, &count);
-    if (status == COAR_OK) evaluations_print(list, count, o->json);
+    if (status == COAR_OK) evaluations_print(list, count, o->fits, o->fit_count, o->json);
     coar_free(list);
     if (status != COAR_OK) return status;
 
-    o->report.fit = o->shown;
+    o->report.fit = o->fits[0].name;
     status = coar_report(&o->report);
     if (status == COAR_OK && !o->json) printf("report: %s\n", o->report.output);
     return status;
@@ -212,7 +218,7 @@ static int run(int count, char **arguments) {
          "ablated fractions to evaluate at (the training one)"},
         {"--eval-masks", OPTION_COUNT, &o.evaluate.masks, "K", "fresh masks (100)"},
         {"--eval-seed", OPTION_SEED, &o.evaluate.seed, "S", "of the fresh masks (the run's)", &o.evaluate.has_seed},
-        {"--json", OPTION_FLAG, &o.json, NULL, "the evaluations as JSON"},
+        {"--json", OPTION_FLAG, &o.json, NULL, "fits and evaluations as JSON"},
         {NULL},
     };
     if (!cli_parse(&command_run, count, arguments, options, NULL, 0, NULL)) return 2;
@@ -230,6 +236,7 @@ static int run(int count, char **arguments) {
     o.report.output = page;
     coar_status status = page ? run_stages(&o) : COAR_ERROR_MEMORY;
     free(page);
+    free(o.fits);
     return cli_finish(status);
 }
 

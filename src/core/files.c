@@ -42,6 +42,13 @@ void file_map_close(file_map *map) {
     *map = (file_map){NULL, 0};
 }
 
+void file_map_release(const file_map *map, const void *data, size_t size) {
+    if (!map->data) return;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = (size_t)((const uint8_t *)data - map->data);
+    const size_t start = offset / page * page;
+    madvise((void *)(map->data + start), offset + size - start, MADV_DONTNEED); /* a refusal costs memory alone */
+}
+
 bool file_exists(const char *path) {
     struct stat information;
     return lstat(path, &information) == 0;
@@ -149,6 +156,25 @@ void sha256_hex(const void *data, size_t size, char hex[65]) {
     unsigned char digest[32];
     EVP_Digest(data, size, digest, NULL, EVP_sha256(), NULL);
     digest_hex(digest, hex);
+}
+
+coar_status file_map_sha256(const file_map *map, char hex[65]) {
+    const size_t part = (size_t)1 << 24;
+    unsigned char digest[32];
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    if (!context || !EVP_DigestInit_ex(context, EVP_sha256(), NULL)) {
+        EVP_MD_CTX_free(context);
+        return status_set(COAR_ERROR_MEMORY, "cannot start SHA-256");
+    }
+    for (size_t at = 0; at < map->size; at += part) {
+        const size_t size = map->size - at < part ? map->size - at : part;
+        EVP_DigestUpdate(context, map->data + at, size);
+        file_map_release(map, map->data + at, size);
+    }
+    EVP_DigestFinal_ex(context, digest, NULL);
+    EVP_MD_CTX_free(context);
+    digest_hex(digest, hex);
+    return COAR_OK;
 }
 
 coar_status file_sha256(const char *path, char hex[65]) {

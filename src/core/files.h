@@ -19,6 +19,13 @@ typedef struct file_map {
 coar_status file_map_open(const char *path, file_map *out);
 void file_map_close(file_map *map);
 
+/* Gives the memory of the pages with data .. data + size - 1 back, which lie in the map; a later access reads them from the file
+ * again. Nothing where there is no map. */
+void file_map_release(const file_map *map, const void *data, size_t size);
+
+/* sha256_hex of the whole map, of which no page stays in memory. */
+coar_status file_map_sha256(const file_map *map, char hex[65]);
+
 bool file_exists(const char *path);
 
 /* Whether both paths lead to one existing file, by whatever names and links. */

@@ -89,6 +89,16 @@ size_t memory_default(void) {
     return memory_available() / 2;
 }
 
+size_t memory_resident(void) {
+    unsigned long long all, resident = 0;
+    const long page = sysconf(_SC_PAGESIZE);
+    FILE *f = fopen("/proc/self/statm", "r"); /* in pages */
+    if (!f) return 0;
+    if (fscanf(f, "%llu %llu", &all, &resident) != 2 || page <= 0) resident = 0;
+    fclose(f);
+    return (size_t)resident * (size_t)page;
+}
+
 void *arena_take(arena *arena, size_t bytes) {
     size_t rounded, end;
     if (!size_add(bytes, 255, &rounded) || !size_add(arena->used, rounded & ~(size_t)255, &end)) {

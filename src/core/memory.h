@@ -32,6 +32,9 @@ size_t memory_available(void);
 /* What a job takes when it is not told: half of that. Room is left for the page cache and the neighbours. */
 size_t memory_default(void);
 
+/* What this process has in physical memory now, in bytes, shared pages of libraries included; 0 = not known. */
+size_t memory_resident(void);
+
 /* A block carved into 256-byte aligned pieces. With base == NULL it only measures: arena_take returns NULL and
  * `used` says how much the same calls will need. */
 typedef struct arena {

@@ -161,6 +161,30 @@ done:
     return status;
 }
 
+/* Before the passes of a run that is to be extended are made: a name that they would come to in vain. What is chosen by what
+ * the run will have may be any of the defaults. */
+static coar_status check_taken(fit_source *s, const coar_fit_options *o, fit_estimator named) {
+    const fit_estimator defaults[] = {FIT_GRAD_EB, FIT_GRAD, FIT_RIDGE, FIT_OLS};
+    const size_t possible = o->estimator ? 1 : sizeof defaults / sizeof *defaults;
+    coar_status status = COAR_OK;
+    fit_summary summary;
+    bool complete, current;
+    if (!o->run || o->force || !file_exists(o->run)) return COAR_OK;
+    TRY(store_open(o->run, &s->store));
+    TRY(store_read_tables(s->store, &s->tables, &complete));
+    if (!complete) return COAR_OK;
+    s->output = o->output ? o->output : s->tables.output_names[0];
+    for (size_t k = 0; k < possible; k++) {
+        const fit_estimator estimator = o->estimator ? named : defaults[k];
+        char name[64];
+        status_clear();
+        choose_name(s, o, fit_estimator_name(estimator), name);
+        status = find_current(s, o, name, estimator, &current, &summary);
+        if (status == COAR_OK) break;
+    }
+    return status;
+}
+
 /* The first of "0,2"; NULL and "all" begin with 0. */
 static coar_status first_device(const char *text, int *device) {
     char *end;
@@ -225,9 +249,11 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     coar_status status;
     TRY_GOTO(check_options(o));
     TRY_GOTO(fit_estimator_parse(o->estimator, &estimator)); /* a wrong one is said before files are opened */
-    TRY_GOTO(backend_find(o->backend, &backend));
+    /* without a warning of a device that cannot be used: who made the run was told */
+    TRY_GOTO(backend_find(o->backend, NULL, &backend));
     if (o->check_only) {
         TRY_GOTO(open_device(backend, o, &device));
+        TRY_GOTO(check_taken(&source, o, estimator));
         goto done;
     }
     TRY_GOTO(thread_pool_create(o->threads, &pool));

@@ -285,6 +285,16 @@ size_t graph_weight_count(const graph *g, const op *o) {
     }
 }
 
+size_t graph_weight_bytes(const graph *g) {
+    size_t count = 0;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *o = &g->ops[i];
+        const size_t channels = g->values[o->output].c;
+        count += graph_weight_count(g, o) + (o->scale ? channels : 0) + (o->shift ? channels : 0);
+    }
+    return count * sizeof(float);
+}
+
 void graph_count_reads(const graph *g, uint32_t *reads) {
     memset(reads, 0, g->value_count * sizeof *reads);
     for (size_t i = 0; i < g->op_count; i++) {

@@ -102,6 +102,9 @@ double graph_flops(const graph *g);
 /* Parameters of op o's weight array (elements). */
 size_t graph_weight_count(const graph *g, const op *o);
 
+/* Bytes of all ops' weights, scales and shifts: what a graph takes, give or take its lists. */
+size_t graph_weight_bytes(const graph *g);
+
 /* How often each value is read ([value_count], as input or residual). A value read once, as a plain input of an
  * OP_CONV, is "inner": ablated channels of it can be left out of the reader. */
 void graph_count_reads(const graph *g, uint32_t *reads);

@@ -95,8 +95,12 @@ coar_status model_open(const char *path, const model_options *options, model **o
     *out = NULL;
     TRY(safetensors_open(path, &table));
     coar_status status = model_build(&table, options, out);
-    if (status == COAR_OK) sha256_hex(table.map.data, table.map.size, (*out)->sha256);
+    if (status == COAR_OK) status = file_map_sha256(&table.map, (*out)->sha256);
     tensor_table_close(&table);
+    if (status != COAR_OK) {
+        model_destroy(*out);
+        *out = NULL;
+    }
     return status;
 }
 

@@ -155,6 +155,7 @@ coar_status tensor_to_f32(const tensor_table *table, tensor *t, float **out) {
     if (!values) {
         TRY(memory_new(t->count, sizeof *values, t->name, &values));
         convert(t, values);
+        file_map_release(&table->map, t->data, t->bytes);
     }
     for (size_t i = 0; i < t->count; i++)
         if (!isfinite(values[i])) {

@@ -56,8 +56,8 @@ tensor *tensor_find(const tensor_table *table, const char *name);
 const char *tensor_metadata(const tensor_table *table, const char *key);
 
 /* All elements as a malloc'ed fp32 array (from f32, f16, bf16, f64) that the caller frees or hands to a graph. NaN or
- * infinity is an error naming the tensor and the element. Marks the tensor used. An array that the table owns is
- * handed over, not copied, so that generated weights are in memory once: such a tensor can be taken once only. */
+ * infinity is an error naming the tensor and the element. Marks the tensor used. Weights are in memory once: the file's
+ * pages are given back, and an array that the table owns is handed over, so that such a tensor can be taken once only. */
 coar_status tensor_to_f32(const tensor_table *table, tensor *t, float **out);
 
 /* Whether two tensors have the same type, shape and bytes. */

@@ -390,6 +390,6 @@ coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_re
     const backend_interface *tested;
     coar_selftest_options o;
     TRY(options_take(&o, sizeof o, options, "COAR_SELFTEST_INIT"));
-    TRY(backend_find(o.backend, &tested));
+    TRY(backend_find(o.backend, o.callbacks, &tested));
     return selftest_run(&o, tested, result);
 }

@@ -17,6 +17,14 @@ same "and are evaluated" "$(grep -c '^grad ' "$T/.run")" 1
 cp "$T/run.h5.parts/budget.steps" "$T/steps"
 succeeds "the same command again" job -o "$T/run.h5"
 succeeds "makes no further step" cmp "$T/steps" "$T/run.h5.parts/budget.steps"
+succeeds "as JSON" job --json -o "$T/run.h5"
+predicted='import json, sys; f = json.load(open(sys.argv[1])); f = f.get("fits", [f])[0]; p, (low, high) = f["predicted"], f["predicted_ci"]
+print(f["fit"], -1 < low < p < high < 1, "%.3f (95 %%: %.3f to %.3f)" % (p, low, high))'
+same "with the fit's predicted correlation inside its interval" "$("$PYTHON" -c "$predicted" "$T/.out" | cut -d' ' -f1,2)" "grad True"
+succeeds "a fit as text" "$COAR" fit "$T/run.h5" --estimator grad --force
+text=$(sed -n 's/^predicted correlation on fresh masks: //p' "$T/.out")
+succeeds "a fit as JSON" "$COAR" fit "$T/run.h5" --estimator grad --force --json
+same "the same interval in both" "$("$PYTHON" -c "$predicted" "$T/.out")" "grad True $text"
 succeeds "a larger budget goes on" job --budget 1500p -o "$T/run.h5"
 cp "$T/.out" "$T/.run"
 same "with further steps" "$(($(steps "$T/run.h5") > $(grep -o '"passes"' "$T/steps" | wc -l)))" 1

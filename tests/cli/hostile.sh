@@ -58,6 +58,14 @@ same "the page is as it was" "$(cat "$T/y.html")" "my notes"
 succeeds "run: --force replaces it" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 --force -o "$T/y.h5"
 succeeds "run: its own page is replaced without" "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 20 -o "$T/y.h5"
 absent "no run was begun for them" "$T/x.h5" "$T/x.h5.parts" "$T/x.html"
+longer() { "$COAR" run --model "$R" --data "$T/d.h5" --examples 0:40 --masks 24 --eval-masks 8 "$@" -o "$T/y.h5"; }
+succeeds "somebody's fit" "$COAR" fit "$T/y.h5" --estimator lasso --name mine
+cp "$T/y.h5" "$T/y.before"
+fails 1 "'mine' is of estimator lasso" "run: a name that another estimator's fit has" longer --estimator ridge --name mine
+fails 1 "'mine' is of estimator lasso" "run: and whatever the default may become" longer --name mine
+succeeds "no mask was made for them" cmp "$T/y.h5" "$T/y.before"
+succeeds "run: --force starts over, without that fit" longer --estimator ridge --name mine --force
+succeeds "run: a longer run replaces its own fit" longer --masks 28 --name mine
 
 fails 2 "--name" "one name for two fits" "$COAR" run --model "$R" --data "$T/d.h5" --estimator ols,ridge --name a -o "$T/x.h5"
 fails 1 "regular file" "a device as weights" timeout -s KILL 20 "$COAR" evaluate "$T/good.h5" --model /dev/zero

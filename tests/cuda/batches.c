@@ -14,26 +14,6 @@ static sampler bernoulli(const graph *g) {
     return (sampler){.kind = SAMPLER_BERNOULLI, .seed = 3, .alpha = .15, .n = g->components};
 }
 
-static void check_bits(const float *actual, const float *expected, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (memcmp(&actual[i], &expected[i], sizeof *actual)) {
-            test_fail(__FILE__, __LINE__, "output %zu: got %.9g, expected %.9g to the bit", i, (double)actual[i],
-                      (double)expected[i]);
-            return;
-        }
-}
-
-/* Memory that allows `share` of the way from one pair in a batch to all that are useful. */
-static size_t memory_for(const graph *g, engine_options o, double share) {
-    engine e;
-    size_t least = 0, best = 0;
-    engine_plan(&e, g, o);
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    CHECK(least < best);
-    engine_close(&e);
-    return least + (size_t)(share * (double)(best - least));
-}
-
 static float *outputs_of(const graph *g, engine_options o, const example_batch *batch, const mask_range *range) {
     engine e;
     engine_open(&e, g, o);
@@ -55,10 +35,10 @@ static void batch_sizes(const char *precision) {
     const double shares[] = {1, 0, .1, .35};
     for (size_t i = 0; i < (REDUCED ? 2 : sizeof shares / sizeof *shares); i++) {
         engine e;
-        o.memory = memory_for(g, o, shares[i]);
+        o.memory = engine_memory(g, o, shares[i]);
         engine_open(&e, g, o);
         float *actual = engine_run(&e, &batch, &range);
-        check_bits(actual, expected, 2 * PAIRS);
+        engine_same_bits(actual, expected, 2 * PAIRS);
         free(actual);
         if (!e.b) break;
         CHECK_OK(e.interface->logits(e.b, logits[i > 0]));
@@ -92,7 +72,7 @@ static void neighbours(void) {
     for (uint64_t first = 0; first < (REDUCED ? 2 : MASKS); first += 2) {
         range.first = 100 + first;
         float *some = outputs_of(g, o, &rest, &range);
-        for (size_t m = 0; m < 2; m++) check_bits(some + 2 * m, all + (first + m) * EXAMPLES + 3, 2);
+        for (size_t m = 0; m < 2; m++) engine_same_bits(some + 2 * m, all + (first + m) * EXAMPLES + 3, 2);
         free(some);
     }
     free(all);
@@ -110,22 +90,22 @@ static void replays(void) {
         .backend = "cuda", .precision = "bf16", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin"};
     float *expected = outputs_of(g, o, &batch, &range);
     engine e;
-    o.memory = memory_for(g, o, .2); /* several batches in one run */
+    o.memory = engine_memory(g, o, .2); /* several batches in one run */
     engine_open(&e, g, o);
     const size_t before = stand_in_count("cudaGraphInstantiate");
     for (int i = 0; i < 3; i++) {
         float *actual = engine_run(&e, &batch, &range);
-        check_bits(actual, expected, PAIRS);
+        engine_same_bits(actual, expected, PAIRS);
         free(actual);
     }
     CHECK_INT(stand_in_count("cudaGraphInstantiate") - before, 2);
     CHECK(stand_in_count("cudaGraphLaunch") >= 6);
     two.count = 2;
     float *fewer = engine_run(&e, &two, &range);
-    for (size_t m = 0; m < MASKS; m++) check_bits(fewer + 2 * m, expected + m * EXAMPLES, 2);
+    for (size_t m = 0; m < MASKS; m++) engine_same_bits(fewer + 2 * m, expected + m * EXAMPLES, 2);
     free(fewer);
     float *again = engine_run(&e, &batch, &range);
-    check_bits(again, expected, PAIRS);
+    engine_same_bits(again, expected, PAIRS);
     free(again);
     engine_close(&e);
     free(expected);
@@ -147,10 +127,10 @@ static void orders(void) {
         s.kind = SAMPLER_FIXED; /* masks go up as bits */
         const mask_range range = {.count = MASKS, .n = g->components, .sampler = &s};
         engine_options o = {.backend = "cuda", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin"};
-        o.memory = memory_for(g, o, .1);
+        o.memory = engine_memory(g, o, .1);
         float *actual = outputs_of(g, o, &batch, &range);
         if (expected)
-            check_bits(actual, expected, PAIRS);
+            engine_same_bits(actual, expected, PAIRS);
         else
             expected = actual;
         if (actual != expected) free(actual);

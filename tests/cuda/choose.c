@@ -6,6 +6,7 @@
 #include "backend/cuda/cuda_choose.h"
 #include "backend/cuda/cuda_plan_cache.h"
 #include "core/files.h"
+#include "layer_case.h"
 #include "stand_ins/stand_ins.h"
 #include "test.h"
 
@@ -21,22 +22,11 @@
 static char given[2];
 
 static gpu_conv linear(gpu_type type, uint32_t pairs, uint32_t tokens, uint32_t in, uint32_t out) {
-    return (gpu_conv){.type = type,
-                      .pairs = pairs,
-                      .in_h = 1,
-                      .in_w = tokens,
-                      .in_channels = in,
-                      .out_h = 1,
-                      .out_w = tokens,
-                      .out_channels = out,
-                      .kernel_h = 1,
-                      .kernel_w = 1,
-                      .stride = 1,
-                      .x = given,
-                      .weight = given,
-                      .y = given,
-                      .shift = (const float *)(const void *)given,
-                      .mask = {.place = GPU_PLACE_PRE}};
+    gpu_conv c = layer_linear(type, pairs, tokens, in, out);
+    c.x = c.weight = c.y = given;
+    c.shift = (const float *)(const void *)given;
+    c.mask.place = GPU_PLACE_PRE;
+    return c;
 }
 
 static gpu_conv conv3x3(gpu_type type, uint32_t pairs, uint32_t side, uint32_t channels) {

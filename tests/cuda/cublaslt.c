@@ -11,20 +11,6 @@ static const char *const type_names[] = {
 
 static cuda_handles *handles;
 
-static gpu_conv linear(gpu_type type, uint32_t pairs, uint32_t tokens, uint32_t in, uint32_t out) {
-    return (gpu_conv){.type = type,
-                      .pairs = pairs,
-                      .in_h = 1,
-                      .in_w = tokens,
-                      .in_channels = in,
-                      .out_h = 1,
-                      .out_w = tokens,
-                      .out_channels = out,
-                      .kernel_h = 1,
-                      .kernel_w = 1,
-                      .stride = 1};
-}
-
 static const struct {
     const char *name;
     uint32_t pairs, tokens, in, out;
@@ -63,7 +49,7 @@ static void all_algorithms(void) {
             char forms[8][CUDA_FORM_SIZE];
             size_t count = 0;
             layer_case l;
-            gpu_conv shape = linear(types[t], cases[i].pairs, cases[i].tokens, cases[i].in, cases[i].out);
+            gpu_conv shape = layer_linear(types[t], cases[i].pairs, cases[i].tokens, cases[i].in, cases[i].out);
             shape.transposed = cases[i].transposed;
             test_begin("%s, %s", cases[i].name, type_names[types[t]]);
             layer_make(&l, &shape, &cases[i].epilogue, 7 * i + t);
@@ -96,7 +82,7 @@ static void refusals(void) {
         "cublaslt:tile=1,id=1,stages=1,splitk=1,reduction=0,swizzle=0,custom=0,inner=0,cluster=0",
     };
     static float any;
-    gpu_conv c = linear(GPU_BF16, 2, 4, 16, 16);
+    gpu_conv c = layer_linear(GPU_BF16, 2, 4, 16, 16);
     cuda_form *form;
     c.x = c.weight = c.y = &any;
     test_begin("texts that name no algorithm");
@@ -126,7 +112,7 @@ static void other_batch(void) {
     size_t count;
     layer_case l;
     cuda_form *form = NULL;
-    const gpu_conv shape = linear(GPU_BF16, 4, 2, 16, 16);
+    const gpu_conv shape = layer_linear(GPU_BF16, 4, 2, 16, 16);
     const layer_epilogue bare = {.place = GPU_PLACE_NONE};
     test_begin("another number of pairs is refused");
     layer_make(&l, &shape, &bare, 5);
@@ -144,7 +130,7 @@ static void kept(void) {
     size_t count;
     static float any;
     const cuda_form *first, *again, *other;
-    gpu_conv c = linear(GPU_BF16, 4, 2, 16, 16);
+    gpu_conv c = layer_linear(GPU_BF16, 4, 2, 16, 16);
     c.x = c.weight = c.y = &any;
     test_begin("a form is made once for a signature");
     CHECK_OK(cuda_cublaslt_propose(handles->cublaslt, &c, 1, forms, &count));

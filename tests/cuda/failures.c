@@ -4,6 +4,7 @@
  */
 #include <cuda_runtime_api.h>
 
+#include "devices.h"
 #include "engines.h"
 #include "nets.h"
 #include "stand_ins/stand_ins.h"
@@ -27,29 +28,34 @@ static void set(const char *name, const char *value) {
 static void machines(void) {
     static const struct machine {
         const char *what, *variable, *value, *text;
+        bool there; /* a device is, and is not used: worth a warning */
     } machines[] = {
-        {"no driver", "COAR_STANDIN_DRIVER", "0", "driver"},
-        {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver"},
-        {"no device", "COAR_STANDIN_DEVICES", "0", "device"},
-        {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5"},
+        {"no driver", "COAR_STANDIN_DRIVER", "0", "driver", false},
+        {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver knows CUDA up to 11.4", true},
+        {"no device", "COAR_STANDIN_DEVICES", "0", "device", false},
+        {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5", true},
     };
     for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
         const struct machine *m = &machines[i];
         const backend_interface *interface;
         numerics_plan plan;
         graph *g = net_basic(NET_FILTERS, 1);
-        test_begin("%s: one line, and the default is another backend", m->what);
+        test_begin("%s: one line, and the default is another backend%s", m->what, m->there ? ", with a warning" : "");
         set(m->variable, m->value);
-        CHECK_ERROR(backend_find("cuda", &interface), COAR_ERROR_UNSUPPORTED, m->text);
+        CHECK_ERROR(backend_find("cuda", NULL, &interface), COAR_ERROR_UNSUPPORTED, m->text);
         CHECK(strstr(coar_last_error(), "--backend c"));
         status_clear();
         CHECK_ERROR(plan_create(g, "cuda", "fp32", 0, &plan), COAR_ERROR_UNSUPPORTED, m->text);
         status_clear();
-        CHECK_OK(backend_find(NULL, &interface));
+        told warned = {0};
+        const coar_callbacks callbacks = told_begin(&warned);
+        CHECK_OK(backend_find(NULL, &callbacks, &interface));
         CHECK_TEXT(interface->name, "cpu");
         CHECK_TEXT(coar_last_error(), "");
+        CHECK_INT(warned.warnings, m->there);
+        if (m->there) CHECK(strstr(warned.warning, "the cpu backend is used: ") && strstr(warned.warning, m->text));
         set(m->variable, NULL);
-        CHECK_OK(backend_find(NULL, &interface));
+        CHECK_OK(backend_find(NULL, NULL, &interface));
         CHECK_TEXT(interface->name, "cuda");
         graph_destroy(g);
     }
@@ -93,7 +99,7 @@ static void other_devices(void) {
     test_begin("a job for device 1 takes nothing of device 0");
     set("COAR_STANDIN_DEVICES", "2");
     CHECK_INT(cudaSetDevice(1), cudaSuccess);
-    CHECK_OK(backend_find("cuda", &interface));
+    CHECK_OK(backend_find("cuda", NULL, &interface));
     CHECK_OK(interface->devices(&count));
     CHECK_INT(count, 2);
     CHECK_INT(cudaGetDevice(&current), cudaSuccess);
@@ -116,17 +122,6 @@ static sampler masks_of;
 static mask_range range;
 static engine_options options;
 static float *expected, *expected_gradients;
-
-/* Of the way from one pair in a batch to all of them. */
-static size_t memory_for_a_fifth(engine_options o) {
-    engine e;
-    size_t least = 0, best = 0;
-    o.memory = 0;
-    engine_plan(&e, net, o);
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    engine_close(&e);
-    return least + (best - least) / 5;
-}
 
 /* One job from prepare to destroy, in batches of a few pairs. The first failure's status; outputs are right when
  * there was none. */
@@ -163,7 +158,7 @@ static coar_status reverse_job(void) {
     float *gradients = calloc(count, sizeof *gradients);
     engine_options o = options;
     o.reverse = true;
-    o.memory = memory_for_a_fifth(o);
+    o.memory = engine_memory(net, o, .2);
     engine_plan(&e, net, o);
     TRY_GOTO(e.interface->prepare(&e.settings, &e.b));
     TRY_GOTO(e.interface->bind(e.b, &batch));
@@ -190,7 +185,7 @@ static void make_job(void) {
     range = (mask_range){.count = MASKS, .n = net->components, .sampler = &masks_of};
     options = (engine_options){
         .backend = "cuda", .precision = "fp16", .outputs = "margin,loss", .examples = EXAMPLES, .masks = MASKS};
-    options.memory = memory_for_a_fifth(options);
+    options.memory = engine_memory(net, options, .2);
     test_begin("the jobs that are to fail, without a failure");
     CHECK_OK(whole_job());
     CHECK_OK(reverse_job());

@@ -27,6 +27,21 @@ typedef struct layer_epilogue {
     gpu_activation activation;
 } layer_epilogue;
 
+/* `tokens` positions, as a 1x1 convolution; no addresses. */
+static inline gpu_conv layer_linear(gpu_type type, uint32_t pairs, uint32_t tokens, uint32_t in, uint32_t out) {
+    return (gpu_conv){.type = type,
+                      .pairs = pairs,
+                      .in_h = 1,
+                      .in_w = tokens,
+                      .in_channels = in,
+                      .out_h = 1,
+                      .out_w = tokens,
+                      .out_channels = out,
+                      .kernel_h = 1,
+                      .kernel_w = 1,
+                      .stride = 1};
+}
+
 static inline precision layer_precision(gpu_type type) {
     return type == GPU_BF16 ? PRECISION_BF16 : type == GPU_F16 ? PRECISION_FP16 : PRECISION_FP32;
 }

@@ -104,32 +104,16 @@ static void compare_network(const graph *g, const char *precision, ablation a, u
     net_batch_free(&batch);
 }
 
-static const char *const component_names[] = {"filters", "blocks", "inputs", "heads"};
-
-static graph *family(size_t i, net_components set) {
-    switch (i) {
-    case 0:
-        return net_basic(set, 11);
-    case 1:
-        return net_bottleneck(set, 12);
-    default:
-        return net_transformer(set, i == 2 ? ACT_GELU_ERF : i == 3 ? ACT_GELU_TANH : ACT_QUICKGELU, 13 + i);
-    }
-}
-
-static const char *const family_names[] = {"basic blocks", "bottlenecks", "transformer, erf", "transformer, tanh",
-                                           "transformer, quick"};
-
 /* Every family with every set of components; each combination meets another kind of ablation. */
 static void families(void) {
     const ablation kinds[] = {{.kind = ABLATION_ZERO}, {.kind = ABLATION_SCALE, .gain = -0.3f}};
-    for (size_t f = 0; f < sizeof family_names / sizeof *family_names; f++)
+    for (size_t f = 0; f < NET_FAMILIES; f++)
         for (net_components set = NET_FILTERS; set <= (f < 2 ? NET_INPUTS : NET_HEADS); set++)
             for (size_t p = 0; p < PRECISIONS; p++) {
                 if (f > 2 && set != NET_FILTERS) continue; /* activations differ, masks do not */
                 if (REDUCED && (f > 2 || p != (f + set) % PRECISIONS)) continue;
-                test_begin("%s, %s, %s", family_names[f], component_names[set], precisions[p]);
-                graph *g = family(f, set);
+                test_begin("%s, %s, %s", net_family_names[f], net_component_names[set], precisions[p]);
+                graph *g = net_family(f, set);
                 compare_network(g, precisions[p], kinds[(f + set + p) % 2], 20 + f);
                 graph_destroy(g);
             }
@@ -139,8 +123,8 @@ static void families(void) {
 static void fills(void) {
     for (size_t f = 0; f < (REDUCED ? 1 : 3); f++)
         for (net_components set = NET_FILTERS; set <= NET_INPUTS; set++) {
-            test_begin("mean ablation: %s, %s", family_names[f], component_names[set]);
-            graph *g = family(f, set);
+            test_begin("mean ablation: %s, %s", net_family_names[f], net_component_names[set]);
+            graph *g = net_family(f, set);
             uint64_t seed = 40 + f;
             float *fill = calloc(g->rows, sizeof *fill);
             for (size_t r = 0; r < g->rows; r++) fill[r] = net_uniform(&seed);

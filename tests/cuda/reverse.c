@@ -95,32 +95,17 @@ static void compare_network(const graph *g, const char *precision, ablation a, u
     net_batch_free(&batch);
 }
 
-static const char *const component_names[] = {"filters", "blocks", "inputs", "heads"};
-static const char *const family_names[] = {"basic blocks", "bottlenecks", "transformer, erf", "transformer, tanh",
-                                           "transformer, quick"};
-
-static graph *family(size_t i, net_components set) {
-    switch (i) {
-    case 0:
-        return net_basic(set, 11);
-    case 1:
-        return net_bottleneck(set, 12);
-    default:
-        return net_transformer(set, i == 2 ? ACT_GELU_ERF : i == 3 ? ACT_GELU_TANH : ACT_QUICKGELU, 13 + i);
-    }
-}
-
 /* Every family with every set of components, in fp32 and in one other precision that takes turns. */
 static void families(void) {
     size_t turn = 0;
-    for (size_t f = 0; f < sizeof family_names / sizeof *family_names; f++)
+    for (size_t f = 0; f < NET_FAMILIES; f++)
         for (net_components set = NET_FILTERS; set <= (f < 2 ? NET_INPUTS : NET_HEADS); set++, turn++)
             for (size_t p = 0; p < PRECISIONS; p++) {
                 if (f > 2 && set != NET_FILTERS) continue; /* activations differ, masks do not */
                 if (p && p != 1 + turn % (PRECISIONS - 1)) continue;
                 if (REDUCED && (f > 2 || turn % 2 || p == 0)) continue; /* every other, each in another precision */
-                test_begin("%s, %s, %s", family_names[f], component_names[set], precisions[p]);
-                graph *g = family(f, set);
+                test_begin("%s, %s, %s", net_family_names[f], net_component_names[set], precisions[p]);
+                graph *g = net_family(f, set);
                 compare_network(g, precisions[p], (ablation){.kind = ABLATION_ZERO}, 20 + turn);
                 graph_destroy(g);
             }
@@ -132,8 +117,8 @@ static void families(void) {
 /* Fills are what x changes to, so the derivative is that of the difference. */
 static void fills(void) {
     for (net_components set = NET_FILTERS; set <= (REDUCED ? NET_FILTERS : NET_INPUTS); set++) {
-        test_begin("mean ablation: %s", component_names[set]);
-        graph *g = family(set == NET_BLOCKS ? 1 : 2, set);
+        test_begin("mean ablation: %s", net_component_names[set]);
+        graph *g = net_family(set == NET_BLOCKS ? 1 : 2, set);
         uint64_t seed = 40 + set;
         float *fill = calloc(g->rows, sizeof *fill);
         for (size_t r = 0; r < g->rows; r++) fill[r] = net_uniform(&seed);
@@ -210,25 +195,10 @@ static void odd_graphs(void) {
 
 /* ------------------------------------------------------------------------------ what bits do not depend on */
 
-static void check_bits(const float *actual, const float *expected, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (memcmp(&actual[i], &expected[i], sizeof *actual)) {
-            test_fail(__FILE__, __LINE__, "value %zu: got %.9g, expected %.9g to the bit", i, (double)actual[i],
-                      (double)expected[i]);
-            return;
-        }
-}
-
 /* Memory for about `pairs` in a batch of reverse passes. */
 static size_t memory_for(const graph *g, engine_options o, uint32_t pairs) {
-    engine e;
-    size_t least = 0, best = 0;
     o.paths = false; /* or one pair would not be the least */
-    engine_plan(&e, g, o);
-    CHECK_OK(e.interface->memory(&e.settings, &least, &best));
-    CHECK(least < best);
-    engine_close(&e);
-    return least + (best - least) * (pairs - 1) / (PAIRS - 1);
+    return engine_memory(g, o, (pairs - 1.) / (PAIRS - 1));
 }
 
 /* The gradients of one job, and its outputs; `memory` 0 = enough. */
@@ -262,14 +232,14 @@ static void batch_sizes(const char *precision) {
         if (REDUCED && i != 1) continue;
         test_begin("%s: the same bits with memory for %u pairs", precision, sizes[i]);
         float *actual = gradients_of(g, precision, sizes[i], REVERSE_MASK, &masks, outputs[0]);
-        check_bits(actual, expected, (size_t)PAIRS * g->components);
-        check_bits(outputs[0], outputs[1], PAIRS);
+        engine_same_bits(actual, expected, (size_t)PAIRS * g->components);
+        engine_same_bits(outputs[0], outputs[1], PAIRS);
         free(actual);
     }
     test_begin("%s: conductance with memory for a mask and a half", precision);
     float *whole = gradients_of(g, precision, PAIRS, REVERSE_CONDUCTANCE, &masks, NULL);
     float *one_by_one = gradients_of(g, precision, EXAMPLES + 2, REVERSE_CONDUCTANCE, &masks, NULL);
-    check_bits(one_by_one, whole, (size_t)PAIRS * g->components);
+    engine_same_bits(one_by_one, whole, (size_t)PAIRS * g->components);
     free(whole);
     free(one_by_one);
     free(expected);
@@ -332,7 +302,7 @@ static void short_of_memory(void) {
         status_clear();
     }
     float *actual = engine_reverse(&e, &batch, REVERSE_CONDUCTANCE, 0, &masks, NULL);
-    check_bits(actual, expected, (size_t)PAIRS * g->components);
+    engine_same_bits(actual, expected, (size_t)PAIRS * g->components);
     free(actual);
     free(expected);
     engine_close(&e);
@@ -366,9 +336,9 @@ static void turns(void) {
     for (size_t i = 0; i < 6; i++) {
         float *gradients = engine_reverse(&e, &batch, REVERSE_MASK, 0, &forms[i / 2], outputs);
         float *after = engine_run(&e, &batch, &forms[0]);
-        check_bits(after, before, PAIRS);
-        check_bits(outputs, before, PAIRS); /* own kernels compute both */
-        if (first) check_bits(gradients, first, (size_t)PAIRS * g->components);
+        engine_same_bits(after, before, PAIRS);
+        engine_same_bits(outputs, before, PAIRS); /* own kernels compute both */
+        if (first) engine_same_bits(gradients, first, (size_t)PAIRS * g->components);
         free(after);
         if (first) free(gradients);
         if (!first) first = gradients;
@@ -401,7 +371,7 @@ static void shapes_in_turn(void) {
         for (size_t i = 0; i < 4; i++) {
             const reverse_kind kind = i % 2 ? REVERSE_INFLUENCE : REVERSE_CONDUCTANCE;
             float *gradients = engine_reverse(&e, &batch, kind, i / 2, &masks, outputs);
-            if (round) check_bits(gradients, first[i], (size_t)PAIRS * g->components);
+            if (round) engine_same_bits(gradients, first[i], (size_t)PAIRS * g->components);
             if (round) free(gradients);
             if (!round) first[i] = gradients;
         }
@@ -426,7 +396,7 @@ static void orders(void) {
         setenv("COAR_STANDIN_ORDER", names[i], 1);
         stand_in_reset();
         float *actual = gradients_of(g, "fp32", 4, REVERSE_MASK, &masks, NULL);
-        if (expected) check_bits(actual, expected, (size_t)PAIRS * g->components);
+        if (expected) engine_same_bits(actual, expected, (size_t)PAIRS * g->components);
         if (expected) free(actual);
         if (!expected) expected = actual;
     }

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "backend/reference/reference_ops.h"
-#include "kernel_test.h"
+#include "kernel_conv.h"
 
 /* -------------------------------------------------------------------------------------------- problems */
 
@@ -27,15 +27,6 @@ typedef struct problem {
     bool shared; /* pairs share EXAMPLES images */
     uint32_t splits;
 } problem;
-
-/* A problem with its buffers, and what must come out. */
-typedef struct instance {
-    gpu_conv c;
-    size_t rows;      /* pairs * out_h * out_w */
-    gpu_type stored;  /* of y */
-    double *expected; /* [rows][out_channels] */
-    double *residual; /* [rows][out_channels] */
-} instance;
 
 static uint32_t out_size(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t stride) {
     return (in + 2 * pad - kernel) / stride + 1;
@@ -63,7 +54,7 @@ static float *graph_weights(const problem *p, const double *weight, kernel_forma
     return w;
 }
 
-static void expect(const problem *p, instance *n, const double *x, const double *weight, kernel_format operand) {
+static void expect(const problem *p, kernel_conv *n, const double *x, const double *weight, kernel_format operand) {
     const gpu_conv *c = &n->c;
     op o = {.kernel_h = p->kernel_h, .kernel_w = p->kernel_w, .stride = p->stride, .pad = p->pad};
     o.act = (const activation[]){ACT_NONE, ACT_RELU, ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU}[p->activation];
@@ -90,13 +81,6 @@ static void expect(const problem *p, instance *n, const double *x, const double 
     }
 }
 
-/* Fills y with what stands there before a launch: nothing in particular, or the residual. */
-static void reset(const problem *p, instance *n) {
-    n->c.y = p->alias ? kernel_upload(n->c.type, n->residual, n->rows, p->out_channels)
-                      : kernel_output(n->stored, n->rows, p->out_channels);
-    if (p->alias) n->c.residual = n->c.y;
-}
-
 /* The problem's sizes; no buffers yet. */
 static gpu_conv describe(const problem *p, gpu_type type) {
     gpu_conv c = {.type = type, .pairs = p->pairs, .in_h = p->in_h, .in_w = p->in_w, .in_channels = p->in_channels};
@@ -114,7 +98,7 @@ static gpu_conv describe(const problem *p, gpu_type type) {
 }
 
 /* Everything that a launch reads but x and weight. */
-static void add_epilogue(const problem *p, instance *n) {
+static void add_epilogue(const problem *p, kernel_conv *n) {
     gpu_conv *c = &n->c;
     if (!p->plain) {
         c->scale = kernel_floats(kernel_values(p->out_channels, 3, KERNEL_FLOAT), p->out_channels);
@@ -126,8 +110,8 @@ static void add_epilogue(const problem *p, instance *n) {
     if (gpu_conv_workspace(c)) c->workspace = kernel_buffer(gpu_conv_workspace(c));
 }
 
-static instance make(const problem *p, gpu_type type) {
-    instance n = {.c = describe(p, type), .stored = p->wide ? GPU_F32 : type};
+static kernel_conv make(const problem *p, gpu_type type) {
+    kernel_conv n = {.c = describe(p, type), .stored = p->wide ? GPU_F32 : type, .in_place = p->alias};
     n.rows = (size_t)p->pairs * n.c.out_h * n.c.out_w;
     n.expected = kernel_zeros(n.rows * p->out_channels);
 
@@ -148,40 +132,8 @@ static instance make(const problem *p, gpu_type type) {
     }
     add_epilogue(p, &n);
     expect(p, &n, x, weight, operand);
-    reset(p, &n);
+    kernel_conv_reset(&n);
     return n;
-}
-
-static size_t result_bytes(const instance *n) {
-    return n->rows * gpu_stride(n->c.out_channels) * gpu_type_size(n->stored);
-}
-
-/* fp32 sums over at most a few hundred terms, then one rounding to what is stored. */
-static void compare(const instance *n, const char *what) {
-    const double tolerance = 2e-5 + (n->stored == GPU_TF32 ? 0 : kernel_epsilon(n->stored));
-    double *y = kernel_download(n->stored, n->c.y, n->rows, n->c.out_channels);
-    kernel_compare(what, y, n->expected, n->rows * n->c.out_channels, tolerance, tolerance);
-}
-
-/* Runs every form that can, at least `least`; all must give the same bytes, the first is compared. */
-static void check_forms(const char *name, const problem *p, gpu_type type, int least) {
-    instance n = make(p, type);
-    void *first = NULL;
-    int able = 0;
-    for (int form = 0; gpu_conv_form(type, form); form++) {
-        char what[120];
-        snprintf(what, sizeof what, "%s, form %s", name, gpu_conv_form(type, form));
-        if (!gpu_conv_can(&n.c, form)) continue;
-        able++;
-        reset(p, &n);
-        KERNEL_RUN(gpu_conv_launch(&n.c, form, 0));
-        if (first)
-            kernel_same_bytes(what, n.c.y, first, result_bytes(&n));
-        else
-            compare(&n, what);
-        if (!first) first = n.c.y;
-    }
-    if (able < least) test_fail(__FILE__, __LINE__, "%s: %d forms can, expected at least %d", name, able, least);
 }
 
 /* ----------------------------------------------------------------------------------------------- shapes */
@@ -212,7 +164,10 @@ static const struct {
 };
 
 static void shapes(gpu_type type) {
-    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) check_forms(SHAPES[i].name, &SHAPES[i].p, type, 3);
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
+        kernel_conv n = make(&SHAPES[i].p, type);
+        kernel_conv_forms(SHAPES[i].name, &n, KERNEL_EVERY_FORM, 3);
+    }
 }
 
 /* ----------------------------------------------------------------------------------------- epilogues */
@@ -233,9 +188,9 @@ static void epilogues(gpu_type type) {
         snprintf(name, sizeof name,
                  "place %u, activation %u, residual %d, alias %d, fill %d, plain %d, wide %d, shared %d", p.place,
                  p.activation, p.residual, p.alias, p.fill, p.plain, p.wide, p.shared);
-        instance n = make(&p, type);
+        kernel_conv n = make(&p, type);
         KERNEL_RUN(gpu_conv_launch(&n.c, (int)(i % 3), 0));
-        compare(&n, name);
+        kernel_conv_compare(&n, name);
     }
 }
 
@@ -248,7 +203,7 @@ static void epilogue_alone(gpu_type type) {
         p.activation = (gpu_activation)(i % 5);
         p.fill = p.wide = i / 6 % 2;
         p.residual = i % 2;
-        instance n = make(&p, type);
+        kernel_conv n = make(&p, type);
         const size_t channels = p.out_channels;
         double *identity = kernel_zeros(channels * channels);
         for (size_t c = 0; c < channels; c++) identity[c * channels + c] = 1;
@@ -264,7 +219,7 @@ static void epilogue_alone(gpu_type type) {
                        n.rows * channels, 0, 0);
         char name[60];
         snprintf(name, sizeof name, "epilogue alone, %u channels, place %u", p.out_channels, p.place);
-        compare(&n, name);
+        kernel_conv_compare(&n, name);
     }
 }
 
@@ -279,22 +234,22 @@ static void linear_sums(gpu_type type) {
         const problem *p = &CASES[i];
         const problem bare = {p->pairs,    p->in_h,     p->in_w,   p->in_channels, p->out_channels,
                               p->kernel_h, p->kernel_w, p->stride, p->pad,         .plain = true};
-        instance n = make(p, type), expected = make(&bare, type);
+        kernel_conv n = make(p, type), expected = make(&bare, type);
         KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
         const void *without = n.c.y;
-        reset(p, &n);
+        kernel_conv_reset(&n);
         n.c.linear = kernel_output(type, n.rows, p->out_channels);
         KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
-        kernel_same_bytes("y with linear and without", n.c.y, without, result_bytes(&n));
+        kernel_same_bytes("y with linear and without", n.c.y, without, kernel_conv_bytes(&n));
         expected.c.y = n.c.linear;
-        compare(&expected, "linear");
+        kernel_conv_compare(&expected, "linear");
     }
 }
 
 /* Values that are not finite stay where they belong: NaN goes through ReLU, and no neighbour sees it. */
 static void not_finite(gpu_type type) {
     const problem p = {3, 4, 4, 8, 12, 3, 3, 1, 1, .activation = GPU_RELU, .wide = true, .plain = true};
-    instance n = make(&p, type);
+    kernel_conv n = make(&p, type);
     KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
     const float *clean = n.c.y;
     const size_t pair = (size_t)p.in_h * p.in_w * 8, bad = pair + 5; /* pixel 0 of pair 1 */
@@ -302,7 +257,7 @@ static void not_finite(gpu_type type) {
         ((uint16_t *)n.c.x)[bad] = 0x7fff; /* NaN in bf16 and in fp16 */
     else
         ((float *)n.c.x)[bad] = NAN;
-    reset(&p, &n);
+    kernel_conv_reset(&n);
     KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
     const float *y = n.c.y;
     for (size_t row = 0; row < n.rows; row++) {
@@ -329,19 +284,22 @@ static void splits(gpu_type type) {
         {"3x3 stride 2, 2 of 2", {1, 7, 6, 8, 5, 3, 3, 2, 1, .splits = 2, .place = GPU_PLACE_POST, .fill = true}},
         {"7x7 stem, 3 of 4", {1, 9, 9, 3, 16, 7, 7, 2, 3, .splits = 3}},
     };
-    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) check_forms(CASES[i].name, &CASES[i].p, type, 3);
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        kernel_conv n = make(&CASES[i].p, type);
+        kernel_conv_forms(CASES[i].name, &n, KERNEL_EVERY_FORM, 3);
+    }
 }
 
 /* A problem cut into one gives what no cut gives. */
 static void one_split(gpu_type type) {
     problem p = {2, 4, 4, 32, 20, 3, 3, 1, 1};
-    instance uncut = make(&p, type);
+    kernel_conv uncut = make(&p, type);
     p.splits = 1;
-    instance n = make(&p, type);
+    kernel_conv n = make(&p, type);
     CHECK_INT(gpu_conv_workspace(&n.c), 0);
     KERNEL_RUN(gpu_conv_launch(&uncut.c, 0, 0));
     KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
-    kernel_same_bytes("splits 0 and 1", uncut.c.y, n.c.y, result_bytes(&n));
+    kernel_same_bytes("splits 0 and 1", uncut.c.y, n.c.y, kernel_conv_bytes(&n));
 }
 
 /* ------------------------------------------------------------------------------------------- batches */
@@ -365,10 +323,10 @@ static void pairs_alone(gpu_type type) {
                            .residual = true,
                            .shared = true,
                            .splits = splits};
-        instance n = make(&p, type);
-        const size_t bytes = result_bytes(&n) / p.pairs;
+        kernel_conv n = make(&p, type);
+        const size_t bytes = kernel_conv_bytes(&n) / p.pairs;
         for (int form = 0; gpu_conv_form(type, form); form++) {
-            reset(&p, &n);
+            kernel_conv_reset(&n);
             KERNEL_RUN(gpu_conv_launch(&n.c, form, 0));
             for (uint32_t pair = 0; pair < p.pairs; pair += 4) {
                 gpu_conv one = n.c;
@@ -390,7 +348,7 @@ static void far_images(gpu_type type) {
     const problem p = {2, 4, 4, 8, 16, 3, 3, 1, 1};
     const uint32_t image = 4 * 4 * 8, far[] = {0xffffffffu / image + 3, 1};
     const size_t bytes = image * gpu_type_size(type), size = (far[0] + (size_t)1) * bytes;
-    instance n = make(&p, type);
+    kernel_conv n = make(&p, type);
     char *x = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (x == MAP_FAILED) {
         test_skip("no address space of %zu bytes", size);
@@ -401,7 +359,7 @@ static void far_images(gpu_type type) {
     n.c.x = x;
     n.c.example = kernel_copy(far, sizeof far);
     KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
-    compare(&n, "far images");
+    kernel_conv_compare(&n, "far images");
     munmap(x, size);
 }
 #endif
@@ -425,7 +383,7 @@ static void far_images(gpu_type type) {
 /* What is outside the contract, or would overflow 32-bit indices, is refused before anything is launched. */
 static void refusals(void) {
     const problem p = {2, 4, 4, 32, 20, 3, 3, 1, 1, .place = GPU_PLACE_PRE, .residual = true};
-    instance n = make(&p, GPU_BF16);
+    kernel_conv n = make(&p, GPU_BF16);
     CHECK(gpu_conv_can(&n.c, 0));
     CHECK(!gpu_conv_can(&n.c, -1));
     CHECK(gpu_conv_form(GPU_BF16, -1) == NULL);

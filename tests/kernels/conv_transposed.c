@@ -2,7 +2,7 @@
  * conv_transposed.c - data gradients: the transpose of a convolution, every form and type, against plain loops in
  * double that scatter what the kernels gather.
  */
-#include "kernel_test.h"
+#include "kernel_conv.h"
 
 /* The convolution that is transposed: x [pairs][h][w][in] to W x [pairs][out_h][out_w][out]. */
 typedef struct problem {
@@ -10,13 +10,6 @@ typedef struct problem {
     bool added; /* to a gradient that is there */
     uint32_t splits;
 } problem;
-
-typedef struct instance {
-    gpu_conv c;
-    size_t rows;      /* pairs * h * w */
-    double *there;    /* [rows][in] the gradient that is added to; NULL = none */
-    double *expected; /* [rows][in] */
-} instance;
 
 static uint32_t out_size(uint32_t in, uint32_t pad, uint32_t kernel, uint32_t stride) {
     return (in + 2 * pad - kernel) / stride + 1;
@@ -40,30 +33,26 @@ static void round_all(kernel_format format, double *values, size_t count) {
     for (size_t i = 0; i < count; i++) values[i] = kernel_round(format, values[i]);
 }
 
-/* The gradient as it stands before a launch. */
-static void reset(const problem *p, instance *n) {
-    n->c.y = p->added ? kernel_upload(n->c.type, n->there, n->rows, p->in) : kernel_output(n->c.type, n->rows, p->in);
-    n->c.residual = p->added ? n->c.y : NULL;
-}
-
-static instance make(const problem *p, gpu_type type) {
+static kernel_conv make(const problem *p, gpu_type type) {
     const uint32_t out_h = out_size(p->h, p->pad, p->kernel_h, p->stride);
     const uint32_t out_w = out_size(p->w, p->pad, p->kernel_w, p->stride);
-    instance n = {.c = {.type = type,
-                        .pairs = p->pairs,
-                        .in_h = out_h,
-                        .in_w = out_w,
-                        .in_channels = p->out,
-                        .out_h = p->h,
-                        .out_w = p->w,
-                        .out_channels = p->in,
-                        .kernel_h = p->kernel_h,
-                        .kernel_w = p->kernel_w,
-                        .stride = p->stride,
-                        .pad = p->pad,
-                        .transposed = true,
-                        .splits = p->splits},
-                  .rows = (size_t)p->pairs * p->h * p->w};
+    kernel_conv n = {.c = {.type = type,
+                           .pairs = p->pairs,
+                           .in_h = out_h,
+                           .in_w = out_w,
+                           .in_channels = p->out,
+                           .out_h = p->h,
+                           .out_w = p->w,
+                           .out_channels = p->in,
+                           .kernel_h = p->kernel_h,
+                           .kernel_w = p->kernel_w,
+                           .stride = p->stride,
+                           .pad = p->pad,
+                           .transposed = true,
+                           .splits = p->splits},
+                     .stored = type,
+                     .rows = (size_t)p->pairs * p->h * p->w,
+                     .in_place = p->added};
     const size_t taps = (size_t)p->kernel_h * p->kernel_w, stride = gpu_stride(p->in);
     const size_t gradient = (size_t)p->pairs * out_h * out_w, image = (size_t)p->h * p->w * p->in;
     double *dy = kernel_values(gradient * p->out, 1, kernel_stored(type));
@@ -74,49 +63,18 @@ static instance make(const problem *p, gpu_type type) {
     n.c.weight = kernel_upload(type, weight, stride * taps, p->out);
     round_all(kernel_exact(type), dy, gradient * p->out); /* tf32: the kernel rounds by itself */
     round_all(kernel_exact(type), weight, weights);
-    n.there = p->added ? kernel_values(n.rows * p->in, 3, kernel_stored(type)) : NULL;
+    n.residual = p->added ? kernel_values(n.rows * p->in, 3, kernel_stored(type)) : NULL;
     n.expected = kernel_zeros(n.rows * p->in);
-    if (p->added) memcpy(n.expected, n.there, n.rows * p->in * sizeof *n.expected);
+    if (p->added) memcpy(n.expected, n.residual, n.rows * p->in * sizeof *n.expected);
     for (uint32_t pair = 0; pair < p->pairs; pair++)
         scatter(p, &n.c, dy + (size_t)pair * out_h * out_w * p->out, weight, n.expected + pair * image);
     if (gpu_conv_workspace(&n.c)) n.c.workspace = kernel_buffer(gpu_conv_workspace(&n.c));
-    reset(p, &n);
+    kernel_conv_reset(&n);
     return n;
 }
 
-static size_t result_bytes(const instance *n) {
-    return n->rows * gpu_stride(n->c.out_channels) * gpu_type_size(n->c.type);
-}
-
-static void compare(const instance *n, const char *what) {
-    const double tolerance = 2e-5 + (n->c.type == GPU_TF32 ? 0 : kernel_epsilon(n->c.type));
-    double *dx = kernel_download(n->c.type, n->c.y, n->rows, n->c.out_channels);
-    kernel_compare(what, dx, n->expected, n->rows * n->c.out_channels, tolerance, tolerance);
-}
-
-/* Runs the forms below `most` that can, at least two; all must give the same bytes, the first is compared. */
-static void check_forms(const char *name, const problem *p, gpu_type type, int most) {
-    instance n = make(p, type);
-    void *first = NULL;
-    int able = 0;
-    for (int form = 0; form < most && gpu_conv_form(type, form); form++) {
-        char what[120];
-        snprintf(what, sizeof what, "%s, form %s", name, gpu_conv_form(type, form));
-        if (!gpu_conv_can(&n.c, form)) continue;
-        able++;
-        reset(p, &n);
-        KERNEL_RUN(gpu_conv_launch(&n.c, form, 0));
-        if (first)
-            kernel_same_bytes(what, n.c.y, first, result_bytes(&n));
-        else
-            compare(&n, what);
-        if (!first) first = n.c.y;
-    }
-    if (able < 2) test_fail(__FILE__, __LINE__, "%s: %d forms can, expected two and more", name, able);
-}
-
 /* Those marked try every form: the large tiles take nearly all of the time. */
-enum { SOME = 2, EVERY = 100 };
+enum { SOME = 2, EVERY = KERNEL_EVERY_FORM };
 static const struct {
     const char *name;
     int forms;
@@ -143,18 +101,20 @@ static const struct {
 };
 
 static void shapes(gpu_type type) {
-    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
-        check_forms(SHAPES[i].name, &SHAPES[i].p, type, SHAPES[i].forms);
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
+        kernel_conv n = make(&SHAPES[i].p, type);
+        kernel_conv_forms(SHAPES[i].name, &n, SHAPES[i].forms, 2);
+    }
 }
 
 /* A pair alone gives the bytes that it gives among others, whose rows are more than a tile. */
 static void pairs_alone(gpu_type type) {
     for (uint32_t splits = 0; splits < 4; splits += 3) {
         const problem p = {19, 5, 3, 12, 32, 3, 3, 2, 1, .added = true, .splits = splits};
-        instance n = make(&p, type);
-        const size_t bytes = result_bytes(&n) / p.pairs;
+        kernel_conv n = make(&p, type);
+        const size_t bytes = kernel_conv_bytes(&n) / p.pairs;
         const size_t gradient = (size_t)n.c.in_h * n.c.in_w * gpu_stride(p.out) * gpu_type_size(type);
-        const void *there = kernel_copy(n.c.y, result_bytes(&n));
+        const void *there = kernel_copy(n.c.y, kernel_conv_bytes(&n));
         KERNEL_RUN(gpu_conv_launch(&n.c, 0, 0));
         for (uint32_t pair = 0; pair < p.pairs; pair += 6) {
             gpu_conv one = n.c;
@@ -170,7 +130,7 @@ static void pairs_alone(gpu_type type) {
 
 static void refusals(void) {
     const problem p = {2, 6, 6, 16, 20, 3, 3, 2, 1};
-    instance n = make(&p, GPU_BF16);
+    kernel_conv n = make(&p, GPU_BF16);
     CHECK(gpu_conv_can(&n.c, 0));
     gpu_conv bad[5];
     for (size_t i = 0; i < 5; i++) bad[i] = n.c;

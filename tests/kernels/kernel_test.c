@@ -2,6 +2,8 @@
 #include "kernel_test.h"
 
 #include <stdarg.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/simt/sanitizers.h"
 
@@ -369,6 +371,28 @@ void kernel_each(const char *name, unsigned types, void (*check)(gpu_type type))
 
 void kernel_check(const char *name, void (*check)(void)) {
     at_every_order(name, NULL, GPU_F32, check);
+}
+
+int kernel_child(void (*body)(void), int stream, char *said, size_t size) {
+    int channel[2], status = 0;
+    size_t length = 0;
+    CHECK(pipe(channel) == 0);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(channel[1], stream);
+        close(channel[0]);
+        body();
+        fflush(stdout);
+        _exit(0);
+    }
+    close(channel[1]);
+    for (ssize_t n; length < size - 1 && (n = read(channel[0], said + length, size - 1 - length)) > 0;)
+        length += (size_t)n;
+    said[length] = 0;
+    close(channel[0]);
+    waitpid(child, &status, 0);
+    return status;
 }
 
 int kernel_main(void (*tests)(void)) {

@@ -100,6 +100,10 @@ void kernel_check(const char *name, void (*check)(void));
 /* From now on these orders, unless the environment names some. NULL = those above. */
 void kernel_orders(const char *orders);
 
+/* Runs `body` in a child process, for checks that something ends or fails it: what it writes to `stream` (1 or 2) goes to
+ * said[size] as text. The child's status as waitpid gives it. */
+int kernel_child(void (*body)(void), int stream, char *said, size_t size);
+
 /* Runs `tests`, then ends TAP. Returns main's value. */
 int kernel_main(void (*tests)(void));
 

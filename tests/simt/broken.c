@@ -4,9 +4,6 @@
  * Some need CONFIG=check, which sees accesses to memory; some the address sanitizer, which ends the process (a child
  * here).
  */
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "report.h"
 #include "sanitizers.h"
 #include "tests/kernels/kernel_test.h"
@@ -115,27 +112,14 @@ static void check_report(void) {
 }
 
 #ifdef __SANITIZE_ADDRESS__
+static void launch_current(void) {
+    current->launch(sample());
+}
+
 /* The sanitizer ends the child, having said so. */
 static void check_death(void) {
-    int channel[2], status;
     char said[20000];
-    size_t length = 0;
-    CHECK(pipe(channel) == 0);
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(channel[1], 2);
-        close(channel[0]);
-        current->launch(sample());
-        _exit(0);
-    }
-    close(channel[1]);
-    for (ssize_t n; length < sizeof said - 1 && (n = read(channel[0], said + length, sizeof said - 1 - length)) > 0;)
-        length += (size_t)n;
-    said[length] = 0;
-    close(channel[0]);
-    waitpid(child, &status, 0);
-    CHECK(status != 0);
+    CHECK(kernel_child(launch_current, 2, said, sizeof said) != 0);
     if (!strstr(said, "AddressSanitizer") && !strstr(said, "runtime error: "))
         test_fail(__FILE__, __LINE__, "no sanitizer spoke: %.300s", said);
 }

@@ -96,27 +96,16 @@ static void launch_failed(void) {
 
 static void (*suspect)(void);
 
-static void check_fails(void) {
-    int channel[2], status;
-    char said[4000];
-    size_t length = 0;
-    CHECK(pipe(channel) == 0);
+static void run_suspect(void) {
+    kernel_check("child", suspect);
+    const int code = test_end();
     fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(channel[1], 1);
-        close(channel[0]);
-        kernel_check("child", suspect);
-        int code = test_end();
-        fflush(stdout);
-        _exit(code);
-    }
-    close(channel[1]);
-    for (ssize_t n; length < sizeof said - 1 && (n = read(channel[0], said + length, sizeof said - 1 - length)) > 0;)
-        length += (size_t)n;
-    said[length] = 0;
-    close(channel[0]);
-    waitpid(child, &status, 0);
+    _exit(code);
+}
+
+static void check_fails(void) {
+    char said[4000];
+    const int status = kernel_child(run_suspect, 1, said, sizeof said);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 1 || !strstr(said, "not ok"))
         test_fail(__FILE__, __LINE__, "it passed: %s", said);
 }

@@ -57,8 +57,8 @@ $(O)/libkernels.a $(O)/libsimt.a $(O)/libreference.a:
 	@rm -f $@
 	$(call say,AR,$@)$(AR) rcs $@ $^
 
-$(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(B)/libtests.a \
-                      $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
+$(O)/tests/kernels/%: $(O)/obj/tests/kernels/%.o $(O)/obj/tests/kernels/kernel_test.o $(O)/obj/tests/kernels/kernel_conv.o \
+                      $(B)/libtests.a $(O)/libkernels.a $(O)/libreference.a $(O)/libsimt.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CXX) -pthread $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LDFLAGS) -ldl $(LIBS)
 
@@ -84,7 +84,7 @@ $(O)/tests/%: tests/cuda/%.c $(B)/libtests.a $(O)/libcoar.a
 	$(call program,-Itests $(CUDA_CFLAGS))
 endif
 
-KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c,$(wildcard tests/kernels/*.c)))
+KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(O)/tests/kernels/%,$(filter-out %/kernel_test.c %/kernel_conv.c,$(wildcard tests/kernels/*.c)))
 SIMT_TESTS   := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/simt/*.c))
 .PHONY: kernel-tests host-tests
 kernel-tests: $(KERNEL_TESTS) $(SIMT_TESTS)

@@ -191,7 +191,7 @@ static void open_backend(setup *s, const graph *g, const char *isa, ablation a, 
     CHECK_OK(plan_create(g, isa ? "cpu" : "reference", "fp32", 0, &s->plan));
     CHECK_OK(thread_pool_create(threads, &s->pool));
     CHECK_OK(output_parse("margin,loss,logit:2", CLASSES, s->outputs, &s->output_count));
-    CHECK_OK(backend_find(isa ? "cpu" : "reference", &interface));
+    CHECK_OK(backend_find(isa ? "cpu" : "reference", NULL, &interface));
     backend_settings settings = settings_of(s, a, memory);
     CHECK_OK(interface->prepare(&settings, &s->b));
 }

@@ -2,8 +2,6 @@
  * cpu_reverse_memory.c - the memory of the cpu backend's reverse pass: schedules and their regions, what is planned
  * against what is taken, too little of it, none.
  */
-#include <unistd.h>
-
 #include "backend/cpu/cpu_schedule.h"
 #include "engines.h"
 #include "model/model.h"
@@ -81,25 +79,17 @@ static void test_schedules(const char *name, const graph *g) {
 
 /* ------------------------------------------------------------------------------------------ memory */
 
-static double resident_bytes(void) {
-    unsigned long long all = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file || fscanf(file, "%llu %llu", &all, &resident) != 2) resident = 0;
-    if (file) fclose(file);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE);
-}
-
 /* How much more is resident after a reverse pass than before the backend was there. */
 static double grown_bytes(const graph *g, const example_batch *batch, const mask_range *masks, size_t memory) {
     float *gradients = calloc(masks->count * batch->count, masks->n * sizeof *gradients);
     memset(gradients, 1, masks->count * batch->count * masks->n * sizeof *gradients); /* resident already */
     engine e;
     plan(&e, g, 2, memory);
-    const double before = resident_bytes();
+    const double before = (double)memory_resident();
     CHECK_OK(e.interface->prepare(&e.settings, &e.b));
     CHECK_OK(e.interface->bind(e.b, batch));
     CHECK_OK(e.interface->run_reverse(e.b, REVERSE_MASK, 0, masks, gradients, NULL));
-    const double after = resident_bytes();
+    const double after = (double)memory_resident();
     free(gradients);
     engine_close(&e);
     return after - before;
@@ -110,7 +100,7 @@ static void test_memory(void) {
     size_t least, best;
     engine e;
     test_begin("resident memory grows by what was planned, within 10 %%");
-    if (REDUCED || resident_bytes() == 0) {
+    if (REDUCED || memory_resident() == 0) {
         test_skip("a sanitizer keeps memory of its own, or there is no /proc");
         return;
     }

@@ -73,7 +73,7 @@ static coar_status compute(const model *m, const char *backend_name, const digit
     const backend_interface *interface = NULL;
     output_spec output[OUTPUTS_MAX];
     size_t outputs;
-    TRY_GOTO(backend_find(backend_name, &interface));
+    TRY_GOTO(backend_find(backend_name, NULL, &interface));
     TRY_GOTO(thread_pool_create(2, &pool));
     TRY_GOTO(plan_create(m->graph, backend_name, "fp32", 0, &plan));
     TRY_GOTO(output_parse("margin", m->classes, output, &outputs));

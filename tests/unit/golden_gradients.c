@@ -113,7 +113,7 @@ int main(void) {
     static const char *const backends[] = {"reference", "cpu", "cuda"};
     for (size_t k = 0; k < sizeof backends / sizeof *backends; k++) {
         const backend_interface *interface;
-        if (backend_find(backends[k], &interface) != COAR_OK) {
+        if (backend_find(backends[k], NULL, &interface) != COAR_OK) {
             test_begin("%s: derivatives are PyTorch's", backends[k]);
             test_skip("%s", coar_last_error());
             status_clear();

@@ -30,7 +30,7 @@ static coar_status open_backend(const fixture *f, const model *m, const numerics
                           .examples_max = f->g.examples,
                           .masks_max = MASKS_MAX};
     TRY(output_parse("margin", m->classes, outputs, &s.output_count));
-    TRY(backend_find(f->backend, &interface));
+    TRY(backend_find(f->backend, NULL, &interface));
     TRY(interface->prepare(&s, out));
     example_batch batch = golden_batch(&f->g, m);
     coar_status status = interface->bind(*out, &batch);
@@ -104,7 +104,7 @@ int main(void) {
             const backend_interface *interface;
             fixture f = {.backend = backends[k]};
             test_begin("%s: margins of %s are PyTorch's", backends[k], golden_nets[i].weights);
-            if (backend_find(backends[k], &interface) != COAR_OK) {
+            if (backend_find(backends[k], NULL, &interface) != COAR_OK) {
                 test_skip("this build has no backend %s", backends[k]);
                 status_clear();
                 continue;

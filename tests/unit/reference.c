@@ -340,10 +340,10 @@ static void names(void) {
     test_begin("backend: names and ablations");
     const backend_interface *found;
     ablation a;
-    CHECK_OK(backend_find("reference", &found));
+    CHECK_OK(backend_find("reference", NULL, &found));
     CHECK_TEXT(found->name, "reference");
-    CHECK_OK(backend_find(NULL, &found));
-    CHECK_ERROR(backend_find("tpu", &found), COAR_ERROR_USAGE, "tpu");
+    CHECK_OK(backend_find(NULL, NULL, &found));
+    CHECK_ERROR(backend_find("tpu", NULL, &found), COAR_ERROR_USAGE, "tpu");
     status_clear();
     CHECK_OK(ablation_parse("zero", &a));
     CHECK_INT(a.kind, ABLATION_ZERO);

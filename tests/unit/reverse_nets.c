@@ -414,7 +414,7 @@ int main(void) {
     one_example_at_a_time();
     for (size_t k = 0; k < sizeof backends / sizeof *backends; k++) {
         const backend_interface *interface;
-        if (backend_find(backends[k], &interface) != COAR_OK || !interface->run_reverse) {
+        if (backend_find(backends[k], NULL, &interface) != COAR_OK || !interface->run_reverse) {
             test_begin("%s: what must not change a derivative", backends[k]);
             test_skip("no backend %s with a reverse pass here", backends[k]);
             status_clear();

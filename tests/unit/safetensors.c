@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "core/files.h"
+#include "core/memory.h"
 #include "core/status.h"
 #include "model/safetensors.h"
 #include "test.h"
@@ -230,10 +231,46 @@ static void test_write(void) {
     tensor_table_close(&read);
 }
 
+/* Weights of a run are in memory once: while they are read and hashed the file's pages are given back. They are read again
+ * here for comparison. */
+static void test_memory(void) {
+    enum { COUNT = 4 << 20 };
+    const double size = COUNT * sizeof(float);
+    const char *path = test_temporary("large.safetensors");
+    const size_t shape = COUNT;
+    tensor_table table = {0};
+    float *values = NULL;
+    char hex[65], whole[65];
+    uint32_t crc = 0;
+    test_begin("pages of the file do not stay in memory beside the array");
+    if (memory_resident() == 0) {
+        test_skip("there is no /proc");
+        return;
+    }
+    CHECK_OK(memory_new(COUNT, sizeof *values, "a tensor", &values));
+    for (size_t i = 0; i < COUNT; i++) values[i] = (float)i;
+    CHECK_OK(tensor_table_add(&table, "a", 1, &shape, values));
+    CHECK_OK(safetensors_write(path, &table));
+    tensor_table_close(&table);
+    CHECK_OK(safetensors_open(path, &table));
+    CHECK_OK(tensor_to_f32(&table, tensor_find(&table, "a"), &values));
+    CHECK(values[1] == 1 && values[COUNT - 1] == COUNT - 1);
+    const double read = (double)memory_resident();
+    for (size_t i = 0; i < table.map.size; i += 512) crc = crc32c(crc, table.map.data + i, 1);
+    CHECK_NEAR(((double)memory_resident() - read) / size, 1, 0.1);
+    CHECK_OK(file_map_sha256(&table.map, hex));
+    CHECK_NEAR(((double)memory_resident() - read) / size, 0, 0.25); /* pages around the last one may come along */
+    CHECK_OK(file_sha256(path, whole));
+    CHECK_TEXT(hex, whole);
+    free(values);
+    tensor_table_close(&table);
+}
+
 int main(void) {
     test_hostile();
     test_more_hostile();
     test_types();
     test_write();
+    test_memory();
     return test_end();
 }

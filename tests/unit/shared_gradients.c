@@ -177,7 +177,7 @@ int main(void) {
     CHECK_OK(importer_open("imagefolder", folder, NULL, &from));
     for (size_t k = 0; from && k < sizeof backends / sizeof *backends; k++) {
         const backend_interface *interface;
-        CHECK_OK(backend_find(backends[k], &interface));
+        CHECK_OK(backend_find(backends[k], NULL, &interface));
         for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i++) {
             test_begin("%s: derivatives of %s are PyTorch's", backends[k], goldens[i].name);
             if (interface->run_reverse)

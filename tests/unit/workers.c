@@ -16,10 +16,14 @@ enum { EXAMPLES = 70, MASKS = 40, UNIT_MASKS = 16, UNIT_EXAMPLES = 32, UNITS = 9
 static bool all_take_part; /* nobody ends a first unit before everybody has begun one */
 static pthread_barrier_t first_unit;
 
+static sem_t failures; /* posted for each failing call */
+
 static coar_status device_run(backend *b, const mask_range *masks, float *outputs) {
     if (all_take_part && !device_calls[b->interface - devices]) pthread_barrier_wait(&first_unit);
-    TRY(device_call(b, outputs));
-    return backend_cpu.run(b, masks, outputs);
+    const coar_status status = device_call(b, outputs);
+    if (status == COAR_OK) return backend_cpu.run(b, masks, outputs);
+    sem_post(&failures);
+    return status;
 }
 
 static void plan_devices(int count, int after0, int after1, int after2) {
@@ -188,6 +192,29 @@ static void test_all_fail(void) {
     close_trial(&t);
 }
 
+/* The caller's first report of progress takes until both devices have failed. */
+static int slow_progress(void *user, const coar_progress *p) {
+    told *t = user;
+    (void)p;
+    for (int d = 0; t->calls == 0 && d < 2; d++) sem_wait(&failures);
+    t->calls++;
+    return 0;
+}
+
+static void test_all_fail_at_once(void) {
+    test_begin("devices that fail while the caller is busy: one is the reason, the other a warning all the same");
+    trial t;
+    plan_devices(2, 1, 1, -1);
+    open_trial(&t, "once.h5");
+    t.callbacks.progress = slow_progress;
+    sem_destroy(&failures);
+    sem_init(&failures, 0, 0);
+    CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_IO, "planted: an illegal address");
+    CHECK_INT(t.told.warnings, 1);
+    CHECK_INT(stage_done_count(t.stage), 2);
+    close_trial(&t);
+}
+
 static void test_stop(void) {
     test_begin("a stop saves the units in hand, and the next call does the rest");
     trial t;
@@ -223,6 +250,7 @@ static void test_not_the_device(void) {
     open_trial(&t, "rows.h5");
     for (size_t i = 0; i < EXAMPLES; i++) t.job->rows[i] = 1 << 20;
     CHECK_ERROR(workers_run(t.job, &t.work, t.stage), COAR_ERROR_USAGE, "row 1048576");
+    CHECK(!strstr(coar_last_error(), "device "));
     CHECK_TEXT(t.told.warning, "");
     CHECK_INT(device_calls[0] + device_calls[1], 0);
     close_trial(&t);
@@ -270,10 +298,12 @@ static void test_baseline(void) {
 }
 
 int main(void) {
+    sem_init(&failures, 0, 0);
     test_one();
     test_several();
     test_failing();
     test_all_fail();
+    test_all_fail_at_once();
     test_stop();
     test_not_the_device();
     test_shards();

@@ -78,7 +78,7 @@ static coar_status cpu_memory(const backend_settings *s, size_t *least, size_t *
     cpu_backend *b;
     TRY(create(s, &b));
     *least = cpu_memory_plan(b, cpu_memory_least(b), NULL);
-    *best = cpu_memory_plan(b, cpu_memory_best(b), NULL);
+    *best = cpu_memory_plan(b, cpu_memory_choose(b, s->memory), NULL);
     cpu_destroy(&b->base);
     return COAR_OK;
 }

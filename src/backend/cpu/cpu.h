@@ -155,6 +155,8 @@ typedef struct cpu_memory_way {
 /* The way that needs least, and the fastest. */
 cpu_memory_way cpu_memory_least(const cpu_backend *b);
 cpu_memory_way cpu_memory_best(const cpu_backend *b);
+/* The fastest of at most so many bytes; where none is, the least. */
+cpu_memory_way cpu_memory_choose(cpu_backend *b, size_t allowed);
 /* Bytes that a way takes; with `base` also places every array there. */
 size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base);
 /* Allocates b->memory and places everything, the fastest way that settings.memory allows: a worker for each thread;

@@ -176,8 +176,7 @@ cpu_memory_way cpu_memory_best(const cpu_backend *b) {
     return (cpu_memory_way){.workers = (size_t)thread_pool_size(b->settings.pool), .pack_once = true};
 }
 
-/* The fastest way that fits; the least is known to. */
-static cpu_memory_way choose_way(cpu_backend *b, size_t allowed) {
+cpu_memory_way cpu_memory_choose(cpu_backend *b, size_t allowed) {
     const cpu_memory_way least = cpu_memory_least(b);
     cpu_memory_way way = cpu_memory_best(b);
     if (cpu_memory_plan(b, way, NULL) <= allowed) return way;
@@ -196,7 +195,7 @@ coar_status cpu_memory_allocate(cpu_backend *b) {
                           (least >> 20) + 1, (cpu_memory_plan(b, cpu_memory_best(b), NULL) >> 20) + 1,
                           thread_pool_size(b->settings.pool),
                           b->settings.reverse ? " that compute nothing twice for gradients" : "", allowed >> 20);
-    const cpu_memory_way way = choose_way(b, allowed);
+    const cpu_memory_way way = cpu_memory_choose(b, allowed);
     const size_t bytes = cpu_memory_plan(b, way, NULL);
     TRY(memory_new(bytes, 1, "cpu backend", &b->memory));
     cpu_memory_plan(b, way, b->memory);

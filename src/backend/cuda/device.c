@@ -49,12 +49,14 @@ static coar_status ask_driver(int *driver, int *count) {
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: there is no CUDA driver on this machine: install one, or give --backend cpu");
-    if (*driver / 1000 < runtime / 1000) /* minor versions of one major version are compatible */
+    if (*driver / 1000 < runtime / 1000) { /* minor versions of one major version are compatible */
+        *count = 1;                        /* it would not say; where a driver was installed there is a device */
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: the driver knows CUDA up to %d.%d, this build needs %d.0: update the driver, "
             "or give --backend cpu",
             *driver / 1000, *driver % 1000 / 10, runtime / 1000);
+    }
     TRY_CUDA(cudaGetDeviceCount(count), "--backend cuda: counting devices");
     return COAR_OK;
 }
