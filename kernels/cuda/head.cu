@@ -60,20 +60,18 @@ static GPU_INLINE double margin(const float *logits, uint32_t classes, uint32_t 
     return __any_sync(ALL_LANES, undefined) ? NAN : logits[label] - largest;
 }
 
-/* The sum of exp(logits - largest): shifted by the largest logit exp cannot overflow. */
-static GPU_INLINE double exponentials(const float *logits, uint32_t classes, uint32_t lane, double *largest) {
+/* The logarithm of the sum of exp(logits): shifted by the largest logit exp cannot overflow. */
+static GPU_INLINE double log_sum_exp(const float *logits, uint32_t classes, uint32_t lane) {
     double most = -INFINITY, sum = 0;
     for (uint32_t c = lane; c < classes; c += 32) most = logits[c] > most ? (double)logits[c] : most;
-    *largest = most = largest_of_warp(most);
+    most = largest_of_warp(most);
     for (uint32_t c = lane; c < classes; c += 32) sum += exp(logits[c] - most);
-    return sum_of_warp(sum);
+    return most + log(sum_of_warp(sum));
 }
 
 /* -log softmax(logits)[label] */
 static GPU_INLINE double loss(const float *logits, uint32_t classes, uint32_t label, uint32_t lane) {
-    double largest;
-    const double sum = exponentials(logits, classes, lane, &largest);
-    return largest + log(sum) - logits[label];
+    return log_sum_exp(logits, classes, lane) - logits[label];
 }
 
 static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
@@ -155,16 +153,16 @@ static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
     const uint32_t lane = threadIdx.x % 32, pair = blockIdx.x * OUTPUT_WARPS + threadIdx.x / 32;
     if (pair >= pairs) return; /* whole warps */
     const float *row = logits + (size_t)pair * stride;
+    gradient += (size_t)pair * stride;
     const bool labelled = kind != GPU_OUTPUT_CLASS && kind != GPU_OUTPUT_DIFFERENCE;
     const uint32_t plus = labelled ? (uint32_t)label[example[pair]] : a;
     uint32_t minus = kind == GPU_OUTPUT_DIFFERENCE ? b : UINT32_MAX;
     if (kind == GPU_OUTPUT_MARGIN) minus = largest_other(row, classes, plus, lane);
-    double largest = -INFINITY, sum = 0;
-    if (kind == GPU_OUTPUT_LOSS) sum = exponentials(row, classes, lane, &largest);
+    const double whole = kind == GPU_OUTPUT_LOSS ? log_sum_exp(row, classes, lane) : 0;
     for (uint32_t c = lane; c < stride; c += 32) {
         double value = (c == plus) - (c == minus);
-        if (kind == GPU_OUTPUT_LOSS) value = exp(row[c] - largest) / sum - value;
-        gradient[(size_t)pair * stride + c] = from_float<T>(c < classes ? loss_scale * (float)value : 0);
+        if (kind == GPU_OUTPUT_LOSS) value = exp(row[c] - whole) - value; /* a quotient spills on sm_100 */
+        gradient[c] = from_float<T>(c < classes ? loss_scale * (float)value : 0);
     }
 }
 
