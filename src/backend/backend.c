@@ -24,7 +24,7 @@ static coar_status check_devices(const backend_interface *b, int *count) {
     return b->devices ? b->devices(count) : COAR_OK;
 }
 
-/* The last ones need no device. A device that is there and is not used is worth a line, none at all is not. */
+/* The last ones need no device. A device that may be there and is not used is worth a line, none at all is not. */
 static const backend_interface *fastest(const coar_callbacks *callbacks) {
     size_t i = 0;
     int count = 0;

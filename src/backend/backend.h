@@ -84,8 +84,8 @@ typedef struct backend_interface {
     const char *const *precisions;
 
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
-     * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is one that cannot be used. NULL: one, the
-     * machine itself. */
+     * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is or may be one that cannot be used. NULL:
+     * one, the machine itself. */
     coar_status (*devices)(int *count);
 
     /* Bytes that prepare would take at least, and with settings.memory. A device or the reference says as `best` what it
@@ -149,8 +149,8 @@ extern const backend_interface backend_cpu;
 extern const backend_interface backend_cuda; /* in builds with CUDA */
 
 /* "cpu", "reference", "cuda"; NULL = the fastest that is part of this build and has a device. A backend without a
- * device is an error when it is named, and passed over when it is not; a device that is there and cannot be used gets a
- * warning then. */
+ * device is an error when it is named, and passed over when it is not; a device that is there, or may be, and cannot be
+ * used gets a warning then. */
 coar_status backend_find(const char *name, const coar_callbacks *callbacks, const backend_interface **out);
 
 /* What every bind checks first: no more examples than prepared for, labels below the number of classes. */

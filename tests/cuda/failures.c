@@ -25,15 +25,19 @@ static void set(const char *name, const char *value) {
 
 /* ---------------------------------------------------------------------------------------- no device */
 
+/* For each of the three times that a machine is asked: cudaErrorSystemNotReady. */
+#define NOT_READY "cudaGetDeviceCount:0:802"
+
 static void machines(void) {
     static const struct machine {
         const char *what, *variable, *value, *text;
-        bool there; /* a device is, and is not used: worth a warning */
+        bool there; /* a device is, or may be, and is not used: worth a warning */
     } machines[] = {
         {"no driver", "COAR_STANDIN_DRIVER", "0", "driver", false},
         {"an old driver", "COAR_STANDIN_DRIVER", "11040", "driver knows CUDA up to 11.4", true},
         {"no device", "COAR_STANDIN_DEVICES", "0", "device", false},
         {"an older architecture", "COAR_STANDIN_CAPABILITY", "7.5", "compute capability 7.5", true},
+        {"a driver that is not ready", "COAR_STANDIN_FAIL", NOT_READY "," NOT_READY "," NOT_READY, "do not fit", true},
     };
     for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
         const struct machine *m = &machines[i];

@@ -40,30 +40,33 @@ static coar_status describe(int index, int driver, cuda_device *d) {
     return COAR_OK;
 }
 
-/* The driver's version, and how many devices it shows. */
+/* The driver's version, and how many devices it shows. After a failure *count is 1 unless it is known that there is
+ * none: where a driver was installed there may be a device. */
 static coar_status ask_driver(int *driver, int *count) {
     int runtime = 0;
+    *count = 1;
     TRY_CUDA(cudaDriverGetVersion(driver), "--backend cuda: the CUDA driver");
     TRY_CUDA(cudaRuntimeGetVersion(&runtime), "--backend cuda: the CUDA runtime");
-    if (*driver == 0)
+    if (*driver == 0) {
+        *count = 0;
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: there is no CUDA driver on this machine: install one, or give --backend cpu");
-    if (*driver / 1000 < runtime / 1000) { /* minor versions of one major version are compatible */
-        *count = 1;                        /* it would not say; where a driver was installed there is a device */
+    }
+    if (*driver / 1000 < runtime / 1000) /* minor versions of one major version are compatible */
         return status_set(
             COAR_ERROR_UNSUPPORTED,
             "--backend cuda: the driver knows CUDA up to %d.%d, this build needs %d.0: update the driver, "
             "or give --backend cpu",
             *driver / 1000, *driver % 1000 / 10, runtime / 1000);
-    }
-    TRY_CUDA(cudaGetDeviceCount(count), "--backend cuda: counting devices");
+    const cudaError_t error = cudaGetDeviceCount(count);
+    if (error != cudaSuccess) *count = error != cudaErrorNoDevice;
+    TRY_CUDA(error, "--backend cuda: counting devices");
     return COAR_OK;
 }
 
 coar_status cuda_device_count(int *count) {
     int driver = 0;
-    *count = 0;
     TRY(ask_driver(&driver, count));
     for (int i = 0; i < *count; i++) {
         int major;
