@@ -226,16 +226,10 @@ static coar_status run_pass(cuda_backend *b, void *context) {
     return cuda_batches_run(b, call->masks, call->outputs);
 }
 
-static coar_status check_masks(const cuda_backend *b, const mask_range *masks) {
-    if (masks->n == b->settings.graph->components) return COAR_OK;
-    return status_set(COAR_ERROR_INTERNAL, "cuda: masks of %u components for a model of %u", masks->n,
-                      b->settings.graph->components);
-}
-
 static coar_status cuda_run(backend *base, const mask_range *masks, float *outputs) {
     cuda_backend *b = cuda_self(base);
     run_call call = {masks, outputs};
-    TRY(check_masks(b, masks));
+    TRY(backend_check_masks(&b->settings, masks));
     if (!masks->count || !b->examples) return COAR_OK;
     TRY(with_smaller_batches(b, run_pass, &call));
     b->passes += (double)masks->count * b->examples;
@@ -274,9 +268,8 @@ static coar_status cuda_run_reverse(backend *base, reverse_kind kind, size_t out
                                     float *gradients, float *outputs) {
     cuda_backend *b = cuda_self(base);
     reverse_call call = {kind, output, masks, gradients, outputs};
-    TRY(check_masks(b, masks));
-    if (!b->settings.reverse || output >= b->settings.output_count)
-        return status_set(COAR_ERROR_INTERNAL, "cuda: not prepared for a reverse pass of output %zu", output);
+    TRY(backend_check_reverse(&b->settings, b->examples, kind, output, masks));
+    /* A path is one batch here, so memory is planned for its length. */
     if (kind == REVERSE_CONDUCTANCE && b->examples > b->settings.path_examples)
         return status_set(COAR_ERROR_INTERNAL, "cuda: %u examples bound, not prepared for paths of more than %u",
                           b->examples, b->settings.path_examples);
