@@ -242,6 +242,39 @@ static void bad_plans(const graph *g) {
     engine_close(&e);
 }
 
+/* The batch that data gradients are chosen for: calls of gradients are 32 pairs for each of 1, 2, 4 ... 16 masks, and
+ * where that is a batch or more no pair beside them may be computed. */
+static void tuned_batches(const graph *g) {
+    static const int multiprocessors[] = {1, 3, 5, 6, 17}; /* full at 29, 86, 143, 171 and 484 pairs */
+    const size_t plenty = (size_t)64 << 30;
+    cuda_backend *b;
+    engine e;
+    engine_options o = reverse_options("cuda", "bf16");
+    o.examples = 1024;
+    o.masks = 64;
+    engine_plan(&e, g, o);
+    CHECK_OK(cuda_describe(&e.settings, &b));
+    for (size_t i = 0; i < sizeof multiprocessors / sizeof *multiprocessors; i++) {
+        b->device.multiprocessors = multiprocessors[i];
+        const uint32_t useful = cuda_memory_useful_pairs(b, CUDA_REVERSE);
+        const uint32_t pairs = cuda_memory_tuned_pairs(b, CUDA_REVERSE, plenty);
+        test_begin("a device that %u pairs fill: batches that divide calls of gradients", useful);
+        CHECK(pairs <= useful && 2 * pairs > useful);
+        for (uint32_t call = 32; call <= 512; call *= 2)
+            if (call >= pairs) CHECK_INT(call % pairs, 0);
+        CHECK_INT(cuda_memory_tuned_pairs(b, CUDA_FORWARD, plenty), cuda_memory_useful_pairs(b, CUDA_FORWARD));
+    }
+    test_begin("reverse passes have a small part of the device, but one mask of 32 examples where half holds it");
+    b->device.multiprocessors = 6;
+    const size_t full = cuda_memory_bytes(b, CUDA_REVERSE, 128), mask = cuda_memory_bytes(b, CUDA_REVERSE, 32);
+    CHECK_INT(cuda_memory_tuned_pairs(b, CUDA_REVERSE, 16 * full), 128);
+    CHECK_INT(cuda_memory_tuned_pairs(b, CUDA_REVERSE, 16 * full - 1), 64);
+    CHECK_INT(cuda_memory_tuned_pairs(b, CUDA_REVERSE, 2 * mask), 32);
+    CHECK_INT(cuda_memory_tuned_pairs(b, CUDA_REVERSE, 2 * mask - 1), 16);
+    cuda_destroy(&b->base);
+    engine_close(&e);
+}
+
 int main(void) {
     static const float levels[] = {1, 1, 0.5f, 0, 1.25f};
     graph *g = network();
@@ -256,6 +289,7 @@ int main(void) {
     paths(g, keeps);
     refused(g, keeps);
     bad_plans(g);
+    tuned_batches(g);
     free(keeps);
     graph_destroy(g);
     test_begin("nothing is left");

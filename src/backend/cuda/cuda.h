@@ -202,6 +202,10 @@ size_t cuda_memory_bytes(struct cuda_backend *b, cuda_mode mode, uint32_t pairs)
 /* More pairs than this gain nothing: every layer fills the device several times, or there are no more. Of reverse
  * passes not less than the examples of a path. */
 uint32_t cuda_memory_useful_pairs(const struct cuda_backend *b, cuda_mode mode);
+/* The batch that a plan is tuned for on a device of `total` bytes of memory: the plan's own where it has one, else what
+ * fills the device, in part of its memory. A function of model, precision and device alone, for backends of large jobs
+ * without paths: it decides bits when a library's form is chosen. */
+uint32_t cuda_memory_tuned_pairs(struct cuda_backend *b, cuda_mode mode, size_t total);
 /* What backend_interface.memory says. */
 void cuda_memory_sizes(struct cuda_backend *b, size_t *least, size_t *best);
 /* Takes the memory for as many pairs as are useful and allowed; fewer when the device refuses. */

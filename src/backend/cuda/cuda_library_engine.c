@@ -133,21 +133,6 @@ static coar_status describe(const graph *g, const numerics_plan *plan, int devic
     return cuda_describe(&s, out);
 }
 
-/* The batch that a plan is tuned for: what fills the device, in half of its memory at most. A function of the model,
- * the precision and the device alone: it decides bits when a library's form is chosen. Averaged gradients come in masks
- * of 32 examples: of reverse passes, the batch holds whole ones where it holds any. */
-static coar_status planned_pairs(cuda_backend *b, cuda_mode mode, uint32_t *pairs) {
-    enum { BLOCK = 32 };
-    const numerics_plan *plan = b->settings.plan;
-    size_t available, total;
-    TRY_CUDA(cudaMemGetInfo(&available, &total), "CUDA device %d: memory", b->device.index);
-    *pairs = cuda_memory_useful_pairs(b, mode);
-    if (mode == CUDA_REVERSE ? plan->reverse_pairs : plan->pairs) return COAR_OK; /* tuned already */
-    while (*pairs > 1 && cuda_memory_bytes(b, mode, *pairs) > total / 2) *pairs /= 2;
-    if (mode == CUDA_REVERSE && *pairs > BLOCK) *pairs -= *pairs % BLOCK;
-    return COAR_OK;
-}
-
 /* The convolutions, or data gradients, of a plan: what is asked about them, and for which op. */
 typedef struct layer_list {
     cuda_backend *backend;
@@ -174,7 +159,9 @@ static coar_status list_open(const graph *g, const numerics_plan *plan, int devi
                              cuda_mode mode, layer_list *l) {
     *l = (layer_list){.count = 0};
     TRY(describe(g, plan, device, t, mode, &l->backend));
-    TRY(planned_pairs(l->backend, mode, &l->pairs));
+    size_t available, total;
+    TRY_CUDA(cudaMemGetInfo(&available, &total), "CUDA device %d: memory", device);
+    l->pairs = cuda_memory_tuned_pairs(l->backend, mode, total);
     TRY(memory_new(g->op_count, sizeof *l->layers, "layers", &l->layers));
     TRY(memory_new(g->op_count, sizeof *l->op, "layers", &l->op));
     for (size_t i = 0; i < g->op_count; i++) {

@@ -213,6 +213,21 @@ uint32_t cuda_memory_useful_pairs(const cuda_backend *b, cuda_mode mode) {
     return (uint32_t)(pairs < all ? pairs : all);
 }
 
+/* Averaged gradients, most of what reverse passes are for, come in masks of 32 examples, a power of two of them in a
+ * call. The plan's batch is filled whatever is left, so it is a power of two as well: it divides these calls. A pair of
+ * a reverse pass takes several times the memory of a forward pass, and jobs are refused whose --memory does not hold
+ * the batch: beyond one such mask, it gets a small part of the device. */
+uint32_t cuda_memory_tuned_pairs(cuda_backend *b, cuda_mode mode, size_t total) {
+    enum { MASK_PAIRS = 32 };
+    const bool reverse = mode == CUDA_REVERSE;
+    uint32_t pairs = cuda_memory_useful_pairs(b, mode);
+    if (cuda_planned_pairs(b, mode)) return pairs;
+    while (reverse && pairs & (pairs - 1)) pairs &= pairs - 1; /* its highest bit */
+    while (pairs > 1 && cuda_memory_bytes(b, mode, pairs) > (reverse && pairs > MASK_PAIRS ? total / 16 : total / 2))
+        pairs /= 2;
+    return pairs;
+}
+
 /* ------------------------------------------------------------------------------------------- taking */
 
 /* Kinds of passes that will be asked for. */
