@@ -91,20 +91,15 @@ static coar_status choose(const graph *g, int device, const plan_timing *timing,
     return timing ? cuda_choose_plan(g, device, timing, plan) : COAR_OK;
 }
 
-/* A library's form is for one size of batches: without it, sums could depend on the memory of a job. `of`: what the
- * plan's kernel is for. */
-static coar_status check_kernel(const numerics_plan *plan, size_t i, const char *kernel, uint32_t pairs,
-                                const char *of) {
+/* A library's form is for one size of batches: without it, sums could depend on the memory of a job. */
+static coar_status check_kernel(const numerics_plan *plan, size_t i, bool data) {
     int form;
-    const cuda_engine *engine = cuda_engine_find(cuda_type(plan), kernel, &form);
-    if (!engine)
-        return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan%s", plan->name[i],
-                          kernel, of);
-    if (engine != &cuda_engine_own && !pairs)
-        return status_set(COAR_ERROR_MISMATCH,
-                          "layer '%s': kernel '%s' of its plan%s is for batches of one size, and the plan names none",
-                          plan->name[i], kernel, of);
-    return COAR_OK;
+    const cuda_engine *engine;
+    TRY(cuda_engine_find(plan, i, data, &engine, &form));
+    if (engine == &cuda_engine_own || (data ? plan->reverse_pairs : plan->pairs)) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH,
+                      "layer '%s': kernel '%s' of its plan%s is for batches of one size, and the plan names none",
+                      plan->name[i], data ? plan->data[i] : plan->kernel[i], data ? " for the data gradient" : "");
 }
 
 static coar_status check(const numerics_plan *plan, int device) {
@@ -114,8 +109,8 @@ static coar_status check(const numerics_plan *plan, int device) {
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, this machine's is %s",
                           plan->layers ? plan->name[0] : "", plan->device_class, class);
     for (size_t i = 0; i < plan->layers; i++) {
-        if (plan->form[i] == FORM_NAMED) TRY(check_kernel(plan, i, plan->kernel[i], plan->pairs, ""));
-        if (plan->data[i][0]) TRY(check_kernel(plan, i, plan->data[i], plan->reverse_pairs, " for the data gradient"));
+        if (plan->form[i] == FORM_NAMED) TRY(check_kernel(plan, i, false));
+        if (plan->data[i][0]) TRY(check_kernel(plan, i, true));
     }
     return COAR_OK;
 }

@@ -123,8 +123,9 @@ typedef struct cuda_engine {
     void (*release)(cuda_layer *layer); /* frees layer->state. NULL = nothing */
 } cuda_engine;
 
-/* The engine of a plan's kernel, and its number there; NULL when this build has none. */
-const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form);
+/* The engine of the kernel that the plan names for layer i, or (data) for its data gradient, and its number there.
+ * COAR_ERROR_MISMATCH when this build has none. */
+coar_status cuda_engine_find(const numerics_plan *plan, size_t i, bool data, const cuda_engine **engine, int *form);
 extern const cuda_engine cuda_engine_own;
 
 /* "cuDNN/cuBLAS" of the device class: versions of the libraries that this build calls, "none" for one that it does

@@ -15,13 +15,21 @@ static const cuda_engine *const engines[] = {
     &cuda_engine_own,
 };
 
-const cuda_engine *cuda_engine_find(gpu_type type, const char *kernel, int *form) {
+static const cuda_engine *find_engine(gpu_type type, const char *kernel, int *form) {
     for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
         const size_t length = strlen(engines[i]->prefix);
         if (!strncmp(kernel, engines[i]->prefix, length) && engines[i]->find(type, kernel + length, form))
             return engines[i];
     }
     return NULL;
+}
+
+coar_status cuda_engine_find(const numerics_plan *plan, size_t i, bool data, const cuda_engine **engine, int *form) {
+    const char *kernel = data ? plan->data[i] : plan->kernel[i];
+    *engine = find_engine(cuda_type(plan), kernel, form);
+    if (*engine) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan%s", plan->name[i],
+                      kernel, data ? " for the data gradient" : "");
 }
 
 void cuda_library_versions(char *text, size_t size) {

@@ -12,10 +12,7 @@
 static coar_status describe_conv(const cuda_backend *b, size_t i, cuda_layer *layer) {
     const numerics_plan *plan = b->settings.plan;
     layer->splits = plan->splits[i];
-    layer->engine = cuda_engine_find(b->type, plan->kernel[i], &layer->form);
-    if (layer->engine) return COAR_OK;
-    return status_set(COAR_ERROR_MISMATCH, "layer '%s': this build has no kernel '%s' of its plan", plan->name[i],
-                      plan->kernel[i]);
+    return cuda_engine_find(plan, i, false, &layer->engine, &layer->form);
 }
 
 /* Where the plan names a library's form, the forward half of a reverse pass takes our own kernel by rule: libraries'
@@ -33,15 +30,12 @@ static void describe_saving(const cuda_backend *b, cuda_layer *layer) {
 static coar_status describe_transposed(const cuda_backend *b, size_t i, cuda_layer *layer) {
     const numerics_plan *plan = b->settings.plan;
     const gpu_conv c = cuda_layer_transposed(b, layer, CUDA_TYPICAL_PAIRS);
+    const cuda_engine *engine;
     int form;
     layer->data_engine = &cuda_engine_own;
     layer->data_form = cuda_choose_own_form(&c);
     if (!plan->data[i][0]) return COAR_OK;
-    const cuda_engine *engine = cuda_engine_find(b->type, plan->data[i], &form);
-    if (!engine)
-        return status_set(COAR_ERROR_MISMATCH,
-                          "layer '%s': this build has no kernel '%s' of its plan for the data gradient", plan->name[i],
-                          plan->data[i]);
+    TRY(cuda_engine_find(plan, i, true, &engine, &form));
     if (engine != &cuda_engine_own && b->settings.path_examples) return COAR_OK;
     layer->data_engine = engine;
     layer->data_form = form;
