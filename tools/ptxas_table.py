@@ -23,7 +23,9 @@ DYNAMIC = [
     (r"conv_mma_kernel<conv_mma_tile<\w+, (\d+), (\d+), (\d+), (\d+),", lambda m, n, row, stages: (m + n) * row * stages),
     (r"conv_f32_kernel<conv_f32_tile<(\d+), (\d+), (\d+),", lambda m, n, stages: (m + n) * 64 * stages),
     (r"attention_mma_kernel<\w+, (\d+)>", lambda width: 768 * width),
+    (r"attention_reverse_mma_kernel<\w+, (\d+),", lambda width: 512 * width + 2 * (64 if width <= 64 else 32) * (4 * width + 8)),
     (r"attention_plain_kernel<", lambda: ((2 * 32 + 4 * 8) * 132 + 4 * 8 * 32) * 4),  # heads of 128, 8 warps
+    (r"attention_reverse_kernel<", lambda: 2 * ((32 + 4 * 8) * 132 + 4 * 8 * 32) * 4),  # likewise
 ]
 
 
@@ -61,10 +63,20 @@ def read_logs(folder):
     return kernels
 
 
+def short_name(name):
+    """A kernel's name with its template's arguments, enumerators among them as `gather 1`; without its parameters."""
+    name, depth = re.sub(r"^void ", "", name.replace("(anonymous namespace)::", "")), 0
+    for at, character in enumerate(name):
+        if character == "(" and not depth:
+            name = name[:at]
+            break
+        depth += (character == "<") - (character == ">")
+    return re.sub(r"\((?:\w+_)?(\w+)\)", r"\1 ", name)
+
+
 def demangle(names):
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    short = [re.sub(r"^void ", "", line) for line in text.splitlines()]
-    return dict(zip(names, [re.sub(r"\(conv_gather\)", "gather ", re.sub(r"\((?!conv_gather).*", "", s)) for s in short]))
+    return dict(zip(names, map(short_name, text.splitlines())))
 
 
 def threads_of(folder, files):
@@ -106,6 +118,8 @@ def table(folder, kernels):
         shared = max(f["shared"] for f in facts.values()) + dynamic_shared(name)
         registers = ", ".join(str(facts[a]["registers"]) if a in facts else "-" for a in archs)
         parts = [f"{100 * occupancy(a, count, facts[a]['registers'], shared):.0f}" if a in facts and count else "-" for a in archs]
+        if (file, name) in rows:
+            sys.exit(f"{file}: two kernels are named {name}: short_name must tell them apart")
         rows[(file, name)] = f"| `{name}` | {count or '-'} | {shared:,} | {registers} | {', '.join(parts)} |"
     return "\n".join(lines + [rows[key] for key in sorted(rows)])
 
