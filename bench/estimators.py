@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Every table of docs/estimators.md from coar's command line: correlations, wall times, coverage of standard errors.
+"""Every table of figures of docs/estimators.md from coar's command line: correlations, wall times, coverage of standard
+errors, cost of large jobs.
 
-    bench/estimators.py BUILD FOLDER [--networks LIST] [--seeds 0,1,2] [--parts fits,coverage] [--threads T] [--print]
-                        [--quick]
+    bench/estimators.py BUILD FOLDER [--networks LIST] [--seeds 0,1,2] [--parts fits,coverage,large] [--threads T]
+                        [--print] [--quick]
 
 BUILD holds the coar binary; data, runs and results go to FOLDER. Networks: digits-resnet and digits-vit come with the
 project, resnet20, resnet32 and vit from the shared material (COAR_SHARED, default ../shared; left out with a message
@@ -13,8 +14,9 @@ prints what the folder has.
 A fit's time is that of all commands that lead to it (coar gradients, coar ablate, coar fit), each from its start to its
 end, added over the extensions of one run. Tables have the first seed's, so measure that on an idle machine; the others'
 correlations do not depend on what else runs (--seeds 1,2 first, then all three). With seed 0 alone: fits of more than
-2,000 masks, calibration of 16, 32 and 256 reverse passes, and coar run. Coverage (interval_coverage.py) has no times
-and needs numpy and h5py. --quick: few masks and examples, one seed, digits-resnet: a test of the script.
+2,000 masks, calibration of 16, 32 and 256 reverse passes, and coar run. Coverage (interval_coverage.py) has no times;
+large (large_jobs.py) takes minutes and half a gigabyte of disk. Both need numpy and h5py. --quick: few masks and
+examples, one seed, digits-resnet: a test of the script.
 """
 import argparse
 import dataclasses
@@ -26,6 +28,7 @@ import sys
 import time
 
 import interval_coverage
+import large_jobs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.environ.get("COAR_SHARED", os.path.join(ROOT, "..", "shared"))
@@ -66,7 +69,7 @@ NETWORKS = {
     "vit": {**shared("vit-cifar10.safetensors", "vit_examples.npy"), "n": 4608, "alpha": 0.05, "others": (0.10,),
             "fresh": 300, "masks": (500, 1000, 2000, 5000)},
 }
-QUICK = {"masks": (200,), "fresh": 40, "examples": "0:24", "others": (), "passes": (16,), "calibrated": ((16, 64),),
+QUICK = {"masks": (200, 792), "fresh": 40, "examples": "0:24", "passes": (16,), "calibrated": ((16, 64),),
          "calibrated_first": ()}
 
 
@@ -95,12 +98,13 @@ class Session:
             os.replace(self.path + ".tmp", self.path)
         return self.results[key]
 
-    def run(self, *command):
-        """(seconds, standard output) of one command."""
+    def run(self, *command, under=()):
+        """(seconds, standard output) of one command; under: of a program that is to run it."""
         print("coar", *command, file=sys.stderr, flush=True)
         start = time.monotonic()
         threads = [] if command[0] == "info" else self.threads
-        done = subprocess.run([self.coar, *command, *threads], stdout=subprocess.PIPE, text=True, cwd=self.folder)
+        done = subprocess.run([*under, self.coar, *command, *threads], stdout=subprocess.PIPE, text=True,
+                              cwd=self.folder)
         if done.returncode:
             sys.exit(f"coar {command[0]} ended with {done.returncode}; see the line above")
         return time.monotonic() - start, done.stdout
@@ -387,7 +391,14 @@ def measure_coverage(session, arguments):
     as_far_as_measured(interval_coverage.report_planted, session, arguments.quick)
 
 
-PARTS = {"fits": measure_fits, "coverage": measure_coverage}
+def measure_large(session, arguments):
+    rows = {}
+    as_far_as_measured(large_jobs.measure, session, arguments.quick, rows)
+    if rows:
+        large_jobs.report(rows)
+
+
+PARTS = {"fits": measure_fits, "coverage": measure_coverage, "large": measure_large}
 
 
 def list_of(known, what):

@@ -10,9 +10,9 @@ alpha): well below 1 is small.
 import os
 import sys
 
-ALPHA_PLANTED = 0.10
 Z90 = 1.645  # of a normal distribution, 90 % lie within
 TRUTH_SEED = 77
+ROWS = 1000  # masks that are drawn and summed over at once: in doubles, all of a large job would not fit
 
 # examples: how many of the network's; truth: masks of least squares; passes: reverse; masks: of the fits.
 JOBS = {
@@ -21,7 +21,7 @@ JOBS = {
 }
 QUICK = {"examples": 8, "truth": 300, "passes": 16, "masks": (200,)}
 # Planted weights are normal, each component with a variance of its own. noise: a share of the deviation they explain.
-PLANTED = {"components": 180, "examples": 64, "masks": 1000, "noise": (1.0, 0.1)}
+PLANTED = {"components": 180, "examples": 64, "masks": 1000, "alpha": 0.10, "noise": (1.0, 0.1)}
 
 
 def libraries():
@@ -31,7 +31,7 @@ def libraries():
         import numpy
         return numpy, h5py
     except ImportError as error:
-        print(f"coverage is left out: {error}; take a Python that has numpy and h5py", file=sys.stderr)
+        print(f"coverage and large jobs are left out: {error}; take a Python that has numpy and h5py", file=sys.stderr)
         return None, None
 
 
@@ -130,15 +130,22 @@ def report(session, network, spec, quick):
         print_shares(np, fit, penalty / unit, shares(np, weight, error, truth, truth_error))
 
 
-def plant(np, noise):
-    """(weights, masks, outputs): bool [m, n] and f32 [m, N] as coar fit reads them."""
+def explained(np, masks, weight):
+    """What the components that are kept add up to: [m, N]."""
+    return np.concatenate([masks[row:row + ROWS] @ weight.T for row in range(0, len(masks), ROWS)])
+
+
+def plant(np, components, masks, examples, alpha, noise):
+    """(weights, masks, outputs): f64 [N, n], and bool [m, n] and f32 [m, N] as coar fit reads them."""
     random = np.random.default_rng(5)
-    N, n, m = (PLANTED[key] for key in ("examples", "components", "masks"))
-    masks = random.random((m, n)) >= ALPHA_PLANTED
-    weight = np.exp(random.normal(size=n)) * random.normal(size=(N, n))
-    explained = masks @ weight.T
-    outputs = explained + noise * explained.std(axis=0) * random.normal(size=(m, N))
-    return weight, masks, outputs.astype(np.float32)
+    keep = np.empty((masks, components), bool)
+    for row in range(0, masks, ROWS):
+        part = keep[row:row + ROWS]
+        part[:] = random.random(part.shape) >= alpha
+    weight = np.exp(random.normal(size=components)) * random.normal(size=(examples, components))
+    outputs = explained(np, keep, weight)
+    outputs += noise * outputs.std(axis=0) * random.normal(size=outputs.shape)
+    return weight, keep, outputs.astype(np.float32)
 
 
 def report_planted(session, quick):
@@ -148,7 +155,7 @@ def report_planted(session, quick):
         return
     for noise in PLANTED["noise"][-1:] if quick else PLANTED["noise"]:
         name, estimators = f"planted-{noise}", ("ols", "ridge", "eb")
-        truth, *arrays = plant(np, noise)
+        truth, *arrays = plant(np, **{**PLANTED, "noise": noise})
         files = [f"{name}-masks.npy", f"{name}-outputs.npy"]
         for file, array in zip(files, arrays):
             session.once(file, lambda file=file, array=array: np.save(os.path.join(session.folder, file), array))
@@ -158,7 +165,7 @@ def report_planted(session, quick):
         print(f"\n### Coverage, planted weights: {truth.shape[1]} components, {PLANTED['masks']} masks, noise {noise} "
               "of what they explain\n")
         print_head()
-        unit = PLANTED["masks"] * ALPHA_PLANTED * (1 - ALPHA_PLANTED)
+        unit = PLANTED["masks"] * PLANTED["alpha"] * (1 - PLANTED["alpha"])
         for estimator in estimators:
             weight, error, penalty = read(h5py, os.path.join(session.folder, f"{name}-{estimator}.h5"), estimator)
             print_shares(np, estimator, penalty / unit, shares(np, weight, error, truth, np.zeros_like(truth)))
