@@ -248,13 +248,18 @@ class Experiment:
         """Masks of this seed: what takes most of the time is done for the first alone."""
         return self.spec["masks"][-1] if self.seed == 0 else max(m for m in self.spec["masks"] if m <= 2000)
 
+    def decide(self, run, budget):
+        """(seconds, the fit that coar run takes)."""
+        seconds, text = self.session.run("run", *self.job(run), *budget, "--json")
+        return seconds, json.loads(text)["fits"][0]["fit"]
+
     def budgeted(self):
         """coar run, which decides how many passes it makes. Its time includes its own evaluation and report."""
         for label, budget in BUDGETS.items():
             run = f"{self.name}-{'-'.join(('run', *budget[1:]))}.h5"
-            seconds = self.session.seconds(self.key(label), "run", *self.job(run), *budget)
+            seconds, fit = self.session.once(self.key(label, "decided"),
+                                             lambda run=run, budget=budget: self.decide(run, budget))
             info = self.session.info(self.key(label, "info"), run)
-            fit = max((fit["name"] for fit in info["fits"]), key=("grad", "grad+eb").index)
             found = self.evaluate((label, "evaluate"), run, fit, (self.spec["alpha"],))
             self.budgets[f"{label}: {fit}"] = Row(int(info["gradients"][0]["passes"]), info["masks"], seconds,
                                                   {e["alpha"]: e for e in found})

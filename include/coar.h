@@ -277,14 +277,14 @@ typedef struct coar_budget_options {
 typedef struct coar_budget_result {
     uint32_t passes, steps;      /* k */
     uint64_t masks;              /* m */
-    char estimator[16];          /* the last step's: grad or grad+eb */
+    char estimator[16];          /* the fit to take: grad, or grad+eb where it predicts at least 0.005 more */
     int settled;                 /* stopped because another doubling adds little, not because the budget is spent */
     double predicted;            /* correlation on fresh masks */
     double seconds;
 } coar_budget_result;
 
 /* Chooses and makes the passes that a budget is best spent on (docs/estimators.md): reverse passes doubled from 16 to at
- * most 256, then forward passes doubled, a fit after every step; ends when a doubling of reverse passes, or two of
+ * most 512, then forward passes doubled, a fit after every step; ends when a doubling of reverse passes, or two of
  * forward passes in a row, raise the predicted correlation by less than 0.005 each, or when the budget is spent. The
  * fits `grad` and `grad+eb` stay in the run. A rerun goes on where the last one was stopped. */
 COAR_API coar_status coar_budget(const coar_budget_options *options, coar_budget_result *result);

@@ -320,10 +320,18 @@ static bool fit_takes(const budget_run *run, const budget_step *step) {
     return false;
 }
 
-/* A budget that ended with the fit of the residuals leaves the calibrated gradients beside it made from the same masks. */
-static coar_status refresh_gradients(const budget_run *run, const char *estimator) {
-    coar_fit_result result;
-    return strcmp(estimator, "grad+eb") ? COAR_OK : fit_with(run, "grad", &result);
+/* Where a budget ended with the fit of the residuals, the calibrated gradients are made from the same masks beside it.
+ * They are the result unless it predicts enough more: fitted to the outputs' noise it can be worse by more than a
+ * prediction shows, and gradients cannot. */
+static coar_status choose_fit(const budget_run *run, coar_budget_result *r) {
+    coar_fit_result gradients;
+    snprintf(r->estimator, sizeof r->estimator, "%s", step_estimator(run, &run->steps[run->count - 1]));
+    if (strcmp(r->estimator, "grad+eb") != 0) return COAR_OK;
+    TRY(fit_with(run, "grad", &gradients));
+    if (r->predicted - gradients.predicted >= SETTLED_GAIN) return COAR_OK;
+    snprintf(r->estimator, sizeof r->estimator, "grad");
+    r->predicted = gradients.predicted;
+    return COAR_OK;
 }
 
 static step_choice choose_step(const budget_run *run, budget_step *next) {
@@ -357,8 +365,7 @@ coar_status coar_budget(const coar_budget_options *options, coar_budget_result *
         .predicted = last->predicted,
         .seconds = clock_seconds() - run.start,
     };
-    snprintf(r.estimator, sizeof r.estimator, "%s", step_estimator(&run, last));
-    TRY(refresh_gradients(&run, r.estimator));
+    TRY(choose_fit(&run, &r));
     if (result) *result = r;
     return COAR_OK;
 }
