@@ -180,3 +180,33 @@ void fits_check_golden(const fixture *f, const char *name, const char *estimator
     }
     npy_close(&expected);
 }
+
+double fits_normal(uint64_t seed, size_t i) {
+    double sum = 0;
+    for (size_t k = 0; k < 12; k++) sum += fits_noise(seed, 12 * i + k);
+    return sum / 2;
+}
+
+double fits_uneven_deviation(size_t j) {
+    return j % 4 ? .1 : 1;
+}
+
+double fits_uneven(size_t z, size_t j) {
+    return fits_uneven_deviation(j) * fits_normal(100 + z, j);
+}
+
+fixture fits_uneven_problem(size_t m, uint32_t n, size_t N, double alpha, double level) {
+    fixture f = fixture_new(m, n, N);
+    double *weight = fits_new(n, sizeof *weight); /* they take longer to draw than to use */
+    f.masks = fits_masks(m, n, alpha, 11);
+    for (size_t z = 0; z < N; z++) {
+        for (size_t j = 0; j < n; j++) weight[j] = fits_uneven(z, j);
+        for (size_t i = 0; i < m; i++) {
+            double y = 2 + level * fits_normal(9000 + z, i);
+            for (size_t j = 0; j < n; j++) y += fits_bit(f.masks, n, i, j) * weight[j];
+            f.y[i * N + z] = (float)y;
+        }
+    }
+    free(weight);
+    return f;
+}

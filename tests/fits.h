@@ -48,6 +48,15 @@ coar_status fits_read(void *context, uint64_t first, uint64_t count, float *y);
 double fits_planted(size_t z, size_t j);
 void fits_plant(fixture *f, double level);
 
+/* About normal: twelve uniform numbers. */
+double fits_normal(uint64_t seed, size_t i);
+
+/* Weights whose variance differs between components, so that a prior can be learnt: three in four hardly matter. */
+double fits_uneven_deviation(size_t j);
+double fits_uneven(size_t z, size_t j);
+/* Masks that ablate alpha, and outputs 2 + X w + level * noise with such weights. */
+fixture fits_uneven_problem(size_t m, uint32_t n, size_t N, double alpha, double level);
+
 /* Masks and outputs of golden/fit/NAME, and a check of results against golden/fit/NAME_ESTIMATOR.npy. */
 fixture fits_golden(const char *name);
 void fits_check_golden(const fixture *f, const char *name, const char *estimator);

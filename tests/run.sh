@@ -119,6 +119,7 @@ cuda_without_gpu() {
     programs build/simt/asan/tests asan/cuda/
     build release CUDA=simt plan-tests && tap cudnn_plans build/simt/plans/cudnn_plans
     build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/
+    # shellcheck disable=SC2046
     BUILD=build/simt programs tests/cuda cuda/ $(scripts tests/cuda)
 }
 

@@ -63,13 +63,9 @@ static void open_gradients(engine *e, const graph *g, engine_options o) {
     engine_plan(e, g, o);
     CHECK_OK(cuda_handles_get(0, &handles));
     put_data_forms(&e->plan, handles);
-    char *json = plan_to_json(&e->plan);
-    plan_free(&e->plan);
-    CHECK_OK(plan_from_json(g, json, "test", &e->plan));
+    plan_through_json(g, &e->plan);
     CHECK_INT(e->plan.reverse_pairs, PAIRS);
     CHECK_INT(e->plan.pairs, 0);
-    CHECK_OK(plan_check_executable(&e->plan, 0));
-    coar_free(json);
     CHECK_OK(e->interface->prepare(&e->settings, &e->b));
 }
 

@@ -71,4 +71,13 @@ static inline graph *network(void) {
     return g;
 }
 
+/* As it does between a run and its continuation. */
+static inline void plan_through_json(const graph *g, numerics_plan *plan) {
+    char *json = plan_to_json(plan);
+    plan_free(plan);
+    CHECK_OK(plan_from_json(g, json, "test", plan));
+    CHECK_OK(plan_check_executable(plan, 0));
+    coar_free(json);
+}
+
 #endif

@@ -55,12 +55,8 @@ static void open_library(engine *e, const graph *g, ablation a) {
     engine_plan(e, g, options(a, 0));
     CHECK_OK(cuda_handles_get(0, &handles));
     put_forms(&e->plan, handles);
-    char *json = plan_to_json(&e->plan);
-    plan_free(&e->plan);
-    CHECK_OK(plan_from_json(g, json, "test", &e->plan));
+    plan_through_json(g, &e->plan);
     CHECK_INT(e->plan.pairs, PAIRS);
-    CHECK_OK(plan_check_executable(&e->plan, 0));
-    coar_free(json);
     CHECK_OK(e->interface->prepare(&e->settings, &e->b));
 }
 

@@ -10,32 +10,9 @@
 
 enum { ITERATIVE = 1 }; /* dense_side */
 
-/* About normal: twelve uniform numbers. */
-static double normal(uint64_t seed, size_t i) {
-    double sum = 0;
-    for (size_t k = 0; k < 12; k++) sum += fits_noise(seed, 12 * i + k);
-    return sum / 2;
-}
-
-/* Three components in four hardly matter; the masks ablate a tenth. */
-static double weight_of(size_t z, size_t j) {
-    return (j % 4 ? .1 : 1) * normal(100 + z, j);
-}
-
 static fixture planted(size_t m, uint32_t n, size_t N, double level) {
-    fixture f = fixture_new(m, n, N);
-    double *weight = fits_new(n, sizeof *weight);
-    f.masks = fits_masks(m, n, .1, 11);
+    fixture f = fits_uneven_problem(m, n, N, .1, level);
     f.dense_side = ITERATIVE;
-    for (size_t z = 0; z < N; z++) {
-        for (size_t j = 0; j < n; j++) weight[j] = weight_of(z, j);
-        for (size_t i = 0; i < m; i++) {
-            double y = 2 + level * normal(9000 + z, i);
-            for (size_t j = 0; j < n; j++) y += fits_bit(f.masks, n, i, j) * weight[j];
-            f.y[i * N + z] = (float)y;
-        }
-    }
-    free(weight);
     return f;
 }
 
@@ -46,7 +23,7 @@ static double fresh_correlation(const fixture *f) {
     for (size_t z = 0; z < f->N; z++) {
         double aa = 0, bb = 0, ab = 0;
         for (size_t j = 0; j < f->n; j++) {
-            const double a = weight_of(z, j), b = f->weight[z * f->n + j];
+            const double a = fits_uneven(z, j), b = f->weight[z * f->n + j];
             aa += a * a, bb += b * b, ab += a * b;
         }
         sum += ab / sqrt(aa * bb);

@@ -47,48 +47,21 @@ static void test_goldens(void) {
 
 /* --------------------------------------------------------------------------------------------- planted */
 
-/* About normal: twelve uniform numbers. */
-static double normal(uint64_t seed, size_t i) {
-    double sum = 0;
-    for (size_t k = 0; k < 12; k++) sum += fits_noise(seed, 12 * i + k);
-    return sum / 2;
-}
-
-/* A component's prior deviation: three in four hardly matter. */
-static double deviation(size_t j) {
-    return j % 4 ? .1 : 1;
-}
-
-static double weight_of(size_t z, size_t j) {
-    return deviation(j) * normal(100 + z, j);
-}
-
 /* All weights of example z, which take longer to draw than to use. */
 static double *weights_of(size_t z, uint32_t n) {
     double *weight = fits_new(n, sizeof *weight);
-    for (size_t j = 0; j < n; j++) weight[j] = weight_of(z, j);
+    for (size_t j = 0; j < n; j++) weight[j] = fits_uneven(z, j);
     return weight;
 }
 
 static fixture planted(size_t m, uint32_t n, size_t N, double level) {
-    fixture f = fixture_new(m, n, N);
-    f.masks = fits_masks(m, n, .2, 11);
-    for (size_t z = 0; z < N; z++) {
-        double *weight = weights_of(z, n);
-        for (size_t i = 0; i < m; i++) {
-            double y = 2 + level * normal(9000 + z, i);
-            for (size_t j = 0; j < n; j++) y += fits_bit(f.masks, n, i, j) * weight[j];
-            f.y[i * N + z] = (float)y;
-        }
-        free(weight);
-    }
-    return f;
+    return fits_uneven_problem(m, n, N, .2, level);
 }
 
 static double mean_square_error(const fixture *f) {
     double sum = 0;
     for (size_t z = 0; z < f->N; z++)
-        for (size_t j = 0; j < f->n; j++) sum += pow(f->weight[z * f->n + j] - weight_of(z, j), 2);
+        for (size_t j = 0; j < f->n; j++) sum += pow(f->weight[z * f->n + j] - fits_uneven(z, j), 2);
     return sum / (double)(f->N * f->n);
 }
 
@@ -114,7 +87,7 @@ static double coverage(const fixture *f) {
         for (size_t j = 0; j < f->n; j++) {
             const size_t at = z * f->n + j;
             CHECK(f->error[at] > 0);
-            inside += fabs(f->weight[at] - weight_of(z, j)) <= 1.645 * f->error[at];
+            inside += fabs(f->weight[at] - fits_uneven(z, j)) <= 1.645 * f->error[at];
         }
     return (double)inside / (double)(f->N * f->n);
 }
@@ -142,7 +115,7 @@ static double fresh_correlation(const fixture *f, double level) {
     for (size_t z = 0; z < f->N; z++) {
         double a = 0, b = 0, aa = 0, bb = 0, ab = 0, *weight = weights_of(z, f->n);
         for (size_t i = 0; i < FRESH; i++) {
-            double y = level * normal(5000 + z, i), predicted = 0;
+            double y = level * fits_normal(5000 + z, i), predicted = 0;
             for (size_t j = 0; j < f->n; j++) {
                 y += fits_bit(masks, f->n, i, j) * weight[j];
                 predicted += fits_bit(masks, f->n, i, j) * (double)f->weight[z * f->n + j];
@@ -296,7 +269,7 @@ static void test_nothing(void) {
     for (size_t seed = 0; seed < 8; seed++) {
         fixture f = fixture_new(40, 30, 6);
         f.masks = fits_masks(f.m, f.n, .2, 40 + seed);
-        for (size_t x = 0; x < f.m * f.N; x++) f.y[x] = (float)normal(700 + seed, x);
+        for (size_t x = 0; x < f.m * f.N; x++) f.y[x] = (float)fits_normal(700 + seed, x);
         CHECK_OK(fits_solve(&f, FIT_EB, 1, 0));
         worthless += f.summary.predicted <= 0;
         if (!(f.summary.heldout_mean <= fmax(f.summary.predicted, 0) + 1e-6))
