@@ -321,8 +321,8 @@ static bool fit_takes(const budget_run *run, const budget_step *step) {
 }
 
 /* Where a budget ended with the fit of the residuals, the calibrated gradients are made from the same masks beside it.
- * They are the result unless it predicts enough more: fitted to the outputs' noise it can be worse by more than a
- * prediction shows, and gradients cannot. */
+ * They are the result unless it predicts enough more: with few masks it has turned out worse than they did although it
+ * predicted a little more (ResNet-20, 704 masks: .003 more predicted, .013 less found). */
 static coar_status choose_fit(const budget_run *run, coar_budget_result *r) {
     coar_fit_result gradients;
     snprintf(r->estimator, sizeof r->estimator, "%s", step_estimator(run, &run->steps[run->count - 1]));

@@ -19,7 +19,7 @@
 
 enum {
     STEP_PASSES_FIRST = 16, /* k of the first step */
-    STEP_PASSES_MOST = 512, /* beyond it forward passes add more (docs/estimators.md) */
+    STEP_PASSES_MOST = 512, /* more have not been measured (docs/estimators.md) */
     STEP_MASKS_FIRST = 64,  /* to calibrate gradients and to tell how well they predict */
     STEP_MASKS_FIT = 256,   /* from here on a fit of the residuals can pay */
     STEPS_MAX = 64,         /* doublings: more than any run has */
