@@ -169,6 +169,15 @@ INLINE vec vec_exp(vec x) {
 /* -------------------------------------------------------------- the functions of this instruction set (table.c) */
 
 void KERNEL(cpu_conv)(const conv_args *c);
+void KERNEL(cpu_winograd)(const conv_args *c);
+size_t KERNEL(cpu_winograd_scratch)(uint32_t channels);
+/* What either form does with `count` positions from `first` on once all their rows are computed: rows that are known
+ * without that, and activations that are not fused. */
+void KERNEL(cpu_conv_finish)(const conv_args *c, size_t first, size_t count);
+void KERNEL(cpu_conv_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                           float *packed);
+void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                               float *packed);
 void KERNEL(cpu_maxpool)(const pool_args *p);
 void KERNEL(cpu_avgpool)(const pool_args *p);
 void KERNEL(cpu_layernorm)(const layernorm_args *a);
@@ -185,7 +194,11 @@ void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t chann
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                    float *packed);
+void KERNEL(cpu_winograd_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels,
+                                       const float *weight, float *packed);
 void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c);
+void KERNEL(cpu_winograd_reverse)(const conv_reverse_args *c);
+void KERNEL(cpu_conv_reverse_finish)(const conv_reverse_args *c, size_t first, size_t count);
 void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e);
 void KERNEL(cpu_maxpool_reverse)(const pool_reverse_args *p);
 void KERNEL(cpu_avgpool_reverse)(const pool_reverse_args *p);
