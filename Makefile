@@ -88,16 +88,20 @@ $(O)/libcoar.so: $(OBJECTS)
 $(O)/coar: $(CLI) $(O)/libcoar.a
 	$(call say,LINK,$@)$(LINK) -o $@ $^ $(LIBS)
 
-$(B)/obj/%.o: %.c
+# Its time changes when its contents do: other flags than last time compile everything again.
+$(B)/obj/flags: always
+	@mkdir -p $(@D); echo '$(CC) $(CFLAGS) $(SANITIZE)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(SANITIZE)' >$@
+
+$(B)/obj/%.o: %.c $(B)/obj/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) -c $< -o $@
 
-$(SEE_CUDA:%.c=$(O)/obj/%.o): $(O)/obj/%.o: %.c $(O)/obj/cuda
+$(SEE_CUDA:%.c=$(O)/obj/%.o): $(O)/obj/%.o: %.c $(O)/obj/cuda $(B)/obj/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$@)$(COMPILE) $(CUDA_CFLAGS) -c $< -o $@
 
 define kernel_rule
-$(B)/obj/kernels/$(1)/%.o: kernels/cpu/%.c
+$(B)/obj/kernels/$(1)/%.o: kernels/cpu/%.c $(B)/obj/flags
 	@mkdir -p $$(@D)
 	$$(call say,CC,$$@)$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
 endef

@@ -53,7 +53,7 @@ def shared(model, golden):
 
 # n: components; others: alphas that fits are evaluated at besides; fresh: masks of the evaluation; masks: of plain
 # runs, 4.4 n among them where that is affordable; learnt: the most that eb and grad+eb are fitted to, where their cost,
-# cubic in min(m, n), would be most of all (otherwise all).
+# by eigenvectors cubic in min(m, n), would be most of all (otherwise all).
 NETWORKS = {
     "digits-resnet": {**digits("resnet"), "n": 180, "alpha": 0.10, "others": (0.05,), "fresh": 300,
                       "masks": (200, 500, 792, 2000)},
@@ -64,7 +64,7 @@ NETWORKS = {
     "resnet32": {**shared("resnet32-cifar10.safetensors", "vit_examples.npy"), "n": 1136, "alpha": 0.05,
                  "others": (0.10,), "fresh": 300, "masks": (300, 1000, 2000, 4998), "learnt": 2000},
     "vit": {**shared("vit-cifar10.safetensors", "vit_examples.npy"), "n": 4608, "alpha": 0.05, "others": (0.10,),
-            "fresh": 300, "masks": (500, 1000, 2000, 5000), "learnt": 2000},
+            "fresh": 300, "masks": (500, 1000, 2000, 5000)},
 }
 QUICK = {"masks": (200,), "fresh": 40, "examples": "0:24", "others": (), "passes": (16,), "calibrated": ((16, 64),),
          "calibrated_first": ()}
@@ -265,14 +265,13 @@ class Experiment:
             of_fit = {e["alpha"]: e for e in found if e["fit"] == fit}
             self.baselines[name] = Row(*passes(self.spec["n"]), seconds, of_fit)
 
-    def measure(self, first):
-        """All rows. The baselines, which no seed changes, of the first."""
+    def measure(self):
+        """All rows. The baselines, which no seed changes, and coar run are the first's."""
         self.gradients_alone()
         self.calibrated()
         self.masked()
         if self.seed == 0:
             self.budgeted()
-        if first:
             self.compared()
 
 
@@ -371,7 +370,7 @@ def measure_fits(session, arguments):
         pack(session, spec["data"])
         experiments = [Experiment(session, network, spec, seed) for seed in arguments.seeds]
         for experiment in experiments:
-            as_far_as_measured(experiment.measure, experiment is experiments[0])
+            as_far_as_measured(experiment.measure)
         experiments = [experiment for experiment in experiments if experiment.fits]
         if experiments:
             report(network, spec, experiments)

@@ -69,9 +69,11 @@ $(O)/obj/gpu-archs: always
 	@mkdir -p $(@D); echo '$(ARCHS)' | cmp -s - $@ || echo '$(ARCHS)' >$@
 endif
 
-# Some objects know whether the backend is there: another CUDA= than last time compiles them again.
+# Some objects know whether the backend is there, and by which headers: another CUDA= or toolkit than last time compiles
+# them again.
+SEEN_CUDA = $(CUDA) $(if $(filter simt,$(CUDA)),$(CXX)) $(CUDA_CFLAGS)
 $(O)/obj/cuda: always
-	@mkdir -p $(@D); echo '$(CUDA)' | cmp -s - $@ || echo '$(CUDA)' >$@
+	@mkdir -p $(@D); echo '$(SEEN_CUDA)' | cmp -s - $@ || echo '$(SEEN_CUDA)' >$@
 
 .PHONY: always cuda-all
 cuda-all: setup

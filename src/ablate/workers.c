@@ -280,7 +280,11 @@ static coar_status give_up(const crew *c) {
     worker *reason = NULL;
     for (size_t i = 0; i < c->count; i++) {
         worker *w = &c->workers[i];
-        if (w->failure == COAR_OK || w->told || (reason && !reason->device_failed)) continue;
+        if (w->failure == COAR_OK || w->told) continue;
+        if (reason && !reason->device_failed) {
+            if (w->device_failed) tell_failure(c, w);
+            continue;
+        }
         if (reason) tell_failure(c, reason);
         reason = w;
     }

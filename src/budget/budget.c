@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "budget/steps.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -295,11 +296,18 @@ static double budget_passes(const budget_run *run) {
     return spent > 0 ? seconds / (run->seconds / spent) - reserved : INFINITY;
 }
 
+/* --memory is then the device's, not the host's. */
+static bool fits_on_device(const budget_run *run) {
+    const backend_interface *backend;
+    return backend_find(run->o->fit.backend, NULL, &backend) == COAR_OK && backend->fit_device;
+}
+
 /* More masks than a fit can take, in --memory or at all, are not made. */
 static bool fit_takes(const budget_run *run, const budget_step *step) {
     const fit_problem problem = {
         .m = step->masks, .N = run->examples, .n = (uint32_t)run->components, .groups = (uint32_t)run->components};
-    fit_settings settings = {.standard_errors = run->o->fit.standard_errors, .memory = (size_t)run->o->fit.memory};
+    fit_settings settings = {.standard_errors = run->o->fit.standard_errors,
+                             .memory = fits_on_device(run) ? 0 : (size_t)run->o->fit.memory};
     size_t block;
     if (run->count == 1 || step->masks == 0) return true; /* nothing is known yet; coar_fit says what is wrong */
     if (run->reverse_cost > 0)

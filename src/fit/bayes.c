@@ -32,6 +32,11 @@ typedef struct bayes {
 static void bayes_destroy(fit_solver *solver) {
     bayes *b = (bayes *)solver;
     if (!b) return;
+    const size_t unsolved = conjugate_unsolved(&b->conjugate);
+    if (unsolved)
+        log_warning(b->conjugate.system->callbacks,
+                    "fit: %zu examples have weights that %d steps of conjugate gradients were not enough for", unsolved,
+                    CONJUGATE_STEPS_MAX);
     conjugate_free(&b->conjugate);
     free(b->prior);
     free(b->slack);

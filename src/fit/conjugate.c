@@ -17,7 +17,7 @@
 #include "core/memory.h"
 #include "core/philox.h"
 
-enum { L = OPERATOR_LANES, STEPS_MAX = 400, TRIES = 8 };
+enum { L = OPERATOR_LANES, TRIES = 8 };
 
 /* While the penalty is looked for: its criterion needs the squares to a few digits. */
 #define COARSE 2e-2
@@ -152,7 +152,7 @@ static void step(const conjugate *c, conjugate_lanes *l, const bool taken[L], do
 
 static void descend(const conjugate *c, conjugate_lanes *l, const bool taken[L], double tolerance) {
     start(c, l);
-    for (size_t s = 0; s < STEPS_MAX && any_open(l, taken, tolerance); s++) step(c, l, taken, tolerance);
+    for (size_t s = 0; s < CONJUGATE_STEPS_MAX && any_open(l, taken, tolerance); s++) step(c, l, taken, tolerance);
 }
 
 /* ------------------------------------------------------------------------------------ penalties of the lanes */
@@ -270,15 +270,10 @@ static coar_status solve_lanes(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-/* Once a fit is enough. */
-static void warn_unsolved(conjugate *c) {
+size_t conjugate_unsolved(const conjugate *c) {
     size_t unsolved = 0;
     for (int k = 0; k < c->workers; k++) unsolved += c->lanes[k].unsolved;
-    if (unsolved && !c->warned)
-        log_warning(c->system->callbacks,
-                    "fit: %zu examples have weights that %d steps of conjugate gradients were not enough for", unsolved,
-                    STEPS_MAX);
-    c->warned |= unsolved > 0;
+    return unsolved;
 }
 
 coar_status conjugate_solve(conjugate *c, const conjugate_job *job) {
@@ -293,7 +288,6 @@ coar_status conjugate_solve(conjugate *c, const conjugate_job *job) {
         if (job->progress && progress_update(job->progress, job->done + (solved < examples ? solved : examples)))
             return status_set(COAR_STOPPED, "the fit was stopped; nothing of it is kept");
     }
-    warn_unsolved(c);
     return COAR_OK;
 }
 

@@ -21,7 +21,7 @@ typedef struct conjugate_lanes {
     uint32_t choice[OPERATOR_LANES];
     double gap[OPERATOR_LANES]; /* r' P^-1 r */
     operator_scratch *scratch;
-    size_t unsolved; /* examples that STEPS_MAX steps were not enough for */
+    size_t unsolved; /* see conjugate_unsolved */
 } conjugate_lanes;
 
 typedef struct conjugate {
@@ -31,10 +31,9 @@ typedef struct conjugate {
     resolvent resolvent; /* of them */
     conjugate_lanes *lanes;
     int workers;
-    bool warned; /* that steps were not enough */
 } conjugate;
 
-/* With equal prior variances until conjugate_believe. */
+/* It solves nothing before conjugate_believe. */
 coar_status conjugate_create(const fit_system *system, conjugate *out);
 void conjugate_free(conjugate *c);
 
@@ -55,6 +54,10 @@ typedef struct conjugate_job {
     uint64_t done;
 } conjugate_job;
 coar_status conjugate_solve(conjugate *c, const conjugate_job *job);
+
+/* Examples so far whose weights CONJUGATE_STEPS_MAX steps were not enough for. */
+enum { CONJUGATE_STEPS_MAX = 400 };
+size_t conjugate_unsolved(const conjugate *c);
 
 /* Effective degrees of freedom at the resolvent's penalty `choice`, as OPERATOR_LANES random vectors measure them:
  * masks that were not drawn independently have others than the resolvent. */

@@ -46,8 +46,8 @@ typedef enum fit_estimator { FIT_OLS, FIT_RIDGE, FIT_EB, FIT_LASSO, FIT_GRAD, FI
 typedef struct fit_settings {
     fit_estimator estimator;
     bool standard_errors;
-    thread_pool *pool;
-    size_t memory; /* of the host */
+    thread_pool *pool; /* fit_plan_block also does without one */
+    size_t memory;     /* of the host; 0 = what it has */
     const coar_callbacks *callbacks;
     size_t dense_side;  /* largest min(m, n) at which eb and grad+eb take eigenvectors; 0 = 4,096 */
     fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */

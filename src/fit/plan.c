@@ -30,6 +30,11 @@ static needs common_needs(const fit_problem *problem, const fit_settings *settin
     };
 }
 
+/* Threads of the pool that will solve it; who plans before there is a pool gets one per core. */
+static int workers_of(const fit_settings *settings) {
+    return settings->pool ? thread_pool_size(settings->pool) : thread_cores();
+}
+
 /* Cross products of an example: sums, and on a device its outputs in fixed point. */
 static double cross_needs(const fit_problem *problem, const fit_settings *settings) {
     return 8 * (double)problem->n + (settings->device ? 8 * (double)problem->m : 0);
@@ -59,7 +64,7 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
     const size_t most = iterative ? SAMPLE_ITERATIVE : SAMPLE_MAX;
     needs->fixed += fit_sample_memory(problem, most) + crossfit_memory(problem, most) + 8 * n * SAMPLE_CHUNK;
     if (iterative) {
-        needs->fixed += prior_memory_iteratively(problem, thread_pool_size(settings->pool)) +
+        needs->fixed += prior_memory_iteratively(problem, workers_of(settings)) +
                         8 * PENALTIES * (m + errors * n) + 16 * n;
         needs->per_example += 8;
     } else {
@@ -77,7 +82,7 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         add_dense(problem, settings, &needs);
         return needs;
     case FIT_LASSO:
-        needs.fixed += lasso_memory(problem, thread_pool_size(settings->pool));
+        needs.fixed += lasso_memory(problem, workers_of(settings));
         needs.per_example += cross_needs(problem, settings) + lasso_memory_per_example(problem);
         return needs;
     case FIT_EB:

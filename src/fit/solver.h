@@ -45,7 +45,7 @@ void fit_system_free(fit_system *system);
  * divided once. Freed by the caller. */
 coar_status fit_system_gram(const fit_system *system, bool dual, double **gram);
 
-/* Largest system of empirical Bayes that is solved by eigenvectors, 48 times: a quarter of an hour of two cores. A
+/* Largest system of empirical Bayes that is solved by eigenvectors, 54 times: a quarter of an hour of two cores. A
  * number of the problem alone, so that the form does not depend on the machine. */
 #define BAYES_DENSE_MAX 4096
 

@@ -39,6 +39,7 @@ succeeds "ridge alone: 2n masks, no budget" job --estimator ridge -o "$T/ridge.h
 same "as they used to be" "$(grep -c "$((2 * components)) masks" "$T/.out")" 1
 succeeds "a budget of ridge: masks alone" job --estimator ridge --budget 400p -o "$T/ridge-budget.h5"
 same "as many as fit, but for evaluation's 40" "$(last_step "$T/ridge-budget.h5")" "0 320"
+succeeds "a budget of the lasso" job --estimator lasso --budget 700p -o "$T/lasso-budget.h5"
 succeeds "ridge and grad: 2n masks and 64 reverse passes" job --estimator grad,ridge -o "$T/both.h5"
 same "no budget decides" "$(grep -c "gradients of 64 passes" "$T/.out") $(grep -c "$((2 * components)) masks" "$T/.out")" "1 1"
 succeeds "reverse passes of a leave-one-out run" job --sampler loo --passes 16 -o "$T/loo.h5"

@@ -32,7 +32,7 @@ SIMT_OBJECTS := $(patsubst %.cc,$(O)/obj/%.o,$(wildcard tests/simt/*.cc))
 # What kernel tests may compare with: the meaning of the ops, and what that needs.
 REFERENCE    := $(call objects,$(filter-out src/core/h5% src/core/format.c,$(wildcard src/core/*.c src/graph/*.c src/backend/reference/*.c src/backend/precision.c) src/fit/gram.c src/fit/cross.c))
 
-$(O)/obj/%.o: %.cu
+$(O)/obj/%.o: %.cu $(O)/obj/cuda
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)$(CXX) $(SIMT_BASE) $(SIMT_KERNEL_$(CONFIG)) $(CUDA_HEADERS) -x c++ -c $< -o $@
 
