@@ -63,11 +63,11 @@ typedef struct conv_args {
     const float *residual; /* shape of the output, may be the output itself; or NULL */
 
     uint32_t rows;
-    const float *weight;     /* conv_pack, winograd_pack */
-    const size_t *row;       /* [rows] where each begins in it */
-    const uint32_t *column;  /* [kernel_w][in_channels] where each column of a kernel row begins in a row: increasing; of
+    const float *weight;    /* conv_pack, winograd_pack */
+    const size_t *row;      /* [rows] where each begins in it */
+    const uint32_t *column; /* [kernel_w][in_channels] where each column of a kernel row begins in a row: increasing; of
                               * Winograd's form [in_channels] in a point */
-    size_t tap;              /* floats between a row's points: all columns there are * tile_rows */
+    size_t tap;             /* floats between a row's points: all columns there are * tile_rows */
     const uint32_t *channel; /* [rows] where each row goes */
     const float *mul;        /* [rows][LANES] */
     const float *add;        /* [zones][rows][LANES]; zone = zone_y[y] * zones_x + zone_x[x] */

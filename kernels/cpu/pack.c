@@ -29,7 +29,8 @@ typedef void (*pack_element)(const window *g, const float *w, float *to, size_t 
 
 static void pack_all(const matrix *m, const window *g, size_t points, pack_element pack, float *packed) {
     const size_t step = (size_t)m->columns * TILE_ROWS;
-    memset(packed, 0, conv_packed_size(m->rows, m->columns, points, TILE_ROWS) * sizeof *packed); /* rows that fill up */
+    memset(packed, 0,
+           conv_packed_size(m->rows, m->columns, points, TILE_ROWS) * sizeof *packed); /* rows that fill up */
     for (uint32_t r = 0; r < m->rows; r++) {
         float *row = packed + conv_row(r, m->columns, points, TILE_ROWS);
         for (uint32_t c = 0; c < m->columns; c++)

@@ -38,8 +38,7 @@ INLINE void put_sum(const tile_output *out, uint32_t o, uint32_t lane, vec sum) 
 INLINE void put_positive(const tile_output *out, uint32_t o, uint32_t lane) {
     const size_t at = (size_t)out->channel[o] * LANES + lane;
     uint32_t bits = 0;
-    for (uint32_t i = 0; i < TILE_LANES; i += VEC)
-        bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
+    for (uint32_t i = 0; i < TILE_LANES; i += VEC) bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
     for (uint32_t i = 0; i < TILE_LANES; i += 8) out->positive[(at + i) / 8] = (uint8_t)(bits >> i);
 }
 

@@ -20,8 +20,8 @@
 #include "kernels/cpu/tile_output.h"
 
 enum {
-    OUT = 4,          /* positions of a window's output along each axis */
-    IN = 6,           /* and of its input */
+    OUT = 4, /* positions of a window's output along each axis */
+    IN = 6,  /* and of its input */
     POINTS = WINOGRAD_POINTS,
     ROWS_AT_ONCE = 24,
     WINDOWS_MAX = 4,
@@ -172,7 +172,7 @@ typedef struct job {
     const uint32_t *column; /* [channels] into a block's columns */
     const size_t *row;      /* [rows] */
     uint32_t rows;
-    size_t tap; /* floats between a block's points in U */
+    size_t tap;   /* floats between a block's points in U */
     float *v, *m; /* scratch */
     /* Where the position's rows go. */
     tile_output (*output)(const void *args, uint32_t y, uint32_t x);
