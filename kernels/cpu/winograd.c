@@ -77,32 +77,37 @@ static bool is_inside(const patch *p) {
     return p->top >= 0 && p->left >= 0 && p->top + IN <= p->height && p->left + IN <= p->width;
 }
 
-/* One channel, VEC lanes: from 6x6 positions, zero outside the image, to 36 points. */
+/* One channel, TILE_LANES lanes: from 6x6 positions, zero outside the image, to 36 points. Positions and points lie a
+ * few cache sets apart: what a line holds is used at once. */
 INLINE void transform_patch(const patch *p, bool inside, size_t at, float *v, size_t point) {
-    vec column[IN][IN]; /* [x][transformed y] */
-    for (int x = 0; x < IN; x++) {
-        vec d[IN];
-        for (int y = 0; y < IN; y++) {
-            const int64_t px = p->left + x, py = p->top + y;
-            const bool read = inside || (px >= 0 && px < p->width && py >= 0 && py < p->height);
-            d[y] = read ? vec_load(p->x + (size_t)(py * p->width + px) * p->channels * LANES + at) : vec_zero();
+    vec column[IN][IN][TILE_VECTORS]; /* [x][transformed y] */
+    for (int x = 0; x < IN; x++)
+        for (int i = 0; i < TILE_VECTORS; i++) {
+            vec d[IN], t[IN];
+            UNROLL for (int y = 0; y < IN; y++) {
+                const int64_t px = p->left + x, py = p->top + y;
+                const bool read = inside || (px >= 0 && px < p->width && py >= 0 && py < p->height);
+                const float *from = p->x + (py * p->width + px) * (int64_t)p->channels * LANES + (int64_t)at;
+                d[y] = read ? vec_load(from + i * VEC) : vec_zero();
+            }
+            transform_input(d, t);
+            UNROLL for (int y = 0; y < IN; y++) column[x][y][i] = t[y];
         }
-        transform_input(d, column[x]);
-    }
-    for (int y = 0; y < IN; y++) {
-        vec d[IN], t[IN];
-        UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y];
-        transform_input(d, t);
-        UNROLL for (int x = 0; x < IN; x++) vec_store(v + (size_t)(y * IN + x) * point, t[x]);
-    }
+    for (int y = 0; y < IN; y++)
+        for (int i = 0; i < TILE_VECTORS; i++) {
+            vec d[IN], t[IN];
+            UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y][i];
+            transform_input(d, t);
+            UNROLL for (int x = 0; x < IN; x++) vec_store(v + (size_t)(y * IN + x) * point + i * VEC, t[x]);
+        }
 }
 
 static void transform_window(const patch *p, float *v) {
     const size_t point = point_size(p->channels), all = (size_t)p->channels * LANES;
     if (is_inside(p))
-        for (size_t at = 0; at < all; at += VEC) transform_patch(p, true, at, v + at, point);
+        for (size_t at = 0; at < all; at += TILE_LANES) transform_patch(p, true, at, v + at, point);
     else
-        for (size_t at = 0; at < all; at += VEC) transform_patch(p, false, at, v + at, point);
+        for (size_t at = 0; at < all; at += TILE_LANES) transform_patch(p, false, at, v + at, point);
 }
 
 /* -------------------------------------------------------------------------------------------- products */
@@ -132,32 +137,37 @@ static const multiply_function multiply[] = {NULL, PRODUCT_ROWS(MULTIPLY_NAME)};
 
 /* ------------------------------------------------------------------------------------------- epilogue */
 
-/* The 4x4 sums of a row, VEC lanes. */
-INLINE void transform_sums(const float *m, vec sums[OUT][OUT]) {
-    vec column[IN][OUT];
-    for (int x = 0; x < IN; x++) {
-        vec d[IN];
-        UNROLL for (int y = 0; y < IN; y++) d[y] = vec_load(m + (size_t)(y * IN + x) * LANES);
-        transform_output(d, column[x]);
-    }
-    for (int y = 0; y < OUT; y++) {
-        vec d[IN];
-        UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y];
-        transform_output(d, sums[y]);
-    }
+/* The 4x4 sums of a row, TILE_LANES lanes. */
+INLINE void transform_sums(const float *m, vec sums[OUT][OUT][TILE_VECTORS]) {
+    vec column[IN][OUT][TILE_VECTORS]; /* [x][transformed y] */
+    for (int x = 0; x < IN; x++)
+        for (int i = 0; i < TILE_VECTORS; i++) {
+            vec d[IN], t[OUT];
+            UNROLL for (int y = 0; y < IN; y++) d[y] = vec_load(m + (size_t)(y * IN + x) * LANES + i * VEC);
+            transform_output(d, t);
+            UNROLL for (int y = 0; y < OUT; y++) column[x][y][i] = t[y];
+        }
+    for (int y = 0; y < OUT; y++)
+        for (int i = 0; i < TILE_VECTORS; i++) {
+            vec d[IN], t[OUT];
+            UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y][i];
+            transform_output(d, t);
+            UNROLL for (int x = 0; x < OUT; x++) sums[y][x][i] = t[x];
+        }
 }
 
 /* Row o of a window: its sums to every position that lies in the image. */
 static void finish_row(const float *m, const tile_output *at, const bool inside[OUT * OUT], uint32_t o) {
-    for (uint32_t lane = 0; lane < LANES; lane += VEC) {
-        vec sums[OUT][OUT];
+    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
+        vec sums[OUT][OUT][TILE_VECTORS];
         transform_sums(m + lane, sums);
-        for (int p = 0; p < OUT * OUT; p++)
-            if (inside[p]) put_sum(&at[p], o, lane, sums[p / OUT][p % OUT]);
+        for (int p = 0; p < OUT * OUT; p++) {
+            if (!inside[p]) continue;
+            const tile_output to = at[p]; /* a copy that no store can change */
+            UNROLL for (int i = 0; i < TILE_VECTORS; i++) put_sum(&to, o, lane + i * VEC, sums[p / OUT][p % OUT][i]);
+            if (to.positive) put_positive(&to, o, lane);
+        }
     }
-    if (!at->positive) return;
-    for (int p = 0; p < OUT * OUT; p++)
-        for (uint32_t lane = 0; inside[p] && lane < LANES; lane += TILE_LANES) put_positive(&at[p], o, lane);
 }
 
 /* ------------------------------------------------------------------------------------ a row of windows */
@@ -215,24 +225,26 @@ static void finish_rows(const job *j, uint32_t ty, uint32_t tx, const float *m, 
     for (uint32_t o = first; o < end; o++) finish_row(m + (size_t)(o - first) * POINTS * LANES, at, inside, o);
 }
 
-/* `done`: positions first .. first + count - 1 are written, every row of them. */
+/* Some windows of a row of them, from image to image. */
+static void run_windows(const job *j, uint32_t ty, uint32_t tx, uint32_t windows) {
+    transform_windows(j, ty, tx, windows);
+    for (uint32_t first = 0; first < j->rows; first += ROWS_AT_ONCE) {
+        const uint32_t end = first + ROWS_AT_ONCE < j->rows ? first + ROWS_AT_ONCE : j->rows;
+        multiply_rows(j, windows, first, end);
+        for (uint32_t t = 0; t < windows; t++)
+            finish_rows(j, ty, tx + t, j->m + (size_t)t * ROWS_AT_ONCE * POINTS * LANES, first, end);
+    }
+}
+
+/* `done`: positions first .. first + count - 1 are written, every row of them. It is called in their order. */
 static void run(const job *j, void (*done)(const void *args, size_t first, size_t count)) {
     const uint32_t across = (j->out_w + OUT - 1) / OUT, down = (j->out_h + OUT - 1) / OUT;
     const uint32_t step = windows_at_once(j->channels);
-    for (uint32_t ty = 0; ty < down; ty++)
-        for (uint32_t tx = 0; tx < across; tx += step) {
-            const uint32_t windows = tx + step < across ? step : across - tx, left = tx * OUT;
-            const uint32_t right = left + windows * OUT < j->out_w ? left + windows * OUT : j->out_w;
-            transform_windows(j, ty, tx, windows);
-            for (uint32_t first = 0; first < j->rows; first += ROWS_AT_ONCE) {
-                const uint32_t end = first + ROWS_AT_ONCE < j->rows ? first + ROWS_AT_ONCE : j->rows;
-                multiply_rows(j, windows, first, end);
-                for (uint32_t t = 0; t < windows; t++)
-                    finish_rows(j, ty, tx + t, j->m + (size_t)t * ROWS_AT_ONCE * POINTS * LANES, first, end);
-            }
-            for (uint32_t y = ty * OUT; y < (ty + 1) * OUT && y < j->out_h; y++)
-                done(j->args, (size_t)y * j->out_w + left, right - left);
-        }
+    for (uint32_t ty = 0; ty < down; ty++) {
+        const uint32_t y = ty * OUT, rows = j->out_h - y < OUT ? j->out_h - y : OUT;
+        for (uint32_t tx = 0; tx < across; tx += step) run_windows(j, ty, tx, across - tx < step ? across - tx : step);
+        done(j->args, (size_t)y * j->out_w, (size_t)rows * j->out_w);
+    }
 }
 
 /* ---------------------------------------------------------------------------------- forwards, in reverse */
