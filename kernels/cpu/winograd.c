@@ -25,7 +25,7 @@ enum {
     POINTS = WINOGRAD_POINTS,
     ROWS_AT_ONCE = 24,
     WINDOWS_MAX = 4,
-    V_BYTES = 256 * 1024,
+    V_BYTES = 128 * 1024,
 };
 
 /* A point's channels, in floats: one channel more than there are, because powers of two fall into few cache sets. */
