@@ -13,16 +13,23 @@
  *   M [window][row][36][LANES]  sums, ROWS_AT_ONCE rows at a time
  * Rows that a mask ablates are not in the list of rows; channels that are not stored in x are not in that of columns.
  *
+ * A window's six columns are transformed one after another, CHANNELS_AT_ONCE channels at a time, and the last two serve
+ * the next window as well; then its six rows. Both loops read and write six streams each, so that no line is used twice
+ * at different times: positions and points lie powers of two apart, in few cache sets.
+ *
  * Flops: 2 * 36 * 32 * rows * C for 16 positions, and about 2 * 36 * 6 * 32 for each channel and row of a window.
  * Bytes: V and M stay in the second-level cache (V_BYTES, ROWS_AT_ONCE) unless channels are many: then V[q] alone, which
  * the rows in hand read one after another. U is read once for the windows in hand: 4 bytes for 64 flops each.
  */
+#include <string.h>
+
 #include "kernels/cpu/tile_output.h"
 
 enum {
     OUT = 4, /* positions of a window's output along each axis */
     IN = 6,  /* and of its input */
     POINTS = WINOGRAD_POINTS,
+    CHANNELS_AT_ONCE = 4,
     ROWS_AT_ONCE = 24,
     WINDOWS_MAX = 4,
     V_BYTES = 128 * 1024,
@@ -42,7 +49,23 @@ size_t KERNEL(cpu_winograd_scratch)(uint32_t channels) {
     return windows_at_once(channels) * POINTS * (point_size(channels) + (size_t)ROWS_AT_ONCE * LANES);
 }
 
-/* ------------------------------------------------------------------------------------------ transforms */
+/* A convolution of stride 1: forwards, or the data gradient. */
+typedef struct job {
+    const float *x;
+    uint32_t in_h, in_w, channels; /* of x */
+    uint32_t out_h, out_w;
+    uint32_t pad;
+    const float *weight;    /* U */
+    const uint32_t *column; /* [channels] into a point's columns */
+    const size_t *row;      /* [rows] */
+    uint32_t rows;
+    size_t tap; /* floats between a row's points in U */
+    float *scratch;
+    const conv_args *forward; /* NULL in reverse */
+    const conv_reverse_args *reverse;
+} job;
+
+/* -------------------------------------------------------------------------------------- images: B' x B */
 
 /* t = B' d */
 INLINE void transform_input(const vec d[IN], vec t[IN]) {
@@ -57,62 +80,61 @@ INLINE void transform_input(const vec d[IN], vec t[IN]) {
     t[5] = vec_fma(four, d[1], vec_fma(minus_five, d[3], d[5]));
 }
 
-/* y = A' m */
-INLINE void transform_output(const vec m[IN], vec y[OUT]) {
-    const vec sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-    y[0] = m[0] + sum + sum2;
-    y[1] = vec_fma(vec_set1(2), difference2, difference);
-    y[2] = vec_fma(vec_set1(4), sum2, sum);
-    y[3] = vec_fma(vec_set1(8), difference2, difference) + m[5];
+/* Six streams to six streams. */
+INLINE void transform_streams(const float *const from[IN], size_t count, float *to, size_t step) {
+    for (size_t at = 0; at < count; at += VEC) {
+        vec d[IN], t[IN];
+        UNROLL for (int i = 0; i < IN; i++) d[i] = vec_load(from[i] + at);
+        transform_input(d, t);
+        UNROLL for (int i = 0; i < IN; i++) vec_store(to + (size_t)i * step + at, t[i]);
+    }
 }
 
-/* What a window reads. */
-typedef struct patch {
-    const float *x;    /* channel 0, lane 0 of position (0, 0) of the image */
-    int64_t top, left; /* of the window in the image; may lie outside */
-    uint32_t height, width, channels;
-} patch;
+/* [point y][channel][lane] of one column of positions. */
+typedef struct transformed_column {
+    _Alignas(64) float point[IN][CHANNELS_AT_ONCE * LANES];
+} transformed_column;
 
-static bool is_inside(const patch *p) {
-    return p->top >= 0 && p->left >= 0 && p->top + IN <= p->height && p->left + IN <= p->width;
+/* Column x of a row of windows that begins at image row `top`; both may lie outside, where there are zeros. Floats
+ * first .. first + count - 1 of each position. */
+static void transform_column(const job *j, int64_t top, int64_t x, size_t first, size_t count, transformed_column *to) {
+    static const transformed_column zeros; /* of which one row serves */
+    const float *from[IN];
+    if (x < 0 || x >= j->in_w) {
+        memset(to, 0, sizeof *to);
+        return;
+    }
+    for (int i = 0; i < IN; i++) {
+        const int64_t y = top + i;
+        const size_t position = (size_t)y * j->in_w + (size_t)x;
+        from[i] = y < 0 || y >= j->in_h ? zeros.point[0] : j->x + position * j->channels * LANES + first;
+    }
+    transform_streams(from, count, to->point[0], CHANNELS_AT_ONCE * LANES);
 }
 
-/* One channel, TILE_LANES lanes: from 6x6 positions, zero outside the image, to 36 points. Positions and points lie a
- * few cache sets apart: what a line holds is used at once. */
-INLINE void transform_patch(const patch *p, bool inside, size_t at, float *v, size_t point) {
-    vec column[IN][IN][TILE_VECTORS]; /* [x][transformed y] */
-    for (int x = 0; x < IN; x++)
-        for (int i = 0; i < TILE_VECTORS; i++) {
-            vec d[IN], t[IN];
-            UNROLL for (int y = 0; y < IN; y++) {
-                const int64_t px = p->left + x, py = p->top + y;
-                const bool read = inside || (px >= 0 && px < p->width && py >= 0 && py < p->height);
-                const float *from = p->x + (py * p->width + px) * (int64_t)p->channels * LANES + (int64_t)at;
-                d[y] = read ? vec_load(from + i * VEC) : vec_zero();
+/* Windows first .. first + count - 1 of row ty, into V. */
+static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_t count, float *v) {
+    const int64_t top = (int64_t)ty * OUT - j->pad, left = (int64_t)first * OUT - j->pad;
+    const size_t all = (size_t)j->channels * LANES, point = point_size(j->channels);
+    transformed_column columns[IN]; /* column i of the windows in hand is columns[i % IN] */
+    for (size_t at = 0; at < all; at += CHANNELS_AT_ONCE * LANES) {
+        const size_t floats = all - at < CHANNELS_AT_ONCE * LANES ? all - at : CHANNELS_AT_ONCE * LANES;
+        for (uint32_t t = 0; t < count; t++) {
+            const uint32_t begin = t * OUT;
+            for (uint32_t i = t ? begin + IN - OUT : 0; i < begin + IN; i++)
+                transform_column(j, top, left + i, at, floats, &columns[i % IN]);
+            for (uint32_t y = 0; y < IN; y++) {
+                const float *from[IN];
+                for (uint32_t x = 0; x < IN; x++) from[x] = columns[(begin + x) % IN].point[y];
+                transform_streams(from, floats, v + (size_t)(t * POINTS + y * IN) * point + at, point);
             }
-            transform_input(d, t);
-            UNROLL for (int y = 0; y < IN; y++) column[x][y][i] = t[y];
         }
-    for (int y = 0; y < IN; y++)
-        for (int i = 0; i < TILE_VECTORS; i++) {
-            vec d[IN], t[IN];
-            UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y][i];
-            transform_input(d, t);
-            UNROLL for (int x = 0; x < IN; x++) vec_store(v + (size_t)(y * IN + x) * point + i * VEC, t[x]);
-        }
-}
-
-static void transform_window(const patch *p, float *v) {
-    const size_t point = point_size(p->channels), all = (size_t)p->channels * LANES;
-    if (is_inside(p))
-        for (size_t at = 0; at < all; at += TILE_LANES) transform_patch(p, true, at, v + at, point);
-    else
-        for (size_t at = 0; at < all; at += TILE_LANES) transform_patch(p, false, at, v + at, point);
+    }
 }
 
 /* -------------------------------------------------------------------------------------------- products */
 
-/* Rows `row[0 .. MO-1]` of one point: m[o][LANES], rows POINTS * LANES apart. */
+/* MO rows of one point: m[o][LANES], rows POINTS * LANES apart. */
 INLINE void multiply_point(const uint32_t MO, const float *v, const float *u, const size_t *row, const uint32_t *column,
                            size_t channels, float *m) {
     for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
@@ -135,177 +157,172 @@ typedef void (*multiply_function)(const float *v, const float *u, const size_t *
 #define MULTIPLY_NAME(MO) multiply_##MO,
 static const multiply_function multiply[] = {NULL, PRODUCT_ROWS(MULTIPLY_NAME)};
 
-/* ------------------------------------------------------------------------------------------- epilogue */
-
-/* The 4x4 sums of a row, TILE_LANES lanes. */
-INLINE void transform_sums(const float *m, vec sums[OUT][OUT][TILE_VECTORS]) {
-    vec column[IN][OUT][TILE_VECTORS]; /* [x][transformed y] */
-    for (int x = 0; x < IN; x++)
-        for (int i = 0; i < TILE_VECTORS; i++) {
-            vec d[IN], t[OUT];
-            UNROLL for (int y = 0; y < IN; y++) d[y] = vec_load(m + (size_t)(y * IN + x) * LANES + i * VEC);
-            transform_output(d, t);
-            UNROLL for (int y = 0; y < OUT; y++) column[x][y][i] = t[y];
-        }
-    for (int y = 0; y < OUT; y++)
-        for (int i = 0; i < TILE_VECTORS; i++) {
-            vec d[IN], t[OUT];
-            UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y][i];
-            transform_output(d, t);
-            UNROLL for (int x = 0; x < OUT; x++) sums[y][x][i] = t[x];
-        }
-}
-
-/* Row o of a window: its sums to every position that lies in the image. */
-static void finish_row(const float *m, const tile_output *at, const bool inside[OUT * OUT], uint32_t o) {
-    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
-        vec sums[OUT][OUT][TILE_VECTORS];
-        transform_sums(m + lane, sums);
-        for (int p = 0; p < OUT * OUT; p++) {
-            if (!inside[p]) continue;
-            const tile_output to = at[p]; /* a copy that no store can change */
-            UNROLL for (int i = 0; i < TILE_VECTORS; i++) put_sum(&to, o, lane + i * VEC, sums[p / OUT][p % OUT][i]);
-            if (to.positive) put_positive(&to, o, lane);
-        }
-    }
-}
-
-/* ------------------------------------------------------------------------------------ a row of windows */
-
-/* A convolution of stride 1, forwards or in reverse. */
-typedef struct job {
-    const float *x;
-    uint32_t in_h, in_w, channels; /* of x */
-    uint32_t out_h, out_w;
-    uint32_t pad;
-    const float *weight;    /* U */
-    const uint32_t *column; /* [channels] into a block's columns */
-    const size_t *row;      /* [rows] */
-    uint32_t rows;
-    size_t tap;   /* floats between a block's points in U */
-    float *v, *m; /* scratch */
-    /* Where the position's rows go. */
-    tile_output (*output)(const void *args, uint32_t y, uint32_t x);
-    const void *args;
-} job;
-
-static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_t count) {
-    for (uint32_t t = 0; t < count; t++) {
-        const patch p = {.x = j->x,
-                         .top = (int64_t)ty * OUT - j->pad,
-                         .left = (int64_t)(first + t) * OUT - j->pad,
-                         .height = j->in_h,
-                         .width = j->in_w,
-                         .channels = j->channels};
-        transform_window(&p, j->v + t * POINTS * point_size(j->channels));
-    }
-}
-
 /* Rows first .. end - 1 of all points of the windows in hand. */
-static void multiply_rows(const job *j, uint32_t windows, uint32_t first, uint32_t end) {
+static void multiply_rows(const job *j, const float *v, uint32_t windows, uint32_t first, uint32_t end, float *m) {
     const size_t point = point_size(j->channels);
     const uint32_t rows = end - first, blocks = conv_blocks(rows, TILE_ROWS);
     for (uint32_t q = 0; q < POINTS; q++)
         for (uint32_t b = 0; b < blocks; b++) {
             const uint32_t o = conv_block_first(rows, blocks, b), MO = conv_block_first(rows, blocks, b + 1) - o;
             for (uint32_t t = 0; t < windows; t++)
-                multiply[MO](j->v + (t * POINTS + q) * point, j->weight + q * j->tap, j->row + first + o, j->column,
-                             j->channels, j->m + (((size_t)t * ROWS_AT_ONCE + o) * POINTS + q) * LANES);
+                multiply[MO](v + (t * POINTS + q) * point, j->weight + q * j->tap, j->row + first + o, j->column,
+                             j->channels, m + (((size_t)t * ROWS_AT_ONCE + o) * POINTS + q) * LANES);
         }
 }
 
-static void finish_rows(const job *j, uint32_t ty, uint32_t tx, const float *m, uint32_t first, uint32_t end) {
-    tile_output at[OUT * OUT];
-    bool inside[OUT * OUT];
-    for (uint32_t p = 0; p < OUT * OUT; p++) {
-        const uint32_t y = ty * OUT + p / OUT, x = tx * OUT + p % OUT;
-        inside[p] = y < j->out_h && x < j->out_w;
-        if (inside[p]) at[p] = j->output(j->args, y, x);
-    }
-    for (uint32_t o = first; o < end; o++) finish_row(m + (size_t)(o - first) * POINTS * LANES, at, inside, o);
+/* ------------------------------------------------------------------------------------- results: A' M A */
+
+/* y = A' m */
+INLINE void transform_output(const vec m[IN], vec y[OUT]) {
+    const vec sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    y[0] = m[0] + sum + sum2;
+    y[1] = vec_fma(vec_set1(2), difference2, difference);
+    y[2] = vec_fma(vec_set1(4), sum2, sum);
+    y[3] = vec_fma(vec_set1(8), difference2, difference) + m[5];
 }
 
-/* Some windows of a row of them, from image to image. */
+/* The 16 sums of a row, TILE_LANES lanes. */
+INLINE void transform_sums(const float *m, vec sums[OUT * OUT][TILE_VECTORS]) {
+    for (int i = 0; i < TILE_VECTORS; i++) {
+        vec column[IN][OUT]; /* [x][transformed y] */
+        for (int x = 0; x < IN; x++) {
+            vec d[IN];
+            UNROLL for (int y = 0; y < IN; y++) d[y] = vec_load(m + (size_t)(y * IN + x) * LANES + i * VEC);
+            transform_output(d, column[x]);
+        }
+        for (int y = 0; y < OUT; y++) {
+            vec d[IN], t[OUT];
+            UNROLL for (int x = 0; x < IN; x++) d[x] = column[x][y];
+            transform_output(d, t);
+            UNROLL for (int x = 0; x < OUT; x++) sums[y * OUT + x][i] = t[x];
+        }
+    }
+}
+
+/* The positions of a window's output that lie in the image. */
+typedef struct places {
+    uint32_t count;
+    uint32_t sum[OUT * OUT]; /* which of the window's */
+    tile_output output[OUT * OUT];
+} places;
+
+static places find_places(const job *j, uint32_t ty, uint32_t tx) {
+    places p = {.count = 0};
+    for (uint32_t i = 0; i < OUT * OUT; i++) {
+        const uint32_t y = ty * OUT + i / OUT, x = tx * OUT + i % OUT;
+        if (y >= j->out_h || x >= j->out_w) continue;
+        p.sum[p.count] = i;
+        p.output[p.count++] = j->forward ? conv_output(j->forward, y, x) : conv_reverse_output(j->reverse, y, x);
+    }
+    return p;
+}
+
+/* Row o of a window as put_sum would put it, without asking at every position what is the same at all of them. */
+INLINE void put_row(const conv_args *c, const places *p, bool residual, uint32_t o, uint32_t lane,
+                    vec sums[OUT * OUT][TILE_VECTORS]) {
+    const size_t at = (size_t)c->channel[o] * LANES + lane, row = (size_t)o * LANES + lane;
+    const vec least = vec_set1(c->relu ? 0 : -__builtin_inff());
+    vec mul[TILE_VECTORS];
+    UNROLL for (int i = 0; i < TILE_VECTORS; i++) mul[i] = vec_load(c->mul + row + i * VEC);
+    for (uint32_t k = 0; k < p->count; k++) {
+        const float *add = p->output[k].add + row, *more = residual ? p->output[k].residual + at : NULL;
+        float *y = p->output[k].y + at;
+        UNROLL for (int i = 0; i < TILE_VECTORS; i++) {
+            vec value = vec_fma(sums[p->sum[k]][i], mul[i], vec_load(add + i * VEC));
+            if (residual) value += vec_load(more + i * VEC);
+            vec_store(y + i * VEC, vec_max(least, value));
+        }
+    }
+}
+
+INLINE void put_any(const places *p, uint32_t o, uint32_t lane, vec sums[OUT * OUT][TILE_VECTORS]) {
+    for (uint32_t k = 0; k < p->count; k++) {
+        UNROLL for (int i = 0; i < TILE_VECTORS; i++) put_sum(&p->output[k], o, lane + i * VEC, sums[p->sum[k]][i]);
+        if (p->output[k].positive) put_positive(&p->output[k], o, lane);
+    }
+}
+
+static void finish_row(const job *j, const places *p, uint32_t o, const float *m) {
+    const conv_args *c = j->forward;
+    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
+        vec sums[OUT * OUT][TILE_VECTORS];
+        transform_sums(m + lane, sums);
+        if (!c || c->linear || c->positive)
+            put_any(p, o, lane, sums);
+        else if (c->residual)
+            put_row(c, p, true, o, lane, sums);
+        else
+            put_row(c, p, false, o, lane, sums);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------- rows of windows */
+
 static void run_windows(const job *j, uint32_t ty, uint32_t tx, uint32_t windows) {
-    transform_windows(j, ty, tx, windows);
+    float *v = j->scratch, *m = v + windows_at_once(j->channels) * POINTS * point_size(j->channels);
+    transform_windows(j, ty, tx, windows, v);
     for (uint32_t first = 0; first < j->rows; first += ROWS_AT_ONCE) {
-        const uint32_t end = first + ROWS_AT_ONCE < j->rows ? first + ROWS_AT_ONCE : j->rows;
-        multiply_rows(j, windows, first, end);
-        for (uint32_t t = 0; t < windows; t++)
-            finish_rows(j, ty, tx + t, j->m + (size_t)t * ROWS_AT_ONCE * POINTS * LANES, first, end);
+        const uint32_t end = j->rows - first < ROWS_AT_ONCE ? j->rows : first + ROWS_AT_ONCE;
+        multiply_rows(j, v, windows, first, end, m);
+        for (uint32_t t = 0; t < windows; t++) {
+            const places p = find_places(j, ty, tx + t);
+            for (uint32_t o = first; o < end; o++)
+                finish_row(j, &p, o, m + ((size_t)t * ROWS_AT_ONCE + o - first) * POINTS * LANES);
+        }
     }
 }
 
-/* `done`: positions first .. first + count - 1 are written, every row of them. It is called in their order. */
-static void run(const job *j, void (*done)(const void *args, size_t first, size_t count)) {
-    const uint32_t across = (j->out_w + OUT - 1) / OUT, down = (j->out_h + OUT - 1) / OUT;
-    const uint32_t step = windows_at_once(j->channels);
-    for (uint32_t ty = 0; ty < down; ty++) {
-        const uint32_t y = ty * OUT, rows = j->out_h - y < OUT ? j->out_h - y : OUT;
-        for (uint32_t tx = 0; tx < across; tx += step) run_windows(j, ty, tx, across - tx < step ? across - tx : step);
-        done(j->args, (size_t)y * j->out_w, (size_t)rows * j->out_w);
+/* What follows is done with whole rows of positions, in their order: its sums do not depend on the form. */
+static void run(const job *j) {
+    const uint32_t across = (j->out_w + OUT - 1) / OUT, step = windows_at_once(j->channels);
+    for (uint32_t y = 0; y < j->out_h; y += OUT) {
+        const size_t first = (size_t)y * j->out_w, rows = j->out_h - y < OUT ? j->out_h - y : OUT;
+        for (uint32_t tx = 0; tx < across; tx += step)
+            run_windows(j, y / OUT, tx, across - tx < step ? across - tx : step);
+        if (j->forward)
+            KERNEL(cpu_conv_finish)(j->forward, first, rows * j->out_w);
+        else
+            KERNEL(cpu_conv_reverse_finish)(j->reverse, first, rows * j->out_w);
     }
-}
-
-/* ---------------------------------------------------------------------------------- forwards, in reverse */
-
-static tile_output forward_output(const void *args, uint32_t y, uint32_t x) {
-    return conv_output(args, y, x);
-}
-
-static void forward_done(const void *args, size_t first, size_t count) {
-    KERNEL(cpu_conv_finish)(args, first, count);
 }
 
 void KERNEL(cpu_winograd)(const conv_args *c) {
-    const job j = {
+    const window *g = &c->window;
+    run(&(job){
         .x = c->input,
-        .in_h = c->window.in_h,
-        .in_w = c->window.in_w,
+        .in_h = g->in_h,
+        .in_w = g->in_w,
         .channels = c->in_channels,
-        .out_h = c->window.out_h,
-        .out_w = c->window.out_w,
-        .pad = c->window.pad,
+        .out_h = g->out_h,
+        .out_w = g->out_w,
+        .pad = g->pad,
         .weight = c->weight,
         .column = c->column,
         .row = c->row,
         .rows = c->rows,
         .tap = c->tap,
-        .v = c->scratch,
-        .m = c->scratch + windows_at_once(c->in_channels) * POINTS * point_size(c->in_channels),
-        .output = forward_output,
-        .args = c,
-    };
-    run(&j, forward_done);
-}
-
-static tile_output reverse_output(const void *args, uint32_t y, uint32_t x) {
-    return conv_reverse_output(args, y, x);
-}
-
-static void reverse_done(const void *args, size_t first, size_t count) {
-    KERNEL(cpu_conv_reverse_finish)(args, first, count);
+        .scratch = c->scratch,
+        .forward = c,
+    });
 }
 
 /* dx is the convolution of dy with the taps in reverse order, rows and columns exchanged, and pad 2 - pad. */
 void KERNEL(cpu_winograd_reverse)(const conv_reverse_args *c) {
-    const job j = {
+    const window *g = &c->window;
+    run(&(job){
         .x = c->gradient,
-        .in_h = c->window.out_h,
-        .in_w = c->window.out_w,
+        .in_h = g->out_h,
+        .in_w = g->out_w,
         .channels = c->out_channels,
-        .out_h = c->window.in_h,
-        .out_w = c->window.in_w,
-        .pad = 2 - c->window.pad,
+        .out_h = g->in_h,
+        .out_w = g->in_w,
+        .pad = 2 - g->pad,
         .weight = c->weight,
         .column = c->column,
         .row = c->row,
         .rows = c->in_channels,
         .tap = c->tap,
-        .v = c->scratch,
-        .m = c->scratch + windows_at_once(c->out_channels) * POINTS * point_size(c->out_channels),
-        .output = reverse_output,
-        .args = c,
-    };
-    run(&j, reverse_done);
+        .scratch = c->scratch,
+        .reverse = c,
+    });
 }
