@@ -22,6 +22,7 @@
 
 #define SIMD_portable 1
 #define SIMD_avx2 2
+#define SIMD_avx512 3
 #define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -35,7 +36,38 @@
 
 /* ------------------------------------------------------------------------------------------- sections */
 
-#if SIMD_LEVEL == SIMD_avx2
+#if SIMD_LEVEL == SIMD_avx512
+
+#include <immintrin.h>
+
+#define VEC 16
+/* 32 registers: 14 rows x 2 vectors of accumulators, 2 activations, 1 broadcast weight. */
+#define TILE_ROWS 14
+#define TILE_VECTORS 2
+
+typedef float vec __attribute__((vector_size(64), may_alias));
+typedef int32_t ivec __attribute__((vector_size(64), may_alias));
+
+INLINE vec vec_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+INLINE vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+INLINE vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+INLINE vec vec_sqrt(vec a) {
+    return _mm512_sqrt_ps(a);
+}
+INLINE uint32_t vec_bits(ivec mask) {
+    return _mm512_movepi32_mask((__m512i)mask);
+}
+INLINE ivec vec_mask(uint32_t bits) {
+    return (ivec)_mm512_movm_epi32((__mmask16)bits);
+}
+
+#elif SIMD_LEVEL == SIMD_avx2
 
 #include <immintrin.h>
 
