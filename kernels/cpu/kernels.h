@@ -27,19 +27,48 @@ typedef struct window {
     uint32_t kernel_h, kernel_w, stride, pad;
 } window;
 
-/* y[p][channel[r]] = act(mul[r] * (W x)[p][r] + add[zone(p)][r] + residual[p][channel[r]]) for the packed rows r, and
+/* Weights as the kernels read them: blocks of tile_rows rows, of each [point][column][tile_rows], where a point is a
+ * tap or one of Winograd's products. They are packed once, for all masks: what a mask keeps are lists of rows (where each
+ * begins) and columns (from there on). Rows that are computed together need not be neighbours. */
+enum { WINOGRAD_POINTS = 36 };
+
+static inline uint32_t conv_blocks(uint32_t rows, uint32_t tile_rows) {
+    return (rows + tile_rows - 1) / tile_rows;
+}
+/* Rows are computed in balanced groups of at most tile_rows: group b of `blocks` begins with this one. */
+static inline uint32_t conv_block_first(uint32_t rows, uint32_t blocks, uint32_t b) {
+    return (uint32_t)((uint64_t)rows * b / blocks);
+}
+/* Floats. Sizes are those of weights that exist, a sixth more for small ones: no overflow. */
+static inline size_t conv_packed_size(uint32_t rows, uint32_t columns, size_t points, uint32_t tile_rows) {
+    return (size_t)conv_blocks(rows, tile_rows) * tile_rows * points * columns;
+}
+/* Where row r begins. */
+static inline size_t conv_row(uint32_t r, uint32_t columns, size_t points, uint32_t tile_rows) {
+    return (size_t)(r / tile_rows) * tile_rows * points * columns + r % tile_rows;
+}
+/* Taps t < kernel with t mod stride = phase. */
+static inline uint32_t conv_phase_taps(uint32_t kernel, uint32_t stride, uint32_t phase) {
+    return phase < kernel ? (kernel - 1 - phase) / stride + 1 : 0;
+}
+
+/* y[p][channel[r]] = act(mul[r] * (W x)[p][r] + add[zone(p)][r] + residual[p][channel[r]]) for the rows r, and
  * y[p][constant_channel[i]] = act(constant[i] + residual) for rows that are known without computing them. */
 typedef struct conv_args {
     window window;
-    uint32_t in_channels;  /* channels stored per input position = packed columns */
+    uint32_t in_channels;  /* channels stored per input position = columns */
     uint32_t out_channels; /* channels stored per output position */
     const float *input;    /* [in_h * in_w][in_channels][LANES] */
     float *output;         /* [out_h * out_w][out_channels][LANES]; must not overlap the input */
     const float *residual; /* shape of the output, may be the output itself; or NULL */
 
-    uint32_t rows;           /* packed rows */
-    const float *weight;     /* conv_block_first */
-    const uint32_t *channel; /* [rows] where each packed row goes */
+    uint32_t rows;
+    const float *weight;    /* conv_pack, winograd_pack */
+    const size_t *row;      /* [rows] where each begins in it */
+    const uint32_t *column; /* [kernel_w][in_channels] where each column of a kernel row begins in a row: increasing; of
+                              * Winograd's form [in_channels] in a point */
+    size_t tap;             /* floats between a row's points: all columns there are * tile_rows */
+    const uint32_t *channel; /* [rows] where each row goes */
     const float *mul;        /* [rows][LANES] */
     const float *add;        /* [zones][rows][LANES]; zone = zone_y[y] * zones_x + zone_x[x] */
     const uint32_t *zone_y;  /* [out_h] */
@@ -52,22 +81,14 @@ typedef struct conv_args {
 
     bool relu;                /* act = max(0, y), fused */
     activate_kernel activate; /* any other act, or NULL */
+    float *scratch;           /* Winograd's form: winograd_scratch(in_channels) floats */
 
-    /* What the reverse pass will want; NULL = not wanted. Of packed rows alone: nothing is written for constants. */
+    /* What the reverse pass will want; NULL = not wanted. Of computed rows alone: nothing is written for constants. */
     float *linear; /* shape of the output: the sums W x themselves */
     uint8_t
         *positive; /* with relu. [out_h * out_w][out_channels][LANES / 8]: bit lane % 8 of byte lane / 8 = !(y <= 0):
                         * the gradient of a NaN goes on */
 } conv_args;
-
-/* Packed weights: rows are cut into balanced blocks of at most `tile_rows`; block b is rows conv_block_first(b) up to
- * conv_block_first(b + 1), stored as [kernel_h][kernel_w][in_channels][rows of the block], blocks one after another. */
-static inline uint32_t conv_blocks(uint32_t rows, uint32_t tile_rows) {
-    return (rows + tile_rows - 1) / tile_rows;
-}
-static inline uint32_t conv_block_first(uint32_t rows, uint32_t blocks, uint32_t b) {
-    return (uint32_t)((uint64_t)rows * b / blocks);
-}
 
 typedef struct pool_args {
     window window;
@@ -133,12 +154,15 @@ typedef struct epilogue_reverse_args {
     float *sums;        /* [channels][LANES]: added to, position by position, in order (the caller zeroes them) */
 } epilogue_reverse_args;
 
-/* dL/dx of y = W x:  dL/dx[p][i] (+)= sum over taps t, channels o of W[o][t][i] dL/dy[(p + pad - t) / stride][o].
- * The weights are those of conv_reverse_pack. */
+/* dL/dx of y = W x:  dL/dx[p][i] (+)= sum over taps t, channels o of W[o][t][i] dL/dy[(p + pad - t) / stride][o]. */
 typedef struct conv_reverse_args {
     window window;                      /* the forward convolution's */
     uint32_t in_channels, out_channels; /* the forward convolution's */
-    const float *weight;                /* conv_reverse_pack */
+    const float *weight;                /* conv_reverse_pack, winograd_reverse_pack: rows are input channels */
+    const size_t *row;                  /* [in_channels], as in conv_args */
+    const uint32_t *column;             /* [kernel_w][out_channels], all there are: s * tile_rows */
+    size_t tap;                         /* out_channels * tile_rows */
+    float *scratch;                     /* Winograd's form: winograd_scratch(out_channels) floats */
     const float *gradient;              /* dL/dy [out_h * out_w][out_channels][LANES] */
     gradient_sum output;                /* dL/dx [in_h * in_w][in_channels][LANES]; must not overlap dL/dy */
     /* NULL, or the reverse epilogue of the op that made x, when nothing else is to be added to dL/dx: done on what has
@@ -183,9 +207,16 @@ typedef struct subsample_reverse_args {
 
 typedef struct cpu_kernels {
     const char *isa;    /* "portable", "avx2" */
-    uint32_t tile_rows; /* rows of a packed weight block */
+    uint32_t tile_rows; /* rows of a block of weights */
 
+    /* weight [out_channels][in_channels][kernel_h * kernel_w] -> packed, conv_packed_size floats. Winograd's form is for
+     * kernels of 3x3, stride 1 and pad 0 to 2. */
+    void (*conv_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight, float *packed);
+    void (*winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                          float *packed);
     void (*conv)(const conv_args *args);
+    void (*winograd)(const conv_args *args);
+    size_t (*winograd_scratch)(uint32_t channels);
     void (*maxpool)(const pool_args *args); /* padding never wins */
     void (*avgpool)(const pool_args *args); /* no padding */
     void (*layernorm)(const layernorm_args *args);
@@ -204,11 +235,12 @@ typedef struct cpu_kernels {
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 
     /* The reverse pass. */
-    /* Packs weight [out_channels][kernel_h * kernel_w][in_channels] for conv_reverse: as many floats, in an order that
-     * conv.c describes. No masks are in it: packed once, for all of them. */
     void (*conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                               float *packed);
+    void (*winograd_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                  float *packed);
     void (*conv_reverse)(const conv_reverse_args *args);
+    void (*winograd_reverse)(const conv_reverse_args *args);
     void (*epilogue_reverse)(const epilogue_reverse_args *args);
     void (*maxpool_reverse)(const pool_reverse_args *args); /* to the first of equal largest; padding never wins */
     void (*avgpool_reverse)(const pool_reverse_args *args);

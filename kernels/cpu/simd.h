@@ -22,6 +22,7 @@
 
 #define SIMD_portable 1
 #define SIMD_avx2 2
+#define SIMD_avx512 3
 #define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -35,7 +36,38 @@
 
 /* ------------------------------------------------------------------------------------------- sections */
 
-#if SIMD_LEVEL == SIMD_avx2
+#if SIMD_LEVEL == SIMD_avx512
+
+#include <immintrin.h>
+
+#define VEC 16
+/* 32 registers: 14 rows x 2 vectors of accumulators, 2 activations, 1 broadcast weight. */
+#define TILE_ROWS 14
+#define TILE_VECTORS 2
+
+typedef float vec __attribute__((vector_size(64), may_alias));
+typedef int32_t ivec __attribute__((vector_size(64), may_alias));
+
+INLINE vec vec_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+INLINE vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+INLINE vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+INLINE vec vec_sqrt(vec a) {
+    return _mm512_sqrt_ps(a);
+}
+INLINE uint32_t vec_bits(ivec mask) {
+    return _mm512_movepi32_mask((__m512i)mask);
+}
+INLINE ivec vec_mask(uint32_t bits) {
+    return (ivec)_mm512_movm_epi32((__mmask16)bits);
+}
+
+#elif SIMD_LEVEL == SIMD_avx2
 
 #include <immintrin.h>
 
@@ -169,6 +201,15 @@ INLINE vec vec_exp(vec x) {
 /* -------------------------------------------------------------- the functions of this instruction set (table.c) */
 
 void KERNEL(cpu_conv)(const conv_args *c);
+void KERNEL(cpu_winograd)(const conv_args *c);
+size_t KERNEL(cpu_winograd_scratch)(uint32_t channels);
+/* What either form does with `count` positions from `first` on once all their rows are computed: rows that are known
+ * without that, and activations that are not fused. */
+void KERNEL(cpu_conv_finish)(const conv_args *c, size_t first, size_t count);
+void KERNEL(cpu_conv_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                           float *packed);
+void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                               float *packed);
 void KERNEL(cpu_maxpool)(const pool_args *p);
 void KERNEL(cpu_avgpool)(const pool_args *p);
 void KERNEL(cpu_layernorm)(const layernorm_args *a);
@@ -185,7 +226,11 @@ void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t chann
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
 void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                    float *packed);
+void KERNEL(cpu_winograd_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels,
+                                       const float *weight, float *packed);
 void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c);
+void KERNEL(cpu_winograd_reverse)(const conv_reverse_args *c);
+void KERNEL(cpu_conv_reverse_finish)(const conv_reverse_args *c, size_t first, size_t count);
 void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e);
 void KERNEL(cpu_maxpool_reverse)(const pool_reverse_args *p);
 void KERNEL(cpu_avgpool_reverse)(const pool_reverse_args *p);

@@ -18,6 +18,8 @@ static const char *const form_names[] = {
     [FORM_PLAIN] = "plain",
     [FORM_DIRECT] = "direct",
     [FORM_COMPACTED] = "compacted",
+    [FORM_WINOGRAD] = "winograd",
+    [FORM_WINOGRAD_COMPACTED] = "winograd compacted",
 };
 enum { FORMS = sizeof form_names / sizeof *form_names }; /* FORM_NAMED has as many names as there are kernels */
 
@@ -168,18 +170,34 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     return COAR_OK;
 }
 
-static coar_status choose_forms(const graph *g, int device, const plan_timing *timing, numerics_plan *plan) {
+/* What Winograd's kernels can compute. */
+static bool can_transform(const op *o) {
+    return o->kind == OP_CONV && o->kernel_h == 3 && o->kernel_w == 3 && o->stride == 1 && o->pad <= 2;
+}
+
+/* Where they are faster than the direct form (docs/performance.md): transforms cost as much as some six columns. */
+static bool is_transformed(const graph *g, const op *o) {
+    enum { CHANNELS_MIN = 8 };
+    return can_transform(o) && g->values[o->input[0]].c >= CHANNELS_MIN && g->values[o->output].c >= CHANNELS_MIN;
+}
+
+static plan_form cpu_form(const graph *g, const uint32_t *reads, const op *o, bool exact) {
+    const bool compacted = can_compact(g, reads, o);
+    if (o->kind != OP_CONV) return FORM_PLAIN;
+    if (!exact && is_transformed(g, o)) return compacted ? FORM_WINOGRAD_COMPACTED : FORM_WINOGRAD;
+    return compacted ? FORM_COMPACTED : FORM_DIRECT;
+}
+
+static coar_status choose_forms(const graph *g, bool exact, int device, const plan_timing *timing,
+                                numerics_plan *plan) {
     coar_status status = COAR_OK;
     uint32_t *reads = NULL;
     const plan_device *folder = device_of(plan->device_class);
-    if (folder) return folder->choose(g, device, timing, plan);
+    if (folder) return folder->choose(g, device, exact ? NULL : timing, plan);
     if (!is_cpu(plan)) return COAR_OK;
     TRY_GOTO(memory_new(g->value_count, sizeof *reads, "numerics plan", &reads));
     graph_count_reads(g, reads);
-    for (size_t i = 0; i < plan->layers; i++) {
-        const op *o = &g->ops[i];
-        plan->form[i] = can_compact(g, reads, o) ? FORM_COMPACTED : o->kind == OP_CONV ? FORM_DIRECT : FORM_PLAIN;
-    }
+    for (size_t i = 0; i < plan->layers; i++) plan->form[i] = (uint8_t)cpu_form(g, reads, &g->ops[i], exact);
 done:
     free(reads);
     return status;
@@ -189,7 +207,7 @@ coar_status plan_create(const graph *g, const char *backend, const char *precisi
     return plan_create_timed(g, backend, precision, exact, 0, NULL, out);
 }
 
-/* On CPUs every form so far is direct: `exact` forbids nothing there. A device's rule may choose partial sums. */
+/* `exact`: CPUs transform nothing; a device's rule may choose partial sums. */
 coar_status plan_create_timed(const graph *g, const char *backend, const char *precision, int exact, int device,
                               const plan_timing *timing, numerics_plan *out) {
     coar_status status = COAR_OK;
@@ -198,7 +216,7 @@ coar_status plan_create_timed(const graph *g, const char *backend, const char *p
     TRY_GOTO(plan_blank(g, &plan));
     TRY_GOTO(settle_precision(backend, precision, &plan));
     TRY_GOTO(device_class(backend, device, plan.device_class));
-    TRY_GOTO(choose_forms(g, device, exact ? NULL : timing, &plan));
+    TRY_GOTO(choose_forms(g, exact, device, timing, &plan));
     for (size_t k = 0; exact && k < plan.layers; k++)
         if (plan.form[k] == FORM_NAMED) plan.splits[k] = 1;
     TRY_GOTO(plan_hash(&plan));
@@ -300,10 +318,12 @@ static coar_status read_layer(const graph *g, const uint32_t *reads, const cJSON
     int f = 0;
     while (f < FORMS && strcmp(form, form_names[f])) f++;
     bool reference = !strcmp(plan->device_class, "reference"), cpu = is_cpu(plan);
-    bool allowed = f == FORM_PLAIN       ? reference || o->kind != OP_CONV
-                   : f == FORM_DIRECT    ? cpu && o->kind == OP_CONV
-                   : f == FORM_COMPACTED ? cpu && can_compact(g, reads, o)
-                                         : false;
+    bool allowed = f == FORM_PLAIN                ? reference || o->kind != OP_CONV
+                   : f == FORM_DIRECT             ? cpu && o->kind == OP_CONV
+                   : f == FORM_COMPACTED          ? cpu && can_compact(g, reads, o)
+                   : f == FORM_WINOGRAD           ? cpu && can_transform(o)
+                   : f == FORM_WINOGRAD_COMPACTED ? cpu && can_transform(o) && can_compact(g, reads, o)
+                                                  : false;
     if (!allowed)
         return status_set(COAR_ERROR_MISMATCH, "%s: layer '%s' cannot be computed in the plan's form '%s'", origin,
                           name, form);

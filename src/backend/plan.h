@@ -23,8 +23,17 @@ typedef enum plan_form {
     FORM_PLAIN,     /* the backend's only form of this op */
     FORM_DIRECT,    /* direct convolution; ablated rows skipped, their columns stay */
     FORM_COMPACTED, /* direct; ablated rows skipped, and left out of the one op that reads them (border constants) */
-    FORM_NAMED,     /* a device's kernel, named by `kernel`, with `splits` partial sums */
+    FORM_WINOGRAD,  /* Winograd's F(4x4, 3x3); rows and columns as FORM_DIRECT */
+    FORM_WINOGRAD_COMPACTED, /* as FORM_COMPACTED */
+    FORM_NAMED,              /* a device's kernel, named by `kernel`, with `splits` partial sums */
 } plan_form;
+
+static inline bool plan_is_winograd(int form) {
+    return form == FORM_WINOGRAD || form == FORM_WINOGRAD_COMPACTED;
+}
+static inline bool plan_is_compacted(int form) {
+    return form == FORM_COMPACTED || form == FORM_WINOGRAD_COMPACTED;
+}
 
 typedef struct numerics_plan {
     char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */

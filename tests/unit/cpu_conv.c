@@ -8,11 +8,13 @@ typedef struct geometry {
     uint32_t in_h, in_w, kernel_h, kernel_w, stride, pad, in_channels, out_channels;
 } geometry;
 
-/* Borders, strides that leave pixels unread, kernels with fewer taps than the stride, blocks of every size. */
+/* Borders, strides that leave pixels unread, kernels with fewer taps than the stride, blocks of every size; windows of
+ * Winograd's inside the image, at each border and beyond it. */
 static const geometry geometries[] = {
-    {5, 7, 3, 3, 1, 1, 4, 7},    {8, 8, 3, 3, 2, 1, 5, 13}, {7, 9, 3, 3, 2, 1, 6, 3},  {1, 11, 1, 1, 1, 0, 19, 8},
-    {6, 5, 1, 1, 2, 0, 3, 5},    {9, 9, 7, 7, 2, 3, 3, 4},  {10, 8, 2, 3, 3, 1, 7, 6}, {4, 4, 5, 5, 1, 2, 2, 9},
-    {11, 7, 4, 4, 4, 0, 12, 10}, {3, 3, 3, 3, 1, 0, 8, 1},  {8, 6, 2, 2, 3, 1, 1, 17}, {2, 40, 1, 5, 2, 2, 50, 11},
+    {5, 7, 3, 3, 1, 1, 4, 7},    {8, 8, 3, 3, 2, 1, 5, 13},  {7, 9, 3, 3, 2, 1, 6, 3},  {1, 11, 1, 1, 1, 0, 19, 8},
+    {6, 5, 1, 1, 2, 0, 3, 5},    {9, 9, 7, 7, 2, 3, 3, 4},   {10, 8, 2, 3, 3, 1, 7, 6}, {4, 4, 5, 5, 1, 2, 2, 9},
+    {11, 7, 4, 4, 4, 0, 12, 10}, {3, 3, 3, 3, 1, 0, 8, 1},   {8, 6, 2, 2, 3, 1, 1, 17}, {2, 40, 1, 5, 2, 2, 50, 11},
+    {14, 13, 3, 3, 1, 1, 9, 27}, {6, 10, 3, 3, 1, 2, 31, 6},
 };
 enum { GEOMETRIES = sizeof geometries / sizeof *geometries };
 
@@ -27,149 +29,221 @@ static window window_of(const geometry *g) {
                     .pad = g->pad};
 }
 
-/* What one product of a convolution connects. */
+/* What one product of a convolution connects: weight [O][I][taps]. */
 typedef struct product {
-    size_t in, out, weight; /* first lane of an input element, of an output element; [O][taps][I] */
+    size_t in, out, weight; /* positions */
+    uint32_t i, o;
 } product;
 
-/* Calls see for every product W[o][t][i] x[p + t][i] of a convolution. */
+/* Calls see for every product W[o][i][t] x[p + t][i] of a convolution. */
 static void each_product(const geometry *g, void (*see)(void *context, product p), void *context) {
     const window w = window_of(g);
+    const size_t taps = (size_t)g->kernel_h * g->kernel_w;
     for (uint32_t y = 0; y < w.out_h; y++)
         for (uint32_t x = 0; x < w.out_w; x++)
             for (uint32_t ky = 0; ky < g->kernel_h; ky++)
                 for (uint32_t kx = 0; kx < g->kernel_w; kx++) {
                     const int64_t iy = (int64_t)y * g->stride + ky - g->pad, ix = (int64_t)x * g->stride + kx - g->pad;
                     if (iy < 0 || iy >= g->in_h || ix < 0 || ix >= g->in_w) continue;
-                    for (size_t o = 0; o < g->out_channels; o++)
-                        for (size_t i = 0; i < g->in_channels; i++)
-                            see(context, (product){
-                                             .in = (((size_t)iy * g->in_w + (size_t)ix) * g->in_channels + i) * LANES,
-                                             .out = (((size_t)y * w.out_w + x) * g->out_channels + o) * LANES,
-                                             .weight = ((o * g->kernel_h + ky) * g->kernel_w + kx) * g->in_channels + i,
-                                         });
+                    for (uint32_t o = 0; o < g->out_channels; o++)
+                        for (uint32_t i = 0; i < g->in_channels; i++)
+                            see(context,
+                                (product){.in = (size_t)iy * g->in_w + (size_t)ix,
+                                          .out = (size_t)y * w.out_w + x,
+                                          .weight = (o * (size_t)g->in_channels + i) * taps + ky * g->kernel_w + kx,
+                                          .i = i,
+                                          .o = o});
                 }
 }
 
+/* Channels that a mask keeps, and where each of them is; -1 = it is not. */
+typedef struct kept {
+    uint32_t count, channel[64];
+    int place[64];
+} kept;
+
+/* Not all of them, unless there is one. `backwards`: in decreasing order. */
+static kept keep_some(uint32_t channels, uint32_t left_out, bool backwards) {
+    kept k = {.count = 0};
+    for (uint32_t n = 0; n < channels; n++) {
+        const uint32_t c = backwards ? channels - 1 - n : n;
+        k.place[c] = channels > 1 && c % 5 == left_out ? -1 : (int)k.count;
+        if (k.place[c] >= 0) k.channel[k.count++] = c;
+    }
+    return k;
+}
+
 typedef struct sums {
+    const geometry *g;
     const float *weight, *from;
     double *to;
+    const kept *rows, *columns; /* forwards */
 } sums;
 
 static void add_forward(void *context, product p) {
     const sums *s = context;
-    for (size_t lane = 0; lane < LANES; lane++)
-        s->to[p.out + lane] += (double)s->weight[p.weight] * s->from[p.in + lane];
+    const int column = s->columns->place[p.i];
+    if (column < 0 || s->rows->place[p.o] < 0) return;
+    const float *x = s->from + (p.in * s->columns->count + (size_t)column) * LANES;
+    double *y = s->to + (p.out * s->g->out_channels + p.o) * LANES;
+    for (size_t lane = 0; lane < LANES; lane++) y[lane] += (double)s->weight[p.weight] * x[lane];
 }
 
 static void add_reverse(void *context, product p) {
     const sums *s = context;
-    for (size_t lane = 0; lane < LANES; lane++)
-        s->to[p.in + lane] += (double)s->weight[p.weight] * s->from[p.out + lane];
+    const float *dy = s->from + (p.out * s->g->out_channels + p.o) * LANES;
+    double *dx = s->to + (p.in * s->g->in_channels + p.i) * LANES;
+    for (size_t lane = 0; lane < LANES; lane++) dx[lane] += (double)s->weight[p.weight] * dy[lane];
+}
+
+/* -------------------------------------------------------------------------------------------------- forms */
+
+typedef enum form { DIRECT, WINOGRAD, FORMS } form;
+/* Of the largest result; transforms add and take away what is up to a hundred times larger. */
+static const double tolerances[] = {1e-6, 1e-5};
+
+static bool has_form(const geometry *g, form f) {
+    return f == DIRECT || (g->kernel_h == 3 && g->kernel_w == 3 && g->stride == 1 && g->pad <= 2);
+}
+
+static size_t points_of(const geometry *g, form f) {
+    return f == WINOGRAD ? WINOGRAD_POINTS : (size_t)g->kernel_h * g->kernel_w;
+}
+
+static size_t weight_count(const geometry *g) {
+    return (size_t)g->out_channels * g->in_channels * g->kernel_h * g->kernel_w;
+}
+
+static size_t *rows_of(const kept *k, uint32_t columns, size_t points, uint32_t tile_rows) {
+    size_t *row = (size_t *)lanes_bytes(k->count * sizeof *row);
+    for (uint32_t r = 0; r < k->count; r++) row[r] = conv_row(k->channel[r], columns, points, tile_rows);
+    return row;
+}
+
+static uint32_t *columns_of(const kept *k, uint32_t columns, uint32_t taps, uint32_t tile_rows) {
+    uint32_t *column = (uint32_t *)lanes_bytes((size_t)taps * k->count * sizeof *column), *to = column;
+    for (uint32_t t = 0; t < taps; t++)
+        for (uint32_t c = 0; c < k->count; c++) *to++ = (t * columns + k->channel[c]) * tile_rows;
+    return column;
 }
 
 /* ---------------------------------------------------------------------------------------------- forwards */
 
-/* Rows in another order than the channels they are stored in. */
-static uint32_t row_of(uint32_t packed, uint32_t rows) {
-    return rows - 1 - packed;
-}
-
-/* Blocks of rows as kernels.h describes them. */
-static float *pack(const cpu_kernels *k, const geometry *g, const float *weight) {
-    const size_t taps = (size_t)g->kernel_h * g->kernel_w;
-    const uint32_t blocks = conv_blocks(g->out_channels, k->tile_rows);
-    float *packed = lanes_weights(g->out_channels * taps * g->in_channels), *to = packed;
-    for (uint32_t b = 0; b < blocks; b++)
-        for (size_t column = 0; column < taps * g->in_channels; column++)
-            for (uint32_t r = conv_block_first(g->out_channels, blocks, b);
-                 r < conv_block_first(g->out_channels, blocks, b + 1); r++)
-                *to++ = weight[row_of(r, g->out_channels) * taps * g->in_channels + column];
-    return packed;
-}
-
-static void check_forward(const cpu_kernels *k, const geometry *g) {
+static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     const window w = window_of(g);
     const size_t positions = (size_t)w.out_h * w.out_w, outputs = positions * g->out_channels;
-    const float *x = lanes_values((size_t)g->in_h * g->in_w * g->in_channels);
-    const float *weight = lanes_weights((size_t)g->out_channels * g->kernel_h * g->kernel_w * g->in_channels);
-    uint32_t channel[64], zone[64] = {0};
-    for (uint32_t r = 0; r < g->out_channels; r++) channel[r] = row_of(r, g->out_channels);
+    const kept rows = keep_some(g->out_channels, 2, true), columns = keep_some(g->in_channels, 1, false);
+    const float *x = lanes_values((size_t)g->in_h * g->in_w * columns.count), *weight = lanes_weights(weight_count(g));
+    float *packed = lanes_weights(conv_packed_size(g->out_channels, g->in_channels, points_of(g, f), k->tile_rows));
+    uint32_t zone[64] = {0};
+    (f == WINOGRAD ? k->winograd_pack : k->conv_pack)(&w, g->in_channels, g->out_channels, weight, packed);
+    void (*const conv)(const conv_args *) = f == WINOGRAD ? k->winograd : k->conv;
     conv_args c = {.window = w,
-                   .in_channels = g->in_channels,
+                   .in_channels = columns.count,
                    .out_channels = g->out_channels,
                    .input = x,
-                   .output = lanes_output(outputs),
+                   .output = lanes_values(outputs),
                    .residual = lanes_values(outputs),
-                   .rows = g->out_channels,
-                   .weight = pack(k, g, weight),
-                   .channel = channel,
-                   .mul = lanes_values(g->out_channels),
-                   .add = lanes_values(g->out_channels),
+                   .rows = rows.count,
+                   .weight = packed,
+                   .row = rows_of(&rows, g->in_channels, points_of(g, f), k->tile_rows),
+                   .column = columns_of(&columns, g->in_channels, f == WINOGRAD ? 1 : g->kernel_w, k->tile_rows),
+                   .tap = (size_t)g->in_channels * k->tile_rows,
+                   .channel = rows.channel,
+                   .mul = lanes_values(rows.count),
+                   .add = lanes_values(rows.count),
                    .zone_y = zone,
                    .zone_x = zone,
                    .zones_x = 1,
                    .relu = true,
+                   .scratch = f == WINOGRAD ? lanes_output(k->winograd_scratch(columns.count) / LANES) : NULL,
                    .linear = lanes_output(outputs),
                    .positive = lanes_bytes(outputs * LANES / 8)};
-    ((float *)c.residual)[3] = NAN;
-    k->conv(&c);
+    const size_t undefined = rows.channel[0] * (size_t)LANES + 3;
+    ((float *)c.residual)[undefined] = NAN;
+    for (size_t p = 0; p < positions; p++) /* rows that are not computed */
+        for (uint32_t o = 0; o < g->out_channels; o++)
+            if (rows.place[o] < 0) memset(c.linear + (p * g->out_channels + o) * LANES, 0, LANES * sizeof(float));
+    conv(&c);
     double *linear = lanes_doubles(outputs * LANES);
-    each_product(g, add_forward, &(sums){weight, x, linear});
-    lanes_compare("linear", c.linear, linear, outputs, 1e-6);
-    int wrong_bits = 0, ones = 0;
+    each_product(g, add_forward, &(sums){g, weight, x, linear, &rows, &columns});
+    lanes_compare("linear", c.linear, linear, outputs, tolerances[f]);
+    int wrong_bits = 0, ones = 0, seen = 0;
     for (size_t i = 0; i < outputs * LANES; i++) {
+        if (rows.place[i / LANES % g->out_channels] < 0) continue;
         const bool bit = c.positive[i / 8] >> i % 8 & 1;
         wrong_bits += bit != !(c.output[i] <= 0);
         ones += bit;
+        seen++;
     }
-    CHECK(isnan(c.output[3]));
+    CHECK(isnan(c.output[undefined]));
     CHECK_INT(wrong_bits, 0);
-    CHECK(ones > 0 && ones < (int)(outputs * LANES));
+    CHECK(ones > 0 && ones < seen);
     const float *saving = c.output;
     c.linear = NULL;
     c.positive = NULL;
-    c.output = lanes_output(outputs);
-    k->conv(&c);
+    c.output = lanes_copy(saving, outputs);
+    conv(&c);
     lanes_same("output without saving", c.output, saving, outputs);
 }
 
 static void check_forward_all(const cpu_kernels *k) {
-    for (size_t i = 0; i < GEOMETRIES; i++) {
-        check_forward(k, &geometries[i]);
-        lanes_release();
-    }
+    for (form f = 0; f < FORMS; f++)
+        for (size_t i = 0; i < GEOMETRIES; i++) {
+            if (has_form(&geometries[i], f)) check_forward(k, &geometries[i], f);
+            lanes_release();
+        }
 }
 
 /* ------------------------------------------------------------------------------------------- data gradient */
 
-static void check_reverse(const cpu_kernels *k, const geometry *g, bool add) {
+typedef void (*reverse_kernel)(const conv_reverse_args *c);
+
+/* With weights and lists of all there is; no gradient yet, nowhere to put the result. */
+static conv_reverse_args reverse_args(const cpu_kernels *k, const geometry *g, form f, const float *weight) {
+    const window w = window_of(g);
+    const size_t points = points_of(g, f);
+    const kept rows = keep_some(g->in_channels, 5, false), columns = keep_some(g->out_channels, 5, false); /* all */
+    float *packed = lanes_weights(conv_packed_size(g->in_channels, g->out_channels, points, k->tile_rows));
+    (f == WINOGRAD ? k->winograd_reverse_pack : k->conv_reverse_pack)(&w, g->in_channels, g->out_channels, weight,
+                                                                      packed);
+    return (conv_reverse_args){
+        .window = w,
+        .in_channels = g->in_channels,
+        .out_channels = g->out_channels,
+        .weight = packed,
+        .row = rows_of(&rows, g->out_channels, points, k->tile_rows),
+        .column = columns_of(&columns, g->out_channels, f == WINOGRAD ? 1 : g->kernel_w, k->tile_rows),
+        .tap = (size_t)g->out_channels * k->tile_rows,
+        .scratch = f == WINOGRAD ? lanes_output(k->winograd_scratch(g->out_channels) / LANES) : NULL,
+    };
+}
+
+static reverse_kernel reverse_of(const cpu_kernels *k, form f) {
+    return f == WINOGRAD ? k->winograd_reverse : k->conv_reverse;
+}
+
+static void check_reverse(const cpu_kernels *k, const geometry *g, form f, bool add) {
     const window w = window_of(g);
     const size_t outputs = (size_t)w.out_h * w.out_w * g->out_channels;
     const size_t inputs = (size_t)g->in_h * g->in_w * g->in_channels;
-    const size_t weights = (size_t)g->out_channels * g->kernel_h * g->kernel_w * g->in_channels;
-    const float *weight = lanes_weights(weights), *gradient = lanes_values(outputs), *before = lanes_values(inputs);
-    float *packed = lanes_weights(weights), *result = add ? lanes_copy(before, inputs) : lanes_output(inputs);
+    const float *weight = lanes_weights(weight_count(g)), *before = lanes_values(inputs);
+    conv_reverse_args c = reverse_args(k, g, f, weight);
+    c.gradient = lanes_values(outputs);
+    c.output = (gradient_sum){add ? lanes_copy(before, inputs) : lanes_output(inputs), add};
     double *expected = lanes_doubles(inputs * LANES);
     for (size_t i = 0; add && i < inputs * LANES; i++) expected[i] = before[i];
-    k->conv_reverse_pack(&w, g->in_channels, g->out_channels, weight, packed);
-    const conv_reverse_args c = {.window = w,
-                                 .in_channels = g->in_channels,
-                                 .out_channels = g->out_channels,
-                                 .weight = packed,
-                                 .gradient = gradient,
-                                 .output = {result, add}};
-    k->conv_reverse(&c);
-    each_product(g, add_reverse, &(sums){weight, gradient, expected});
-    lanes_compare("dL/dx", result, expected, inputs, 1e-6);
+    reverse_of(k, f)(&c);
+    each_product(g, add_reverse, &(sums){.g = g, .weight = weight, .from = c.gradient, .to = expected});
+    lanes_compare("dL/dx", c.output.values, expected, inputs, tolerances[f]);
     lanes_release();
 }
 
 static void check_reverse_all(const cpu_kernels *k) {
-    for (size_t i = 0; i < GEOMETRIES; i++) {
-        check_reverse(k, &geometries[i], false);
-        check_reverse(k, &geometries[i], true);
-    }
+    for (form f = 0; f < FORMS; f++)
+        for (size_t i = 0; i < GEOMETRIES; i++)
+            for (int add = 0; add < 2; add++)
+                if (has_form(&geometries[i], f)) check_reverse(k, &geometries[i], f, add);
 }
 
 /* ----------------------------------------------------------------------------------------------- epilogue */
@@ -188,7 +262,7 @@ static epilogue_reverse_args random_epilogue(size_t positions, uint32_t channels
 }
 
 /* What conv_reverse hands on to `then` gives the bits of a call of its own. */
-static void check_then(const cpu_kernels *k, const geometry *g, bool add) {
+static void check_then(const cpu_kernels *k, const geometry *g, form f, bool add) {
     const window w = window_of(g);
     const size_t positions = (size_t)g->in_h * g->in_w, inputs = positions * g->in_channels;
     const size_t outputs = (size_t)w.out_h * w.out_w * g->out_channels;
@@ -197,23 +271,19 @@ static void check_then(const cpu_kernels *k, const geometry *g, bool add) {
     e.kind = SUM_PRODUCT;
     e.positive = (const uint8_t *)lanes_weights(inputs * LANES / 32);
     e.residual = (gradient_sum){lanes_values(inputs), true};
-    conv_reverse_args c = {.window = w,
-                           .in_channels = g->in_channels,
-                           .out_channels = g->out_channels,
-                           .weight =
-                               lanes_weights((size_t)g->out_channels * g->kernel_h * g->kernel_w * g->in_channels),
-                           .gradient = lanes_values(outputs),
-                           .output = {lanes_copy(sum, inputs), add}};
+    conv_reverse_args c = reverse_args(k, g, f, lanes_weights(weight_count(g)));
+    c.gradient = lanes_values(outputs);
+    c.output = (gradient_sum){lanes_copy(sum, inputs), add};
     epilogue_reverse_args fused = e;
     fused.gradient = c.output.values;
     fused.output = c.output.values; /* in place */
     fused.residual.values = lanes_copy(e.residual.values, inputs);
     fused.sums = lanes_copy(e.sums, g->in_channels);
     c.then = &fused;
-    k->conv_reverse(&c);
+    reverse_of(k, f)(&c);
     c.then = NULL;
     c.output.values = sum;
-    k->conv_reverse(&c);
+    reverse_of(k, f)(&c);
     e.gradient = sum;
     k->epilogue_reverse(&e);
     lanes_same("output", fused.output, e.output, inputs);
@@ -223,10 +293,10 @@ static void check_then(const cpu_kernels *k, const geometry *g, bool add) {
 }
 
 static void check_then_all(const cpu_kernels *k) {
-    for (size_t i = 0; i < GEOMETRIES; i++) {
-        check_then(k, &geometries[i], false);
-        check_then(k, &geometries[i], true);
-    }
+    for (form f = 0; f < FORMS; f++)
+        for (size_t i = 0; i < GEOMETRIES; i++)
+            for (int add = 0; add < 2; add++)
+                if (has_form(&geometries[i], f)) check_then(k, &geometries[i], f, add);
 }
 
 typedef enum act { NONE, RELU, QUICKGELU, ACTS } act;

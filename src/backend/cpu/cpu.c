@@ -94,9 +94,12 @@ static coar_status cpu_prepare(const backend_settings *s, backend **out) {
     }
     for (size_t i = 0, start = 0; i < b->buffers.buffers; start += b->buffers.size[i++] * LANES)
         b->buffer_start[i] = start;
-    cpu_layers_fill(b);
-    *out = &b->base;
-    return COAR_OK;
+    status = cpu_layers_fill(b);
+    if (status == COAR_OK)
+        *out = &b->base;
+    else
+        cpu_destroy(&b->base);
+    return status;
 }
 
 /* --------------------------------------------------------------------------------------- examples */
@@ -270,10 +273,7 @@ static coar_status run_all(cpu_backend *b, run_job *job) {
     job->rest = b->examples % LANES;
     job->parts = parts_per_mask(b, job->count, job->groups);
     const size_t mixed = (job->count * job->rest + LANES - 1) / LANES;
-    for (size_t t = 0; t < b->workers; t++) {
-        b->worker[t].dense_weights = false;
-        b->worker[t].flops = 0;
-    }
+    for (size_t t = 0; t < b->workers; t++) b->worker[t].flops = 0;
     return cpu_each_worker(b, (job->groups ? job->count * job->parts : 0) + mixed, run_task, job);
 }
 

@@ -47,25 +47,29 @@ typedef struct border_axis {
 typedef struct cpu_layer {
     const op *op;
     shape in, out;
-    bool leaves_out;     /* group form: channels with keep 0 are not stored in the output */
-    int feeder;          /* OP_CONV: the op that leaves channels out of this op's input; -1 = none */
-    const float *weight; /* OP_CONV: [O][kernel_h * kernel_w][I] */
+    bool leaves_out; /* group form: channels with keep 0 are not stored in the output */
+    int feeder;      /* OP_CONV: the op that leaves channels out of this op's input; -1 = none */
     border_axis rows, columns;
-    /* OP_CONV, for reverse passes: all rows and columns packed for `conv` and `conv_reverse`, once for all tiles and
-     * workers. NULL: packed for each tile. */
-    float *dense, *transposed;
+    /* OP_CONV: packed once, for all masks, tiles and workers (kernels.h). */
+    bool winograd;
+    size_t points;         /* of the packed weights: taps, or WINOGRAD_POINTS */
+    float *weight;         /* rows are output channels */
+    float *reverse_weight; /* rows are input channels; NULL without reverse passes */
+    size_t *reverse_row;   /* [I]: where each of them begins */
 } cpu_layer;
 
 /* A convolution under the masks of a tile. Lanes of a group are all alike. */
 typedef struct cpu_packed {
     uint32_t rows;              /* computed */
     uint32_t *row;              /* [O]: the output channel each of them is */
+    size_t *row_start;          /* [O]: where it begins in the layer's weights */
     uint32_t *channel;          /* [O]: where it is stored */
+    uint32_t *column;           /* [kernel_w][stored input channels] where the input leaves channels out: where each
+                                 * column begins in a row (kernels.h); elsewhere NULL, and the backend's `column` serves */
     uint32_t constants;         /* not computed: known */
     uint32_t *constant_channel; /* [O] */
     float *constant;            /* [O] before residual and activation; of a layer that leaves out: after activation */
     float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */
-    float *weight;              /* blocks of rows */
 } cpu_packed;
 
 /* What one thread works in. `run` and `run_reverse` share memory where they do not name the same array. */
@@ -73,15 +77,12 @@ typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
     /* run */
-    bool dense_weights; /* `packed` holds all rows and columns of every layer: the next mixed tile of `run`, `logits` or
-                         * row sums needs no more. A reverse pass overwrites them */
-    float *buffer;      /* [plan.total][LANES] */
-    float *activated;   /* [widest layer that leaves out, rounded up to LANES] */
-    double *tap_sum;    /* [largest kernel that reads a layer that leaves out] */
-    double flops;       /* executed in this call */
+    float *buffer;    /* [plan.total][LANES] */
+    float *activated; /* [widest layer that leaves out, rounded up to LANES] */
+    double *tap_sum;  /* [largest kernel that reads a layer that leaves out] */
+    double flops;     /* executed in this call */
     /* run_reverse */
     float *regions;           /* [schedule.floats] */
-    float *layer_weights;     /* [largest layer]: where layers have none packed of their own */
     float *sums;              /* [widest site][LANES] */
     float *sum_mul, *sum_add; /* [widest site] */
     float *attention_reverse; /* attention_reverse_scratch */
@@ -91,6 +92,7 @@ typedef struct cpu_worker {
     void *mask_scratch;       /* mask_range_scratch_max(n) bytes */
     float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
     float *attention;         /* attention_scratch */
+    float *winograd;          /* winograd_scratch of the widest layer in that form */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
     float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
 } cpu_worker;
@@ -109,8 +111,9 @@ typedef struct cpu_backend {
     uint32_t classes;
     size_t elements; /* of an input image */
     buffer_plan buffers;
-    size_t *buffer_start; /* [buffers.buffers], in floats of a worker's buffer */
-    bool pack_once;       /* packed weights of all layers are kept side by side: packed once for all tiles of a mask */
+    size_t *buffer_start;         /* [buffers.buffers], in floats of a worker's buffer */
+    uint32_t *column;             /* [columns]: where each column begins when all are stored */
+    size_t columns;               /* of the longest kernel row, forwards or in reverse */
     cpu_schedule_choice *choices; /* with settings.reverse: [choice_count] */
     size_t choice_count;
     size_t choice;         /* the one that is planned for */
@@ -136,9 +139,11 @@ typedef struct cpu_backend {
 /* Geometry and forms of every op, into b->layers. */
 void cpu_layers_describe(cpu_backend *b);
 /* Fills the arrays that cpu_memory.c has placed. */
-void cpu_layers_fill(cpu_backend *b);
-/* Whether b->layers[].weight is an array of its own: 1x1 convolutions use the graph's. */
-bool cpu_layer_reorders(const cpu_layer *layer);
+coar_status cpu_layers_fill(cpu_backend *b);
+/* Columns of a kernel row, all stored, forwards or in reverse: the length of their list. */
+static inline size_t cpu_layer_columns(const cpu_layer *layer, uint32_t channels) {
+    return (size_t)channels * (layer->winograd ? 1 : layer->op->kernel_w);
+}
 static inline size_t cpu_layer_zones(const cpu_layer *layer) {
     return (size_t)layer->rows.zones * layer->columns.zones;
 }
@@ -148,8 +153,7 @@ static inline size_t cpu_layer_zones(const cpu_layer *layer) {
 /* How much is spent on speed. */
 typedef struct cpu_memory_way {
     size_t workers;
-    bool pack_once; /* weights of all layers */
-    size_t choice;  /* of the schedules of a reverse pass */
+    size_t choice; /* of the schedules of a reverse pass */
 } cpu_memory_way;
 
 /* The way that needs least, and the fastest. */
@@ -160,18 +164,14 @@ cpu_memory_way cpu_memory_choose(cpu_backend *b, size_t allowed);
 /* Bytes that a way takes; with `base` also places every array there. */
 size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base);
 /* Allocates b->memory and places everything, the fastest way that settings.memory allows: a worker for each thread;
- * rather fewer weights packed than a part of the network run twice, rather that than fewer workers. */
+ * rather a part of the network run twice than fewer workers. */
 coar_status cpu_memory_allocate(cpu_backend *b);
 
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
 
-/* The epilogue of layer i under w->keep, and which rows are computed; `group`: all lanes have one mask. The layers
- * before i must be packed already. */
-void cpu_pack_epilogue(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
-/* Its weights, for the rows (and the stored columns) that cpu_pack_epilogue chose. */
-void cpu_pack_weights(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
-/* All its weights, as in cpu_pack_weights when nothing is left out. */
-void cpu_pack_dense(const cpu_backend *b, size_t i, float *packed);
+/* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored; `group`: all lanes have one
+ * mask. The layers before i must be packed already. */
+void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
 activate_kernel cpu_activation(const cpu_backend *b, activation act);
 
 /* ---------------------------------------------------------------------------------------- cpu_tile.c */
@@ -186,6 +186,8 @@ typedef struct tile_observer {
 static inline float *cpu_value(const cpu_worker *w, int v) {
     return v < 0 ? NULL : w->value[v];
 }
+/* A convolution in its layer's form. */
+void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args);
 /* The arguments of convolution i of the tile in hand. */
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
 window cpu_layer_window(const cpu_layer *layer);

@@ -3,10 +3,6 @@
  */
 #include "backend/cpu/cpu.h"
 
-bool cpu_layer_reorders(const cpu_layer *layer) {
-    return layer->op->kind == OP_CONV && layer->op->kernel_h * (uint64_t)layer->op->kernel_w > 1;
-}
-
 /* Index of the op that makes `value`, -1 for the input. */
 static int maker(const graph *g, int value) {
     for (size_t i = 0; i < g->op_count; i++)
@@ -50,33 +46,45 @@ void cpu_layers_describe(cpu_backend *b) {
         const op *o = &g->ops[i];
         cpu_layer *layer = &b->layers[i];
         *layer = (cpu_layer){.op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .feeder = -1};
-        layer->leaves_out = b->settings.plan->form[i] == FORM_COMPACTED;
+        layer->leaves_out = plan_is_compacted(b->settings.plan->form[i]);
         if (o->kind != OP_CONV) continue;
-        layer->weight = o->weight;
+        layer->winograd = plan_is_winograd(b->settings.plan->form[i]);
+        layer->points = layer->winograd ? WINOGRAD_POINTS : (size_t)o->kernel_h * o->kernel_w;
         int before = maker(g, o->input[0]);
-        if (before >= 0 && b->settings.plan->form[before] == FORM_COMPACTED) layer->feeder = before;
+        if (before >= 0 && plan_is_compacted(b->settings.plan->form[before])) layer->feeder = before;
         cut_axes(layer);
+        const size_t columns = cpu_layer_columns(layer, layer->in.c), reverse = cpu_layer_columns(layer, layer->out.c);
+        if (columns > b->columns) b->columns = columns;
+        if (b->settings.reverse && reverse > b->columns) b->columns = reverse;
     }
 }
 
-/* [O][I][taps] -> [O][taps][I]: the columns of one tap side by side. */
-static void reorder(const cpu_layer *layer, float *to) {
-    const size_t taps = (size_t)layer->op->kernel_h * layer->op->kernel_w, inputs = layer->in.c;
-    const float *from = layer->op->weight;
-    for (uint32_t o = 0; o < layer->out.c; o++, from += inputs * taps)
-        for (size_t t = 0; t < taps; t++)
-            for (size_t c = 0; c < inputs; c++) *to++ = from[c * taps + t];
+/* Packs the weights of layer i, forwards or (odd tasks) for reverse passes. */
+static coar_status pack_layer(void *context, size_t task, int worker) {
+    const cpu_backend *b = context;
+    const cpu_layer *layer = &b->layers[task / 2];
+    const cpu_kernels *k = b->kernels;
+    (void)worker;
+    if (layer->op->kind != OP_CONV) return COAR_OK;
+    const window window = cpu_layer_window(layer);
+    if (task % 2 == 0)
+        (layer->winograd ? k->winograd_pack : k->conv_pack)(&window, layer->in.c, layer->out.c, layer->op->weight,
+                                                            layer->weight);
+    else if (layer->reverse_weight)
+        (layer->winograd ? k->winograd_reverse_pack : k->conv_reverse_pack)(&window, layer->in.c, layer->out.c,
+                                                                            layer->op->weight, layer->reverse_weight);
+    return COAR_OK;
 }
 
-void cpu_layers_fill(cpu_backend *b) {
-    for (size_t i = 0; i < b->settings.graph->op_count; i++) {
+coar_status cpu_layers_fill(cpu_backend *b) {
+    const size_t ops = b->settings.graph->op_count;
+    for (size_t i = 0; i < ops; i++) {
         cpu_layer *layer = &b->layers[i];
         if (layer->op->kind != OP_CONV) continue;
         cut_axes(layer);
-        if (cpu_layer_reorders(layer)) reorder(layer, (float *)layer->weight);
-        if (!layer->dense) continue;
-        const window window = cpu_layer_window(layer);
-        cpu_pack_dense(b, i, layer->dense);
-        b->kernels->conv_reverse_pack(&window, layer->in.c, layer->out.c, layer->weight, layer->transposed);
+        for (uint32_t c = 0; layer->reverse_row && c < layer->in.c; c++)
+            layer->reverse_row[c] = conv_row(c, layer->out.c, layer->points, b->kernels->tile_rows);
     }
+    for (size_t s = 0; s < b->columns; s++) b->column[s] = (uint32_t)s * b->kernels->tile_rows;
+    return thread_pool_run(b->settings.pool, 2 * ops, pack_layer, b);
 }

@@ -33,8 +33,7 @@ static void add_values(const float *x, const cpu_layer *layer, double *sums) {
  * epilogue of a POST site is scale and shift alone. */
 static void compute_site(const cpu_backend *b, cpu_worker *w, size_t i, tile_sums *t) {
     const cpu_layer *layer = &b->layers[i];
-    cpu_pack_epilogue(b, w, i, false);
-    cpu_pack_weights(b, w, i, false);
+    cpu_pack(b, w, i, false);
     if (layer->op->mask.place == PLACE_PRE) {
         const size_t adds = cpu_layer_zones(layer) * layer->out.c * LANES;
         for (size_t k = 0; k < (size_t)layer->out.c * LANES; k++) w->packed[i].mul[k] = 1;
@@ -45,7 +44,7 @@ static void compute_site(const cpu_backend *b, cpu_worker *w, size_t i, tile_sum
     args.residual = NULL;
     args.relu = false;
     args.activate = NULL;
-    b->kernels->conv(&args);
+    cpu_convolve(b, layer, &args);
     add_values(t->x, layer, t->sums);
 }
 

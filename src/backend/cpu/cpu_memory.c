@@ -1,19 +1,14 @@
 /*
  * cpu_memory.c - one plan of all the memory the backend takes: measured first, then carved from one allocation.
  *
- * shared       reordered weights, pixels and labels of the bound examples; packed weights of reverse passes
+ * shared       packed weights, pixels and labels of the bound examples
  * per worker   epilogues, keeps, scratch; and in one place
- *              for `run`: values of one tile (buffer plan * 32 lanes), packed weights
+ *              for `run`: values of one tile (buffer plan * 32 lanes)
  *              for `run_reverse`: the regions of its schedule
  */
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
-
-/* Packed weights of all layers are kept side by side when memory allows and they are no more than this; otherwise they
- * are packed layer by layer for each tile. Beyond this size networks have a hundred positions and more for each weight,
- * and packing costs a worker about 1 % (16 positions: 10 %). */
-#define PACK_ONCE_MAX ((size_t)128 << 20)
 
 /* a * b * c, SIZE_MAX when that is too much: arena_take then refuses. */
 static size_t product(size_t a, size_t b, size_t c) {
@@ -30,6 +25,14 @@ static void place_axis(arena *arena, border_axis *axis, uint32_t size) {
     arena_place(arena, axis->zones, sizeof *axis->span, &axis->span);
 }
 
+static void place_weights(const cpu_backend *b, arena *arena, cpu_layer *layer) {
+    const uint32_t in = layer->in.c, out = layer->out.c, tile_rows = b->kernels->tile_rows;
+    arena_place(arena, conv_packed_size(out, in, layer->points, tile_rows), sizeof(float), &layer->weight);
+    if (!b->settings.reverse) return;
+    arena_place(arena, conv_packed_size(in, out, layer->points, tile_rows), sizeof(float), &layer->reverse_weight);
+    arena_place(arena, in, sizeof *layer->reverse_row, &layer->reverse_row);
+}
+
 static void place_shared(cpu_backend *b, arena *arena) {
     const graph *g = b->settings.graph;
     const size_t most = b->settings.examples_max;
@@ -40,13 +43,9 @@ static void place_shared(cpu_backend *b, arena *arena) {
         if (layer->op->kind != OP_CONV) continue;
         place_axis(arena, &layer->rows, layer->out.h);
         place_axis(arena, &layer->columns, layer->out.w);
-        const size_t weights = graph_weight_count(g, layer->op);
-        if (cpu_layer_reorders(layer)) arena_place(arena, weights, sizeof(float), &layer->weight);
-        layer->dense = layer->transposed = NULL;
-        if (!b->settings.reverse || !b->pack_once) continue;
-        arena_place(arena, weights, sizeof(float), &layer->dense);
-        arena_place(arena, weights, sizeof(float), &layer->transposed);
+        place_weights(b, arena, layer);
     }
+    arena_place(arena, b->columns, sizeof *b->column, &b->column);
     arena_place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
     arena_place(arena, LANES - 1, b->elements, &b->rest);
     arena_place(arena, most, sizeof *b->labels, &b->labels);
@@ -58,11 +57,10 @@ static void place_shared(cpu_backend *b, arena *arena) {
 
 /* Sizes of scratch that serves one op at a time. */
 typedef struct scratch_sizes {
-    size_t weights;       /* of all layers */
-    size_t layer_weights; /* of the largest */
     size_t site_channels; /* of the widest site */
     size_t out_channels;  /* of the widest PLACE_OUT site */
     size_t attention, attention_reverse;
+    size_t winograd;
     size_t activated;
     size_t taps; /* of the largest kernel whose input is left out in part */
 } scratch_sizes;
@@ -72,10 +70,9 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
     scratch_sizes s = {0};
     for (size_t i = 0; i < g->op_count; i++) {
         const cpu_layer *layer = &b->layers[i];
-        if (layer->op->kind == OP_CONV) {
-            const size_t count = graph_weight_count(g, layer->op);
-            if (!size_add(s.weights, count, &s.weights)) s.weights = SIZE_MAX;
-            s.layer_weights = larger(s.layer_weights, count);
+        if (layer->winograd) {
+            s.winograd = larger(s.winograd, b->kernels->winograd_scratch(layer->in.c));
+            if (b->settings.reverse) s.winograd = larger(s.winograd, b->kernels->winograd_scratch(layer->out.c));
         }
         if (layer->feeder >= 0) s.taps = larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
         if (layer->leaves_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
@@ -93,6 +90,8 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
 static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) {
     const size_t rows = layer->out.c;
     arena_place(arena, rows, sizeof *p->row, &p->row);
+    arena_place(arena, rows, sizeof *p->row_start, &p->row_start);
+    if (layer->feeder >= 0) arena_place(arena, cpu_layer_columns(layer, layer->in.c), sizeof *p->column, &p->column);
     arena_place(arena, rows, sizeof *p->channel, &p->channel);
     arena_place(arena, rows, sizeof *p->constant_channel, &p->constant_channel);
     arena_place(arena, rows, sizeof *p->constant, &p->constant);
@@ -102,15 +101,6 @@ static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) 
 
 /* What `run` alone uses. */
 static void place_run(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
-    const graph *g = b->settings.graph;
-    float *weights = NULL;
-    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *weights, &weights);
-    for (size_t i = 0; i < g->op_count; i++) {
-        cpu_packed unplaced, *p = w->packed ? &w->packed[i] : &unplaced;
-        if (g->ops[i].kind != OP_CONV) continue;
-        p->weight = weights;
-        if (b->pack_once) arena_place(arena, graph_weight_count(g, &g->ops[i]), sizeof *p->weight, &p->weight);
-    }
     arena_place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
     arena_place(arena, s->activated, sizeof *w->activated, &w->activated);
     arena_place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
@@ -120,8 +110,6 @@ static void place_run(const cpu_backend *b, arena *arena, const scratch_sizes *s
 static void place_reverse(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
     if (!b->settings.reverse) return;
     arena_place(arena, b->choices[b->choice].floats, sizeof *w->regions, &w->regions);
-    w->layer_weights = NULL;
-    if (!b->pack_once) arena_place(arena, s->layer_weights, sizeof *w->layer_weights, &w->layer_weights);
     arena_place(arena, s->site_channels, LANES * sizeof *w->sums, &w->sums);
     arena_place(arena, s->site_channels, sizeof *w->sum_mul, &w->sum_mul);
     arena_place(arena, s->site_channels, sizeof *w->sum_add, &w->sum_add);
@@ -144,6 +132,7 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_mul, &w->out_mul);
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
     arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
+    arena_place(arena, s->winograd, sizeof *w->winograd, &w->winograd);
     arena_place(arena, b->elements, LANES, &w->pixels);
     arena_place(arena, LANES, sizeof *w->scale, &w->scale);
     const size_t start = arena->used;
@@ -159,7 +148,6 @@ size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base) {
     const scratch_sizes s = measure_scratch(b);
     b->workers = way.workers;
     b->choice = way.choice;
-    b->pack_once = way.pack_once && s.weights <= PACK_ONCE_MAX / sizeof(float);
     place_shared(b, &arena);
     for (size_t t = 0; t < way.workers; t++) {
         cpu_worker unplaced;
@@ -173,14 +161,13 @@ cpu_memory_way cpu_memory_least(const cpu_backend *b) {
 }
 
 cpu_memory_way cpu_memory_best(const cpu_backend *b) {
-    return (cpu_memory_way){.workers = (size_t)thread_pool_size(b->settings.pool), .pack_once = true};
+    return (cpu_memory_way){.workers = (size_t)thread_pool_size(b->settings.pool)};
 }
 
 cpu_memory_way cpu_memory_choose(cpu_backend *b, size_t allowed) {
     const cpu_memory_way least = cpu_memory_least(b);
     cpu_memory_way way = cpu_memory_best(b);
-    if (cpu_memory_plan(b, way, NULL) <= allowed) return way;
-    for (way.pack_once = false; way.workers > 0; way.workers--)
+    for (; way.workers > 0; way.workers--)
         for (way.choice = 0; way.choice <= least.choice; way.choice++)
             if (cpu_memory_plan(b, way, NULL) <= allowed) return way;
     return least;

@@ -1,5 +1,6 @@
 /*
- * cpu_pack.c - a convolution under given masks: which rows are computed, their weights, and the epilogue.
+ * cpu_pack.c - a convolution under given masks: which rows are computed, which columns are stored, and the epilogue.
+ * Weights stay where they are, whatever the mask: rows and columns are lists of where each begins in them.
  *
  * With x = W * input, keep k and fill c of a row (docs/design.md, section 2), the epilogue is y = mul x + add:
  *   PRE    scale (k x + (1 - k) c) + shift      mul = scale k    add = shift + scale (1 - k) c
@@ -65,6 +66,7 @@ static void choose_rows(const cpu_backend *b, const cpu_worker *w, const cpu_lay
             const size_t r = p->rows++;
             epilogue(b, w, layer->op, o, p->mul + r * LANES, p->add + r * LANES);
             p->row[r] = o;
+            p->row_start[r] = conv_row(o, layer->in.c, layer->points, b->kernels->tile_rows);
             p->channel[r] = group && layer->leaves_out ? (uint32_t)r : o;
         }
     }
@@ -82,12 +84,11 @@ static void activate_constants(const cpu_backend *b, const cpu_worker *w, const 
 /* tap_sum[tap] = what the channels left out contribute to one row at one tap, before mul. */
 static void sum_left_out(const cpu_layer *layer, const cpu_packed *feeder, uint32_t row, double *tap_sum) {
     const size_t taps = (size_t)layer->op->kernel_h * layer->op->kernel_w;
-    const float *weight = layer->weight + row * taps * layer->in.c;
-    for (size_t t = 0; t < taps; t++, weight += layer->in.c) {
-        tap_sum[t] = 0;
-        for (uint32_t i = 0; i < feeder->constants; i++)
-            tap_sum[t] += (double)weight[feeder->constant_channel[i]] * feeder->constant[i];
-    }
+    const float *weight = layer->op->weight + row * taps * layer->in.c; /* [I][taps] */
+    memset(tap_sum, 0, taps * sizeof *tap_sum);
+    for (uint32_t i = 0; i < feeder->constants; i++)
+        for (size_t t = 0; t < taps; t++)
+            tap_sum[t] += (double)weight[feeder->constant_channel[i] * taps + t] * feeder->constant[i];
 }
 
 /* The sum over the taps that zone z has inside the image. */
@@ -115,7 +116,15 @@ static void spread_over_zones(const cpu_layer *layer, const cpu_packed *feeder, 
     }
 }
 
-void cpu_pack_epilogue(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
+/* Columns are [tap x][I] in the weights of a kernel row, and [tap x][stored channels] in the input. */
+static void list_columns(const cpu_backend *b, const cpu_layer *layer, const cpu_packed *feeder, uint32_t *column) {
+    const uint32_t taps = layer->winograd ? 1 : layer->op->kernel_w;
+    for (uint32_t t = 0; t < taps; t++)
+        for (uint32_t k = 0; k < feeder->rows; k++)
+            *column++ = (t * layer->in.c + feeder->row[k]) * b->kernels->tile_rows;
+}
+
+void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
     cpu_packed *p = &w->packed[i];
     choose_rows(b, w, layer, group, p);
@@ -123,43 +132,5 @@ void cpu_pack_epilogue(const cpu_backend *b, cpu_worker *w, size_t i, bool group
     if (layer->feeder < 0) return;
     const cpu_packed *feeder = group && w->packed[layer->feeder].constants ? &w->packed[layer->feeder] : NULL;
     for (uint32_t r = 0; r < p->rows; r++) spread_over_zones(layer, feeder, p, r, w->tap_sum);
-}
-
-/* Rows of one block: [tap][column][MO]. `column`: which input channels, NULL = all. Returns the end. */
-static float *pack_block(const cpu_layer *layer, const uint32_t *row, uint32_t MO, const uint32_t *column,
-                         uint32_t columns, float *to) {
-    const size_t taps = (size_t)layer->op->kernel_h * layer->op->kernel_w, inputs = layer->in.c;
-    const float *from[TILE_ROWS_MAX];
-    for (size_t t = 0; t < taps; t++) {
-        for (uint32_t o = 0; o < MO; o++) from[o] = layer->weight + (row[o] * taps + t) * inputs;
-        for (uint32_t k = 0; k < columns; k++) {
-            const size_t c = column ? column[k] : k;
-            for (uint32_t o = 0; o < MO; o++) *to++ = from[o][c];
-        }
-    }
-    return to;
-}
-
-void cpu_pack_weights(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
-    const cpu_layer *layer = &b->layers[i];
-    const cpu_packed *p = &w->packed[i], *feeder = group && layer->feeder >= 0 ? &w->packed[layer->feeder] : NULL;
-    const uint32_t blocks = conv_blocks(p->rows, b->kernels->tile_rows);
-    float *to = p->weight;
-    for (uint32_t k = 0; k < blocks; k++) {
-        const uint32_t first = conv_block_first(p->rows, blocks, k), end = conv_block_first(p->rows, blocks, k + 1);
-        to = pack_block(layer, p->row + first, end - first, feeder ? feeder->row : NULL,
-                        feeder ? feeder->rows : layer->in.c, to);
-    }
-}
-
-void cpu_pack_dense(const cpu_backend *b, size_t i, float *packed) {
-    const cpu_layer *layer = &b->layers[i];
-    const uint32_t blocks = conv_blocks(layer->out.c, b->kernels->tile_rows);
-    uint32_t row[TILE_ROWS_MAX];
-    for (uint32_t k = 0; k < blocks; k++) {
-        const uint32_t first = conv_block_first(layer->out.c, blocks, k);
-        const uint32_t rows = conv_block_first(layer->out.c, blocks, k + 1) - first;
-        for (uint32_t o = 0; o < rows; o++) row[o] = first + o;
-        packed = pack_block(layer, row, rows, NULL, layer->in.c, packed);
-    }
+    if (group) list_columns(b, layer, &w->packed[layer->feeder], p->column);
 }

@@ -26,11 +26,9 @@ static gradient_sum sum_at(const reverse_tile *t, int region, bool add) {
 static void forward_convolution(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     conv_args args = cpu_conv_args(t->b, t->w, s->op, false);
-    args.weight = layer->dense ? layer->dense : t->w->layer_weights;
     args.linear = at(t, s->linear);
     args.positive = (uint8_t *)at(t, s->positive);
-    if (!layer->dense) cpu_pack_dense(t->b, s->op, t->w->layer_weights);
-    t->b->kernels->conv(&args);
+    cpu_convolve(t->b, layer, &args);
 }
 
 static void forward(const reverse_tile *t, const step *s) {
@@ -185,12 +183,15 @@ static void reverse_epilogue(const reverse_tile *t, const step *s) {
 /* The data gradient, and in one go the epilogue of the next step where that is possible. */
 static void reverse_convolution(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op], *next = s->fused ? &t->b->layers[s[1].op] : NULL;
-    const window window = cpu_layer_window(layer);
     conv_reverse_args args = {
-        .window = window,
+        .window = cpu_layer_window(layer),
         .in_channels = layer->in.c,
         .out_channels = layer->out.c,
-        .weight = layer->transposed ? layer->transposed : t->w->layer_weights,
+        .weight = layer->reverse_weight,
+        .row = layer->reverse_row,
+        .column = t->b->column,
+        .tap = (size_t)layer->out.c * t->b->kernels->tile_rows,
+        .scratch = t->w->winograd,
         .gradient = at(t, s->dlinear),
         .output = sum_at(t, s->dx[0], s->add[0]),
     };
@@ -199,9 +200,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         then = epilogue_args(t, s + 1);
         args.then = &then;
     }
-    if (!layer->transposed)
-        t->b->kernels->conv_reverse_pack(&window, layer->in.c, layer->out.c, layer->weight, t->w->layer_weights);
-    t->b->kernels->conv_reverse(&args);
+    (layer->winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
     if (next && in_epilogue(next)) end_site(t, next);
 }
 
@@ -343,9 +342,8 @@ static void run_step(const reverse_tile *t, const step *s) {
 
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
-    t->w->dense_weights = false; /* the regions lie where `run` packs weights */
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
-        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack_epilogue(t->b, t->w, i, false);
+        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, false);
     for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) /* a fused epilogue is done */
         run_step(t, &schedule->steps[i]);
 }

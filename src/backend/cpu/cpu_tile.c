@@ -14,16 +14,19 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
-    const bool leaves_out = group && layer->leaves_out;
+    const bool leaves_out = group && layer->leaves_out, left_out = group && layer->feeder >= 0;
     return (conv_args){
         .window = cpu_layer_window(layer),
-        .in_channels = group && layer->feeder >= 0 ? w->packed[layer->feeder].rows : layer->in.c,
+        .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
         .input = cpu_value(w, o->input[0]),
         .output = cpu_value(w, o->output),
         .residual = cpu_value(w, o->residual),
         .rows = p->rows,
-        .weight = p->weight,
+        .weight = layer->weight,
+        .row = p->row_start,
+        .column = left_out ? p->column : b->column,
+        .tap = (size_t)layer->in.c * b->kernels->tile_rows,
         .channel = p->channel,
         .mul = p->mul,
         .add = p->add,
@@ -35,17 +38,26 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .constant = p->constant,
         .relu = o->act == ACT_RELU,
         .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
+        .scratch = w->winograd,
     };
+}
+
+void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args) {
+    (layer->winograd ? b->kernels->winograd : b->kernels->conv)(args);
+}
+
+/* Products that one row and column of a layer take for an image. */
+static double products(const cpu_layer *layer) {
+    if (!layer->winograd) return layer->rows.taps * layer->columns.taps;
+    return (double)((layer->out.h + 3) / 4) * ((layer->out.w + 3) / 4) * WINOGRAD_POINTS;
 }
 
 static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
     const cpu_layer *layer = &b->layers[i];
-    const bool packed = b->pack_once && (group ? !fresh : w->dense_weights);
-    if (fresh) cpu_pack_epilogue(b, w, i, group);
-    if (!packed) cpu_pack_weights(b, w, i, group);
+    if (fresh) cpu_pack(b, w, i, group);
     const conv_args args = cpu_conv_args(b, w, i, group);
-    b->kernels->conv(&args);
-    w->flops += 2.0 * LANES * args.rows * args.in_channels * layer->rows.taps * layer->columns.taps;
+    cpu_convolve(b, layer, &args);
+    w->flops += 2.0 * LANES * args.rows * args.in_channels * products(layer);
 }
 
 static void run_pool(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
@@ -175,5 +187,4 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
         if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
     }
-    w->dense_weights = !group;
 }

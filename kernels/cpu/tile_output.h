@@ -1,0 +1,65 @@
+/*
+ * tile_output.h - where a position's rows go: through a convolution's epilogue, or as they are.
+ */
+#ifndef COAR_KERNELS_CPU_TILE_OUTPUT_H
+#define COAR_KERNELS_CPU_TILE_OUTPUT_H
+
+#include "kernels/cpu/product.h"
+
+/* At one position; rows count from 0, lanes too. */
+typedef struct tile_output {
+    const uint32_t *channel; /* of each row; NULL: row o is channel o */
+    const float *mul, *add;  /* NULL, as all that follows but y: the sums themselves are (added to) y */
+    const float *residual;   /* or NULL */
+    bool relu;
+    float *linear;     /* or NULL */
+    uint8_t *positive; /* or NULL */
+    float *y;
+    bool add_to_y;
+} tile_output;
+
+_Static_assert(TILE_LANES % 8 == 0 && LANES <= 32, "a tile's bits are whole bytes of one word");
+
+/* Row o, VEC lanes from `lane` on. */
+INLINE void put_sum(const tile_output *out, uint32_t o, uint32_t lane, vec sum) {
+    const size_t at = (size_t)(out->channel ? out->channel[o] : o) * LANES + lane, row = (size_t)o * LANES + lane;
+    if (!out->mul) {
+        vec_put(out->y + at, out->add_to_y, sum);
+        return;
+    }
+    if (out->linear) vec_store(out->linear + at, sum);
+    vec y = vec_fma(sum, vec_load(out->mul + row), vec_load(out->add + row));
+    if (out->residual) y += vec_load(out->residual + at);
+    if (out->relu) y = vec_relu(y);
+    vec_store(out->y + at, y);
+}
+
+/* Bits of row o as it was put, TILE_LANES lanes from `lane` on. */
+INLINE void put_positive(const tile_output *out, uint32_t o, uint32_t lane) {
+    const size_t at = (size_t)out->channel[o] * LANES + lane;
+    uint32_t bits = 0;
+    for (uint32_t i = 0; i < TILE_LANES; i += VEC) bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
+    for (uint32_t i = 0; i < TILE_LANES; i += 8) out->positive[(at + i) / 8] = (uint8_t)(bits >> i);
+}
+
+INLINE tile_output conv_output(const conv_args *c, uint32_t y, uint32_t x) {
+    const size_t at = ((size_t)y * c->window.out_w + x) * c->out_channels * LANES;
+    const size_t zone = (size_t)c->zone_y[y] * c->zones_x + c->zone_x[x];
+    return (tile_output){
+        .channel = c->channel,
+        .mul = c->mul,
+        .add = c->add + zone * c->rows * LANES,
+        .residual = c->residual ? c->residual + at : NULL,
+        .relu = c->relu,
+        .linear = c->linear ? c->linear + at : NULL,
+        .positive = c->positive ? c->positive + at / 8 : NULL,
+        .y = c->output + at,
+    };
+}
+
+INLINE tile_output conv_reverse_output(const conv_reverse_args *c, uint32_t y, uint32_t x) {
+    const size_t at = ((size_t)y * c->window.in_w + x) * c->in_channels * LANES;
+    return (tile_output){.y = c->output.values + at, .add_to_y = c->output.add};
+}
+
+#endif
