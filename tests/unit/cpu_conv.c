@@ -100,7 +100,8 @@ static void add_reverse(void *context, product p) {
 /* -------------------------------------------------------------------------------------------------- forms */
 
 typedef enum form { DIRECT, WINOGRAD, FORMS } form;
-/* Of the largest result: sums of up to a thousand products; transforms add and take away what is up to a hundred times larger. */
+/* Of the largest result: sums of up to a thousand products; transforms add and take away what is up to a hundred times
+ * larger. */
 static const double tolerances[] = {2e-6, 1e-5};
 
 static bool has_form(const geometry *g, form f) {

@@ -14,7 +14,7 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
-    const bool leaves_out = group && layer->leaves_out, left_out = group && layer->feeder >= 0;
+    const bool leaves_out = group && layer->left_out, left_out = group && layer->feeder >= 0;
     return (conv_args){
         .window = cpu_layer_window(layer),
         .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
@@ -101,12 +101,28 @@ static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_l
     b->kernels->layernorm(&args);
 }
 
-static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer) {
+/* Values that are stored of each head into w->value_width; heads without any are not listed where their queries and keys
+ * are not stored. Returns how many are listed. */
+static uint32_t list_heads(const cpu_worker *w, const cpu_layer *layer, const cpu_packed *values, bool whole) {
+    const uint32_t width = layer->in.c / layer->op->heads;
+    uint32_t heads = 0, r = 0;
+    for (uint32_t h = 0; h < layer->op->heads; h++) {
+        const uint32_t first = r;
+        while (r < values->rows && values->row[r] / width == h) r++;
+        if (r > first || !whole) w->value_width[heads++] = r - first;
+    }
+    return heads;
+}
+
+static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer, bool group) {
     const op *o = layer->op;
+    const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
+    const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
     const attention_args args = {
         .tokens = (uint32_t)shape_positions(layer->in),
-        .heads = o->heads,
+        .heads = values ? list_heads(w, layer, values, whole) : o->heads,
         .head_width = layer->in.c / o->heads,
+        .value_width = values ? w->value_width : NULL,
         .q = cpu_value(w, o->input[0]),
         .k = cpu_value(w, o->input[1]),
         .v = cpu_value(w, o->input[2]),
@@ -114,30 +130,34 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += graph_op_flops(b->settings.graph, o) * LANES;
+    w->flops += 2.0 * LANES * args.tokens * args.tokens *
+                ((double)args.heads * args.head_width + (values ? values->rows : layer->in.c));
 }
 
-void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i) {
+uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
+    const cpu_packed *stored = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
     const mask_site *m = &layer->op->mask;
     const float *fill = b->settings.ablation.fill;
-    for (uint32_t c = 0; c < layer->out.c; c++) {
+    const uint32_t channels = stored ? stored->rows : layer->out.c;
+    for (uint32_t s = 0; s < channels; s++) {
+        const uint32_t c = stored ? stored->row[s] : s;
         const float *keep = w->keep + (size_t)(m->first + c / m->width) * LANES;
         const float f = fill ? fill[m->row_first + c] : 0;
         for (size_t lane = 0; lane < LANES; lane++) {
-            w->out_mul[c * LANES + lane] = keep[lane];
-            w->out_add[c * LANES + lane] = (1 - keep[lane]) * f;
+            w->out_mul[s * LANES + lane] = keep[lane];
+            w->out_add[s * LANES + lane] = (1 - keep[lane]) * f;
         }
     }
+    return channels;
 }
 
-void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y) {
-    const cpu_layer *layer = &b->layers[i];
-    cpu_out_keeps(b, w, i);
-    b->kernels->scale_channels(x, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, NULL, y);
+void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y) {
+    const uint32_t channels = cpu_out_keeps(b, w, i, group);
+    b->kernels->scale_channels(x, shape_positions(b->layers[i].out), channels, w->out_mul, w->out_add, NULL, y);
 }
 
-void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
+void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     float *output = cpu_value(w, o->output);
@@ -159,7 +179,7 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
         run_layernorm(b, w, layer);
         break;
     case OP_ATTENTION:
-        run_attention(b, w, layer);
+        run_attention(b, w, layer, group);
         break;
     case OP_SELECT:
         memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
@@ -182,9 +202,9 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
         if (g->ops[i].kind == OP_CONV)
             run_conv(b, w, i, group, fresh);
         else
-            cpu_run_op(b, w, i);
+            cpu_run_op(b, w, i, group);
         float *y = cpu_value(w, g->ops[i].output);
-        if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, y, y);
+        if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, group, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
     }
 }
