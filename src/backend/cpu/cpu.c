@@ -115,6 +115,8 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     const size_t groups = batch->count / LANES, group = b->elements * LANES;
     TRY(backend_check_batch(&b->settings, batch));
     b->examples = batch->count;
+    for (size_t t = 0; t < b->workers; t++)
+        for (size_t lane = 0; lane < LANES; lane++) b->worker[t].shown[lane] = SHOWN_NONE;
     for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
     memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
     if (batch->labels)
@@ -138,6 +140,8 @@ tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t 
     const float *scale = b->scale + b->examples / LANES * LANES;
     for (size_t lane = 0; lane < LANES; lane++) {
         const uint8_t *image = b->rest + example[lane] * b->elements;
+        if (w->shown[lane] == example[lane]) continue; /* few examples: tile after tile shows the same */
+        w->shown[lane] = example[lane];
         for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
         w->scale[lane] = scale[example[lane]];
     }
@@ -260,11 +264,13 @@ coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task
     return thread_pool_run(b->settings.pool, b->workers, worker_main, &loop);
 }
 
-/* Splits the groups of a mask over several tasks where masks alone would leave workers idle at the end. */
+/* Into how many tasks the groups of a mask are cut: each takes up to so many tiles that listing what its mask keeps costs
+ * next to nothing, but fewer where a worker that has run out of tasks would wait long for the others' last ones. */
 static size_t parts_per_mask(const cpu_backend *b, size_t masks, size_t groups) {
-    const size_t wanted = 4 * b->workers;
-    size_t parts = masks ? (wanted + masks - 1) / masks : 1;
-    return parts < groups ? parts : groups ? groups : 1;
+    enum { TILES_MOST = 4, TASKS_LEAST = 32 };
+    const size_t each = masks * groups / (TASKS_LEAST * b->workers);
+    const size_t tiles = each < 1 ? 1 : each < TILES_MOST ? each : TILES_MOST;
+    return (groups + tiles - 1) / tiles;
 }
 
 static coar_status run_all(cpu_backend *b, run_job *job) {
