@@ -264,6 +264,8 @@ typedef struct cpu_kernels {
 
     /* Multiply-adds that do nothing but keep the units busy; returns how many flops that were. */
     double (*peak)(size_t iterations);
+    /* a = b + 3 c for arrays much larger than any cache; count is a multiple of LANES. */
+    void (*triad)(const float *b, const float *c, float *a, size_t count);
 } cpu_kernels;
 
 extern const cpu_kernels cpu_kernels_portable;

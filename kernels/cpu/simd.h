@@ -244,5 +244,6 @@ void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s);
 void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
+void KERNEL(cpu_triad)(const float *b, const float *c, float *a, size_t count);
 
 #endif
