@@ -14,7 +14,6 @@
 #include <stdint.h>
 
 #define LANES 32
-#define TILE_ROWS_MAX 16 /* of any instruction set's tile_rows */
 
 /* Elementwise, in place, over `count` floats (a multiple of LANES). */
 typedef void (*activate_kernel)(float *x, size_t count);
@@ -206,7 +205,7 @@ typedef struct subsample_reverse_args {
 } subsample_reverse_args;
 
 typedef struct cpu_kernels {
-    const char *isa;    /* "portable", "avx2" */
+    const char *isa;    /* "portable", "avx2", ... */
     uint32_t tile_rows; /* rows of a block of weights */
 
     /* weight [out_channels][in_channels][kernel_h * kernel_w] -> packed, conv_packed_size floats. Winograd's form is for
@@ -257,10 +256,5 @@ typedef struct cpu_kernels {
     /* Multiply-adds that do nothing but keep the units busy; returns how many flops that were. */
     double (*peak)(size_t iterations);
 } cpu_kernels;
-
-extern const cpu_kernels cpu_kernels_portable;
-#if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2;
-#endif
 
 #endif
