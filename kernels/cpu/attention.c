@@ -227,9 +227,9 @@ static void attend(const attention_args *a, const workspace *w, uint32_t head, u
     if (e == 0) return;
     gather_keys(a->k + offset, stride, tokens, d, w->keys);
     gather_values(a->v + value_offset, value_stride, tokens, e, w->values);
-    for (uint32_t first = 0; first < tokens; first += ROWS) {
+    for (uint32_t first = 0; first < a->queries; first += ROWS) {
         vec inverse[ROWS];
-        const uint32_t queries = at_most(tokens - first, ROWS);
+        const uint32_t queries = at_most(a->queries - first, ROWS);
         gather_queries(a->q + first * stride + offset, stride, queries, d, score_scale(d), w->queries);
         multiply_keys(w->queries, w->keys, tokens, d, w->weights);
         exponentials(w->weights, tokens, inverse);

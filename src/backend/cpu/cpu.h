@@ -54,6 +54,8 @@ typedef struct cpu_layer {
     int stored_by; /* the convolution whose rows are the channels that are stored in the output: this one, or the one that
                     * makes an attention's values; -1 = all are */
     int feeder;    /* OP_CONV: `stored_by` of the op that makes the input */
+    size_t read;   /* positions of the output, from the first on, that the logits depend on: of a ViT's last block the
+                    * class token alone. `run` computes no others of an op that treats each by itself */
     border_axis rows, columns;
     /* OP_CONV: packed once, for all masks, tiles and workers (kernels.h). */
     bool winograd;
@@ -83,6 +85,7 @@ enum { SHOWN_NONE = LANES }; /* more than any index into the rest */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
+    bool all_positions; /* in sums over positions and reverse passes: whether or not they are read */
     /* run */
     float *buffer;    /* [plan.total][LANES] */
     float *activated; /* [widest layer that leaves out, rounded up to LANES] */
@@ -200,6 +203,10 @@ static inline float *cpu_value(const cpu_worker *w, int v) {
 }
 /* A convolution in its layer's form. */
 void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args);
+/* Positions of a layer's output that are computed. */
+static inline size_t cpu_positions(const cpu_worker *w, const cpu_layer *layer) {
+    return w->all_positions ? shape_positions(layer->out) : layer->read;
+}
 /* The arguments of convolution i of the tile in hand. */
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
 window cpu_layer_window(const cpu_layer *layer);

@@ -47,6 +47,37 @@ static void describe_attention(cpu_backend *b, size_t i) {
     if (o->input[2] > 0) b->layers[i].stored_by = b->layers[graph_maker(o->input[2])].stored_by;
 }
 
+static void read_positions(cpu_backend *b, int value, size_t count) {
+    if (value <= 0) return; /* none, or the input */
+    size_t *read = &b->layers[graph_maker(value)].read;
+    if (count > *read) *read = count;
+}
+
+/* Whether position p of the output depends on position p of the first input and of the residual alone. */
+static bool is_positionwise(const cpu_layer *layer) {
+    const op *o = layer->op;
+    if (o->kind == OP_CONV)
+        return o->kernel_h == 1 && o->kernel_w == 1 && o->stride == 1 && o->pad == 0 && layer->out.h == 1;
+    return o->kind == OP_LAYERNORM || o->kind == OP_ATTENTION;
+}
+
+/* From the logits back. */
+static void find_read(cpu_backend *b) {
+    const graph *g = b->settings.graph;
+    read_positions(b, g->logits, 1);
+    for (size_t i = g->op_count; i-- > 0;) {
+        cpu_layer *layer = &b->layers[i];
+        const bool positionwise = is_positionwise(layer);
+        if (!positionwise) layer->read = shape_positions(layer->out);
+        read_positions(b, layer->op->residual, layer->read);
+        for (int k = 0; k < 3; k++) {
+            const size_t read = layer->op->kind == OP_SELECT ? 1 : layer->read;
+            const bool some = layer->op->kind == OP_SELECT || (positionwise && k == 0);
+            read_positions(b, layer->op->input[k], some ? read : shape_positions(layer->in));
+        }
+    }
+}
+
 void cpu_layers_describe(cpu_backend *b) {
     const graph *g = b->settings.graph;
     for (size_t i = 0; i < g->op_count; i++) {
@@ -65,6 +96,7 @@ void cpu_layers_describe(cpu_backend *b) {
         if (columns > b->columns) b->columns = columns;
         if (b->settings.reverse && reverse > b->columns) b->columns = reverse;
     }
+    find_read(b);
 }
 
 /* Packs the weights of layer i, forwards or (odd tasks) for reverse passes. */

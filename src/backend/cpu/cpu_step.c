@@ -342,6 +342,7 @@ static void run_step(const reverse_tile *t, const step *s) {
 
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
+    t->w->all_positions = true;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
         if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, false);
     for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */

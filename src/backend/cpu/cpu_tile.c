@@ -15,7 +15,7 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
     const bool leaves_out = group && layer->left_out, left_out = group && layer->feeder >= 0;
-    return (conv_args){
+    conv_args args = {
         .window = cpu_layer_window(layer),
         .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
@@ -40,6 +40,9 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
         .scratch = w->winograd,
     };
+    if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
+        args.window.in_w = args.window.out_w = (uint32_t)cpu_positions(w, layer);
+    return args;
 }
 
 void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args) {
@@ -57,7 +60,8 @@ static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, 
     if (fresh) cpu_pack(b, w, i, group);
     const conv_args args = cpu_conv_args(b, w, i, group);
     cpu_convolve(b, layer, &args);
-    w->flops += 2.0 * LANES * args.rows * args.in_channels * products(layer);
+    w->flops += 2.0 * LANES * args.rows * args.in_channels * products(layer) * cpu_positions(w, layer) /
+                shape_positions(layer->out);
 }
 
 static void run_pool(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
@@ -90,7 +94,7 @@ static void run_subsample(const cpu_worker *w, const cpu_layer *layer) {
 static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
     const op *o = layer->op;
     const layernorm_args args = {
-        .positions = shape_positions(layer->in),
+        .positions = cpu_positions(w, layer),
         .channels = layer->in.c,
         .gamma = o->weight,
         .beta = o->shift,
@@ -120,6 +124,7 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
     const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
     const attention_args args = {
         .tokens = (uint32_t)shape_positions(layer->in),
+        .queries = (uint32_t)cpu_positions(w, layer),
         .heads = values ? list_heads(w, layer, values, whole) : o->heads,
         .head_width = layer->in.c / o->heads,
         .value_width = values ? w->value_width : NULL,
@@ -130,7 +135,7 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += 2.0 * LANES * args.tokens * args.tokens *
+    w->flops += 2.0 * LANES * args.queries * args.tokens *
                 ((double)args.heads * args.head_width + (values ? values->rows : layer->in.c));
 }
 
@@ -154,7 +159,7 @@ uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool
 
 void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y) {
     const uint32_t channels = cpu_out_keeps(b, w, i, group);
-    b->kernels->scale_channels(x, shape_positions(b->layers[i].out), channels, w->out_mul, w->out_add, NULL, y);
+    b->kernels->scale_channels(x, cpu_positions(w, &b->layers[i]), channels, w->out_mul, w->out_add, NULL, y);
 }
 
 void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
