@@ -22,7 +22,7 @@ enum {
     ROWS = 384, /* about so many: whole blocks */
     BLOCKS = ROWS / TILE_ROWS,
     BLOCK_SUMS = TILE_ROWS * LANES,
-    FINISH_BYTES = 128 * 1024, /* of results that are finished together, from the second-level cache */
+    FINISH = 32 * 1024, /* floats of results that are finished together, from the second-level cache */
 };
 
 /* Forwards, or the data gradient. */
@@ -117,6 +117,7 @@ static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* Where the rows of a position go. */
 static tile_output output_at(const job *j, size_t p) {
     if (!j->forward) return conv_reverse_output(j->reverse, 0, (uint32_t)p);
     return conv_output(j->forward, (uint32_t)(p / j->forward->window.out_w), (uint32_t)(p % j->forward->window.out_w));
@@ -137,7 +138,7 @@ static tile_output rows_from(const tile_output *all, uint32_t o) {
 
 /* Blocks first .. end - 1 of all rows at a position whose channels begin at x. */
 static void run_blocks(const job *j, const float *x, const tile_output *all, uint32_t first, uint32_t end) {
-    float sums[BLOCKS * BLOCK_SUMS] __attribute__((aligned(64)));
+    float sums[BLOCKS * BLOCK_SUMS] __attribute__((aligned(64))); /* 48 KB */
     const uint32_t blocks = conv_blocks(j->rows, TILE_ROWS);
     const uint32_t cuts = j->channels ? (j->channels + COLUMNS - 1) / COLUMNS : 1; /* masks may leave no column */
     for (uint32_t cut = 0; cut < cuts; cut++) {
@@ -170,8 +171,8 @@ static void run_position(const job *j, size_t p) {
 }
 
 static void run(const job *j) {
-    const uint32_t channels = j->forward ? j->forward->out_channels : j->reverse->in_channels;
-    const size_t together = FINISH_BYTES / (((size_t)channels + 1) * LANES * sizeof(float)) + 1;
+    const size_t channels = j->forward ? j->forward->out_channels : j->reverse->in_channels;
+    const size_t together = 1 + FINISH / (channels * LANES + 1); /* at least one; there may be no channel */
     for (size_t first = 0, count; first < j->positions; first += count) {
         count = smaller(j->positions - first, together);
         for (size_t p = first; p < first + count; p++) run_position(j, p);

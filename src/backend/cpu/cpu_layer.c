@@ -67,14 +67,13 @@ static void find_read(cpu_backend *b) {
     read_positions(b, g->logits, 1);
     for (size_t i = g->op_count; i-- > 0;) {
         cpu_layer *layer = &b->layers[i];
-        const bool positionwise = is_positionwise(layer);
-        if (!positionwise) layer->read = shape_positions(layer->out);
-        read_positions(b, layer->op->residual, layer->read);
-        for (int k = 0; k < 3; k++) {
-            const size_t read = layer->op->kind == OP_SELECT ? 1 : layer->read;
-            const bool some = layer->op->kind == OP_SELECT || (positionwise && k == 0);
-            read_positions(b, layer->op->input[k], some ? read : shape_positions(layer->in));
-        }
+        const op *o = layer->op;
+        const size_t all = shape_positions(layer->in);
+        if (!is_positionwise(layer)) layer->read = shape_positions(layer->out);
+        read_positions(b, o->input[0], is_positionwise(layer) ? layer->read : o->kind == OP_SELECT ? 1 : all);
+        read_positions(b, o->input[1], all);
+        read_positions(b, o->input[2], all);
+        read_positions(b, o->residual, layer->read);
     }
 }
 

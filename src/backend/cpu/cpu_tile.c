@@ -118,6 +118,16 @@ static uint32_t list_heads(const cpu_worker *w, const cpu_layer *layer, const cp
     return heads;
 }
 
+/* Products for a query and key; a head without values is skipped. */
+static double attention_products(const attention_args *a) {
+    double sum = 0;
+    for (uint32_t h = 0; h < a->heads; h++) {
+        const uint32_t values = a->value_width ? a->value_width[h] : a->head_width;
+        if (values) sum += (double)a->head_width + values;
+    }
+    return sum;
+}
+
 static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer, bool group) {
     const op *o = layer->op;
     const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
@@ -135,8 +145,7 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += 2.0 * LANES * args.queries * args.tokens *
-                ((double)args.heads * args.head_width + (values ? values->rows : layer->in.c));
+    w->flops += 2.0 * LANES * args.queries * args.tokens * attention_products(&args);
 }
 
 uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
