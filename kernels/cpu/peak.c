@@ -1,8 +1,10 @@
 /*
- * peak.c - the most multiply-adds this machine can do: what every figure of coar bench is compared with.
+ * peak.c - the most that this machine can do: what every figure of coar bench is compared with.
  *
- * Twelve independent chains of c = a c + b in registers: enough to hide the latency of two units, no memory at all.
- * 2 flops per lane and multiply-add.
+ * Multiply-adds: twelve independent chains of c = a c + b in registers, enough to hide the latency of two units, no
+ * memory at all. 2 flops per lane and multiply-add.
+ * Memory: the triad of STREAM (McCalpin, "Memory bandwidth and machine balance in current high performance computers",
+ * 1995), two streams in and one out.
  */
 #include "kernels/cpu/simd.h"
 
@@ -21,4 +23,9 @@ double KERNEL(cpu_peak)(size_t iterations) {
     vec_store(sink, sum);
     __asm__ volatile("" : : "r"(sink) : "memory"); /* the result is wanted, as far as the compiler knows */
     return 2.0 * VEC * CHAINS * (double)iterations;
+}
+
+void KERNEL(cpu_triad)(const float *b, const float *c, float *a, size_t count) {
+    const vec s = vec_set1(3);
+    for (size_t i = 0; i < count; i += VEC) vec_store(a + i, vec_fma(s, vec_load(c + i), vec_load(b + i)));
 }

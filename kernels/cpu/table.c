@@ -43,4 +43,5 @@ const cpu_kernels KERNEL(cpu_kernels) = {
     .embed_reverse = KERNEL(cpu_embed_reverse),
     .select_reverse = KERNEL(cpu_select_reverse),
     .peak = KERNEL(cpu_peak),
+    .triad = KERNEL(cpu_triad),
 };

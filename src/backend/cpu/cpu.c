@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/cpu_isa.h"
+
 static cpu_backend *self(backend *b) {
     return (cpu_backend *)b;
 }
@@ -17,20 +19,12 @@ static cpu_backend *self(backend *b) {
 /* ------------------------------------------------------------------------------------ preparation */
 
 coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
-    static const cpu_kernels *const tables[] = {
-#if defined(__x86_64__)
-        &cpu_kernels_avx2,
-#endif
-        &cpu_kernels_portable,
-    };
     const char *class = plan->device_class;
     TRY(plan_check_executable(plan, 0));
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (!strncmp(class, "cpu/", 4) && !strcmp(class + 4, tables[i]->isa)) {
-            *out = tables[i];
-            return COAR_OK;
-        }
-    return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    const cpu_isa *isa = strncmp(class, "cpu/", 4) ? NULL : cpu_isa_find(class + 4);
+    if (!isa) return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    *out = cpu_isa_kernels(isa);
+    return COAR_OK;
 }
 
 /* What is known before the large allocation. */
@@ -56,6 +50,7 @@ static void cpu_destroy(backend *base) {
     cpu_backend *b = self(base);
     buffer_plan_free(&b->buffers);
     cpu_schedule_free(&b->schedule);
+    cpu_profile_free(b->profile);
     free(b->choices);
     free(b->layers);
     free(b->memory);
@@ -213,7 +208,7 @@ static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, s
 static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {
     cpu_keep_mask(job->b, w, job->masks, s);
     for (size_t g = first; g < end; g++) {
-        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, NULL);
+        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, cpu_profile_observer(job->b, true));
         for (uint32_t lane = 0; lane < LANES; lane++) store_lane(job, w, lane, s, g * LANES + lane);
     }
 }
@@ -223,7 +218,7 @@ static void run_mixed(const run_job *job, cpu_worker *w, size_t first) {
     const uint32_t lanes = left < LANES ? (uint32_t)left : LANES;
     uint32_t example[LANES];
     cpu_keep_pairs(job->b, w, job->masks, first, lanes, example);
-    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, NULL);
+    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, cpu_profile_observer(job->b, false));
     for (uint32_t lane = 0; lane < lanes; lane++)
         store_lane(job, w, lane, (first + lane) / job->rest, job->groups * LANES + example[lane]);
 }
@@ -280,6 +275,7 @@ static coar_status run_all(cpu_backend *b, run_job *job) {
     job->parts = parts_per_mask(b, job->count, job->groups);
     const size_t mixed = (job->count * job->rest + LANES - 1) / LANES;
     for (size_t t = 0; t < b->workers; t++) b->worker[t].flops = 0;
+    cpu_profile_count(b, false, (uint64_t)job->count * b->examples);
     return cpu_each_worker(b, (job->groups ? job->count * job->parts : 0) + mixed, run_task, job);
 }
 
@@ -317,4 +313,7 @@ const backend_interface backend_cpu = {
     .destroy = cpu_destroy,
     .work = cpu_work,
     .peak = cpu_peak,
+    .bandwidth = cpu_bandwidth,
+    .profile = cpu_profile_begin,
+    .profiled = cpu_profile_sums,
 };

@@ -14,7 +14,8 @@
  *   cpu_pack.c    an op under given masks: rows to compute, packed weights, epilogue
  *   cpu_tile.c    pixels into lanes, the op list over one tile
  *   cpu_memory.c  one plan of all memory; what does not fit
- *   cpu_peak.c    the most flops per second this machine can do
+ *   cpu_peak.c    the most flops and bytes per second this machine can do
+ *   cpu_profile.c where the time goes, op by op
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
  *   cpu_schedule  the steps of a reverse pass; what is kept for it, what is computed twice to save memory
  *   cpu_reverse.c run_reverse: tiles and lanes
@@ -106,6 +107,8 @@ typedef struct tile_images {
     const float *scale;    /* [LANES] the normalised image is multiplied by this; NULL = 1 */
 } tile_images;
 
+typedef struct cpu_profile cpu_profile;
+
 typedef struct cpu_backend {
     backend base;
     backend_settings settings;
@@ -135,6 +138,7 @@ typedef struct cpu_backend {
     float *zeros;                 /* [LANES] */
     float *pixel_mul, *pixel_add; /* [input channels]: x = pixel mul + add */
     double executed, dense;       /* flops of all runs: executed, and what dense passes would have taken */
+    cpu_profile *profile;         /* NULL: nobody wants to know */
 } cpu_backend;
 
 /* --------------------------------------------------------------------------------------- cpu_layer.c */
@@ -236,6 +240,18 @@ coar_status cpu_row_sums(backend *b, double *sums);
 /* ---------------------------------------------------------------------------------------- cpu_peak.c */
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
+coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes);
+
+/* ------------------------------------------------------------------------------------- cpu_profile.c */
+
+coar_status cpu_profile_begin(backend *b);
+coar_status cpu_profile_sums(const backend *b, bool reverse, layer_time **times, size_t *count);
+void cpu_profile_free(cpu_profile *profile);
+/* Nothing happens in these while nothing is profiled. */
+const tile_observer *cpu_profile_observer(const cpu_backend *b, bool group);
+void cpu_profile_count(const cpu_backend *b, bool reverse, uint64_t pairs);
+double cpu_profile_clock(const cpu_backend *b);
+void cpu_profile_step(const cpu_backend *b, const cpu_worker *w, const step *s, double start);
 
 /* -------------------------------------------------------------------------------------------- cpu.c */
 
