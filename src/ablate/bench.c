@@ -129,8 +129,7 @@ static coar_status make_buffers(bench *b) {
     unit_size(graph_flops(b->model->graph), b->batch, &b->masks_max, &unit_examples);
     TRY(make_examples(b));
     TRY(memory_new((size_t)b->masks_max * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
-    if (o->gradients)
-        TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
+    if (o->gradients) TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
     if (!o->dense && !o->gradients) return COAR_OK;
     TRY(memory_new(b->masks_max, mask_bytes(n), "masks", &b->ones));
     memset(b->ones, 0xff, b->masks_max * mask_bytes(n));
