@@ -180,6 +180,7 @@ static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
             return status_set(COAR_ERROR_MISMATCH,
                               "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
                               o->plan_origin, j->plan.precision, o->precision);
+        if (status == COAR_OK && o->exact) TRY(plan_check_exact(&j->plan, o->plan_origin));
         if (status == COAR_OK) return plan_check_executable(&j->plan, j->devices[0]);
         if (o->plan_given || status == COAR_ERROR_MEMORY) return status;
         status_clear();
