@@ -18,9 +18,10 @@
 #include "store/store.h"
 
 enum {
-    /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
+    /* examples beyond the last full group of 32 lanes share tiles across masks: 4 x 200 images fill whole ones */
     MASKS_FIT = 4,
-    REPETITIONS = 5, /* medians want an odd number */
+    GROUP = 32,
+    REPETITIONS = 5, /* medians want an odd number. Fewer where the time is over before */
     MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
 };
 #define DEFAULT_SECONDS 5.0
@@ -206,26 +207,33 @@ static coar_status begin_profile(bench *b) {
     return b->o->layer && b->interface->profile ? b->interface->profile(b->backend) : COAR_OK;
 }
 
-/* Median, least and greatest of one number for each repetition, which are sorted. */
-static void summarise(double numbers[REPETITIONS], double *median, double *least, double *greatest) {
-    qsort(numbers, REPETITIONS, sizeof *numbers, double_ascending);
+/* Median, least and greatest of one number for each of `count` repetitions, which are sorted. */
+static void summarise(double *numbers, int count, double *median, double *least, double *greatest) {
+    qsort(numbers, (size_t)count, sizeof *numbers, double_ascending);
     *least = numbers[0];
-    *median = numbers[REPETITIONS / 2];
-    *greatest = numbers[REPETITIONS - 1];
+    *median = (numbers[(count - 1) / 2] + numbers[count / 2]) / 2;
+    *greatest = numbers[count - 1];
+}
+
+/* Seconds to measure for in all. */
+static double time_allowed(const bench *b) {
+    return b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS;
 }
 
 static coar_status measure(bench *b, coar_bench_result *r) {
-    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    const double wanted = time_allowed(b) / REPETITIONS;
     double seconds, rates[REPETITIONS];
     progress progress;
     TRY(time_masks(b, 1, &seconds)); /* touches the memory */
     if (seconds < wanted) TRY(time_masks(b, 1, &seconds));
     TRY(begin_profile(b));
-    double fitting = wanted / seconds;
-    size_t count = fitting > MASKS_MAX ? MASKS_MAX : fitting > 1 ? (size_t)fitting : 1;
-    if (count >= MASKS_FIT) count -= count % MASKS_FIT;
+    const size_t least = b->batch % GROUP ? MASKS_FIT : 1;
+    const double fitting = wanted / seconds;
+    size_t count = fitting > MASKS_MAX ? MASKS_MAX : fitting > (double)least ? (size_t)fitting : least;
+    count -= count % least;
     progress_begin(&progress, b->o->callbacks, "bench", "images", 0, (uint64_t)count * REPETITIONS * b->batch);
-    for (int i = 0; i < REPETITIONS; i++) {
+    int made = 0;
+    while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {
         size_t done = 0;
         double spent = 0;
         do { /* a fast network takes several calls of MASKS_MAX masks */
@@ -233,21 +241,22 @@ static coar_status measure(bench *b, coar_bench_result *r) {
             done += count;
             spent += seconds;
         } while (count == MASKS_MAX && spent < wanted);
-        rates[i] = (double)done * b->batch / spent;
+        rates[made] = (double)done * b->batch / spent;
         r->masks += done;
         r->seconds += spent;
+        made++;
         if (progress_update(&progress, r->masks * b->batch))
-            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", made, REPETITIONS);
     }
     r->images = r->masks * b->batch;
     b->profiled = r->seconds;
-    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    summarise(rates, made, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
     return COAR_OK;
 }
 
 /* Forward and reverse passes in turn, as many masks of each. A repetition's ratio is that of its own times. */
 static coar_status measure_gradients(bench *b, coar_bench_result *r) {
-    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    const double wanted = time_allowed(b) / REPETITIONS;
     double forward, reverse, rates[REPETITIONS], reverse_rates[REPETITIONS], ratios[REPETITIONS], least, greatest;
     progress progress;
     TRY(time_masks(b, 1, &forward)); /* touches the memory */
@@ -255,7 +264,8 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
     TRY(begin_profile(b));
     const size_t count = (forward + reverse) * MASKS_FIT < wanted ? MASKS_FIT : 1;
     progress_begin(&progress, b->o->callbacks, "bench", "repetitions", 0, REPETITIONS);
-    for (int i = 0; i < REPETITIONS; i++) {
+    int made = 0;
+    while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {
         size_t done = 0;
         double spent = 0, spent_reverse = 0;
         do {
@@ -265,19 +275,19 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
             spent += forward;
             spent_reverse += reverse;
         } while (spent + spent_reverse < wanted);
-        rates[i] = (double)done * b->batch / spent;
-        reverse_rates[i] = (double)done * b->batch / spent_reverse;
-        ratios[i] = spent_reverse / spent;
+        rates[made] = (double)done * b->batch / spent;
+        reverse_rates[made] = (double)done * b->batch / spent_reverse;
+        ratios[made] = spent_reverse / spent;
         r->masks += done;
         r->seconds += spent + spent_reverse;
         b->profiled += spent_reverse;
-        if (progress_update(&progress, (uint64_t)i + 1))
-            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+        if (progress_update(&progress, (uint64_t)++made))
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", made, REPETITIONS);
     }
     r->images = r->masks * b->batch;
-    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
-    summarise(reverse_rates, &r->reverse_per_second, &r->reverse_per_second_min, &r->reverse_per_second_max);
-    summarise(ratios, &r->reverse_cost, &least, &greatest);
+    summarise(rates, made, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    summarise(reverse_rates, made, &r->reverse_per_second, &r->reverse_per_second_min, &r->reverse_per_second_max);
+    summarise(ratios, made, &r->reverse_cost, &least, &greatest);
     return COAR_OK;
 }
 
