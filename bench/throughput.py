@@ -234,15 +234,23 @@ def table(rows, options, name):
     return "\n".join(lines + [r.text() for r in rows])
 
 
-def write_between_markers(path, text):
-    with open(path) as file:
-        whole = file.read()
-    before, first, rest = whole.partition(MARKERS[0])
+def around_markers(path):
+    """What a file has before and behind the place for the table."""
+    try:
+        with open(path) as file:
+            before, first, rest = file.read().partition(MARKERS[0])
+    except OSError as error:
+        sys.exit(f"throughput: --write: {error}")
     _, second, after = rest.partition(MARKERS[1])
     if not first or not second:
-        sys.exit(f"throughput: {path} lacks the lines '{MARKERS[0]}' and '{MARKERS[1]}'")
+        sys.exit(f"throughput: --write: {path} lacks the lines '{MARKERS[0]}' and '{MARKERS[1]}'")
+    return before, after
+
+
+def write_between_markers(path, text):
+    before, after = around_markers(path)
     with open(path + ".tmp", "w") as file:
-        file.write(f"{before}{first}\n{text}\n{second}{after}")
+        file.write(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
     os.replace(path + ".tmp", path)
 
 
@@ -271,6 +279,9 @@ def main():
     for network in networks:
         if network not in NETWORKS:
             parser.error(f"--networks: '{network}' is none of {', '.join(NETWORKS)}")
+
+    if options.write:
+        around_markers(options.write)  # rather now than after an hour
 
     name, flags = processor()
     bf16 = bool({"avx512_bf16", "amx_bf16"} & set(flags)) and options.isa != "avx2"

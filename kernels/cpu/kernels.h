@@ -14,7 +14,14 @@
 #include <stdint.h>
 
 #define LANES 32
-#define TILE_ROWS_MAX 16 /* of any instruction set's tile_rows */
+
+/* Floats of room for an activation array of so many, where others follow it. Kernels are at the same place in several
+ * arrays at once. Were these multiples of 4,096 bytes apart, as sizes that are powers of two make them, a step's lines
+ * would share the few places of one set of the first-level cache, and loads would wait for stores that have only the
+ * last 12 bits of their address. */
+static inline size_t lanes_room(size_t floats) {
+    return floats % 1024 ? floats : floats + 5 * LANES;
+}
 
 /* Elementwise, in place, over `count` floats (a multiple of LANES). */
 typedef void (*activate_kernel)(float *x, size_t count);
@@ -206,7 +213,7 @@ typedef struct subsample_reverse_args {
 } subsample_reverse_args;
 
 typedef struct cpu_kernels {
-    const char *isa;    /* "portable", "avx2" */
+    const char *isa;    /* "portable", "avx2", ... */
     uint32_t tile_rows; /* rows of a block of weights */
 
     /* weight [out_channels][in_channels][kernel_h * kernel_w] -> packed, conv_packed_size floats. Winograd's form is for
@@ -259,10 +266,5 @@ typedef struct cpu_kernels {
     /* a = b + 3 c for arrays much larger than any cache; count is a multiple of LANES. */
     void (*triad)(const float *b, const float *c, float *a, size_t count);
 } cpu_kernels;
-
-extern const cpu_kernels cpu_kernels_portable;
-#if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2;
-#endif
 
 #endif

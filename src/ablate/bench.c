@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ablate/auto_precision.h"
+#include "ablate/job.h"
 #include "ablate/memory_plan.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -18,11 +19,10 @@
 #include "store/store.h"
 
 enum {
-    /* examples beyond the last full group of 32 lanes share tiles across masks: 4 x 200 images fill whole ones */
-    MASKS_FIT = 4,
-    GROUP = 32,
-    REPETITIONS = 5, /* medians want an odd number. Fewer where the time is over before */
-    MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
+    TILE_IMAGES = 32, /* a lane tile: what one thread takes at a time, whoever the images belong to */
+    REPETITIONS = 5,  /* medians want an odd number. Fewer where the time is over before */
+    WHOLE_MAX = 4,    /* masks waited for, so that tiles are full: enough for 200 images a mask */
+    REVERSE_MAX = 4,  /* masks of one call of run_reverse: each has derivatives of every image and component */
 };
 #define DEFAULT_SECONDS 5.0
 
@@ -36,13 +36,14 @@ typedef struct bench {
     output_spec outputs[OUTPUTS_MAX];
     size_t output_count;
     uint32_t batch;
+    uint32_t masks_max; /* of one call of the backend: those of a work unit */
     sampler sampler;
     uint8_t *images;
     int32_t *labels;
     example_batch examples; /* the two above */
-    uint8_t *ones;          /* dense: [MASKS_MAX][mask_bytes(n)] */
-    float *results;         /* [outputs][MASKS_MAX][batch] */
-    float *gradients;       /* [MASKS_FIT][batch][n], when they are measured */
+    uint8_t *ones;          /* dense: [masks_max][mask_bytes(n)] */
+    float *results;         /* [outputs][masks_max][batch] */
+    float *gradients;       /* [reverse_max][batch][n], when they are measured */
     uint64_t masks;         /* made so far */
     double profiled;        /* seconds of the passes that layers are told of */
 } bench;
@@ -110,16 +111,29 @@ static coar_status settle_plan(bench *b, const backend_settings *settings) {
     return plan_create_timed(g, b->interface->name, "fp32", o->exact, 0, &timing, &b->plan);
 }
 
+/* The fewest masks of a call that give every thread a tile. */
+static uint32_t least_masks(const bench *b) {
+    const uint32_t images = TILE_IMAGES * (uint32_t)thread_pool_size(b->pool), masks = (images - 1) / b->batch + 1;
+    return masks < b->masks_max ? masks : b->masks_max;
+}
+
+static uint32_t reverse_max(const bench *b) {
+    const uint32_t least = least_masks(b);
+    return least > REVERSE_MAX ? least : REVERSE_MAX < b->masks_max ? REVERSE_MAX : b->masks_max;
+}
+
 /* Everything but the backend. */
 static coar_status make_buffers(bench *b) {
     const coar_bench_options *o = b->o;
     const uint32_t n = b->model->graph->components;
+    uint32_t unit_examples;
+    unit_size(graph_flops(b->model->graph), b->batch, &b->masks_max, &unit_examples);
     TRY(make_examples(b));
-    TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
-    if (o->gradients) TRY(memory_new((size_t)MASKS_FIT * b->batch, n * sizeof(float), "gradients", &b->gradients));
+    TRY(memory_new((size_t)b->masks_max * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
+    if (o->gradients) TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
     if (!o->dense && !o->gradients) return COAR_OK;
-    TRY(memory_new(MASKS_MAX, mask_bytes(n), "masks", &b->ones));
-    memset(b->ones, 0xff, MASKS_MAX * mask_bytes(n));
+    TRY(memory_new(b->masks_max, mask_bytes(n), "masks", &b->ones));
+    memset(b->ones, 0xff, b->masks_max * mask_bytes(n));
     return COAR_OK;
 }
 
@@ -166,7 +180,7 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                  .pool = b->pool,
                                  .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
                                  .examples_max = b->batch,
-                                 .masks_max = MASKS_MAX,
+                                 .masks_max = b->masks_max,
                                  .reverse = o->gradients != 0};
     TRY(settle_plan(b, &settings));
     TRY(memory_plan_make(b->interface, memory_plan_process(g), 0, &settings, &memory));
@@ -220,28 +234,38 @@ static double time_allowed(const bench *b) {
     return b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS;
 }
 
+/* Masks of a call, at most `most`, from the seconds that the least take: as many as fit into a repetition, so many that
+ * their images fill whole tiles where a few do that. Examples beyond the last 32 share tiles across masks, and a call of
+ * one mask of 200 would time lanes that are not there in a run. */
+static size_t fitting_masks(const bench *b, uint32_t most, double wanted, double seconds) {
+    const uint32_t least = least_masks(b);
+    uint32_t whole = 1; /* masks that fill whole tiles */
+    while ((uint64_t)whole * b->batch % TILE_IMAGES) whole *= 2;
+    const double fitting = wanted / seconds * least;
+    const uint32_t count = fitting > most ? most : fitting > least ? (uint32_t)fitting : least;
+    if (count >= whole) return count - count % whole;
+    return whole <= WHOLE_MAX && whole <= most ? whole : count;
+}
+
 static coar_status measure(bench *b, coar_bench_result *r) {
     const double wanted = time_allowed(b) / REPETITIONS;
     double seconds, rates[REPETITIONS];
     progress progress;
-    TRY(time_masks(b, 1, &seconds)); /* touches the memory */
-    if (seconds < wanted) TRY(time_masks(b, 1, &seconds));
+    TRY(time_masks(b, least_masks(b), &seconds)); /* touches the memory */
+    if (seconds < wanted) TRY(time_masks(b, least_masks(b), &seconds));
     TRY(begin_profile(b));
-    const size_t least = b->batch % GROUP ? MASKS_FIT : 1;
-    const double fitting = wanted / seconds;
-    size_t count = fitting > MASKS_MAX ? MASKS_MAX : fitting > (double)least ? (size_t)fitting : least;
-    count -= count % least;
+    const size_t count = fitting_masks(b, b->masks_max, wanted, seconds);
     progress_begin(&progress, b->o->callbacks, "bench", "images", 0, (uint64_t)count * REPETITIONS * b->batch);
     int made = 0;
     while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {
         size_t done = 0;
         double spent = 0;
-        do { /* a fast network takes several calls of MASKS_MAX masks */
+        do { /* a fast network takes several calls */
             TRY(time_masks(b, count, &seconds));
             done += count;
             spent += seconds;
-        } while (count == MASKS_MAX && spent < wanted);
-        rates[made] = (double)done * b->batch / spent;
+        } while (spent + seconds / 2 < wanted);
+        rates[i] = (double)done * b->batch / spent;
         r->masks += done;
         r->seconds += spent;
         made++;
@@ -259,10 +283,10 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
     const double wanted = time_allowed(b) / REPETITIONS;
     double forward, reverse, rates[REPETITIONS], reverse_rates[REPETITIONS], ratios[REPETITIONS], least, greatest;
     progress progress;
-    TRY(time_masks(b, 1, &forward)); /* touches the memory */
-    TRY(time_reverse(b, 1, &reverse));
+    TRY(time_masks(b, least_masks(b), &forward)); /* touches the memory */
+    TRY(time_reverse(b, least_masks(b), &reverse));
     TRY(begin_profile(b));
-    const size_t count = (forward + reverse) * MASKS_FIT < wanted ? MASKS_FIT : 1;
+    const size_t count = fitting_masks(b, reverse_max(b), wanted, forward + reverse);
     progress_begin(&progress, b->o->callbacks, "bench", "repetitions", 0, REPETITIONS);
     int made = 0;
     while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {

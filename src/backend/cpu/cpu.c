@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/cpu_isa.h"
+
 static cpu_backend *self(backend *b) {
     return (cpu_backend *)b;
 }
@@ -17,20 +19,12 @@ static cpu_backend *self(backend *b) {
 /* ------------------------------------------------------------------------------------ preparation */
 
 coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
-    static const cpu_kernels *const tables[] = {
-#if defined(__x86_64__)
-        &cpu_kernels_avx2,
-#endif
-        &cpu_kernels_portable,
-    };
     const char *class = plan->device_class;
     TRY(plan_check_executable(plan, 0));
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (!strncmp(class, "cpu/", 4) && !strcmp(class + 4, tables[i]->isa)) {
-            *out = tables[i];
-            return COAR_OK;
-        }
-    return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    const cpu_isa *isa = strncmp(class, "cpu/", 4) ? NULL : cpu_isa_find(class + 4);
+    if (!isa) return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    *out = cpu_isa_kernels(isa);
+    return COAR_OK;
 }
 
 /* What is known before the large allocation. */
@@ -93,7 +87,7 @@ static coar_status cpu_prepare(const backend_settings *s, backend **out) {
         cpu_destroy(&b->base);
         return status;
     }
-    for (size_t i = 0, start = 0; i < b->buffers.buffers; start += b->buffers.size[i++] * LANES)
+    for (size_t i = 0, start = 0; i < b->buffers.buffers; start += lanes_room(b->buffers.size[i++] * LANES))
         b->buffer_start[i] = start;
     status = cpu_layers_fill(b);
     if (status == COAR_OK)
@@ -116,6 +110,8 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     const size_t groups = batch->count / LANES, group = b->elements * LANES;
     TRY(backend_check_batch(&b->settings, batch));
     b->examples = batch->count;
+    for (size_t t = 0; t < b->workers; t++)
+        for (size_t lane = 0; lane < LANES; lane++) b->worker[t].shown[lane] = SHOWN_NONE;
     for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
     memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
     if (batch->labels)
@@ -139,6 +135,8 @@ tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t 
     const float *scale = b->scale + b->examples / LANES * LANES;
     for (size_t lane = 0; lane < LANES; lane++) {
         const uint8_t *image = b->rest + example[lane] * b->elements;
+        if (w->shown[lane] == example[lane]) continue; /* few examples: tile after tile shows the same */
+        w->shown[lane] = example[lane];
         for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
         w->scale[lane] = scale[example[lane]];
     }
@@ -261,11 +259,13 @@ coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task
     return thread_pool_run(b->settings.pool, b->workers, worker_main, &loop);
 }
 
-/* Splits the groups of a mask over several tasks where masks alone would leave workers idle at the end. */
+/* Into how many tasks the groups of a mask are cut: each takes up to so many tiles that listing what its mask keeps costs
+ * next to nothing, but fewer where a worker that has run out of tasks would wait long for the others' last ones. */
 static size_t parts_per_mask(const cpu_backend *b, size_t masks, size_t groups) {
-    const size_t wanted = 4 * b->workers;
-    size_t parts = masks ? (wanted + masks - 1) / masks : 1;
-    return parts < groups ? parts : groups ? groups : 1;
+    enum { TILES_MOST = 4, TASKS_LEAST = 32 };
+    const size_t each = masks * groups / (TASKS_LEAST * b->workers);
+    const size_t tiles = each < 1 ? 1 : each < TILES_MOST ? each : TILES_MOST;
+    return (groups + tiles - 1) / tiles;
 }
 
 static coar_status run_all(cpu_backend *b, run_job *job) {

@@ -73,6 +73,8 @@ typedef struct cpu_packed {
     float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */
 } cpu_packed;
 
+enum { SHOWN_NONE = LANES }; /* more than any index into the rest */
+
 /* What one thread works in. `run` and `run_reverse` share memory where they do not name the same array. */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
@@ -95,6 +97,7 @@ typedef struct cpu_worker {
     float *attention;         /* attention_scratch */
     float *winograd;          /* winograd_scratch of the widest layer in that form */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
+    uint32_t shown[LANES];    /* which of the rest's examples each of its lanes shows; SHOWN_NONE */
     float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
 } cpu_worker;
 
