@@ -265,7 +265,7 @@ static coar_status measure(bench *b, coar_bench_result *r) {
             done += count;
             spent += seconds;
         } while (spent + seconds / 2 < wanted);
-        rates[i] = (double)done * b->batch / spent;
+        rates[made] = (double)done * b->batch / spent;
         r->masks += done;
         r->seconds += spent;
         made++;
