@@ -381,7 +381,7 @@ typedef struct coar_bench_options {
     int exact;
     int threads;
     uint64_t memory;
-    double seconds;         /* time to measure for; 0 = a few seconds */
+    double seconds;         /* time to measure for, at least a mask (four where a mask does not fill tiles); 0 = a few seconds */
     const coar_callbacks *callbacks;
     const char *plan;       /* a numerics plan to take over: FILE or run.h5 */
     void (*layer)(void *user, const coar_bench_layer *layer); /* called for every layer; with `gradients` for those of the
