@@ -1,5 +1,5 @@
 /*
- * conv.c - direct convolution with images in lanes, and its data gradient; linear layers are 1x1 convolutions.
+ * conv.c - direct convolution with images in lanes, and its data gradient. One tap for every position: linear.c.
  *
  *   y[p][o]     = act(mul[o] (W x)[p][o] + add + residual),
  *   (W x)[p][o] = sum over taps t inside the image and channels c of W[o][t][c] x[p stride + t - pad][c]
@@ -185,8 +185,16 @@ void KERNEL(cpu_conv_finish)(const conv_args *c, size_t first, size_t count) {
     if (c->activate) c->activate(c->output + first * stride, count * stride);
 }
 
+static bool is_linear(const window *g) {
+    return g->kernel_h == 1 && g->kernel_w == 1 && g->stride == 1 && g->pad == 0;
+}
+
 void KERNEL(cpu_conv)(const conv_args *c) {
     const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear)(c);
+        return;
+    }
     const source s = {c->input, c->weight, c->column, g->in_w, c->in_channels, c->tap, g->kernel_w};
     const uint32_t blocks = conv_blocks(c->rows, TILE_ROWS);
     const uint32_t step = bounded(columns_at_once(g->kernel_h, (size_t)g->stride * c->in_channels), g->out_w);
@@ -235,6 +243,10 @@ void KERNEL(cpu_conv_reverse_finish)(const conv_reverse_args *c, size_t first, s
 
 void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c) {
     const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear_reverse)(c);
+        return;
+    }
     const source s = {c->gradient, c->weight, c->column, g->out_w, c->out_channels, c->tap, g->kernel_w};
     const uint32_t blocks = conv_blocks(c->in_channels, TILE_ROWS), height = (g->kernel_h - 1) / g->stride + 1;
     const uint32_t step = bounded(columns_at_once(height, c->out_channels) * g->stride, g->in_w);

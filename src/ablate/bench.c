@@ -91,6 +91,10 @@ static coar_status take_plan(bench *b) {
     if (!backend || strcmp(backend, b->interface->name))
         return status_set(COAR_ERROR_MISMATCH, "--plan %s: is for device class %s, not for the %s backend", b->o->plan,
                           b->plan.device_class, b->interface->name);
+    if (b->o->precision && strcmp(b->o->precision, "auto") && strcmp(b->o->precision, b->plan.precision))
+        return status_set(COAR_ERROR_MISMATCH, "--precision %s: the plan of %s is in %s; leave --precision out",
+                          b->o->precision, b->o->plan, b->plan.precision);
+    if (b->o->exact) TRY(plan_check_exact(&b->plan, b->o->plan));
     return plan_check_executable(&b->plan, 0);
 }
 

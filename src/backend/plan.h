@@ -22,7 +22,8 @@ enum {
 typedef enum plan_form {
     FORM_PLAIN,     /* the backend's only form of this op */
     FORM_DIRECT,    /* direct convolution; ablated rows skipped, their columns stay */
-    FORM_COMPACTED, /* direct; ablated rows skipped, and left out of the one op that reads them (border constants) */
+    FORM_COMPACTED, /* direct; ablated rows (attention: heads) skipped, and left out of the one convolution that reads
+                     * them (border constants), be it through an attention that has them for values */
     FORM_WINOGRAD,  /* Winograd's F(4x4, 3x3); rows and columns as FORM_DIRECT */
     FORM_WINOGRAD_COMPACTED, /* as FORM_COMPACTED */
     FORM_NAMED,              /* a device's kernel, named by `kernel`, with `splits` partial sums */
@@ -97,6 +98,10 @@ const char *plan_form_name(const numerics_plan *plan, size_t layer);
 /* Canonical JSON (no spaces, layers in order), malloc'ed; and back, checked against the graph layer by layer. */
 char *plan_to_json(const numerics_plan *plan);
 coar_status plan_from_json(const graph *g, const char *json, const char *origin, numerics_plan *out);
+
+/* COAR_ERROR_MISMATCH naming the first layer that `exact` would not have: in a transformed form, a library's, or of partial
+ * sums. `origin` is where the plan was found; the message ends in what to do. */
+coar_status plan_check_exact(const numerics_plan *plan, const char *origin);
 
 /* COAR_ERROR_MISMATCH naming the layer when this machine, or this one of its backend's devices, cannot execute it. */
 coar_status plan_check_executable(const numerics_plan *plan, int device);

@@ -70,11 +70,11 @@ static coar_status triad(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-/* Slices of each array: all three are six times the last cache, if a quarter of the memory allows it. */
+/* Slices of each array: all three are four times the last cache, if a quarter of the memory allows it. */
 static size_t triad_slices(void) {
     const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
     const size_t cache = told > 0 ? (size_t)told : (size_t)32 << 20; /* not every system tells */
-    const size_t wanted = 6 * cache, allowed = memory_available() / 4, bytes = wanted < allowed ? wanted : allowed;
+    const size_t wanted = 4 * cache, allowed = memory_available() / 4, bytes = wanted < allowed ? wanted : allowed;
     return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
 }
 
