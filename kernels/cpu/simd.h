@@ -210,6 +210,14 @@ void KERNEL(cpu_conv_pack)(const window *g, uint32_t in_channels, uint32_t out_c
                            float *packed);
 void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                float *packed);
+void KERNEL(cpu_conv_bf16)(const conv_args *c);
+void KERNEL(cpu_winograd_bf16)(const conv_args *c);
+size_t KERNEL(cpu_conv_bf16_scratch)(const window *g, uint32_t in_channels);
+size_t KERNEL(cpu_winograd_bf16_scratch)(uint32_t in_channels);
+void KERNEL(cpu_conv_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                float *packed);
+void KERNEL(cpu_winograd_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                    float *packed);
 void KERNEL(cpu_maxpool)(const pool_args *p);
 void KERNEL(cpu_avgpool)(const pool_args *p);
 void KERNEL(cpu_layernorm)(const layernorm_args *a);
@@ -244,5 +252,6 @@ void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s);
 void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
+double KERNEL(cpu_peak_bf16)(size_t iterations);
 
 #endif

@@ -80,8 +80,9 @@ typedef struct layer_time {
 typedef struct backend_interface {
     const char *name;
 
-    /* What `--precision auto` tries beside fp32, the fastest first, NULL at the end; NULL: fp32 is all there is. */
-    const char *const *precisions;
+    /* What `--precision auto` tries beside fp32 on devices of a class, the fastest first, NULL at the end. NULL: fp32 is
+     * all there is. */
+    const char *const *(*precisions)(const char *device_class);
 
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
      * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is or may be one that cannot be used. NULL:
