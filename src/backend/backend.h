@@ -84,6 +84,9 @@ typedef struct backend_interface {
      * all there is. */
     const char *const *(*precisions)(const char *device_class);
 
+    /* Whether reverse passes, and the forward passes they are made of, are in fp32 under any plan. */
+    bool reverse_in_fp32;
+
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
      * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is or may be one that cannot be used. NULL:
      * one, the machine itself. */
@@ -103,7 +106,7 @@ typedef struct backend_interface {
 
     /* gradients[S][E][n]: the reverse pass of output `output` (an index into settings.outputs) under each mask, for the
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
-     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example,
+     * Values are of the plan's precision (fp32 with reverse_in_fp32) with nothing compacted, and depend on nothing but (graph, plan, example,
      * mask). Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest
      * logits and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs
      * nothing (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in

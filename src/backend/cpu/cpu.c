@@ -308,6 +308,7 @@ static const char *const *cpu_precisions(const char *device_class) {
 const backend_interface backend_cpu = {
     .name = "cpu",
     .precisions = cpu_precisions,
+    .reverse_in_fp32 = true,
     .memory = cpu_memory,
     .prepare = cpu_prepare,
     .bind = cpu_bind,
