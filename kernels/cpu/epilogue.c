@@ -15,8 +15,6 @@
 
 #include "kernels/cpu/simd.h"
 
-enum { GROUP = 4 };
-
 /* g of one position and channel through an activation that is known by its argument. `at`: of its first lane. */
 static void derive(const epilogue_reverse_args *e, uint32_t channel, size_t at, float *g) {
     float u[LANES] __attribute__((aligned(64)));
@@ -39,39 +37,37 @@ INLINE vec difference(const float *x, uint32_t lane) {
     return vec_load(x) - vec_load(before);
 }
 
-/* One channel of N positions; `at`: of the first position's first lane. */
-INLINE void reverse_channel(const sum_kind kind, const uint32_t N, const epilogue_reverse_args *e, uint32_t channel,
+/* One channel of one position; `at`: of its first lane. */
+INLINE void reverse_channel(const sum_kind kind, const epilogue_reverse_args e, const float *gradient, uint32_t channel,
                             size_t at) {
-    const size_t stride = (size_t)e->channels * LANES, values = (size_t)channel * LANES;
-    const vec a = vec_set1(kind == SUM_PRODUCT ? e->a[channel] : 0);
-    const vec b = vec_set1(kind == SUM_PRODUCT ? e->b[channel] : 0);
-    float derived[GROUP][LANES] __attribute__((aligned(64)));
-    if (e->derive)
-        for (uint32_t n = 0; n < N; n++) derive(e, channel, at + n * stride, derived[n]);
-    for (uint32_t lane = 0; lane < LANES; lane += VEC) {
-        const vec mul = e->output ? vec_load(e->mul + values + lane) : vec_zero();
-        vec sum = kind == SUM_NONE ? vec_zero() : vec_load(e->sums + values + lane);
-        UNROLL for (uint32_t n = 0; n < N; n++) {
-            const size_t first = at + n * stride, i = first + lane;
-            vec g = e->derive ? vec_load(derived[n] + lane) : vec_load(e->gradient + i);
-            if (e->positive) g = (vec)(vec_load_mask(e->positive, i) & (ivec)g);
-            if (kind == SUM_PRODUCT) sum = vec_fma(g, vec_fma(a, vec_load(e->x + i), b), sum);
+    const size_t values = (size_t)channel * LANES;
+    const vec a = vec_set1(kind == SUM_PRODUCT ? e.a[channel] : 0);
+    const vec b = vec_set1(kind == SUM_PRODUCT ? e.b[channel] : 0);
+    UNROLL for (uint32_t lane = 0; lane < LANES; lane += VEC) {
+        const size_t i = at + lane;
+        vec g = vec_load(gradient + lane);
+        if (e.positive) g = (vec)(vec_load_mask(e.positive, i) & (ivec)g);
+        if (kind != SUM_NONE) {
+            vec sum = vec_load(e.sums + values + lane);
+            if (kind == SUM_PRODUCT) sum = vec_fma(g, vec_fma(a, vec_load(e.x + i), b), sum);
             if (kind == SUM_GRADIENT) sum += g;
-            if (kind == SUM_DIFFERENCE) sum = vec_fma(g, difference(e->x + first, lane), sum);
-            if (e->residual.values) vec_put(e->residual.values + i, e->residual.add, g);
-            if (e->output) vec_store(e->output + i, mul * g);
+            if (kind == SUM_DIFFERENCE) sum = vec_fma(g, difference(e.x + at, lane), sum);
+            vec_store(e.sums + values + lane, sum);
         }
-        if (kind != SUM_NONE) vec_store(e->sums + values + lane, sum);
+        if (e.residual.values) vec_put(e.residual.values + i, e.residual.add, g);
+        if (e.output) vec_store(e.output + i, vec_load(e.mul + values + lane) * g);
     }
 }
 
-INLINE void reverse_all(const sum_kind kind, const epilogue_reverse_args *e) {
-    const size_t stride = (size_t)e->channels * LANES;
-    size_t p = 0;
-    for (; p + GROUP <= e->positions; p += GROUP)
-        for (uint32_t c = 0; c < e->channels; c++) reverse_channel(kind, GROUP, e, c, p * stride + (size_t)c * LANES);
-    for (; p < e->positions; p++)
-        for (uint32_t c = 0; c < e->channels; c++) reverse_channel(kind, 1, e, c, p * stride + (size_t)c * LANES);
+/* `args` is copied: no store can change what the copy says. */
+INLINE void reverse_all(const sum_kind kind, const epilogue_reverse_args *args) {
+    const epilogue_reverse_args e = *args;
+    float derived[LANES] __attribute__((aligned(64)));
+    for (size_t p = 0, at = 0; p < e.positions; p++)
+        for (uint32_t c = 0; c < e.channels; c++, at += LANES) {
+            if (e.derive) derive(args, c, at, derived);
+            reverse_channel(kind, e, e.derive ? derived : e.gradient + at, c, at);
+        }
 }
 
 void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e) {

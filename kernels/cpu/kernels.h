@@ -16,6 +16,14 @@
 #define LANES 32
 #define TILE_ROWS_MAX 16 /* of any instruction set's tile_rows */
 
+/* Floats of room for an activation array of so many, where others follow it. Kernels are at the same place in several
+ * arrays at once. Were these multiples of 4,096 bytes apart, as sizes that are powers of two make them, a step's lines
+ * would share the few places of one set of the first-level cache, and loads would wait for stores that have only the
+ * last 12 bits of their address. */
+static inline size_t lanes_room(size_t floats) {
+    return floats % 1024 ? floats : floats + 5 * LANES;
+}
+
 /* Elementwise, in place, over `count` floats (a multiple of LANES). */
 typedef void (*activate_kernel)(float *x, size_t count);
 /* gradient[i] *= act'(x[i]): the reverse of an activate_kernel, from its argument. */

@@ -34,12 +34,17 @@ INLINE void put_sum(const tile_output *out, uint32_t o, uint32_t lane, vec sum) 
     vec_store(out->y + at, y);
 }
 
+/* TILE_LANES of them. */
+INLINE void put_bits(uint8_t *to, uint32_t bits) {
+    UNROLL for (uint32_t i = 0; i < TILE_LANES; i += 8) to[i / 8] = (uint8_t)(bits >> i);
+}
+
 /* Bits of row o as it was put, TILE_LANES lanes from `lane` on. */
 INLINE void put_positive(const tile_output *out, uint32_t o, uint32_t lane) {
     const size_t at = (size_t)out->channel[o] * LANES + lane;
     uint32_t bits = 0;
     for (uint32_t i = 0; i < TILE_LANES; i += VEC) bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
-    for (uint32_t i = 0; i < TILE_LANES; i += 8) out->positive[(at + i) / 8] = (uint8_t)(bits >> i);
+    put_bits(out->positive + at / 8, bits);
 }
 
 INLINE tile_output conv_output(const conv_args *c, uint32_t y, uint32_t x) {

@@ -272,42 +272,56 @@ static places find_places(const job *j, uint32_t ty, uint32_t tx) {
     return p;
 }
 
-/* Row o of a window as put_sum would put it, without asking at every position what is the same at all of them. */
-INLINE void put_row(const conv_args *c, const places *p, bool residual, uint32_t o, uint32_t lane,
-                    vec sums[OUT * OUT][TILE_VECTORS]) {
+/* Row o of a window as put_sum and put_positive would put it; pointers are read before any store, which might change them
+ * for all the compiler knows. `kept`: something is, for the reverse pass. */
+INLINE void put_row(const bool residual, const bool kept, const conv_args *c, const places *p, uint32_t o,
+                    uint32_t lane, vec sums[OUT * OUT][TILE_VECTORS]) {
     const size_t at = (size_t)c->channel[o] * LANES + lane, row = (size_t)o * LANES + lane;
     const vec least = vec_set1(c->relu ? 0 : -__builtin_inff());
     vec mul[TILE_VECTORS];
     UNROLL for (int i = 0; i < TILE_VECTORS; i++) mul[i] = vec_load(c->mul + row + i * VEC);
     for (uint32_t k = 0; k < p->count; k++) {
-        const float *add = p->output[k].add + row, *more = residual ? p->output[k].residual + at : NULL;
-        float *y = p->output[k].y + at;
+        const tile_output out = p->output[k];
+        uint32_t bits = 0;
         UNROLL for (int i = 0; i < TILE_VECTORS; i++) {
-            vec value = vec_fma(sums[p->sum[k]][i], mul[i], vec_load(add + i * VEC));
-            if (residual) value += vec_load(more + i * VEC);
-            vec_store(y + i * VEC, vec_max(least, value));
+            const vec sum = sums[p->sum[k]][i];
+            vec y = vec_fma(sum, mul[i], vec_load(out.add + row + i * VEC));
+            if (residual) y += vec_load(out.residual + at + i * VEC);
+            if (kept && out.linear) vec_store(out.linear + at + i * VEC, sum);
+            if (kept) bits |= vec_bits(~(y <= vec_zero())) << i * VEC;
+            vec_store(out.y + at + i * VEC, vec_max(least, y));
         }
+        if (kept && out.positive) put_bits(out.positive + at / 8, bits);
     }
 }
 
-INLINE void put_any(const places *p, uint32_t o, uint32_t lane, vec sums[OUT * OUT][TILE_VECTORS]) {
+/* A row of dL/dx. */
+INLINE void put_gradient(const bool add, const places *p, uint32_t o, uint32_t lane,
+                         vec sums[OUT * OUT][TILE_VECTORS]) {
     for (uint32_t k = 0; k < p->count; k++) {
-        UNROLL for (int i = 0; i < TILE_VECTORS; i++) put_sum(&p->output[k], o, lane + i * VEC, sums[p->sum[k]][i]);
-        if (p->output[k].positive) put_positive(&p->output[k], o, lane);
+        float *y = p->output[k].y + (size_t)o * LANES + lane;
+        UNROLL for (int i = 0; i < TILE_VECTORS; i++) vec_put(y + i * VEC, add, sums[p->sum[k]][i]);
     }
 }
 
 static void finish_row(const job *j, const places *p, uint32_t o, const float *m) {
     const conv_args *c = j->forward;
+    const bool kept = c && (c->linear || c->positive);
     for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
         vec sums[OUT * OUT][TILE_VECTORS];
         transform_sums(m + lane, sums);
-        if (!c || c->linear || c->positive)
-            put_any(p, o, lane, sums);
+        if (!c && j->reverse->output.add)
+            put_gradient(true, p, o, lane, sums);
+        else if (!c)
+            put_gradient(false, p, o, lane, sums);
+        else if (c->residual && kept)
+            put_row(true, true, c, p, o, lane, sums);
         else if (c->residual)
-            put_row(c, p, true, o, lane, sums);
+            put_row(true, false, c, p, o, lane, sums);
+        else if (kept)
+            put_row(false, true, c, p, o, lane, sums);
         else
-            put_row(c, p, false, o, lane, sums);
+            put_row(false, false, c, p, o, lane, sums);
     }
 }
 

@@ -226,7 +226,7 @@ static void check_memory(const graph *g, const char *isa, const example_batch *b
     plan(&e, g, (conditions){.isa = isa, .threads = threads});
     CHECK_OK(e.interface->memory(&e.settings, &least, &best));
     engine_close(&e);
-    CHECK(least < best);
+    CHECK(threads > 1 ? least < best : least <= best);
     for (size_t k = 0; k <= STEPS; k++) {
         const size_t memory = least + (best - least) * k / STEPS;
         float *all = whole(g, (conditions){.isa = isa, .threads = threads, .memory = memory}, batch, masks);

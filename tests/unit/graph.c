@@ -287,13 +287,17 @@ static void check_forms(const graph *g, const numerics_plan *plan, const int *ex
 static void plan_rule(void) {
     test_begin("numerics plan: the CPU rule");
     setenv("COAR_ISA", "portable", 1);
-    enum { P = FORM_PLAIN, D = FORM_DIRECT, C = FORM_COMPACTED };
+    enum { P = FORM_PLAIN, D = FORM_DIRECT, C = FORM_COMPACTED, W = FORM_WINOGRAD, WC = FORM_WINOGRAD_COMPACTED };
     graph *g = net_basic(NET_FILTERS, 1);
     numerics_plan plan;
     CHECK_OK(plan_create(g, "cpu", "auto", 0, &plan));
     CHECK_TEXT(plan.device_class, "cpu/portable");
     CHECK_TEXT(plan.precision, "fp32");
-    /* The stem is read by a convolution and as residual: direct. In blocks the first convolution is compacted. */
+    /* The stem is read by a convolution and as residual: direct. In blocks the first convolution is compacted. Where
+     * both sides have eight channels or more, and the stride is 1, Winograd's form is the faster one. */
+    check_forms(g, &plan, (const int[]){D, C, D, P, C, W, WC, W, P, D});
+    plan_free(&plan);
+    CHECK_OK(plan_create(g, "cpu", "auto", 1, &plan));
     check_forms(g, &plan, (const int[]){D, C, D, P, C, D, C, D, P, D});
     plan_free(&plan);
     CHECK_OK(plan_create(g, "reference", NULL, 0, &plan));
@@ -421,7 +425,8 @@ static void plan_json(void) {
         {"\"layers\":[", "\"layers\":[{},", "layers, the model has", COAR_ERROR_MISMATCH},
         {"\"conv0\"", "\"conv9\"", "'conv9' where the model has 'conv0'", COAR_ERROR_MISMATCH},
         {"\"name\":\"conv0\"", "\"name\":7", "layer 0", COAR_ERROR_INPUT},
-        {"\"direct\"", "\"winograd\"", "'conv0'", COAR_ERROR_MISMATCH},
+        {"\"conv4\",\"form\":\"compacted\"", "\"conv4\",\"form\":\"winograd\"", "'conv4'", COAR_ERROR_MISMATCH},
+        {"\"direct\"", "\"winograd compacted\"", "'conv0'", COAR_ERROR_MISMATCH},
         {"\"direct\"", "\"compacted\"", "'conv0'", COAR_ERROR_MISMATCH},
         {"\"plain\"", "\"direct\"", "'subsample3'", COAR_ERROR_MISMATCH},
         {"\"compacted\"", "\"plain\"", "odd", COAR_ERROR_MISMATCH},

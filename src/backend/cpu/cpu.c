@@ -92,7 +92,7 @@ static coar_status cpu_prepare(const backend_settings *s, backend **out) {
         cpu_destroy(&b->base);
         return status;
     }
-    for (size_t i = 0, start = 0; i < b->buffers.buffers; start += b->buffers.size[i++] * LANES)
+    for (size_t i = 0, start = 0; i < b->buffers.buffers; start += lanes_room(b->buffers.size[i++] * LANES))
         b->buffer_start[i] = start;
     status = cpu_layers_fill(b);
     if (status == COAR_OK)

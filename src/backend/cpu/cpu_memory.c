@@ -121,9 +121,17 @@ static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) 
     arena_place(arena, product(rows, cpu_layer_zones(layer), 1), LANES * sizeof *p->add, &p->add);
 }
 
+/* Of one tile's values, which are not more than can be counted. */
+static size_t buffer_floats(const cpu_backend *b) {
+    size_t floats = 0;
+    for (size_t i = 0; i < b->buffers.buffers; i++) floats += lanes_room(b->buffers.size[i] * LANES);
+    return floats;
+}
+
 /* What `run` alone uses. */
 static void place_run(const cpu_backend *b, arena *arena, const scratch_sizes *s, cpu_worker *w) {
-    arena_place(arena, b->buffers.total, LANES * sizeof *w->buffer, &w->buffer);
+    const size_t floats = product(b->buffers.total, LANES, sizeof(float)) == SIZE_MAX ? SIZE_MAX : buffer_floats(b);
+    arena_place(arena, floats, sizeof *w->buffer, &w->buffer);
     arena_place(arena, s->activated, sizeof *w->activated, &w->activated);
     arena_place(arena, s->taps, sizeof *w->tap_sum, &w->tap_sum);
 }

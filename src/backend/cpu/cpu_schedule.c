@@ -67,7 +67,7 @@ typedef struct builder {
 
 static int new_region(builder *b, size_t floats) {
     cpu_schedule *s = b->schedule;
-    s->regions[s->region_count] = (region){(floats + 63) & ~(size_t)63, b->moment, b->moment, 0};
+    s->regions[s->region_count] = (region){lanes_room((floats + 63) & ~(size_t)63), b->moment, b->moment, 0};
     return (int)s->region_count++;
 }
 
