@@ -52,11 +52,14 @@ COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
 LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
-# Kernels are compiled once per instruction set; the choice is made at run time.
-ISAS              := portable $(if $(filter x86_64,$(ARCH)),avx2)
+# Kernels are compiled once per instruction set; the choice is made at run time (src/backend/cpu/cpu_isa.c). NAMEemulated
+# has NAME's numbers on machines without it, for tests; sanitizers would only make it slower.
+ISAS := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512 $(if $(filter release,$(CONFIG)),avx512emulated))
 # Products and sums are fused where the source says so and nowhere else, so that compilers agree on the bits.
-ISA_FLAGS_portable := -ffp-contract=off
-ISA_FLAGS_avx2     := -ffp-contract=off -mavx2 -mfma
+ISA_FLAGS_portable       := -ffp-contract=off
+ISA_FLAGS_avx2           := -ffp-contract=off -mavx2 -mfma
+ISA_FLAGS_avx512         := -ffp-contract=off -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_FLAGS_avx512emulated := -ffp-contract=off -mavx2 -mfma -Wno-psabi
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS  := $(call objects,$(SOURCES)) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(B)/obj/kernels/$(i)/%.o)) $(CUDA_OBJECTS)
@@ -106,6 +109,8 @@ $(B)/obj/kernels/$(1)/%.o: kernels/cpu/%.c $(B)/obj/flags
 	$$(call say,CC,$$@)$$(COMPILE) $(ISA_FLAGS_$(1)) -DKERNEL_ISA=$(1) -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call kernel_rule,$(i))))
+$(B)/obj/src/backend/cpu/cpu_isa.o: BASE += -D'CPU_ISAS(X)=$(foreach i,$(ISAS),X($(i)))'
+$(B)/obj/src/backend/cpu/cpu_isa.o: Makefile
 
 # What test programs share; the linker takes what each asks for.
 $(B)/libtests.a: $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*.c))

@@ -1,6 +1,8 @@
 /* lanes.c - see lanes.h. */
 #include "lanes.h"
 
+#include "backend/cpu/cpu_isa.h"
+
 enum { GUARD = 256, ARRAYS_MAX = 256 };
 
 static const unsigned char guard_byte = 0xa5;
@@ -44,28 +46,12 @@ void lanes_release(void) {
     array_count = 0;
 }
 
-static bool present(const cpu_kernels *k) {
-#if defined(__x86_64__)
-    if (k == &cpu_kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    return k == &cpu_kernels_portable;
-}
-
 void lanes_each(const char *name, void (*check)(const cpu_kernels *k)) {
-    static const cpu_kernels *const tables[] = {
-        &cpu_kernels_portable,
-#if defined(__x86_64__)
-        &cpu_kernels_avx2,
-#endif
-    };
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
-        test_begin("%s (%s)", name, tables[i]->isa);
-        if (!present(tables[i])) {
-            test_skip("this machine has no %s", tables[i]->isa);
-            continue;
-        }
+    for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
+        if (!cpu_isa_runs(&cpu_isas[i])) continue; /* unit/cpu_isa.c says so */
+        test_begin("%s (%s)", name, cpu_isas[i].name);
         state = 1;
-        check(tables[i]);
+        check(cpu_isa_kernels(&cpu_isas[i]));
         lanes_release();
     }
 }

@@ -25,11 +25,10 @@
 #include "kernels/cpu/simd.h"
 
 enum {
-    BLOCK = 24, /* queries */
-    TILES = BLOCK / TILE_ROWS,
+    TILES = 24 / TILE_ROWS,
+    BLOCK = TILES * TILE_ROWS, /* queries */
     KEYS = 64, /* whose scores, for a tile of queries, stay in the first-level cache over all channels */
 };
-_Static_assert(BLOCK % TILE_ROWS == 0, "a block is whole tiles");
 
 static uint32_t at_most(uint32_t a, uint32_t limit) {
     return a < limit ? a : limit;

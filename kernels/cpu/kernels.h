@@ -14,7 +14,6 @@
 #include <stdint.h>
 
 #define LANES 32
-#define TILE_ROWS_MAX 16 /* of any instruction set's tile_rows */
 
 /* Floats of room for an activation array of so many, where others follow it. Kernels are at the same place in several
  * arrays at once. Were these multiples of 4,096 bytes apart, as sizes that are powers of two make them, a step's lines
@@ -224,7 +223,7 @@ typedef struct subsample_reverse_args {
 } subsample_reverse_args;
 
 typedef struct cpu_kernels {
-    const char *isa;    /* "portable", "avx2" */
+    const char *isa;    /* "portable", "avx2", ... */
     uint32_t tile_rows; /* rows of a block of weights */
 
     /* weight [out_channels][in_channels][kernel_h * kernel_w] -> packed, conv_packed_size floats. Winograd's form is for
@@ -285,10 +284,5 @@ typedef struct cpu_kernels {
     double (*peak)(size_t iterations);
     double (*peak_bf16)(size_t iterations); /* products of bf16 */
 } cpu_kernels;
-
-extern const cpu_kernels cpu_kernels_portable;
-#if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2;
-#endif
 
 #endif

@@ -2,9 +2,10 @@
  * simd.h - the vector operations that the kernels are written in, one section per instruction set.
  *
  * Every kernels/cpu/X.c is compiled once per instruction set with -DKERNEL_ISA=NAME. A section says how wide a `vec`
- * is, which register tile fits the register file, and defines the six operations that the compiler's vector
+ * is and what of the register file a register tile may fill, and defines the six operations that the compiler's vector
  * arithmetic (+ - * / and comparisons, by GCC and Clang alike) does not cover. An instruction set more is a section
- * more; nothing else in the kernels changes.
+ * more, a name in the Makefile's ISAS, and what it needs in src/backend/cpu/cpu_isa.c; nothing else in the kernels
+ * changes. NAMEemulated is the section NAME with its operations done by others: for machines without it, in tests.
  * Must not know: what is computed.
  */
 #ifndef COAR_KERNELS_CPU_SIMD_H
@@ -23,30 +24,34 @@
 #define SIMD_portable 1
 #define SIMD_avx2 2
 #define SIMD_avx512 3
+#define SIMD_avx512emulated 4
 #define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Accumulators stay in registers only if the loops over them are unrolled before registers are assigned. */
+/* Accumulators stay in registers only if the loops over them are unrolled before registers are assigned. Clang must not
+ * unroll a loop whose length it will know only once the function is inlined: what it makes of that stays a loop. */
 #if defined(__clang__)
-#define UNROLL _Pragma("unroll")
+#define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 /* ------------------------------------------------------------------------------------------- sections */
 
-#if SIMD_LEVEL == SIMD_avx512
+#if SIMD_LEVEL == SIMD_avx512 || SIMD_LEVEL == SIMD_avx512emulated
 
 #include <immintrin.h>
 
 #define VEC 16
-/* 32 registers: 14 rows x 2 vectors of accumulators, 2 activations, 1 broadcast weight. */
-#define TILE_ROWS 14
+#define VECTOR_REGISTERS 32
 #define TILE_VECTORS 2
+#define TILE_SPARE (TILE_VECTORS + 1) /* activations, a broadcast weight */
 
 typedef float vec __attribute__((vector_size(64), may_alias));
 typedef int32_t ivec __attribute__((vector_size(64), may_alias));
+
+#if SIMD_LEVEL == SIMD_avx512
 
 INLINE vec vec_set1(float x) {
     return _mm512_set1_ps(x);
@@ -67,15 +72,54 @@ INLINE ivec vec_mask(uint32_t bits) {
     return (ivec)_mm512_movm_epi32((__mmask16)bits);
 }
 
+#else
+
+/* The same numbers on machines with AVX2, bit for bit and slowly: every operation on both halves. Both compilers do the
+ * same to the arithmetic on vectors that they cannot hold. */
+typedef union halves {
+    vec whole;
+    __m256 half[2];
+} halves;
+
+INLINE vec vec_set1(float x) {
+    return (halves){.half = {_mm256_set1_ps(x), _mm256_set1_ps(x)}}.whole;
+}
+INLINE vec vec_fma(vec a, vec b, vec c) {
+    const halves x = {a}, y = {b}, z = {c};
+    return (halves){
+        .half = {_mm256_fmadd_ps(x.half[0], y.half[0], z.half[0]), _mm256_fmadd_ps(x.half[1], y.half[1], z.half[1])}}
+        .whole;
+}
+INLINE vec vec_max(vec a, vec b) {
+    const halves x = {a}, y = {b};
+    return (halves){.half = {_mm256_max_ps(x.half[0], y.half[0]), _mm256_max_ps(x.half[1], y.half[1])}}.whole;
+}
+INLINE vec vec_sqrt(vec a) {
+    const halves x = {a};
+    return (halves){.half = {_mm256_sqrt_ps(x.half[0]), _mm256_sqrt_ps(x.half[1])}}.whole;
+}
+INLINE uint32_t vec_bits(ivec mask) {
+    const halves x = {(vec)mask};
+    return (uint32_t)_mm256_movemask_ps(x.half[0]) | (uint32_t)_mm256_movemask_ps(x.half[1]) << 8;
+}
+INLINE ivec vec_mask(uint32_t bits) {
+    const int32_t b = (int32_t)bits;
+    const ivec bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    return ((ivec){b, b, b, b, b, b, b, b, b, b, b, b, b, b, b, b} & bit) == bit;
+}
+
+#endif
+
 #elif SIMD_LEVEL == SIMD_avx2
 
 #include <immintrin.h>
 
 #define VEC 8
-/* 16 registers: 6 rows x 2 vectors of accumulators, 2 activations, 1 broadcast weight. 3 x 4 is as fast by GCC, but 4
- * activations and a weight leave no room beside 12 accumulators: Clang spills, at half the speed. */
-#define TILE_ROWS 6
+#define VECTOR_REGISTERS 16
+/* Tiles of 3 x 4 are as fast by GCC, but 4 activations and a weight leave no room beside 12 accumulators: Clang spills,
+ * at half the speed. */
 #define TILE_VECTORS 2
+#define TILE_SPARE (TILE_VECTORS + 1) /* activations, a broadcast weight */
 
 typedef float vec __attribute__((vector_size(32), may_alias));
 typedef int32_t ivec __attribute__((vector_size(32), may_alias));
@@ -105,9 +149,9 @@ INLINE ivec vec_mask(uint32_t bits) {
 #include <math.h>
 
 #define VEC 4
-/* Without a fused multiply-add each product needs a register as well: 8 accumulators are what both compilers keep. */
-#define TILE_ROWS 2
+#define VECTOR_REGISTERS 16
 #define TILE_VECTORS 4
+#define TILE_SPARE (TILE_VECTORS + 3) /* activations, a broadcast weight; without a fused multiply-add, products too */
 
 typedef float vec __attribute__((vector_size(16), may_alias));
 typedef int32_t ivec __attribute__((vector_size(16), may_alias));
@@ -140,6 +184,13 @@ INLINE ivec vec_mask(uint32_t bits) {
 #endif
 
 /* --------------------------------------------------------------------------------- common to all of them */
+
+/* Accumulators fill the vector registers that are left; but each row of weights has a pointer too (product.h), beside
+ * those to activations, columns and their end, and a column: 4 of 14, since GCC keeps a frame pointer where vectors
+ * might have to be spilled. A row more would be a load more for each step and row. */
+#define TILE_ROWS_BY_VECTORS ((VECTOR_REGISTERS - TILE_SPARE) / TILE_VECTORS)
+#define TILE_ROWS_BY_POINTERS 10
+#define TILE_ROWS (TILE_ROWS_BY_VECTORS < TILE_ROWS_BY_POINTERS ? TILE_ROWS_BY_VECTORS : TILE_ROWS_BY_POINTERS)
 
 INLINE vec vec_load(const float *p) {
     return *(const vec *)p;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/cpu_isa.h"
 #include "core/files.h"
 
 #define PLAN_VERSION 1
@@ -55,28 +56,6 @@ const char *plan_backend(const char *device_class) {
 
 /* ---------------------------------------------------------------------------------- device classes */
 
-static bool machine_has_avx2(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return false;
-#endif
-}
-
-/* The instruction set forced by COAR_ISA, NULL when it is not set. */
-static coar_status forced_isa(const char **out) {
-    const char *isa = getenv("COAR_ISA");
-    *out = isa;
-    if (!isa || !strcmp(isa, "portable")) return COAR_OK;
-    if (!strcmp(isa, "avx2")) {
-        if (machine_has_avx2()) return COAR_OK;
-        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=avx2: this machine has no AVX2 with FMA; give portable");
-    }
-    if (!strcmp(isa, "avx512") || !strcmp(isa, "avx512bf16"))
-        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=%s: this build has portable and avx2 kernels only", isa);
-    return status_set(COAR_ERROR_USAGE, "COAR_ISA='%s' is unknown: give portable or avx2, or unset it", isa);
-}
-
 static coar_status device_class(const char *backend, int device, char out[PLAN_CLASS_SIZE]) {
     (void)device;
     if (!strcmp(backend, "reference")) {
@@ -87,28 +66,28 @@ static coar_status device_class(const char *backend, int device, char out[PLAN_C
     if (!strcmp(backend, "cuda")) return cuda_plan_device.device_class(device, out);
 #endif
     if (strcmp(backend, "cpu")) return status_set(COAR_ERROR_USAGE, "no numerics plan for backend '%s'", backend);
-    const char *isa;
-    TRY(forced_isa(&isa));
-    if (!isa) isa = machine_has_avx2() ? "avx2" : "portable";
-    snprintf(out, PLAN_CLASS_SIZE, "cpu/%s", isa);
+    const cpu_isa *isa;
+    TRY(cpu_isa_choose(&isa));
+    snprintf(out, PLAN_CLASS_SIZE, "cpu/%s", isa->name);
     return COAR_OK;
 }
 
 coar_status plan_check_executable(const numerics_plan *plan, int device) {
-    const char *class = plan->device_class, *layer = plan->layers ? plan->name[0] : "", *isa;
+    const char *class = plan->device_class, *layer = plan->layers ? plan->name[0] : "";
+    const cpu_isa *forced, *isa = is_cpu(plan) ? cpu_isa_find(class + strlen("cpu/")) : NULL;
     const plan_device *folder = device_of(class);
     if (!strcmp(class, "reference")) return COAR_OK;
     if (folder) return folder->check(plan, device);
-    if (strcmp(class, "cpu/portable") && strcmp(class, "cpu/avx2"))
+    if (!isa || !cpu_isa_kernels(isa))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, which this build lacks",
                           layer, class);
-    if (!strcmp(class, "cpu/avx2") && !machine_has_avx2())
-        return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan needs AVX2 with FMA, which this machine lacks",
-                          layer);
-    TRY(forced_isa(&isa));
-    if (isa && strcmp(isa, class + strlen("cpu/")))
+    if (!isa->machine_has())
+        return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan needs %s, which this machine lacks", layer,
+                          isa->needs);
+    TRY(cpu_isa_forced(&forced));
+    if (forced && forced != isa)
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for %s, but COAR_ISA=%s; unset COAR_ISA", layer,
-                          class, isa);
+                          class, forced->name);
     return COAR_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include "backend/backend.h"
+#include "backend/cpu/cpu_isa.h"
 #include "core/philox.h"
 
 enum { MASKS = 4, EXAMPLES_MAX = 70, CLASSES = 7 };
@@ -245,22 +246,6 @@ static mask_range generated(const sampler *s) {
 
 /* ----------------------------------------------------------------------------------------- the tests */
 
-static const char *const isas[] = {"portable", "avx2"};
-enum { ISAS = sizeof isas / sizeof *isas };
-
-static bool isa_present(const char *isa) {
-    setenv("COAR_ISA", isa, 1);
-    numerics_plan plan;
-    net n = {0};
-    CHECK_OK(graph_create((shape){1, 1, 1}, &n.g));
-    graph *g = finish(&n, conv(&n, 0, -1, (conv_spec){2, 1, 1, 1, 0, ACT_NONE, PLACE_NONE, 0}));
-    bool present = plan_create(g, "cpu", "fp32", 0, &plan) == COAR_OK;
-    if (present) plan_free(&plan);
-    graph_destroy(g);
-    unsetenv("COAR_ISA");
-    return present;
-}
-
 /* Real-valued keeps: a third zeros, a third ones, the rest between and beyond. */
 static float *real_keeps(const graph *g) {
     float *keeps = malloc((size_t)MASKS * g->components * sizeof *keeps);
@@ -292,12 +277,10 @@ static void compare_with_reference(const char *name, const char *what, const gra
     open_backend(&truth, g, NULL, a, 2, SIZE_MAX);
     bind(&truth, 0, EXAMPLES_MAX);
     float *expected = outputs_of(&truth, masks, EXAMPLES_MAX);
-    for (size_t i = 0; i < ISAS; i++) {
-        test_begin("%s, %s: %s", isas[i], name, what);
-        if (isa_present(isas[i]))
-            compare_counts(g, isas[i], a, masks, expected);
-        else
-            test_skip("this machine has no %s", isas[i]);
+    for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
+        if (!cpu_isa_runs(&cpu_isas[i])) continue; /* cpu_isa.c says so */
+        test_begin("%s, %s: %s", cpu_isas[i].name, name, what);
+        compare_counts(g, cpu_isas[i].name, a, masks, expected);
     }
     free(expected);
     close_backend(&truth);
@@ -466,17 +449,14 @@ int main(void) {
     static const char *const names[] = {"convolutions", "transformer"};
     make_examples();
     for (size_t k = 0; k < 2; k++) test_against_reference(names[k], nets[k]);
-    for (size_t i = 0; i < ISAS; i++) {
-        if (!isa_present(isas[i])) {
-            test_begin("%s", isas[i]);
-            test_skip("this machine has no %s", isas[i]);
-            continue;
-        }
+    for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
+        const char *isa = cpu_isas[i].name;
+        if (!cpu_isa_runs(&cpu_isas[i])) continue;
         for (size_t k = 0; k < 2; k++) {
-            test_logits_and_means(names[k], nets[k], isas[i]);
-            test_independence(names[k], nets[k], isas[i]);
+            test_logits_and_means(names[k], nets[k], isa);
+            test_independence(names[k], nets[k], isa);
         }
-        test_all_ablated(nets[0], isas[i]);
+        test_all_ablated(nets[0], isa);
     }
     test_refusals(nets[1]);
     for (size_t k = 0; k < 2; k++) graph_destroy(nets[k]);

@@ -4,6 +4,7 @@
  */
 #include "test.h"
 
+#include "backend/cpu/cpu_isa.h"
 #include "engines.h"
 #include "nets.h"
 
@@ -17,9 +18,6 @@ typedef struct tolerance {
 static const tolerance NAMED = {3e-5, 0.01};
 /* Random nets may normalise two channels, which is a step function and makes much of a rounding. */
 static const tolerance RANDOM = {1e-3, 0.5};
-
-static const char *const isas[] = {"portable", "avx2"};
-enum { ISAS = sizeof isas / sizeof *isas };
 
 /* ------------------------------------------------------------------------------------ running them */
 
@@ -69,16 +67,6 @@ static example_batch first_examples(const example_batch *batch, uint32_t count) 
     example_batch part = *batch;
     part.count = count;
     return part;
-}
-
-static bool isa_present(const graph *g, const char *isa) {
-    numerics_plan plan;
-    setenv("COAR_ISA", isa, 1);
-    const bool present = plan_create(g, "cpu", "fp32", 0, &plan) == COAR_OK;
-    if (present) plan_free(&plan);
-    unsetenv("COAR_ISA");
-    status_clear();
-    return present;
 }
 
 /* Ones, halves, zeros, and numbers beyond. */
@@ -352,19 +340,16 @@ int main(void) {
     enum { COUNT = NETS_NAMED + RANDOM_NETS };
     named_net nets[COUNT];
     for (size_t k = 0; k < COUNT; k++) nets[k] = net_number(k);
-    for (size_t i = 0; i < ISAS; i++) {
-        if (!isa_present(nets[0].g, isas[i])) {
-            test_begin("%s", isas[i]);
-            test_skip("this machine has no %s", isas[i]);
-            continue;
-        }
+    for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
+        const char *isa = cpu_isas[i].name;
+        if (!cpu_isa_runs(&cpu_isas[i])) continue;
         size_t compared = 0, tried = 0;
         for (size_t k = 0; k < COUNT; k += REDUCED ? 4 : 1, tried++)
-            compared += compare_net(nets[k].name, nets[k].g, isas[i], k < NETS_NAMED ? NAMED : RANDOM);
-        test_begin("%s: most nets have derivatives", isas[i]);
+            compared += compare_net(nets[k].name, nets[k].g, isa, k < NETS_NAMED ? NAMED : RANDOM);
+        test_begin("%s: most nets have derivatives", isa);
         CHECK(compared >= tried * 3 / 4);
-        for (size_t k = 0; k < RESIDUAL_NETS; k += 3) test_nan(nets[k].name, nets[k].g, isas[i]);
-        for (size_t k = 0; k < COUNT; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isas[i]);
+        for (size_t k = 0; k < RESIDUAL_NETS; k += 3) test_nan(nets[k].name, nets[k].g, isa);
+        for (size_t k = 0; k < COUNT; k += REDUCED ? 5 : 2) test_independence(nets[k].name, nets[k].g, isa);
     }
     for (size_t k = 0; k < COUNT; k++) graph_destroy(nets[k].g);
     return test_end();

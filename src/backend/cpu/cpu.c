@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/cpu_isa.h"
+
 static cpu_backend *self(backend *b) {
     return (cpu_backend *)b;
 }
@@ -17,20 +19,12 @@ static cpu_backend *self(backend *b) {
 /* ------------------------------------------------------------------------------------ preparation */
 
 coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out) {
-    static const cpu_kernels *const tables[] = {
-#if defined(__x86_64__)
-        &cpu_kernels_avx2,
-#endif
-        &cpu_kernels_portable,
-    };
     const char *class = plan->device_class;
     TRY(plan_check_executable(plan, 0));
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (!strncmp(class, "cpu/", 4) && !strcmp(class + 4, tables[i]->isa)) {
-            *out = tables[i];
-            return COAR_OK;
-        }
-    return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    const cpu_isa *isa = strncmp(class, "cpu/", 4) ? NULL : cpu_isa_find(class + 4);
+    if (!isa) return status_set(COAR_ERROR_MISMATCH, "the cpu backend cannot execute a plan for %s", class);
+    *out = cpu_isa_kernels(isa);
+    return COAR_OK;
 }
 
 /* What is known before the large allocation. */
