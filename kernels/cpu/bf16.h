@@ -16,6 +16,21 @@
 
 typedef uint32_t uvec __attribute__((vector_size(VEC * 4), may_alias));
 
+#if SIMD_LEVEL == SIMD_avx512bf16
+
+INLINE vec bf16_pair(vec lower, vec upper) {
+    const ivec i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const __m512i all = (__m512i)_mm512_cvtne2ps_pbh((__m512)upper, (__m512)lower); /* the lower ones first */
+    return (vec)_mm512_permutexvar_epi16((__m512i)(i | (i + VEC) << 16), all);
+}
+
+/* sum + both products of pairs. */
+INLINE vec bf16_dot(vec sum, vec a, vec b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+#else
+
 INLINE vec bf16_flush(vec a) {
     const uvec bits = (uvec)a;
     const uvec below = (uvec)((bits & 0x7F800000) == 0); /* all ones where only the sign stays */
@@ -53,6 +68,8 @@ INLINE vec bf16_dot(vec sum, vec a, vec b) {
     sum = bf16_flush(bf16_fma((vec)(x & 0xFFFF0000), (vec)(y & 0xFFFF0000), sum));
     return bf16_flush(bf16_fma((vec)(x << 16), (vec)(y << 16), sum));
 }
+
+#endif
 
 /* The channels of a position, [in_channels][LANES], as pairs [pairs][LANES]. */
 INLINE void bf16_round_channels(const conv_args *c, const float *x, float *pairs) {

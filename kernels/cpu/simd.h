@@ -25,6 +25,7 @@
 #define SIMD_avx2 2
 #define SIMD_avx512 3
 #define SIMD_avx512emulated 4
+#define SIMD_avx512bf16 5 /* avx512, and the products of bf16.h */
 #define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -39,7 +40,7 @@
 
 /* ------------------------------------------------------------------------------------------- sections */
 
-#if SIMD_LEVEL == SIMD_avx512 || SIMD_LEVEL == SIMD_avx512emulated
+#if SIMD_LEVEL == SIMD_avx512 || SIMD_LEVEL == SIMD_avx512emulated || SIMD_LEVEL == SIMD_avx512bf16
 
 #include <immintrin.h>
 
@@ -51,7 +52,7 @@
 typedef float vec __attribute__((vector_size(64), may_alias));
 typedef int32_t ivec __attribute__((vector_size(64), may_alias));
 
-#if SIMD_LEVEL == SIMD_avx512
+#if SIMD_LEVEL != SIMD_avx512emulated
 
 INLINE vec vec_set1(float x) {
     return _mm512_set1_ps(x);
