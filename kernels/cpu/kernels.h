@@ -37,7 +37,7 @@ typedef struct window {
 /* Weights as the kernels read them: blocks of tile_rows rows, of each [point][column][tile_rows], where a point is a
  * tap or one of Winograd's products. They are packed once, for all masks: what a mask keeps are lists of rows (where each
  * begins) and columns (from there on). Rows that are computed together need not be neighbours. */
-enum { WINOGRAD_POINTS = 36, WINOGRAD_BF16_POINTS = 16 };
+enum { WINOGRAD_POINTS = 36 };
 
 /* Products may be of bf16 numbers, two at a time (bf16.h): then a column of the weights is not a channel but the pair of
  * channels 2i and 2i + 1, in as many bytes. Activations are fp32 all the same; the kernels round them. */
@@ -234,7 +234,7 @@ typedef struct cpu_kernels {
     void (*conv)(const conv_args *args);
     void (*winograd)(const conv_args *args);
     size_t (*winograd_scratch)(uint32_t channels);
-    /* The same with products in bf16, summed up in fp32. Winograd's form is F(2x2, 3x3) there. Scratch for any mask. */
+    /* The same with products in bf16, summed up in fp32. */
     void (*conv_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                            float *packed);
     void (*winograd_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,

@@ -101,43 +101,35 @@ void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32
 
 /* ------------------------------------------------------------------------------------------- Winograd's */
 
-/* u = G w G' (winograd.c), G [size][3]; tap t lies at w[t * tap]. */
-static void transform(const double G[][3], size_t size, const float *w, ptrdiff_t tap, const place *p) {
+/* u = G w G' (winograd.c); tap t lies at w[t * tap]. */
+static void transform(const float *w, ptrdiff_t tap, const place *p) {
+    static const double G[6][3] = {{1. / 4, 0, 0},
+                                   {-1. / 6, -1. / 6, -1. / 6},
+                                   {-1. / 6, 1. / 6, -1. / 6},
+                                   {1. / 24, 1. / 12, 1. / 6},
+                                   {1. / 24, -1. / 12, 1. / 6},
+                                   {0, 0, 1}};
     double t[6][3] = {{0}};
-    for (size_t i = 0; i < size; i++)
+    for (size_t i = 0; i < 6; i++)
         for (int x = 0; x < 3; x++)
             for (int y = 0; y < 3; y++) t[i][x] += G[i][y] * w[(3 * y + x) * tap];
-    for (size_t i = 0; i < size; i++)
-        for (size_t j = 0; j < size; j++) {
+    for (size_t i = 0; i < 6; i++)
+        for (size_t j = 0; j < 6; j++) {
             double sum = 0;
             for (int x = 0; x < 3; x++) sum += t[i][x] * G[j][x];
-            put(p, i * size + j, (float)sum);
+            put(p, i * 6 + j, (float)sum);
         }
 }
 
-/* Of F(4x4, 3x3) and F(2x2, 3x3). */
-static const double G4[6][3] = {{1. / 4, 0, 0},
-                                {-1. / 6, -1. / 6, -1. / 6},
-                                {-1. / 6, 1. / 6, -1. / 6},
-                                {1. / 24, 1. / 12, 1. / 6},
-                                {1. / 24, -1. / 12, 1. / 6},
-                                {0, 0, 1}};
-static const double G2[4][3] = {{1, 0, 0}, {1. / 2, 1. / 2, 1. / 2}, {1. / 2, -1. / 2, 1. / 2}, {0, 0, 1}};
-
 static void transform_forward(const window *g, const float *w, const place *p) {
     (void)g;
-    transform(G4, 6, w, 1, p);
-}
-
-static void transform_bf16(const window *g, const float *w, const place *p) {
-    (void)g;
-    transform(G2, 4, w, 1, p);
+    transform(w, 1, p);
 }
 
 /* The taps in reverse order. */
 static void transform_reverse(const window *g, const float *w, const place *p) {
     (void)g;
-    transform(G4, 6, w + 8, -1, p);
+    transform(w + 8, -1, p);
 }
 
 void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
@@ -149,7 +141,7 @@ void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t o
 void KERNEL(cpu_winograd_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                     float *packed) {
     const matrix m = forward_matrix(g, in_channels, out_channels, weight);
-    pack_all(&m, g, WINOGRAD_BF16_POINTS, NUMBER_BF16, transform_bf16, packed);
+    pack_all(&m, g, WINOGRAD_POINTS, NUMBER_BF16, transform_forward, packed);
 }
 
 void KERNEL(cpu_winograd_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels,

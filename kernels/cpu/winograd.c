@@ -25,25 +25,19 @@
 
 #include "kernels/cpu/tile_output.h"
 
-/* winograd_bf16.c has others. */
-#ifndef WINOGRAD_OUT
-#define WINOGRAD_OUT 4
-#define WINOGRAD_BF16 0
+#ifndef WINOGRAD_BF16
+#define WINOGRAD_BF16 0 /* 1 in winograd_bf16.c: columns of V and U are pairs of channels */
 #endif
 
 enum {
-    OUT = WINOGRAD_OUT, /* positions of a window's output along each axis */
-    IN = OUT + 2,       /* and of its input */
-    POINTS = IN * IN,
-    TYPE = WINOGRAD_BF16 ? NUMBER_BF16 : NUMBER_FP32,
-    IN_PAIRS = WINOGRAD_BF16, /* columns of V and U are pairs of channels, else channels */
+    OUT = 4, /* positions of a window's output along each axis */
+    IN = 6,  /* and of its input */
+    POINTS = WINOGRAD_POINTS,
     CHANNELS_AT_ONCE = 4,
     ROWS_AT_ONCE = 24,
     WINDOWS_MAX = 4,
     V_BYTES = 128 * 1024,
 };
-_Static_assert((int)POINTS == (WINOGRAD_BF16 ? (int)WINOGRAD_BF16_POINTS : (int)WINOGRAD_POINTS),
-               "weights are packed for so many points");
 
 /* A point's columns, in floats: one column more than there are, because powers of two fall into few cache sets. */
 static size_t point_size(uint32_t columns) {
@@ -66,7 +60,7 @@ typedef struct job {
     uint32_t in_h, in_w, channels; /* of x */
     uint32_t columns;              /* of V: the channels, or pairs of them */
     uint32_t windows;              /* at once */
-    const uint32_t (*pair)[2];     /* IN_PAIRS: [columns] as in conv_args */
+    const uint32_t (*pair)[2];     /* WINOGRAD_BF16: [columns] as in conv_args */
     uint32_t out_h, out_w;
     uint32_t pad;
     const float *weight;    /* U */
@@ -83,7 +77,6 @@ typedef struct job {
 
 /* t = B' d */
 INLINE void transform_input(const vec d[IN], vec t[IN]) {
-#if WINOGRAD_OUT == 4
     const vec two = vec_set1(2), four = vec_set1(4), minus_four = vec_set1(-4), minus_five = vec_set1(-5);
     const vec even = vec_fma(minus_four, d[2], d[4]), odd = vec_fma(minus_four, d[1], d[3]);
     const vec even2 = d[4] - d[2], odd2 = two * (d[3] - d[1]);
@@ -93,15 +86,9 @@ INLINE void transform_input(const vec d[IN], vec t[IN]) {
     t[3] = even2 + odd2;
     t[4] = even2 - odd2;
     t[5] = vec_fma(four, d[1], vec_fma(minus_five, d[3], d[5]));
-#else
-    t[0] = d[0] - d[2];
-    t[1] = d[1] + d[2];
-    t[2] = d[2] - d[1];
-    t[3] = d[1] - d[3];
-#endif
 }
 
-/* IN streams to IN streams. */
+/* Six streams to six streams. */
 INLINE void transform_streams(const float *const from[IN], size_t count, float *to, size_t step) {
     for (size_t at = 0; at < count; at += VEC) {
         vec d[IN], t[IN];
@@ -149,7 +136,7 @@ static void transform_column(const job *j, int64_t top, int64_t x, uint32_t firs
 /* Columns first .. first + count - 1 of V: the channels they are made of. */
 static void transform_channels(const job *j, int64_t top, int64_t x, uint32_t first, uint32_t count,
                                transformed_column *to) {
-    if (!IN_PAIRS) {
+    if (!WINOGRAD_BF16) {
         transform_column(j, top, x, first, count, 0, to);
         return;
     }
@@ -159,7 +146,7 @@ static void transform_channels(const job *j, int64_t top, int64_t x, uint32_t fi
 
 /* Windows first .. first + count - 1 of row ty, into V. */
 static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_t count, float *v) {
-    enum { COLUMNS_AT_ONCE = IN_PAIRS ? CHANNELS_AT_ONCE / 2 : CHANNELS_AT_ONCE };
+    enum { COLUMNS_AT_ONCE = WINOGRAD_BF16 ? CHANNELS_AT_ONCE / 2 : CHANNELS_AT_ONCE };
     const int64_t top = (int64_t)ty * OUT - j->pad, left = (int64_t)first * OUT - j->pad;
     const size_t point = point_size(j->columns);
     transformed_column columns[IN]; /* column i of the windows in hand is columns[i % IN] */
@@ -173,7 +160,7 @@ static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_
                 const float *from[IN];
                 float *to = v + (size_t)(t * POINTS + y * IN) * point + (size_t)at * LANES;
                 for (uint32_t x = 0; x < IN; x++) from[x] = columns[(begin + x) % IN].point[y];
-                if (IN_PAIRS)
+                if (WINOGRAD_BF16)
                     transform_pairs(from, some, to, point);
                 else
                     transform_streams(from, (size_t)some * LANES, to, point);
@@ -190,7 +177,7 @@ INLINE void multiply_point(const uint32_t MO, const float *v, const float *u, co
     for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
         vec acc[TILE_ROWS][TILE_VECTORS];
         product_clear(MO, acc);
-        product_add(MO, (number)TYPE, acc, v + lane, u, row, column, columns);
+        product_add(MO, WINOGRAD_BF16 ? NUMBER_BF16 : NUMBER_FP32, acc, v + lane, u, row, column, columns);
         UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t i = 0; i < TILE_VECTORS; i++)
             vec_store(m + (size_t)o * POINTS * LANES + lane + i * VEC, acc[o][i]);
     }
@@ -224,19 +211,14 @@ static void multiply_rows(const job *j, const float *v, uint32_t windows, uint32
 
 /* y = A' m */
 INLINE void transform_output(const vec m[IN], vec y[OUT]) {
-#if WINOGRAD_OUT == 4
     const vec sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
     y[0] = m[0] + sum + sum2;
     y[1] = vec_fma(vec_set1(2), difference2, difference);
     y[2] = vec_fma(vec_set1(4), sum2, sum);
     y[3] = vec_fma(vec_set1(8), difference2, difference) + m[5];
-#else
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] - m[3];
-#endif
 }
 
-/* The sums of a row, TILE_LANES lanes. */
+/* The 16 sums of a row, TILE_LANES lanes. */
 INLINE void transform_sums(const float *m, vec sums[OUT * OUT][TILE_VECTORS]) {
     for (int i = 0; i < TILE_VECTORS; i++) {
         vec column[IN][OUT]; /* [x][transformed y] */
@@ -362,7 +344,7 @@ static job forward_job(const conv_args *c) {
         .in_h = g->in_h,
         .in_w = g->in_w,
         .channels = c->in_channels,
-        .columns = IN_PAIRS ? c->pairs : c->in_channels,
+        .columns = WINOGRAD_BF16 ? c->pairs : c->in_channels,
         .windows = windows_at_once((uint32_t)(c->tap / TILE_ROWS)),
         .pair = c->pair,
         .out_h = g->out_h,

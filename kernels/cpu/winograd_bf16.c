@@ -1,10 +1,10 @@
 /*
- * winograd_bf16.c - winograd.c with products in bf16, as F(2x2, 3x3): the same functions compiled once more.
+ * winograd_bf16.c - winograd.c with products in bf16: the same functions compiled once more.
  *
- * Images are transformed in fp32 and rounded where they are stored in V, in pairs of channels; transformed weights are
- * rounded once (pack.c); M is fp32. F(4x4, 3x3) has 1.8 times fewer products, but its transforms add up numbers of
- * other sizes: with bf16's eight digits outputs are too far off (docs/performance.md).
+ * Images are transformed in fp32 and rounded where they are stored in V, [window][36][pair][LANES]; transformed weights
+ * are rounded once (pack.c); M is fp32. The rounding is that of the direct form, but what is rounded is several times
+ * larger than what it adds up to: of outputs the root mean square of the error is some 2.6 times that of the direct
+ * form (docs/performance.md has it for whole networks).
  */
-#define WINOGRAD_OUT 2
 #define WINOGRAD_BF16 1
 #include "kernels/cpu/winograd.c"

@@ -2,6 +2,7 @@
  * cpu_bf16.c - bf16 on CPUs: products to the bit of what AVX-512 BF16 is documented to do, by a model of it in scalar
  * code; networks against the reference backend in the same precision; what a plan of it says and refuses.
  */
+#include "backend/cpu/cpu_isa.h"
 #include "engines.h"
 #include "lanes.h"
 #include "nets.h"
@@ -159,6 +160,30 @@ static void check_networks(void) {
     }
 }
 
+/* Networks sum in the same order and fuse the same products in every instruction set but the portable one, which fuses
+ * none. Where the machine has AVX-512 BF16, its own instructions are compared with what is done elsewhere. */
+static void check_isas(size_t k) {
+    named_net net = net_number(k);
+    const sampler s = masks_of(net.g);
+    const mask_range masks = {.count = MASKS, .n = net.g->components, .sampler = &s};
+    example_batch batch = net_batch(net.g, EXAMPLES, k);
+    float *first = NULL;
+    const char *first_name = "";
+    for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
+        if (!cpu_isa_runs(&cpu_isas[i]) || !strcmp(cpu_isas[i].name, "portable")) continue;
+        setenv("COAR_ISA", cpu_isas[i].name, 1);
+        float *y = outputs_of(net.g, options_for("cpu", "bf16"), &batch, &masks);
+        test_begin("%s: the bits of %s in %s", net.name, first ? first_name : "itself", cpu_isas[i].name);
+        if (first) engine_same_bits(y, first, 4 * MASKS * EXAMPLES);
+        if (!first) first = y, first_name = cpu_isas[i].name;
+        if (first != y) free(y);
+    }
+    unsetenv("COAR_ISA");
+    free(first);
+    net_batch_free(&batch);
+    graph_destroy(net.g);
+}
+
 /* A reverse pass under a plan of bf16 is in fp32, and runs beside forward passes in bf16. */
 static void check_reverse(size_t k) {
     named_net net = net_number(k);
@@ -224,6 +249,8 @@ static void check_plans(void) {
 int main(void) {
     lanes_each("products of awkward numbers, to the bit", check_products);
     check_networks();
+    check_isas(0);
+    check_isas(NETS_NAMED - 4);
     check_reverse(0);
     check_reverse(NETS_NAMED - 4);
     check_plans();

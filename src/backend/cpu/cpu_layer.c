@@ -47,7 +47,7 @@ static cpu_form describe_form(const cpu_layer *layer, bool winograd, bool bf16) 
     return (cpu_form){
         .winograd = winograd,
         .bf16 = bf16,
-        .points = !winograd ? taps : bf16 ? WINOGRAD_BF16_POINTS : WINOGRAD_POINTS,
+        .points = winograd ? WINOGRAD_POINTS : taps,
         .columns = bf16 ? conv_pairs(layer->in.c) : layer->in.c,
     };
 }

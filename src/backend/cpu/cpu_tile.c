@@ -54,9 +54,8 @@ void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *a
 
 /* Products that one row and column of a layer take for an image. */
 static double products(const cpu_layer *layer, const cpu_form *form) {
-    const uint32_t side = form->bf16 ? 2 : 4; /* positions of a window of Winograd's output */
     if (!form->winograd) return layer->rows.taps * layer->columns.taps;
-    return (double)((layer->out.h + side - 1) / side) * ((layer->out.w + side - 1) / side) * (double)form->points;
+    return (double)((layer->out.h + 3) / 4) * ((layer->out.w + 3) / 4) * WINOGRAD_POINTS;
 }
 
 static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
