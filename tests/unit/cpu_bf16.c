@@ -168,15 +168,19 @@ static void check_isas(size_t k) {
     const mask_range masks = {.count = MASKS, .n = net.g->components, .sampler = &s};
     example_batch batch = net_batch(net.g, EXAMPLES, k);
     float *first = NULL;
-    const char *first_name = "";
+    const char *first_name = NULL;
     for (size_t i = 0; i < CPU_ISAS_KNOWN; i++) {
         if (!cpu_isa_runs(&cpu_isas[i]) || !strcmp(cpu_isas[i].name, "portable")) continue;
         setenv("COAR_ISA", cpu_isas[i].name, 1);
         float *y = outputs_of(net.g, options_for("cpu", "bf16"), &batch, &masks);
-        test_begin("%s: the bits of %s in %s", net.name, first ? first_name : "itself", cpu_isas[i].name);
-        if (first) engine_same_bits(y, first, 4 * MASKS * EXAMPLES);
-        if (!first) first = y, first_name = cpu_isas[i].name;
-        if (first != y) free(y);
+        if (first) {
+            test_begin("%s: the bits of %s in %s", net.name, first_name, cpu_isas[i].name);
+            engine_same_bits(y, first, 4 * MASKS * EXAMPLES);
+            free(y);
+        } else {
+            first = y;
+            first_name = cpu_isas[i].name;
+        }
     }
     unsetenv("COAR_ISA");
     free(first);
