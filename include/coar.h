@@ -347,14 +347,24 @@ COAR_API coar_status coar_report(const coar_report_options *options);
 
 /* One layer of a network, or its data gradient, computed alone in the form that the numerics plan has for it. Valid
  * during the call of `layer`. */
+/* One layer under the numerics plan. On GPUs each convolution and linear layer is launched alone, at the batch that
+ * fills the device. On CPUs all ops are told, with the time they had in the passes that were measured; the last entry,
+ * whose name is "", is the time in none of them: masks, pixels, outputs, threads that waited. */
 typedef struct coar_bench_layer {
     const char *name;       /* "layer1.0.conv2" */
-    const char *shape;      /* "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out, kernel;
-                             * of a data gradient "bf16 128 56x56x256 > 56x56x64 1x1/1+0 transposed" */
-    const char *form;       /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..." */
+    const char *shape;      /* cuda "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out,
+                             * kernel/stride+pad; cpu "conv 56x56x64 > 56x56x64 3x3/1+1"; of a data gradient
+                             * "bf16 128 56x56x256 > 56x56x64 1x1/1+0 transposed" */
+    const char *form;       /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..."; cpu "winograd compacted", ... */
     uint32_t splits;        /* partial sums */
-    double seconds;         /* of one launch */
+    double seconds;         /* cuda: of one launch, alone; cpu: of all `images`, as a part of the wall time */
     double peak_fraction;   /* its dense flops per second of the device's peak; 0 = that is not known */
+    uint64_t images;        /* that `seconds` and the numbers below are of */
+    double time_fraction;   /* of all layers' seconds */
+    double flops;           /* dense, direct form */
+    double executed_flops;  /* really executed: ablated rows left out, transformed products counted as what they are,
+                             * lanes that only fill up a tile counted; 0 = not known */
+    double bytes;           /* activations and weights, each read or written once; 0 = not known */
 } coar_bench_layer;
 
 typedef struct coar_bench_options {
@@ -373,8 +383,9 @@ typedef struct coar_bench_options {
     double seconds;         /* time to measure for; 0 = a few seconds */
     const coar_callbacks *callbacks;
     const char *plan;       /* a numerics plan to take over: FILE or run.h5 */
-    void (*layer)(void *user, const coar_bench_layer *layer); /* called for every convolution and linear layer; NULL = they are not
-                               timed. Backends that cannot time them are COAR_ERROR_UNSUPPORTED */
+    void (*layer)(void *user, const coar_bench_layer *layer); /* called for every layer; with `gradients` for those of the
+                               reverse pass, on CPUs its forward part first. NULL = they are not timed. Backends that
+                               cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
     int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
 } coar_bench_options;
@@ -397,6 +408,9 @@ typedef struct coar_bench_result {
     double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
     double reverse_per_second_min, reverse_per_second_max;
     double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */
+    double peak_flops_one;      /* cpu: measured on one thread; else 0 */
+    double bandwidth;           /* cpu: bytes per second of STREAM's triad beyond all caches, at `threads` threads; else 0 */
+    double bandwidth_one;       /* cpu: on one thread; else 0 */
 } coar_bench_result;
 
 /* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes

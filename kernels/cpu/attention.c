@@ -5,12 +5,12 @@
  * One head and one vector of lanes at a time. Products run over operands copied into tiles and panels, so that a step
  * reads its rows and its columns each from one place, and all of it in order (in the original, tokens lie width * 128
  * bytes apart and fall into few cache sets):
- *   tile     [steps][TILE_ROWS][VEC]               a few queries' channels, or their scores by key
+ *   tile     [steps][ROWS][VEC]               a few queries' channels, or their scores by key
  *   panels   [count / TILE_VECTORS][steps][TILE_VECTORS][VEC]   keys by channel (`keys`), channels by key (`values`)
- *   sums     [d / TILE_VECTORS][TILE_ROWS][TILE_VECTORS][VEC]   TILE_ROWS results of d channels
+ *   sums     [d / TILE_VECTORS][ROWS][TILE_VECTORS][VEC]   ROWS results of d channels
  * The largest score of a query is subtracted before the exponential; the sum divides at the end.
- * Flops: 4 T^2 d per head and lane, both products in register tiles of TILE_ROWS x TILE_VECTORS accumulators.
- * Bytes: q, k, v, y once from memory; the copies T / TILE_ROWS times from the second- or third-level cache.
+ * Flops: 4 T^2 d per head and lane, both products in register tiles of ROWS x TILE_VECTORS accumulators.
+ * Bytes: q, k, v, y once from memory; the copies T / ROWS times from the second- or third-level cache.
  * fp32, sums in the order of channels and of keys.
  *
  * In reverse, with g = dL/dy and p the probabilities, computed again:
@@ -25,9 +25,10 @@
 #include "kernels/cpu/simd.h"
 
 enum {
-    TILES = 24 / TILE_ROWS,
-    BLOCK = TILES * TILE_ROWS, /* queries */
-    KEYS = 64, /* whose scores, for a tile of queries, stay in the first-level cache over all channels */
+    ROWS = REGISTER_ROWS, /* queries, or keys: no pointer for each, and panels are read once per tile */
+    TILES = (24 + ROWS - 1) / ROWS,
+    BLOCK = TILES * ROWS, /* queries */
+    KEYS = 64,            /* whose scores, for a tile of queries, stay in the first-level cache over all channels */
 };
 
 static uint32_t at_most(uint32_t a, uint32_t limit) {
@@ -43,16 +44,16 @@ static size_t panel_size(size_t steps) {
 }
 
 static size_t tiles(size_t count) {
-    return (count + TILE_ROWS - 1) / TILE_ROWS;
+    return (count + ROWS - 1) / ROWS;
 }
 
 static size_t tile_size(size_t steps) {
-    return steps * TILE_ROWS * VEC;
+    return steps * ROWS * VEC;
 }
 
 /* Also of a tile of queries: their channels, padded to whole panels. */
 static size_t sums_size(size_t d) {
-    return panels(d) * TILE_ROWS * TILE_VECTORS * VEC;
+    return panels(d) * ROWS * TILE_VECTORS * VEC;
 }
 
 /* -------------------------------------------------------------------------------- into tiles and panels, and back */
@@ -79,19 +80,19 @@ static void gather_values(const float *from, size_t stride, uint32_t tokens, uin
 /* A tile of `queries` queries times `scale`; a partial tile repeats its last one, a partial panel its last channel. */
 static void gather_queries(const float *from, size_t stride, uint32_t queries, uint32_t d, float scale, float *to) {
     for (uint32_t c = 0; c < panels(d) * TILE_VECTORS; c++)
-        for (uint32_t i = 0; i < TILE_ROWS; i++, to += VEC)
+        for (uint32_t i = 0; i < ROWS; i++, to += VEC)
             vec_store(to, vec_load(from + at_most(i, queries - 1) * stride + (size_t)at_most(c, d - 1) * LANES) *
                               vec_set1(scale));
 }
 
 /* Row i of `sums` times factor[i], to rows of a value; `to` points at the head's first channel and lane. */
-static void scatter_rows(const float *sums, uint32_t rows, uint32_t d, const vec factor[TILE_ROWS], float *to, bool add,
+static void scatter_rows(const float *sums, uint32_t rows, uint32_t d, const vec factor[ROWS], float *to, bool add,
                          size_t stride) {
     for (uint32_t i = 0; i < rows; i++)
         for (uint32_t c = 0; c < d; c++) {
             const size_t panel = c / TILE_VECTORS, j = c % TILE_VECTORS;
             vec_put(to + i * stride + (size_t)c * LANES, add,
-                    vec_load(sums + ((panel * TILE_ROWS + i) * TILE_VECTORS + j) * VEC) * factor[i]);
+                    vec_load(sums + ((panel * ROWS + i) * TILE_VECTORS + j) * VEC) * factor[i]);
         }
 }
 
@@ -104,42 +105,42 @@ typedef struct strides {
 
 /* acc[i][j] += sum over n < steps of left[n][i] right[n][j]. Strides are constants wherever this is inlined. */
 INLINE void product_tile(const float *left, strides l, const float *right, strides r, size_t steps,
-                         vec acc[TILE_ROWS][TILE_VECTORS]) {
+                         vec acc[ROWS][TILE_VECTORS]) {
     for (size_t n = 0; n < steps; n++, left += l.step, right += r.step) {
         vec column[TILE_VECTORS];
         UNROLL for (int j = 0; j < TILE_VECTORS; j++) column[j] = vec_load(right + j * r.next);
-        UNROLL for (int i = 0; i < TILE_ROWS; i++) {
-            vec row = vec_load(left + i * l.next);
+        UNROLL for (int i = 0; i < ROWS; i++) {
+            vec row = vec_keep(vec_load(left + i * l.next));
             UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_fma(row, column[j], acc[i][j]);
         }
     }
 }
 
-static const strides in_tile = {.step = TILE_ROWS * VEC, .next = VEC};
+static const strides in_tile = {.step = ROWS * VEC, .next = VEC};
 static const strides in_panel = {.step = TILE_VECTORS * VEC, .next = VEC};
-static const strides across_tile = {.step = VEC, .next = TILE_ROWS * VEC}; /* the steps are the tile's rows */
+static const strides across_tile = {.step = VEC, .next = ROWS * VEC}; /* the steps are the tile's rows */
 
 /* scores[key][i] = query i . key, a tile from a tile and panels. */
 static void multiply_keys(const float *queries, const float *keys, uint32_t tokens, uint32_t d, float *scores) {
     for (uint32_t key = 0; key < tokens; key += TILE_VECTORS) {
-        vec acc[TILE_ROWS][TILE_VECTORS] = {0};
+        vec acc[ROWS][TILE_VECTORS] = {0};
         product_tile(queries, in_tile, keys + (size_t)key * d * VEC, in_panel, d, acc);
         UNROLL for (uint32_t j = 0; j < TILE_VECTORS; j++) {
-            float *to = scores + (size_t)at_most(key + j, tokens - 1) * TILE_ROWS * VEC;
-            UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) vec_store(to + i * VEC, acc[i][j]);
+            float *to = scores + (size_t)at_most(key + j, tokens - 1) * ROWS * VEC;
+            UNROLL for (uint32_t i = 0; i < ROWS; i++) vec_store(to + i * VEC, acc[i][j]);
         }
     }
 }
 
 /* One panel of sums. */
-INLINE void load_sums(const float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+INLINE void load_sums(const float *sums, vec acc[ROWS][TILE_VECTORS]) {
+    UNROLL for (int i = 0; i < ROWS; i++) {
         UNROLL for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = vec_load(sums + (i * TILE_VECTORS + j) * VEC);
     }
 }
 
-INLINE void store_sums(float *sums, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (int i = 0; i < TILE_ROWS; i++) {
+INLINE void store_sums(float *sums, vec acc[ROWS][TILE_VECTORS]) {
+    UNROLL for (int i = 0; i < ROWS; i++) {
         UNROLL for (int j = 0; j < TILE_VECTORS; j++) vec_store(sums + (i * TILE_VECTORS + j) * VEC, acc[i][j]);
     }
 }
@@ -149,7 +150,7 @@ static void mix_values(const float *weights, const float *values, uint32_t token
     memset(sums, 0, sums_size(d) * sizeof *sums);
     for (uint32_t key = 0; key < tokens; key += KEYS)
         for (size_t panel = 0; panel < panels(d); panel++) {
-            vec acc[TILE_ROWS][TILE_VECTORS];
+            vec acc[ROWS][TILE_VECTORS];
             load_sums(sums + panel * sums_size(1), acc);
             product_tile(weights + tile_size(key), in_tile, values + panel * panel_size(tokens) + panel_size(key),
                          in_panel, at_most(tokens - key, KEYS), acc);
@@ -160,10 +161,10 @@ static void mix_values(const float *weights, const float *values, uint32_t token
 /* --------------------------------------------------------------------------------------------------- forwards */
 
 /* Replaces the scores by exp(score - largest of the query); inverse[i] = 1 / their sum. */
-static void exponentials(float *weights, uint32_t tokens, vec inverse[TILE_ROWS]) {
-    for (uint32_t i = 0; i < TILE_ROWS; i++) {
+static void exponentials(float *weights, uint32_t tokens, vec inverse[ROWS]) {
+    for (uint32_t i = 0; i < ROWS; i++) {
         float *row = weights + i * VEC;
-        const size_t step = TILE_ROWS * VEC;
+        const size_t step = ROWS * VEC;
         vec largest = vec_load(row), sum = vec_zero();
         for (uint32_t t = 1; t < tokens; t++) largest = vec_max(largest, vec_load(row + t * step));
         for (uint32_t t = 0; t < tokens; t++) {
@@ -214,9 +215,9 @@ static void attend(const attention_args *a, const workspace *w, size_t offset) {
     const size_t stride = (size_t)a->heads * d * LANES;
     gather_keys(a->k + offset, stride, tokens, d, w->keys);
     gather_values(a->v + offset, stride, tokens, d, w->values);
-    for (uint32_t first = 0; first < tokens; first += TILE_ROWS) {
-        vec inverse[TILE_ROWS];
-        const uint32_t queries = at_most(tokens - first, TILE_ROWS);
+    for (uint32_t first = 0; first < tokens; first += ROWS) {
+        vec inverse[ROWS];
+        const uint32_t queries = at_most(tokens - first, ROWS);
         gather_queries(a->q + first * stride + offset, stride, queries, d, score_scale(d), w->queries);
         multiply_keys(w->queries, w->keys, tokens, d, w->weights);
         exponentials(w->weights, tokens, inverse);
@@ -247,7 +248,7 @@ typedef struct reverse_workspace {
 
 static size_t carve_reverse(float *base, size_t tokens, size_t d, reverse_workspace *w) {
     size_t used = 0;
-    w->weights_size = tile_size(tiles(tokens) * TILE_ROWS);
+    w->weights_size = tile_size(tiles(tokens) * ROWS);
     w->k_keys = take(base, &used, panels(tokens) * panel_size(d));
     w->v_keys = take(base, &used, panels(tokens) * panel_size(d));
     w->k_values = take(base, &used, panels(d) * panel_size(tokens));
@@ -268,14 +269,14 @@ size_t KERNEL(cpu_attention_reverse_scratch)(uint32_t tokens, uint32_t head_widt
 
 /* Scores become probabilities p, and dL/dp becomes dL/d(score) = p (dL/dp - sum over keys of p dL/dp). */
 static void reverse_softmax(float *weights, float *slopes, uint32_t tokens) {
-    vec inverse[TILE_ROWS], sum[TILE_ROWS] = {0};
+    vec inverse[ROWS], sum[ROWS] = {0};
     exponentials(weights, tokens, inverse);
-    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) {
+    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
             const vec p = vec_load(weights + at + i * VEC) * inverse[i];
             vec_store(weights + at + i * VEC, p);
             sum[i] = vec_fma(p, vec_load(slopes + at + i * VEC), sum[i]);
         }
-    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < TILE_ROWS; i++) {
+    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
             float *slope = slopes + at + i * VEC;
             vec_store(slope, vec_load(weights + at + i * VEC) * (vec_load(slope) - sum[i]));
         }
@@ -284,14 +285,14 @@ static void reverse_softmax(float *weights, float *slopes, uint32_t tokens) {
 /* Adds a block's share in sums over queries: sums[key] += sum over queries of weights[key][query] rows[query]. */
 static void add_to_keys(const reverse_workspace *w, const float *weights, const float *rows, uint32_t queries,
                         uint32_t tokens, uint32_t d, float *sums) {
-    for (uint32_t key = 0; key < tokens; key += TILE_ROWS)
+    for (uint32_t key = 0; key < tokens; key += ROWS)
         for (uint32_t c = 0; c < d; c += TILE_VECTORS, sums += sums_size(1)) {
-            vec acc[TILE_ROWS][TILE_VECTORS];
+            vec acc[ROWS][TILE_VECTORS];
             load_sums(sums, acc);
-            for (uint32_t t = 0; t * TILE_ROWS < queries; t++)
+            for (uint32_t t = 0; t * ROWS < queries; t++)
                 product_tile(weights + t * w->weights_size + tile_size(key), across_tile,
-                             rows + t * sums_size(d) + tile_size(c), across_tile,
-                             at_most(queries - t * TILE_ROWS, TILE_ROWS), acc);
+                             rows + t * sums_size(d) + tile_size(c), across_tile, at_most(queries - t * ROWS, ROWS),
+                             acc);
             store_sums(sums, acc);
         }
 }
@@ -301,11 +302,11 @@ static void reverse_block(const attention_reverse_args *a, const reverse_workspa
                           uint32_t queries) {
     const uint32_t d = a->head_width, tokens = a->tokens;
     const size_t stride = (size_t)a->heads * d * LANES;
-    vec scale[TILE_ROWS];
-    for (uint32_t i = 0; i < TILE_ROWS; i++) scale[i] = vec_set1(score_scale(d));
-    for (uint32_t t = 0; t * TILE_ROWS < queries; t++) {
-        const uint32_t rows = at_most(queries - t * TILE_ROWS, TILE_ROWS);
-        const size_t from = (first + t * TILE_ROWS) * stride + offset;
+    vec scale[ROWS];
+    for (uint32_t i = 0; i < ROWS; i++) scale[i] = vec_set1(score_scale(d));
+    for (uint32_t t = 0; t * ROWS < queries; t++) {
+        const uint32_t rows = at_most(queries - t * ROWS, ROWS);
+        const size_t from = (first + t * ROWS) * stride + offset;
         float *tile_queries = w->queries + t * sums_size(d), *gradients = w->gradients + t * sums_size(d);
         float *weights = w->weights + t * w->weights_size, *slopes = w->slopes + t * w->weights_size;
         gather_queries(a->q + from, stride, rows, d, score_scale(d), tile_queries);
@@ -323,11 +324,11 @@ static void reverse_block(const attention_reverse_args *a, const reverse_workspa
 
 static void scatter_keys(const float *sums, uint32_t tokens, uint32_t d, gradient_sum output, size_t offset,
                          size_t stride) {
-    vec one[TILE_ROWS];
-    for (uint32_t i = 0; i < TILE_ROWS; i++) one[i] = vec_set1(1);
+    vec one[ROWS];
+    for (uint32_t i = 0; i < ROWS; i++) one[i] = vec_set1(1);
     if (!output.values) return;
-    for (uint32_t key = 0; key < tokens; key += TILE_ROWS, sums += sums_size(d))
-        scatter_rows(sums, at_most(tokens - key, TILE_ROWS), d, one, output.values + key * stride + offset, output.add,
+    for (uint32_t key = 0; key < tokens; key += ROWS, sums += sums_size(d))
+        scatter_rows(sums, at_most(tokens - key, ROWS), d, one, output.values + key * stride + offset, output.add,
                      stride);
 }
 

@@ -283,6 +283,8 @@ typedef struct cpu_kernels {
     /* Multiply-adds that do nothing but keep the units busy; returns how many flops that were. */
     double (*peak)(size_t iterations);
     double (*peak_bf16)(size_t iterations); /* products of bf16 */
+    /* a = b + 3 c for arrays much larger than any cache; count is a multiple of LANES. */
+    void (*triad)(const float *b, const float *c, float *a, size_t count);
 } cpu_kernels;
 
 #endif

@@ -1,8 +1,10 @@
 /*
- * peak.c - the most multiply-adds this machine can do: what every figure of coar bench is compared with.
+ * peak.c - the most that this machine can do: what every figure of coar bench is compared with.
  *
- * Twelve independent chains of c = a c + b in registers: enough to hide the latency of two units, no memory at all.
- * 2 flops per lane and multiply-add; products of pairs of bf16 numbers are two of them.
+ * Multiply-adds: twelve independent chains of c = a c + b in registers, enough to hide the latency of two units, no
+ * memory at all. 2 flops per lane and multiply-add; a product of pairs of bf16 numbers is two of them.
+ * Memory: the triad of STREAM (McCalpin, "Memory bandwidth and machine balance in current high performance computers",
+ * 1995), two streams in and one out.
  */
 #include "kernels/cpu/product.h"
 
@@ -30,4 +32,9 @@ double KERNEL(cpu_peak)(size_t iterations) {
 
 double KERNEL(cpu_peak_bf16)(size_t iterations) {
     return spend(NUMBER_BF16, iterations);
+}
+
+void KERNEL(cpu_triad)(const float *b, const float *c, float *a, size_t count) {
+    const vec s = vec_set1(3);
+    for (size_t i = 0; i < count; i += VEC) vec_store(a + i, vec_fma(s, vec_load(c + i), vec_load(b + i)));
 }

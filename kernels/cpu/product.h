@@ -48,8 +48,8 @@ INLINE void product_add(const uint32_t MO, const number type, vec acc[TILE_ROWS]
 #define PRODUCT_ROWS(X) X(1) X(2)
 #elif TILE_ROWS == 6
 #define PRODUCT_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#elif TILE_ROWS == 10
-#define PRODUCT_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10)
+#elif TILE_ROWS == 8
+#define PRODUCT_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 #else
 #error "product.h: no list of rows for this TILE_ROWS"
 #endif

@@ -2,7 +2,7 @@
  * simd.h - the vector operations that the kernels are written in, one section per instruction set.
  *
  * Every kernels/cpu/X.c is compiled once per instruction set with -DKERNEL_ISA=NAME. A section says how wide a `vec`
- * is and what of the register file a register tile may fill, and defines the six operations that the compiler's vector
+ * is and what of the register file a register tile may fill, and defines the seven operations that the compiler's vector
  * arithmetic (+ - * / and comparisons, by GCC and Clang alike) does not cover. An instruction set more is a section
  * more, a name in the Makefile's ISAS, and what it needs in src/backend/cpu/cpu_isa.c; nothing else in the kernels
  * changes. NAMEemulated is the section NAME with its operations done by others: for machines without it, in tests.
@@ -72,6 +72,10 @@ INLINE uint32_t vec_bits(ivec mask) {
 INLINE ivec vec_mask(uint32_t bits) {
     return (ivec)_mm512_movm_epi32((__mmask16)bits);
 }
+INLINE vec vec_keep(vec a) {
+    __asm__("" : "+v"(a));
+    return a;
+}
 
 #else
 
@@ -107,6 +111,9 @@ INLINE ivec vec_mask(uint32_t bits) {
     const int32_t b = (int32_t)bits;
     const ivec bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
     return ((ivec){b, b, b, b, b, b, b, b, b, b, b, b, b, b, b, b} & bit) == bit;
+}
+INLINE vec vec_keep(vec a) {
+    return a;
 }
 
 #endif
@@ -144,6 +151,10 @@ INLINE ivec vec_mask(uint32_t bits) {
     const ivec bit = {1, 2, 4, 8, 16, 32, 64, 128};
     return ((ivec)_mm256_set1_epi32((int)bits) & bit) == bit;
 } /* and back; bits beyond the vector are ignored */
+INLINE vec vec_keep(vec a) {
+    __asm__("" : "+x"(a));
+    return a;
+} /* in a register: GCC would rather read it again for every use */
 
 #elif SIMD_LEVEL == SIMD_portable
 
@@ -179,6 +190,9 @@ INLINE ivec vec_mask(uint32_t bits) {
     const int32_t b = (int32_t)bits;
     return ((ivec){b, b, b, b} & bit) == bit;
 }
+INLINE vec vec_keep(vec a) {
+    return a;
+}
 
 #else
 #error "KERNEL_ISA names no section of simd.h"
@@ -186,12 +200,12 @@ INLINE ivec vec_mask(uint32_t bits) {
 
 /* --------------------------------------------------------------------------------- common to all of them */
 
-/* Accumulators fill the vector registers that are left; but each row of weights has a pointer too (product.h), beside
- * those to activations, columns and their end, and a column: 4 of 14, since GCC keeps a frame pointer where vectors
- * might have to be spilled. A row more would be a load more for each step and row. */
-#define TILE_ROWS_BY_VECTORS ((VECTOR_REGISTERS - TILE_SPARE) / TILE_VECTORS)
-#define TILE_ROWS_BY_POINTERS 10
-#define TILE_ROWS (TILE_ROWS_BY_VECTORS < TILE_ROWS_BY_POINTERS ? TILE_ROWS_BY_VECTORS : TILE_ROWS_BY_POINTERS)
+/* Rows of a register tile: as many as fill the vector registers with accumulators. */
+#define REGISTER_ROWS ((VECTOR_REGISTERS - TILE_SPARE) / TILE_VECTORS)
+/* And of product.h, where each row of weights has a pointer, beside those to activations, columns and their end, and a
+ * column: 8 rows are what both compilers keep in the 15 general registers of x86-64. Their 16 multiply-adds hide latency
+ * and loads already; more rows would only read activations less often. */
+#define TILE_ROWS (REGISTER_ROWS < 8 ? REGISTER_ROWS : 8)
 
 INLINE vec vec_load(const float *p) {
     return *(const vec *)p;
@@ -305,5 +319,6 @@ void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t 
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
 double KERNEL(cpu_peak_bf16)(size_t iterations);
+void KERNEL(cpu_triad)(const float *b, const float *c, float *a, size_t count);
 
 #endif

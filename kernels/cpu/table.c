@@ -50,4 +50,5 @@ const cpu_kernels KERNEL(cpu_kernels) = {
     .select_reverse = KERNEL(cpu_select_reverse),
     .peak = KERNEL(cpu_peak),
     .peak_bf16 = KERNEL(cpu_peak_bf16),
+    .triad = KERNEL(cpu_triad),
 };

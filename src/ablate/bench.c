@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ablate/auto_precision.h"
+#include "ablate/job.h"
 #include "ablate/memory_plan.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -18,10 +19,9 @@
 #include "store/store.h"
 
 enum {
-    /* examples beyond the last full group of lanes share tiles across masks: 4 x 200 images fill whole ones */
-    MASKS_FIT = 4,
-    REPETITIONS = 5, /* medians want an odd number */
-    MASKS_MAX = 64,  /* of one call of the backend, as in a work unit */
+    TILE_IMAGES = 32, /* a lane tile: what one thread takes at a time, whoever the images belong to */
+    REPETITIONS = 5,  /* medians want an odd number */
+    REVERSE_MAX = 4,  /* masks of one call of run_reverse: each has derivatives of every image and component */
 };
 #define DEFAULT_SECONDS 5.0
 
@@ -35,14 +35,16 @@ typedef struct bench {
     output_spec outputs[OUTPUTS_MAX];
     size_t output_count;
     uint32_t batch;
+    uint32_t masks_max; /* of one call of the backend: those of a work unit */
     sampler sampler;
     uint8_t *images;
     int32_t *labels;
     example_batch examples; /* the two above */
-    uint8_t *ones;          /* dense: [MASKS_MAX][mask_bytes(n)] */
-    float *results;         /* [outputs][MASKS_MAX][batch] */
-    float *gradients;       /* [MASKS_FIT][batch][n], when they are measured */
+    uint8_t *ones;          /* dense: [masks_max][mask_bytes(n)] */
+    float *results;         /* [outputs][masks_max][batch] */
+    float *gradients;       /* [reverse_max][batch][n], when they are measured */
     uint64_t masks;         /* made so far */
+    double profiled;        /* seconds of the passes that layers are told of */
 } bench;
 
 static coar_status open_model(const coar_bench_options *o, model **out) {
@@ -108,17 +110,50 @@ static coar_status settle_plan(bench *b, const backend_settings *settings) {
     return plan_create_timed(g, b->interface->name, "fp32", o->exact, 0, &timing, &b->plan);
 }
 
+/* The fewest masks of a call that give every thread a tile. */
+static uint32_t least_masks(const bench *b) {
+    const uint32_t images = TILE_IMAGES * (uint32_t)thread_pool_size(b->pool), masks = (images - 1) / b->batch + 1;
+    return masks < b->masks_max ? masks : b->masks_max;
+}
+
+static uint32_t reverse_max(const bench *b) {
+    const uint32_t least = least_masks(b);
+    return least > REVERSE_MAX ? least : REVERSE_MAX < b->masks_max ? REVERSE_MAX : b->masks_max;
+}
+
 /* Everything but the backend. */
 static coar_status make_buffers(bench *b) {
     const coar_bench_options *o = b->o;
     const uint32_t n = b->model->graph->components;
+    uint32_t unit_examples;
+    unit_size(graph_flops(b->model->graph), b->batch, &b->masks_max, &unit_examples);
     TRY(make_examples(b));
-    TRY(memory_new((size_t)MASKS_MAX * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
-    if (o->gradients) TRY(memory_new((size_t)MASKS_FIT * b->batch, n * sizeof(float), "gradients", &b->gradients));
+    TRY(memory_new((size_t)b->masks_max * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
+    if (o->gradients)
+        TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
     if (!o->dense && !o->gradients) return COAR_OK;
-    TRY(memory_new(MASKS_MAX, mask_bytes(n), "masks", &b->ones));
-    memset(b->ones, 0xff, MASKS_MAX * mask_bytes(n));
+    TRY(memory_new(b->masks_max, mask_bytes(n), "masks", &b->ones));
+    memset(b->ones, 0xff, b->masks_max * mask_bytes(n));
     return COAR_OK;
+}
+
+/* What figures are compared with. First of all, so that the memory it takes is given back before the network's. */
+static coar_status measure_machine(bench *b, coar_bench_result *r) {
+    coar_status status = COAR_OK;
+    const backend_interface *i = b->interface;
+    thread_pool *one = NULL;
+    if (i->peak) TRY(i->peak(&b->plan, b->pool, &r->peak_flops));
+    if (!i->bandwidth) return COAR_OK;
+    TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth));
+    r->peak_flops_one = r->peak_flops;
+    r->bandwidth_one = r->bandwidth;
+    if (thread_pool_size(b->pool) == 1) return COAR_OK;
+    TRY_GOTO(thread_pool_create(1, &one));
+    TRY_GOTO(i->peak(&b->plan, one, &r->peak_flops_one));
+    TRY_GOTO(i->bandwidth(&b->plan, one, &r->bandwidth_one));
+done:
+    if (one) thread_pool_destroy(one);
+    return status;
 }
 
 static coar_status prepare(bench *b, coar_bench_result *r) {
@@ -129,7 +164,7 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
     b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
     TRY(backend_find(o->backend, o->callbacks, &b->interface));
-    if (o->layer && !b->interface->time_layers)
+    if (o->layer && !b->interface->time_layers && !b->interface->profile)
         return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
                           b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
@@ -145,12 +180,13 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
                                  .pool = b->pool,
                                  .memory = o->memory || b->interface->devices ? o->memory : memory_default(),
                                  .examples_max = b->batch,
-                                 .masks_max = MASKS_MAX,
+                                 .masks_max = b->masks_max,
                                  .reverse = o->gradients != 0};
     TRY(settle_plan(b, &settings));
     TRY(memory_plan_make(b->interface, memory_plan_process(g), 0, &settings, &memory));
     memory_plan_tell(&memory, &settings, b->interface->devices != NULL, o->callbacks);
     r->memory_bytes = (double)(memory.process + memory.job);
+    TRY(measure_machine(b, r));
     TRY(b->interface->prepare(&settings, &b->backend));
     return b->interface->bind(b->backend, &b->examples);
 }
@@ -180,6 +216,11 @@ static coar_status time_reverse(bench *b, size_t count, double *seconds) {
     return COAR_OK;
 }
 
+/* Behind the passes that touched the memory. */
+static coar_status begin_profile(bench *b) {
+    return b->o->layer && b->interface->profile ? b->interface->profile(b->backend) : COAR_OK;
+}
+
 /* Median, least and greatest of one number for each repetition, which are sorted. */
 static void summarise(double numbers[REPETITIONS], double *median, double *least, double *greatest) {
     qsort(numbers, REPETITIONS, sizeof *numbers, double_ascending);
@@ -188,24 +229,35 @@ static void summarise(double numbers[REPETITIONS], double *median, double *least
     *greatest = numbers[REPETITIONS - 1];
 }
 
+/* Masks of a call, at most `most`, from the seconds that the least take: as many as fit into a repetition, so many that
+ * their images fill whole tiles where that is possible. Examples beyond the last 32 share tiles across masks, and a call
+ * of a few masks would time lanes that are not there in a run. */
+static size_t fitting_masks(const bench *b, uint32_t most, double wanted, double seconds) {
+    const uint32_t least = least_masks(b);
+    uint32_t whole = 1; /* masks that fill whole tiles */
+    while ((uint64_t)whole * b->batch % TILE_IMAGES) whole *= 2;
+    const double fitting = wanted / seconds * least;
+    const uint32_t count = fitting > most ? most : fitting > least ? (uint32_t)fitting : least;
+    return count < whole ? count : count - count % whole;
+}
+
 static coar_status measure(bench *b, coar_bench_result *r) {
     const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
     double seconds, rates[REPETITIONS];
     progress progress;
-    TRY(time_masks(b, 1, &seconds)); /* touches the memory */
-    if (seconds < wanted) TRY(time_masks(b, 1, &seconds));
-    double fitting = wanted / seconds;
-    size_t count = fitting > MASKS_MAX ? MASKS_MAX : fitting > 1 ? (size_t)fitting : 1;
-    if (count >= MASKS_FIT) count -= count % MASKS_FIT;
+    TRY(time_masks(b, least_masks(b), &seconds)); /* touches the memory */
+    if (seconds < wanted) TRY(time_masks(b, least_masks(b), &seconds));
+    TRY(begin_profile(b));
+    const size_t count = fitting_masks(b, b->masks_max, wanted, seconds);
     progress_begin(&progress, b->o->callbacks, "bench", "images", 0, (uint64_t)count * REPETITIONS * b->batch);
     for (int i = 0; i < REPETITIONS; i++) {
         size_t done = 0;
         double spent = 0;
-        do { /* a fast network takes several calls of MASKS_MAX masks */
+        do { /* a fast network takes several calls */
             TRY(time_masks(b, count, &seconds));
             done += count;
             spent += seconds;
-        } while (count == MASKS_MAX && spent < wanted);
+        } while (spent + seconds / 2 < wanted);
         rates[i] = (double)done * b->batch / spent;
         r->masks += done;
         r->seconds += spent;
@@ -213,6 +265,7 @@ static coar_status measure(bench *b, coar_bench_result *r) {
             return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
     }
     r->images = r->masks * b->batch;
+    b->profiled = r->seconds;
     summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
     return COAR_OK;
 }
@@ -222,9 +275,10 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
     const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
     double forward, reverse, rates[REPETITIONS], reverse_rates[REPETITIONS], ratios[REPETITIONS], least, greatest;
     progress progress;
-    TRY(time_masks(b, 1, &forward)); /* touches the memory */
-    TRY(time_reverse(b, 1, &reverse));
-    const size_t count = (forward + reverse) * MASKS_FIT < wanted ? MASKS_FIT : 1;
+    TRY(time_masks(b, least_masks(b), &forward)); /* touches the memory */
+    TRY(time_reverse(b, least_masks(b), &reverse));
+    TRY(begin_profile(b));
+    const size_t count = fitting_masks(b, reverse_max(b), wanted, forward + reverse);
     progress_begin(&progress, b->o->callbacks, "bench", "repetitions", 0, REPETITIONS);
     for (int i = 0; i < REPETITIONS; i++) {
         size_t done = 0;
@@ -241,6 +295,7 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
         ratios[i] = spent_reverse / spent;
         r->masks += done;
         r->seconds += spent + spent_reverse;
+        b->profiled += spent_reverse;
         if (progress_update(&progress, (uint64_t)i + 1))
             return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
     }
@@ -267,26 +322,53 @@ static void describe(const bench *b, double alpha, coar_bench_result *r) {
     if (r->peak_flops > 0) r->peak_fraction = r->images_per_second * r->flops_per_image / r->peak_flops;
 }
 
-/* The network's own memory is given up first: a layer is timed at the batch that fills the device. */
-static coar_status time_layers(bench *b, double peak_flops) {
+/* *all: the seconds of which each layer's are a part. */
+static coar_status time_layers(bench *b, layer_time **times, size_t *count, double *all) {
+    const bool reverse = b->o->gradients != 0;
+    const plan_timing timing = {.pool = b->pool, .memory = b->o->memory, .callbacks = b->o->callbacks};
+    *all = b->profiled;
+    if (b->interface->profiled) return b->interface->profiled(b->backend, reverse, times, count);
+    b->interface->destroy(b->backend); /* a layer alone is timed at the batch that fills the device */
+    b->backend = NULL;
+    TRY(b->interface->time_layers(b->model->graph, &b->plan, &timing, reverse, times, count));
+    *all = 0;
+    for (size_t i = 0; i < *count; i++) *all += (*times)[i].seconds;
+    return COAR_OK;
+}
+
+static coar_status tell_layers(bench *b, double peak_flops) {
     const coar_bench_options *o = b->o;
-    const graph *g = b->model->graph;
-    const plan_timing timing = {.pool = b->pool, .memory = o->memory, .callbacks = o->callbacks};
     layer_time *times;
     size_t count;
-    b->interface->destroy(b->backend);
-    b->backend = NULL;
-    TRY(b->interface->time_layers(g, &b->plan, &timing, o->gradients != 0, &times, &count));
+    double all, left;
+    TRY(time_layers(b, &times, &count, &all));
+    left = all;
     for (size_t i = 0; i < count; i++) {
         const layer_time *t = &times[i];
-        const double flops = t->pairs * graph_op_flops(g, &g->ops[t->op]) / t->seconds;
-        const coar_bench_layer layer = {.name = g->ops[t->op].name,
-                                        .shape = t->shape,
-                                        .form = t->form,
-                                        .splits = t->splits,
-                                        .seconds = t->seconds,
-                                        .peak_fraction = peak_flops > 0 && t->seconds > 0 ? flops / peak_flops : 0};
+        const coar_bench_layer layer = {
+            .name = b->model->graph->ops[t->op].name,
+            .shape = t->shape,
+            .form = t->form,
+            .splits = t->splits,
+            .seconds = t->seconds,
+            .peak_fraction = peak_flops > 0 && t->seconds > 0 ? t->flops / t->seconds / peak_flops : 0,
+            .images = t->pairs,
+            .time_fraction = t->seconds / all,
+            .flops = t->flops,
+            .executed_flops = t->executed,
+            .bytes = t->bytes,
+        };
+        left -= t->seconds;
         o->layer(o->user, &layer);
+    }
+    if (b->interface->profiled && count) {
+        const coar_bench_layer rest = {.name = "",
+                                       .shape = "",
+                                       .form = "",
+                                       .seconds = left,
+                                       .images = times[0].pairs,
+                                       .time_fraction = left / all};
+        o->layer(o->user, &rest);
     }
     free(times);
     return COAR_OK;
@@ -317,10 +399,9 @@ coar_status coar_bench(const coar_bench_options *options, coar_bench_result *res
     TRY_GOTO(open_model(o, &b.model));
     b.sampler = (sampler){.kind = SAMPLER_BERNOULLI, .alpha = alpha, .n = b.model->graph->components};
     TRY_GOTO(prepare(&b, &r));
-    if (b.interface->peak) TRY_GOTO(b.interface->peak(&b.plan, b.pool, &r.peak_flops));
     TRY_GOTO(o->gradients ? measure_gradients(&b, &r) : measure(&b, &r));
     describe(&b, alpha, &r);
-    if (o->layer) TRY_GOTO(time_layers(&b, r.peak_flops));
+    if (o->layer) TRY_GOTO(tell_layers(&b, r.peak_flops));
     if (result) *result = r;
 done:
     close_bench(&b);

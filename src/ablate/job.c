@@ -14,7 +14,9 @@
 
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
     const double most = 1e13; /* a minute or so of one core: what a kill may lose */
+    const uint32_t fewest = 64 * 32; /* pairs: few examples would leave most threads without a lane tile */
     uint32_t B = 64, E = examples < 1024 ? (uint32_t)examples : 1024;
+    while (E && B * E < fewest && 2.0 * B * E * flops <= most) B *= 2;
     while (B > 1 && (double)B * E * flops > most) B /= 2;
     while (E > 32 && (double)B * E * flops > most) E = (E / 2 + 31) / 32 * 32; /* units begin at whole lane tiles */
     *unit_masks = B;

@@ -75,8 +75,8 @@ job_pass job_forward_pass(const job *j);
 /* Whether the job's memory is enough for it. */
 bool job_pass_fits(const job *j, const job_pass *pass);
 
-/* B and E of docs/design.md, section 3 "Scale-out": E = min(N, 1,024), B = 64; B, then E (not below 32), are halved
- * until B E flops <= 1e13. */
+/* B and E of docs/design.md, section 3 "Scale-out": E = min(N, 1,024), B = 64, doubled while B E is below 2,048 (so that
+ * few examples give threads and devices enough to do); B, then E (not below 32), are halved until B E flops <= 1e13. */
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples);
 
 /* "0,2" or all (also NULL) of the backend's devices (job_devices.c). */

@@ -67,12 +67,15 @@ enum { PATH_EXAMPLES_MAX = 32 };
 
 typedef struct backend backend;
 
-/* Time of one layer alone, under a plan. */
+/* Time of one layer under a plan: of one launch of it alone (time_layers), or of all that went through it (profile). */
 typedef struct layer_time {
     size_t op;                 /* of the graph */
-    uint32_t pairs;            /* in one launch */
+    uint64_t pairs;            /* (mask, example) pairs that the rest is of */
     uint32_t splits;           /* partial sums */
-    double seconds;            /* of one launch */
+    double seconds;            /* profile: of all threads together, over their number, so that layers add up */
+    double flops;              /* dense, direct form */
+    double executed;           /* flops really executed, padding of tiles included; 0 = not known */
+    double bytes;              /* activations and weights that it reads and writes, each once; 0 = not known */
     char shape[192];           /* what was computed, as text; a data gradient's says "transposed" */
     char form[PLAN_FORM_SIZE]; /* the kernel */
 } layer_time;
@@ -132,10 +135,22 @@ typedef struct backend_interface {
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 
+    /* Measures the bytes per second that the threads of the pool together read from memory and write to it, as STREAM's
+     * triad counts them; takes half a second, and memory of several times the last cache until it returns. NULL: not
+     * known for this backend. */
+    coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes);
+
     /* Times every convolution in the plan's form, alone; with `reverse` also every data gradient, behind them.
-     * *times[*count] in the order of the ops, malloc'ed. NULL: layers of this backend cannot be timed one by one. */
+     * *times[*count] in the order of the ops, malloc'ed. NULL: for a backend with `profile`, or none of both. */
     coar_status (*time_layers)(const graph *g, const numerics_plan *plan, const plan_timing *t, bool reverse,
                                layer_time **times, size_t *count);
+
+    /* From now on `run` and `run_reverse` add up the time of every op, from nothing. NULL: for a backend with
+     * time_layers, or none of both. */
+    coar_status (*profile)(backend *b);
+    /* What they added up: every op of `run`; or of `run_reverse`, its ops forward and then, in the same order, the
+     * reverse of those that have one. *times[*count], malloc'ed. */
+    coar_status (*profiled)(const backend *b, bool reverse, layer_time **times, size_t *count);
 
     /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the
      * CPU's. */

@@ -212,10 +212,14 @@ done:
 
 /* ------------------------------------------------------------------------------------------- JSON */
 
+const char *plan_form_name(const numerics_plan *plan, size_t layer) {
+    return plan->form[layer] == FORM_NAMED ? plan->kernel[layer] : form_names[plan->form[layer]];
+}
+
 static bool add_layer(const numerics_plan *plan, size_t i, cJSON *layer) {
     const bool named = plan->form[i] == FORM_NAMED;
     return cJSON_AddStringToObject(layer, "name", plan->name[i]) &&
-           cJSON_AddStringToObject(layer, "form", named ? plan->kernel[i] : form_names[plan->form[i]]) &&
+           cJSON_AddStringToObject(layer, "form", plan_form_name(plan, i)) &&
            (!named || cJSON_AddNumberToObject(layer, "splits", plan->splits[i])) &&
            (!plan->data[i][0] || cJSON_AddStringToObject(layer, "data", plan->data[i]));
 }

@@ -91,6 +91,9 @@ const char *plan_backend(const char *device_class);
 /* The class of a plan as JSON, unchecked otherwise; false when it has none. */
 bool plan_class_of(const char *json, char out[PLAN_CLASS_SIZE]);
 
+/* How a layer is computed, as in the JSON: "winograd compacted", or a device's kernel. */
+const char *plan_form_name(const numerics_plan *plan, size_t layer);
+
 /* Canonical JSON (no spaces, layers in order), malloc'ed; and back, checked against the graph layer by layer. */
 char *plan_to_json(const numerics_plan *plan);
 coar_status plan_from_json(const graph *g, const char *json, const char *origin, numerics_plan *out);

@@ -27,6 +27,7 @@ typedef struct ablate_texts {
         {"--only", OPTION_TEXT, &(o).only, "GLOB", "component groups to take"},                                         \
         {"--except", OPTION_TEXT, &(o).except, "GLOB", "component groups to leave out"},                                \
         {"--backend", OPTION_TEXT, &(o).backend, "NAME", "cuda, cpu or reference (the fastest present)"},               \
+        CLI_ISA_OPTION,                                                                                                 \
         {"--devices", OPTION_TEXT, &(o).devices, "LIST", "GPUs to use, as in 0,1 (all)"},                               \
         {"--precision", OPTION_TEXT, &(o).precision, "P", "auto (default), fp32, tf32, bf16, fp16"},                    \
         {"--exact", OPTION_FLAG, &(o).exact, NULL, "direct kernels only"},                                              \

@@ -24,6 +24,7 @@ typedef enum option_type {
     OPTION_SHARE,    /* double, above 0 and up to 1 */
     OPTION_SIZE,     /* uint64_t, "8G" */
     OPTION_SECONDS,  /* double, "90", "90s", "30m", "2h" */
+    OPTION_VARIABLE, /* `value` is the name of an environment variable that the library reads: it is set */
 } option_type;
 
 typedef struct cli_option {
@@ -34,6 +35,10 @@ typedef struct cli_option {
     const char *help;
     int *given; /* set to 1 where the option is given, for values without a neutral one; may be NULL */
 } cli_option;
+
+/* Of every command that computes on the CPU. */
+#define CLI_ISA_OPTION \
+    {"--isa", OPTION_VARIABLE, "COAR_ISA", "NAME", "instruction set of the CPU's kernels: portable, avx2 (the best present)"}
 
 typedef struct cli_command {
     const char *name;

@@ -17,6 +17,7 @@ static int run(int count, char **arguments) {
         {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
         {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},
+        CLI_ISA_OPTION,
         {"--devices", OPTION_TEXT, &o.devices, "LIST", "GPUs to use, as in 0,1 (all)"},
         {"--threads", OPTION_INT, &o.threads, "T", "threads (one per core)"},
         {"--memory", OPTION_SIZE, &o.memory, "BYTES", "most memory to take"},

@@ -110,6 +110,8 @@ static bool set_value(const cli_option *o, const char *text) {
         return coar_parse_size(text, o->value) == COAR_OK;
     case OPTION_SECONDS:
         return parse_seconds(text, o->value);
+    case OPTION_VARIABLE:
+        return setenv(o->value, text, 1) == 0;
     }
     return false;
 }
@@ -134,6 +136,7 @@ static const char *expected(option_type type) {
         return "a time, as in 90s, 30m or 2h";
     case OPTION_FLAG:
     case OPTION_TEXT:
+    case OPTION_VARIABLE:
         break; /* every text is one */
     }
     return "a value";

@@ -38,6 +38,7 @@ static int run(int count, char **arguments) {
     int json = 0;
     const cli_option options[] = {
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "cpu or cuda (the fastest present)"},
+        CLI_ISA_OPTION,
         {"--precision", OPTION_TEXT, &o.precision, "LIST", "fp32, tf32, bf16, fp16 (all that the backend has)"},
         {"--only", OPTION_TEXT, &o.only, "GLOB", "cases by name, as in 'conv 3x3*'"},
         {"--quick", OPTION_FLAG, &o.quick, NULL, "small shapes and networks alone"},

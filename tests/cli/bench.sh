@@ -3,26 +3,54 @@
 . tests/cli/lib.sh
 
 bench() { "$COAR" bench --model resnet20 --batch 8 --time 0.1 --threads 2 "$@"; }
-number() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p" "$T/.out"; }
+number() { "$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1])).get(sys.argv[2], ""))' "$T/.out" "$1"; }
 positive() { # NAME KEY...
     local name=$1 key
     shift
     for key in "$@"; do
         awk -v x="$(number "$key")" 'BEGIN { exit !(x + 0 > 0) }' && continue
         fail "$name"
-        note "$key is '$(number "$key")': $(cat "$T/.out")"
+        note "$key is '$(number "$key")': $(head -c 600 "$T/.out")"
         return
     done
     pass "$name"
 }
 
-succeeds "bench: masked passes" bench --backend cpu --json
-positive "bench: rates" images_per_second images_per_second_min images_per_second_max executed_fraction peak_fraction memory_bytes
+# Layers are parts of the passes that were measured: seconds and flops add up to those of the whole.
+sums() {
+    "$PYTHON" - "$T/.out" <<'END'
+import json, sys
+r = json.load(open(sys.argv[1]))
+layers = r["layers"]
+images = {l["images"] for l in layers}
+parts = sum(l["time_fraction"] for l in layers)
+dense = sum(l["flops"] for l in layers) / layers[0]["images"] / r["flops_per_image"]
+executed = sum(l["executed_flops"] for l in layers) / sum(l["flops"] for l in layers) / r["executed_fraction"]
+reverse = any(l["shape"].endswith("transposed") for l in layers)
+print(f"{len(images)} count, all seconds {parts:.4f}, dense flops {dense:.4f}, executed {abs(executed - 1) < 0.05}, "
+      f"nothing below 0 {all(l['seconds'] >= 0 for l in layers)}, reverse {reverse}, rest {layers[-1]['name'] == ''}, "
+      f"bytes {all(l['bytes'] > 0 for l in layers[:-1])}")
+END
+}
+
+succeeds "bench: masked passes" bench --backend cpu --batch 32 --layers --json
+positive "bench: rates" images_per_second images_per_second_min images_per_second_max executed_fraction peak_fraction \
+    memory_bytes masked_passes_per_second
+positive "bench: the machine" peak_flops peak_flops_one bandwidth bandwidth_one
 same "bench: no reverse passes unless asked" "$(number reverse_cost)" ""
-succeeds "bench: reverse passes beside forward passes" bench --backend cpu --gradients --json
+same "bench: layers add up" "$(sums)" \
+    "1 count, all seconds 1.0000, dense flops 1.0000, executed True, nothing below 0 True, reverse False, rest True, bytes True"
+succeeds "bench: reverse passes beside forward passes" bench --backend cpu --gradients --layers --json
 positive "bench: rates of both" images_per_second reverse_per_second reverse_per_second_min reverse_per_second_max reverse_cost
 same "bench: nothing is ablated in the forward passes" "$(number alpha)" 0
-succeeds "bench: the same as text" bench --backend cpu --gradients
+same "bench: layers of reverse passes add up" "$(sums | cut -d , -f 1,2,6,7)" \
+    "1 count, all seconds 1.0000, reverse True, rest True"
+succeeds "bench: the same as text" bench --backend cpu --gradients --layers
 same "bench: a line for the reverse passes" "$(grep -c 'dense forward passes$' "$T/.out")" 1
+same "bench: a line for every op, back from all but the first, and one for the rest" \
+    "$(grep -c ' > ' "$T/.out") $(grep -c ' transposed ' "$T/.out") $(grep -c ', waiting' "$T/.out")" "45 22 1"
+succeeds "bench: an instruction set" bench --backend cpu --isa portable --json
+same "bench: it is the one that was asked for" "$(sed -n 's/.*"isa":"\([a-z]*\)".*/\1/p' "$T/.out")" portable
+fails 2 "'mmx' is unknown" "bench: an instruction set that is none" bench --backend cpu --isa mmx
 fails 1 "raise --memory" "bench: memory that no reverse pass fits in" bench --backend cpu --gradients --memory 1M
 finish

@@ -50,6 +50,7 @@ static void cpu_destroy(backend *base) {
     cpu_backend *b = self(base);
     buffer_plan_free(&b->buffers);
     cpu_schedule_free(&b->schedule);
+    cpu_profile_free(b->profile);
     free(b->choices);
     free(b->layers);
     free(b->memory);
@@ -109,6 +110,8 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     const size_t groups = batch->count / LANES, group = b->elements * LANES;
     TRY(backend_check_batch(&b->settings, batch));
     b->examples = batch->count;
+    for (size_t t = 0; t < b->workers; t++)
+        for (size_t lane = 0; lane < LANES; lane++) b->worker[t].shown[lane] = SHOWN_NONE;
     for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
     memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
     if (batch->labels)
@@ -132,6 +135,8 @@ tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t 
     const float *scale = b->scale + b->examples / LANES * LANES;
     for (size_t lane = 0; lane < LANES; lane++) {
         const uint8_t *image = b->rest + example[lane] * b->elements;
+        if (w->shown[lane] == example[lane]) continue; /* few examples: tile after tile shows the same */
+        w->shown[lane] = example[lane];
         for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
         w->scale[lane] = scale[example[lane]];
     }
@@ -203,7 +208,7 @@ static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, s
 static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {
     cpu_keep_mask(job->b, w, job->masks, s);
     for (size_t g = first; g < end; g++) {
-        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, NULL);
+        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, cpu_profile_observer(job->b, true));
         for (uint32_t lane = 0; lane < LANES; lane++) store_lane(job, w, lane, s, g * LANES + lane);
     }
 }
@@ -213,7 +218,7 @@ static void run_mixed(const run_job *job, cpu_worker *w, size_t first) {
     const uint32_t lanes = left < LANES ? (uint32_t)left : LANES;
     uint32_t example[LANES];
     cpu_keep_pairs(job->b, w, job->masks, first, lanes, example);
-    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, NULL);
+    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, cpu_profile_observer(job->b, false));
     for (uint32_t lane = 0; lane < lanes; lane++)
         store_lane(job, w, lane, (first + lane) / job->rest, job->groups * LANES + example[lane]);
 }
@@ -254,11 +259,13 @@ coar_status cpu_each_worker(const cpu_backend *b, size_t count, thread_task task
     return thread_pool_run(b->settings.pool, b->workers, worker_main, &loop);
 }
 
-/* Splits the groups of a mask over several tasks where masks alone would leave workers idle at the end. */
+/* Into how many tasks the groups of a mask are cut: each takes up to so many tiles that listing what its mask keeps costs
+ * next to nothing, but fewer where a worker that has run out of tasks would wait long for the others' last ones. */
 static size_t parts_per_mask(const cpu_backend *b, size_t masks, size_t groups) {
-    const size_t wanted = 4 * b->workers;
-    size_t parts = masks ? (wanted + masks - 1) / masks : 1;
-    return parts < groups ? parts : groups ? groups : 1;
+    enum { TILES_MOST = 4, TASKS_LEAST = 32 };
+    const size_t each = masks * groups / (TASKS_LEAST * b->workers);
+    const size_t tiles = each < 1 ? 1 : each < TILES_MOST ? each : TILES_MOST;
+    return (groups + tiles - 1) / tiles;
 }
 
 static coar_status run_all(cpu_backend *b, run_job *job) {
@@ -268,6 +275,7 @@ static coar_status run_all(cpu_backend *b, run_job *job) {
     job->parts = parts_per_mask(b, job->count, job->groups);
     const size_t mixed = (job->count * job->rest + LANES - 1) / LANES;
     for (size_t t = 0; t < b->workers; t++) b->worker[t].flops = 0;
+    cpu_profile_count(b, false, (uint64_t)job->count * b->examples);
     return cpu_each_worker(b, (job->groups ? job->count * job->parts : 0) + mixed, run_task, job);
 }
 
@@ -313,4 +321,7 @@ const backend_interface backend_cpu = {
     .destroy = cpu_destroy,
     .work = cpu_work,
     .peak = cpu_peak,
+    .bandwidth = cpu_bandwidth,
+    .profile = cpu_profile_begin,
+    .profiled = cpu_profile_sums,
 };

@@ -14,7 +14,8 @@
  *   cpu_pack.c    an op under given masks: rows to compute, packed weights, epilogue
  *   cpu_tile.c    pixels into lanes, the op list over one tile
  *   cpu_memory.c  one plan of all memory; what does not fit
- *   cpu_peak.c    the most flops per second this machine can do
+ *   cpu_peak.c    the most flops and bytes per second this machine can do
+ *   cpu_profile.c where the time goes, op by op
  *   cpu_means.c   sums of x per masked channel, for `mean` ablation
  *   cpu_schedule  the steps of a reverse pass; what is kept for it, what is computed twice to save memory
  *   cpu_reverse.c run_reverse: tiles and lanes
@@ -83,6 +84,8 @@ typedef struct cpu_packed {
     float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */
 } cpu_packed;
 
+enum { SHOWN_NONE = LANES }; /* more than any index into the rest */
+
 /* What one thread works in. `run` and `run_reverse` share memory where they do not name the same array. */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
@@ -105,6 +108,7 @@ typedef struct cpu_worker {
     float *attention;         /* attention_scratch */
     float *conv;              /* scratch of the layer whose form needs most */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
+    uint32_t shown[LANES];    /* which of the rest's examples each of its lanes shows; SHOWN_NONE */
     float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
 } cpu_worker;
 
@@ -113,6 +117,8 @@ typedef struct tile_images {
     const uint8_t *pixels; /* [input elements][LANES] */
     const float *scale;    /* [LANES] the normalised image is multiplied by this; NULL = 1 */
 } tile_images;
+
+typedef struct cpu_profile cpu_profile;
 
 typedef struct cpu_backend {
     backend base;
@@ -145,6 +151,7 @@ typedef struct cpu_backend {
     float *zeros;                 /* [LANES] */
     float *pixel_mul, *pixel_add; /* [input channels]: x = pixel mul + add */
     double executed, dense;       /* flops of all runs: executed, and what dense passes would have taken */
+    cpu_profile *profile;         /* NULL: nobody wants to know */
 } cpu_backend;
 
 /* --------------------------------------------------------------------------------------- cpu_layer.c */
@@ -246,6 +253,18 @@ coar_status cpu_row_sums(backend *b, double *sums);
 /* ---------------------------------------------------------------------------------------- cpu_peak.c */
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
+coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes);
+
+/* ------------------------------------------------------------------------------------- cpu_profile.c */
+
+coar_status cpu_profile_begin(backend *b);
+coar_status cpu_profile_sums(const backend *b, bool reverse, layer_time **times, size_t *count);
+void cpu_profile_free(cpu_profile *profile);
+/* Nothing happens in these while nothing is profiled. */
+const tile_observer *cpu_profile_observer(const cpu_backend *b, bool group);
+void cpu_profile_count(const cpu_backend *b, bool reverse, uint64_t pairs);
+double cpu_profile_clock(const cpu_backend *b);
+void cpu_profile_step(const cpu_backend *b, const cpu_worker *w, const step *s, double start);
 
 /* -------------------------------------------------------------------------------------------- cpu.c */
 

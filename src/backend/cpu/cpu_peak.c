@@ -1,11 +1,17 @@
 /*
- * cpu_peak.c - the most flops per second this machine can do: the best of several bursts of register-only
- * multiply-adds on all threads at once.
+ * cpu_peak.c - the most that this machine can do on the threads of a pool: flops per second by bursts of multiply-adds
+ * in registers, bytes per second by passes over arrays that no cache holds. The best of several is taken, since
+ * whatever else runs can only take away.
  */
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "backend/cpu/cpu.h"
 #include "core/log.h"
+
+/* ------------------------------------------------------------------------------------------- multiply-adds */
 
 enum { BURST_ITERATIONS = 1000000 }; /* of one task: some 4 ms */
 
@@ -20,7 +26,7 @@ static coar_status burst(void *context, size_t task, int worker) {
 }
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops) {
-    enum { BURSTS = 15, TASKS_PER_THREAD = 8 }; /* some 30 ms each: long enough for the clock to settle */
+    enum { BURSTS = 10, TASKS_PER_THREAD = 8 }; /* some 30 ms each: long enough for the clock to settle */
     const size_t tasks = (size_t)thread_pool_size(pool) * TASKS_PER_THREAD;
     const cpu_kernels *kernels;
     TRY(cpu_find_kernels(plan, &kernels));
@@ -35,4 +41,66 @@ coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops
     }
     *flops = best;
     return COAR_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- memory */
+
+enum {
+    STREAMS = 3,
+    SLICE = 1 << 16,     /* floats that a task takes of each array: 256 KiB, some 30 us */
+    HUGE_PAGE = 2 << 20, /* bytes. With small ones the first touch of so much memory takes longer than all the rest */
+};
+
+typedef struct triad_job {
+    const cpu_kernels *kernels;
+    float *array; /* [STREAMS][floats] */
+    size_t floats;
+} triad_job;
+
+/* First touch, which places a page, by whoever comes to it. */
+static coar_status clear(void *context, size_t task, int worker) {
+    const triad_job *job = context;
+    (void)worker;
+    for (size_t s = 0; s < STREAMS; s++) memset(job->array + s * job->floats + task * SLICE, 0, SLICE * sizeof(float));
+    return COAR_OK;
+}
+
+static coar_status triad(void *context, size_t task, int worker) {
+    const triad_job *job = context;
+    float *a = job->array + task * SLICE;
+    (void)worker;
+    job->kernels->triad(a + job->floats, a + 2 * job->floats, a, SLICE);
+    return COAR_OK;
+}
+
+/* Slices of each array: all three are six times the last cache, if a quarter of the memory allows it. */
+static size_t triad_slices(void) {
+    const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const size_t cache = told > 0 ? (size_t)told : (size_t)32 << 20; /* not every system tells */
+    const size_t wanted = 6 * cache, allowed = memory_available() / 4, bytes = wanted < allowed ? wanted : allowed;
+    return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
+}
+
+coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes) {
+    enum { TIMES = 10 };
+    coar_status status = COAR_OK;
+    const size_t slices = triad_slices();
+    triad_job job = {.floats = slices * SLICE};
+    double best = 0;
+    TRY(cpu_find_kernels(plan, &job.kernels));
+    const size_t size = (STREAMS * job.floats * sizeof(float) + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+    job.array = aligned_alloc(HUGE_PAGE, size);
+    if (!job.array) return status_set(COAR_ERROR_MEMORY, "memory bandwidth: not enough memory for %zu MiB", size >> 20);
+    madvise(job.array, size, MADV_HUGEPAGE); /* refused: small pages */
+    TRY_GOTO(thread_pool_run(pool, slices, clear, &job));
+    for (int i = 0; i < TIMES; i++) {
+        const double start = clock_seconds();
+        TRY_GOTO(thread_pool_run(pool, slices, triad, &job));
+        const double rate = (double)(STREAMS * job.floats * sizeof(float)) / (clock_seconds() - start);
+        if (rate > best) best = rate;
+    }
+    *bytes = best;
+done:
+    free(job.array);
+    return status;
 }

@@ -72,6 +72,7 @@ coar_status cpu_run_reverse(backend *base, reverse_kind kind, size_t output, con
     reverse_job job = {b, kind, output, masks, b->examples / LANES, b->examples % LANES, LANES, gradients, outputs};
     TRY(backend_check_reverse(&b->settings, b->examples, kind, output, masks));
     if (kind == REVERSE_CONDUCTANCE && job.rest) job.rest_lanes = (uint32_t)job.rest;
+    cpu_profile_count(b, true, (uint64_t)masks->count * b->examples);
     const size_t rest_tiles = (masks->count * job.rest + job.rest_lanes - 1) / job.rest_lanes;
     return cpu_each_worker(b, masks->count * job.groups + rest_tiles, reverse_task, &job);
 }

@@ -344,6 +344,9 @@ void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
         if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, &t->b->layers[i].fp32, false);
-    for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) /* a fused epilogue is done */
+    for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */
+        const double start = cpu_profile_clock(t->b);
         run_step(t, &schedule->steps[i]);
+        cpu_profile_step(t->b, t->w, &schedule->steps[i], start);
+    }
 }

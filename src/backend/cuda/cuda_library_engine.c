@@ -233,6 +233,7 @@ static coar_status time_mode(const graph *g, const numerics_plan *plan, const pl
     for (size_t i = 0; i < l.count; i++) {
         layer_time *out = &times[(*count)++];
         *out = (layer_time){.op = l.op[i], .pairs = l.pairs, .seconds = 1e-3 * (double)l.layers[i].milliseconds};
+        out->flops = l.pairs * graph_op_flops(g, &g->ops[out->op]);
         out->splits = l.layers[i].splits;
         snprintf(out->form, sizeof out->form, "%s", l.layers[i].form);
         cuda_signature(&l.layers[i].conv, out->shape);
