@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 bool size_mul(size_t a, size_t b, size_t *out) {
@@ -23,13 +24,25 @@ bool size_add(size_t a, size_t b, size_t *out) {
     return true;
 }
 
+/* Activations of a tile lie megabytes apart in a few streams, far more pages than the first-level TLB holds: large blocks
+ * ask for huge pages where the system leaves that to programs. A refusal changes nothing. */
+static void *allocate(size_t bytes) {
+    enum { HUGE_PAGE = 2 << 20 };
+    void *block;
+    if (posix_memalign(&block, bytes < 2 * HUGE_PAGE ? 64 : HUGE_PAGE, bytes)) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (bytes >= 2 * HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
 coar_status memory_new(size_t count, size_t size, const char *what, void *out_pointer) {
     size_t bytes, rounded;
     if (!size_mul(count, size, &bytes) || !size_add(bytes, 64, &rounded) || rounded > (size_t)PTRDIFF_MAX)
         return status_set(COAR_ERROR_MEMORY, "%s: %zu x %zu bytes are more than this machine can address", what, count,
                           size);
-    rounded &= ~(size_t)63; /* aligned_alloc wants a multiple of the alignment; never 0 */
-    void *block = aligned_alloc(64, rounded);
+    rounded &= ~(size_t)63; /* never 0 */
+    void *block = allocate(rounded);
     if (!block) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory for %zu bytes", what, bytes);
     memset(block, 0, rounded);
     memcpy(out_pointer, &block, sizeof block);
