@@ -1,5 +1,5 @@
 /*
- * conv.c - direct convolution with images in lanes, and its data gradient; linear layers are 1x1 convolutions.
+ * conv.c - direct convolution with images in lanes, and its data gradient. One tap for every position: linear.c.
  *
  *   y[p][o]     = act(mul[o] (W x)[p][o] + add + residual),
  *   (W x)[p][o] = sum over taps t inside the image and channels c of W[o][t][c] x[p stride + t - pad][c]
@@ -197,6 +197,10 @@ void KERNEL(cpu_conv_finish)(const conv_args *c, size_t first, size_t count) {
     if (c->activate) c->activate(c->output + first * stride, count * stride);
 }
 
+static bool is_linear(const window *g) {
+    return g->kernel_h == 1 && g->kernel_w == 1 && g->stride == 1 && g->pad == 0;
+}
+
 /* Output positions x0 .. x1-1 of row y. */
 static void conv_stretch(const conv_args *c, const source *s, uint32_t y, uint32_t x0, uint32_t x1) {
     const uint32_t blocks = conv_blocks(c->rows, TILE_ROWS);
@@ -214,6 +218,10 @@ static uint32_t stretch_of(const window *g, uint32_t columns) {
 
 void KERNEL(cpu_conv)(const conv_args *c) {
     const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear)(c);
+        return;
+    }
     const source s = {c->input, c->weight, c->column, g->in_w, c->in_channels, c->tap, g->kernel_w, NUMBER_FP32, 0, 0};
     const uint32_t step = stretch_of(g, c->in_channels);
     for (uint32_t y = 0; y < g->out_h; y++)
@@ -247,7 +255,7 @@ static source round_part(const conv_args *c, uint32_t y, uint32_t x0, uint32_t x
                     c->tap,      g->kernel_w, NUMBER_BF16, down.start,   across.start};
 }
 
-/* A stretch's part with all channels, at least as much as under any mask. */
+/* A stretch's part with all channels, at least as much as under any mask; linear_bf16.c wants a position. */
 size_t KERNEL(cpu_conv_bf16_scratch)(const window *g, uint32_t in_channels) {
     const uint32_t pairs = conv_pairs(in_channels);
     const size_t across = ((size_t)stretch_of(g, pairs) - 1) * g->stride + g->kernel_w;
@@ -256,6 +264,10 @@ size_t KERNEL(cpu_conv_bf16_scratch)(const window *g, uint32_t in_channels) {
 
 void KERNEL(cpu_conv_bf16)(const conv_args *c) {
     const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear_bf16)(c);
+        return;
+    }
     const uint32_t step = stretch_of(g, (uint32_t)(c->tap / TILE_ROWS)); /* of all pairs there are: scratch is for that */
     for (uint32_t y = 0; y < g->out_h; y++)
         for (uint32_t x0 = 0; x0 < g->out_w; x0 += step) {
@@ -298,6 +310,10 @@ void KERNEL(cpu_conv_reverse_finish)(const conv_reverse_args *c, size_t first, s
 
 void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c) {
     const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear_reverse)(c);
+        return;
+    }
     const source s = {c->gradient, c->weight, c->column, g->out_w, c->out_channels, c->tap, g->kernel_w,
                       NUMBER_FP32, 0,         0};
     const uint32_t blocks = conv_blocks(c->in_channels, TILE_ROWS), height = (g->kernel_h - 1) / g->stride + 1;

@@ -267,6 +267,9 @@ INLINE vec vec_exp(vec x) {
 /* -------------------------------------------------------------- the functions of this instruction set (table.c) */
 
 void KERNEL(cpu_conv)(const conv_args *c);
+void KERNEL(cpu_linear)(const conv_args *c); /* cpu_conv and cpu_conv_reverse call these where they can compute it */
+void KERNEL(cpu_linear_bf16)(const conv_args *c);
+void KERNEL(cpu_linear_reverse)(const conv_reverse_args *c);
 void KERNEL(cpu_winograd)(const conv_args *c);
 size_t KERNEL(cpu_winograd_scratch)(uint32_t channels);
 /* What either form does with `count` positions from `first` on once all their rows are computed: rows that are known

@@ -93,18 +93,46 @@ coar_status plan_check_executable(const numerics_plan *plan, int device) {
 
 /* --------------------------------------------------------------------------------------- the rule */
 
-/* Whether a convolution reads `value` as its plain input and nobody else reads it. */
-static bool read_by_one_conv(const graph *g, const uint32_t *reads, int value) {
-    if (reads[value] != 1 || value == g->logits) return false;
+/* The op that reads `value` as input k, where nobody else reads it; else NULL. */
+static const op *only_reader(const graph *g, const uint32_t *reads, int value, int k) {
+    if (reads[value] != 1 || value == g->logits) return NULL;
     for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].kind == OP_CONV && g->ops[i].input[0] == value) return true;
-    return false;
+        if (g->ops[i].input[k] == value) return &g->ops[i];
+    return NULL;
 }
 
-/* An ablated channel can be left out of its reader when it is a known constant there (so nothing is added to it), and
- * when nobody else wants it. */
+static bool read_by_one(const graph *g, const uint32_t *reads, int value, int k, op_kind kind) {
+    const op *reader = only_reader(g, reads, value, k);
+    return reader && reader->kind == kind;
+}
+
+/* A convolution's ablated channel, when nothing is added to it. Attention passes a value's constant on, since its
+ * weights sum to 1; its own mask would come in between. */
+static bool can_compact_conv(const graph *g, const uint32_t *reads, const op *o) {
+    const op *attention = only_reader(g, reads, o->output, 2);
+    if (o->mask.place != PLACE_PRE || o->residual >= 0) return false;
+    if (attention) return attention->mask.place == PLACE_NONE && read_by_one(g, reads, attention->output, 0, OP_CONV);
+    return read_by_one(g, reads, o->output, 0, OP_CONV);
+}
+
+/* Whole heads: then nobody wants their queries, keys and values either. */
+static bool can_compact_heads(const graph *g, const uint32_t *reads, const op *o) {
+    const uint32_t head = g->values[o->output].c / o->heads;
+    if (o->mask.place != PLACE_OUT || o->mask.width % head) return false;
+    for (int k = 0; k < 3; k++) {
+        const int value = o->input[k];
+        if (value == 0 || reads[value] != 1) return false;
+        const op *maker = &g->ops[graph_maker(value)];
+        if (maker->kind != OP_CONV || maker->residual >= 0) return false;
+    }
+    return read_by_one(g, reads, o->output, 0, OP_CONV);
+}
+
+/* An ablated channel can be left out of its reader, a convolution, when it is a known constant there and nobody else
+ * wants it. */
 static bool can_compact(const graph *g, const uint32_t *reads, const op *o) {
-    return o->kind == OP_CONV && o->mask.place == PLACE_PRE && o->residual < 0 && read_by_one_conv(g, reads, o->output);
+    if (o->kind == OP_ATTENTION) return can_compact_heads(g, reads, o);
+    return o->kind == OP_CONV && can_compact_conv(g, reads, o);
 }
 
 coar_status plan_blank(const graph *g, numerics_plan *plan) {
@@ -166,7 +194,7 @@ static bool is_transformed(const graph *g, const op *o) {
 
 static plan_form cpu_form(const graph *g, const uint32_t *reads, const op *o, bool exact) {
     const bool compacted = can_compact(g, reads, o);
-    if (o->kind != OP_CONV) return FORM_PLAIN;
+    if (o->kind != OP_CONV) return compacted ? FORM_COMPACTED : FORM_PLAIN;
     if (!exact && is_transformed(g, o)) return compacted ? FORM_WINOGRAD_COMPACTED : FORM_WINOGRAD;
     return compacted ? FORM_COMPACTED : FORM_DIRECT;
 }

@@ -314,8 +314,21 @@ static void plan_rule(void) {
 
     g = net_transformer(NET_FILTERS, ACT_GELU_ERF, 1);
     CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
-    /* patches embed | norm q k v attention out norm up down | ... | norm select head; only `up` has one conv reader */
-    check_forms(g, &plan, (const int[]){D, P, P, D, D, D, P, D, P, C, D, P, D, D, D, P, D, P, C, D, P, P, D});
+    /* patches embed | norm q k v attention out norm up down | ... | norm select head; `up` has one conv reader, and so has
+     * what attention makes of v */
+    check_forms(g, &plan, (const int[]){D, P, P, D, D, C, P, D, P, C, D, P, D, D, C, P, D, P, C, D, P, P, D});
+    plan_free(&plan);
+    graph_destroy(g);
+
+    g = net_transformer(NET_HEADS, ACT_GELU_ERF, 1);
+    CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
+    check_forms(g, &plan, (const int[]){D, P, P, D, D, D, C, D, P, D, D, P, D, D, D, C, D, P, D, D, P, P, D});
+    plan_free(&plan);
+    graph_destroy(g);
+
+    g = net_transformer(NET_INPUTS, ACT_GELU_ERF, 1); /* single channels of attention: their heads are still wanted */
+    CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
+    check_forms(g, &plan, (const int[]){D, P, P, D, D, D, P, D, P, D, D, P, D, D, D, P, D, P, D, D, P, P, D});
     plan_free(&plan);
     graph_destroy(g);
     unsetenv("COAR_ISA");

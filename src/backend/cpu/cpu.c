@@ -227,6 +227,7 @@ static coar_status run_task(void *context, size_t task, int worker) {
     const run_job *job = context;
     cpu_worker *w = &job->b->worker[worker];
     const size_t group_tasks = job->groups ? job->count * job->parts : 0;
+    w->all_positions = false;
     if (task < group_tasks) {
         const size_t part = task % job->parts;
         run_groups(job, w, task / job->parts, job->groups * part / job->parts, job->groups * (part + 1) / job->parts);

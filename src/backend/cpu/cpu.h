@@ -4,7 +4,7 @@
  * A tile is 32 lanes; a lane is one example under one mask. Two forms, chosen by the example's place among the run's
  * examples only (docs/design.md, section 3):
  *   group  32 examples of one mask: rows whose keep is 0 are not computed, and where the plan says FORM_COMPACTED they
- *          are left out of the op that reads them as well;
+ *          are left out of the op that reads them as well, as are heads;
  *   mixed  the examples beyond the last full group: each lane has its own mask, nothing is left out.
  * Both run the same kernels on the same packed layers; the keeps act in the convolution's epilogue. A reverse pass
  * needs every row, so there groups are mixed as well.
@@ -58,8 +58,14 @@ typedef struct cpu_form {
 typedef struct cpu_layer {
     const op *op;
     shape in, out;
-    bool leaves_out; /* group form: channels with keep 0 are not stored in the output */
-    int feeder;      /* OP_CONV: the op that leaves channels out of this op's input; -1 = none */
+    /* Group form. Channels that `left_out` ablates are not stored in the output of a convolution: its own site, or that
+     * of an attention which alone reads it; NULL = all are stored. */
+    const mask_site *left_out;
+    int stored_by; /* the convolution whose rows are the channels that are stored in the output: this one, or the one that
+                    * makes an attention's values; -1 = all are */
+    int feeder;    /* OP_CONV: `stored_by` of the op that makes the input */
+    size_t read;   /* positions of the output, from the first on, that the logits depend on: of a ViT's last block the
+                    * class token alone. `run` computes no others of an op that treats each by itself */
     border_axis rows, columns;
     /* OP_CONV */
     cpu_form form;         /* of `run`, in the plan's precision */
@@ -90,6 +96,7 @@ enum { SHOWN_NONE = LANES }; /* more than any index into the rest */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
+    bool all_positions; /* in sums over positions and reverse passes: whether or not they are read */
     /* run */
     float *buffer;    /* [plan.total][LANES] */
     float *activated; /* [widest layer that leaves out, rounded up to LANES] */
@@ -106,6 +113,7 @@ typedef struct cpu_worker {
     void *mask_scratch;       /* mask_range_scratch_max(n) bytes */
     float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
     float *attention;         /* attention_scratch */
+    uint32_t *value_width;    /* [most heads]: attention_args.value_width */
     float *conv;              /* scratch of the layer whose form needs most */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
     uint32_t shown[LANES];    /* which of the rest's examples each of its lanes shows; SHOWN_NONE */
@@ -208,17 +216,22 @@ static inline float *cpu_value(const cpu_worker *w, int v) {
 }
 /* A convolution in one of its layer's forms. */
 void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args);
+/* Positions of a layer's output that are computed. */
+static inline size_t cpu_positions(const cpu_worker *w, const cpu_layer *layer) {
+    return w->all_positions ? shape_positions(layer->out) : layer->read;
+}
 /* The arguments of convolution i of the tile in hand, as it was packed. */
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group);
 window cpu_layer_window(const cpu_layer *layer);
 /* The normalised images into x [input elements][LANES]. */
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x);
 /* Op i but for the mask of an OUT site; not a convolution. */
-void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i);
-/* PLACE_OUT: what op i's result is multiplied by and what is added, into w->out_mul and w->out_add. */
-void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i);
+void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
+/* PLACE_OUT: what the stored channels of op i's result are multiplied by and what is added, into w->out_mul and
+ * w->out_add. Returns how many there are. */
+uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
 /* PLACE_OUT: from op i's result x to y = k x + (1 - k) fill, which may be x. */
-void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y);
+void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y);
 /* The op list on a tile; the logits are then at cpu_value(graph->logits). `fresh`: the keeps are not those of the
  * worker's last tile. `observer` may be NULL. */
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,

@@ -5,13 +5,6 @@
 
 #include "backend/cpu/cpu.h"
 
-/* Index of the op that makes `value`, -1 for the input. */
-static int maker(const graph *g, int value) {
-    for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].output == value) return (int)i;
-    return -1;
-}
-
 static tap_span taps_inside(uint32_t at, const op *o, uint32_t kernel, uint32_t size) {
     int64_t start = (int64_t)at * o->stride - o->pad;
     int64_t first = start < 0 ? -start : 0, end = start + kernel > size ? size - start : kernel;
@@ -66,23 +59,69 @@ static void measure_lists(cpu_backend *b, const cpu_layer *layer) {
     b->columns = larger(b->columns, cpu_layer_columns(layer, fp32, layer->out.c));
 }
 
+/* Convolution i does not store what `site` ablates. */
+static void leave_out(cpu_backend *b, size_t i, const mask_site *site) {
+    b->layers[i].left_out = site;
+    b->layers[i].stored_by = (int)i;
+}
+
+/* Where whole heads are left out, their queries, keys and values are not even made. Otherwise values may be. */
+static void describe_attention(cpu_backend *b, size_t i) {
+    const op *o = &b->settings.graph->ops[i];
+    if (plan_is_compacted(b->settings.plan->form[i]))
+        for (int k = 0; k < 3; k++) leave_out(b, graph_maker(o->input[k]), &o->mask);
+    if (o->input[2] > 0) b->layers[i].stored_by = b->layers[graph_maker(o->input[2])].stored_by;
+}
+
+static void read_positions(cpu_backend *b, int value, size_t count) {
+    if (value <= 0) return; /* none, or the input */
+    size_t *read = &b->layers[graph_maker(value)].read;
+    if (count > *read) *read = count;
+}
+
+/* Whether position p of the output depends on position p of the first input and of the residual alone. */
+static bool is_positionwise(const cpu_layer *layer) {
+    const op *o = layer->op;
+    if (o->kind == OP_CONV)
+        return o->kernel_h == 1 && o->kernel_w == 1 && o->stride == 1 && o->pad == 0 && layer->out.h == 1;
+    return o->kind == OP_LAYERNORM || o->kind == OP_ATTENTION;
+}
+
+/* From the logits back. */
+static void find_read(cpu_backend *b) {
+    const graph *g = b->settings.graph;
+    read_positions(b, g->logits, 1);
+    for (size_t i = g->op_count; i-- > 0;) {
+        cpu_layer *layer = &b->layers[i];
+        const op *o = layer->op;
+        const size_t all = shape_positions(layer->in);
+        if (!is_positionwise(layer)) layer->read = shape_positions(layer->out);
+        read_positions(b, o->input[0], is_positionwise(layer) ? layer->read : o->kind == OP_SELECT ? 1 : all);
+        read_positions(b, o->input[1], all);
+        read_positions(b, o->input[2], all);
+        read_positions(b, o->residual, layer->read);
+    }
+}
+
 void cpu_layers_describe(cpu_backend *b) {
     const graph *g = b->settings.graph;
     const bool bf16 = !strcmp(b->settings.plan->precision, precision_name(PRECISION_BF16));
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
         cpu_layer *layer = &b->layers[i];
-        *layer = (cpu_layer){.op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .feeder = -1};
-        layer->leaves_out = plan_is_compacted(b->settings.plan->form[i]);
+        *layer = (cpu_layer){
+            .op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .stored_by = -1, .feeder = -1};
+        if (o->kind == OP_ATTENTION) describe_attention(b, i);
         if (o->kind != OP_CONV) continue;
+        if (plan_is_compacted(b->settings.plan->form[i])) leave_out(b, i, &o->mask);
         const bool winograd = plan_is_winograd(b->settings.plan->form[i]);
         layer->form = describe_form(layer, winograd, bf16);
         layer->fp32 = describe_form(layer, winograd, false);
-        int before = maker(g, o->input[0]);
-        if (before >= 0 && plan_is_compacted(b->settings.plan->form[before])) layer->feeder = before;
+        if (o->input[0] > 0) layer->feeder = b->layers[graph_maker(o->input[0])].stored_by;
         cut_axes(layer);
         measure_lists(b, layer);
     }
+    find_read(b);
 }
 
 typedef void (*pack_kernel)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,

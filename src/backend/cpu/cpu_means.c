@@ -72,6 +72,7 @@ static coar_status sum_tile(void *context, size_t task, int worker) {
     for (uint32_t lane = 0; lane < LANES; lane++) example[lane] = lane % tile_lanes(b, tile);
     memset(t->sums, 0, (size_t)b->settings.graph->rows * LANES * sizeof *t->sums);
     cpu_keep_all(b, w);
+    w->all_positions = true;
     const bool full = tile_lanes(b, tile) == LANES;
     cpu_tile_run(b, w, full ? cpu_group_images(b, tile) : cpu_rest_images(b, w, example), false, true, &observer);
     return COAR_OK;

@@ -67,7 +67,7 @@ static void place_shared(cpu_backend *b, arena *arena) {
 typedef struct scratch_sizes {
     size_t site_channels; /* of the widest site */
     size_t out_channels;  /* of the widest PLACE_OUT site */
-    size_t attention, attention_reverse;
+    size_t attention, attention_reverse, heads;
     size_t conv;
     size_t activated;
     size_t taps; /* of the largest kernel whose input is left out in part */
@@ -93,11 +93,12 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
         const cpu_layer *layer = &b->layers[i];
         if (layer->op->kind == OP_CONV) s.conv = larger(s.conv, conv_scratch(b, layer));
         if (layer->feeder >= 0) s.taps = larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
-        if (layer->leaves_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
+        if (layer->left_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
         if (layer->op->mask.place == PLACE_OUT) s.out_channels = larger(s.out_channels, layer->out.c);
         if (layer->op->mask.place != PLACE_NONE) s.site_channels = larger(s.site_channels, layer->out.c);
         if (layer->op->kind == OP_ATTENTION) {
             const uint32_t tokens = (uint32_t)shape_positions(layer->in), width = layer->in.c / layer->op->heads;
+            s.heads = larger(s.heads, layer->op->heads);
             s.attention = larger(s.attention, b->kernels->attention_scratch(tokens, width));
             s.attention_reverse = larger(s.attention_reverse, b->kernels->attention_reverse_scratch(tokens, width));
         }
@@ -162,6 +163,7 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_mul, &w->out_mul);
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
     arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
+    arena_place(arena, s->heads, sizeof *w->value_width, &w->value_width);
     arena_place(arena, s->conv, sizeof *w->conv, &w->conv);
     arena_place(arena, b->elements, LANES, &w->pixels);
     arena_place(arena, LANES, sizeof *w->scale, &w->scale);

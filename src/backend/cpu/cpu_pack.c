@@ -49,31 +49,44 @@ static void epilogue(const cpu_backend *b, const cpu_worker *w, const op *o, uin
 }
 
 static bool ablated(const cpu_worker *w, const mask_site *m, uint32_t channel) {
-    if (m->place != PLACE_PRE && m->place != PLACE_POST) return false;
     return w->keep[(size_t)(m->first + channel / m->width) * LANES] == 0;
+}
+
+/* The site whose ablated rows are not computed in a group; NULL = all are. */
+static const mask_site *skipping_site(const cpu_layer *layer) {
+    const mask_site *own = &layer->op->mask;
+    if (layer->left_out) return layer->left_out;
+    return own->place == PLACE_PRE || own->place == PLACE_POST ? own : NULL;
+}
+
+/* What stands for an ablated output channel: what this op would store, or the attention that reads it. */
+static float constant(const cpu_backend *b, const cpu_worker *w, const op *o, const mask_site *site, uint32_t channel) {
+    float mul[LANES], add[LANES];
+    if (site != &o->mask) return b->settings.ablation.fill ? b->settings.ablation.fill[site->row_first + channel] : 0;
+    epilogue(b, w, o, channel, mul, add);
+    return add[0];
 }
 
 /* Sorts the output channels into rows to compute, with their epilogue of zone 0, and constants. */
 static void choose_rows(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, const cpu_form *form,
                         bool group, cpu_packed *p) {
+    const mask_site *site = group ? skipping_site(layer) : NULL;
     p->rows = p->constants = 0;
     for (uint32_t o = 0; o < layer->out.c; o++) {
-        if (group && ablated(w, &layer->op->mask, o)) {
-            float mul[LANES], add[LANES];
-            epilogue(b, w, layer->op, o, mul, add);
+        if (site && ablated(w, site, o)) {
             p->constant_channel[p->constants] = o;
-            p->constant[p->constants++] = add[0];
+            p->constant[p->constants++] = constant(b, w, layer->op, site, o);
         } else {
             const size_t r = p->rows++;
             epilogue(b, w, layer->op, o, p->mul + r * LANES, p->add + r * LANES);
             p->row[r] = o;
             p->row_start[r] = conv_row(o, form->columns, form->points, b->kernels->tile_rows);
-            p->channel[r] = group && layer->leaves_out ? (uint32_t)r : o;
+            p->channel[r] = group && layer->left_out ? (uint32_t)r : o;
         }
     }
 }
 
-/* The constants of a layer that leaves out, as its reader would have seen them. */
+/* The constants of a layer that leaves out what its own mask ablates, as its reader would have seen them. */
 static void activate_constants(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, cpu_packed *p) {
     const activate_kernel activate = cpu_activation(b, layer->op->act);
     if (!activate || !p->constants) return;
@@ -146,7 +159,7 @@ void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *for
     const cpu_layer *layer = &b->layers[i];
     cpu_packed *p = &w->packed[i];
     choose_rows(b, w, layer, form, group, p);
-    if (group && layer->leaves_out) activate_constants(b, w, layer, p);
+    if (group && layer->left_out == &layer->op->mask) activate_constants(b, w, layer, p);
     if (layer->feeder < 0) return;
     const cpu_packed *feeder = group && w->packed[layer->feeder].constants ? &w->packed[layer->feeder] : NULL;
     for (uint32_t r = 0; r < p->rows; r++) spread_over_zones(layer, feeder, p, r, w->tap_sum);

@@ -52,7 +52,9 @@ static size_t positions_read(const cpu_layer *layer) {
 static double op_bytes(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
-    const size_t read = positions_read(layer), written = shape_positions(layer->out);
+    const size_t written = cpu_positions(w, layer);
+    const bool some = written < shape_positions(layer->out) && o->kind != OP_ATTENTION;
+    const size_t read = some ? written : positions_read(layer);
     if (o->kind != OP_CONV) {
         double bytes = tile_bytes(o->output, written, layer->out.c);
         for (int k = 0; k < 3; k++) bytes += tile_bytes(o->input[k], read, layer->in.c);
