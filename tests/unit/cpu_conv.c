@@ -200,7 +200,7 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     }
     const forward_form form = forward_of(k, g, &w, f);
     float *packed = lanes_weights(conv_packed_size(g->out_channels, form.columns, points_of(g, f), k->tile_rows));
-    uint32_t zone[64] = {0}, pair[64][2];
+    uint32_t zone[64] = {0}, pair[CHANNELS_MAX][2];
     const kept pairs = pairs_of(&columns, pair);
     form.pack(&w, g->in_channels, g->out_channels, weight, packed);
     conv_args c = {.window = w,
