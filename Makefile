@@ -4,7 +4,7 @@
 #   make demo        pack, ablate, fit, evaluate, report on the data in data/
 #   make test        everything: units, goldens, command line, kills, sanitizers, fuzz
 #   make test-quick  units and goldens
-#   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
+#   make bench       throughput; PEERS=1 also installs and times others beside it, into docs/performance.md; BENCH= more options
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
 #   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
 
@@ -149,7 +149,7 @@ test-quick: all
 	@PYTHON=$(PYTHON) tests/run.sh quick
 
 bench: all
-	@bench/run.sh $(O) $(PEERS)
+	@python3 bench/throughput.py $(O) --json $(O)/bench.json $(if $(filter 1,$(PEERS)),--peers --write docs/performance.md) $(BENCH)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include

@@ -125,12 +125,12 @@ typedef struct layernorm_args {
 
 typedef struct attention_args {
     uint32_t tokens, heads, head_width; /* width = heads * head_width */
-    uint32_t queries;                   /* whose results are wanted, from the first on */
-    const uint32_t *value_width; /* [heads] at most head_width: channels stored in v and output of each head, which
-                                         * lie one after another; NULL = head_width */
-    const float *q, *k, *v;      /* [tokens][width][LANES] each */
-    float *output;               /* the shape of v; must not overlap them */
-    float *scratch;              /* attention_scratch(tokens, head_width) floats */
+    uint32_t queries;                   /* tokens whose results are wanted, from the first on */
+    const uint32_t *value_width;        /* [heads] channels of each that are stored in v and output: at most head_width;
+                                         * NULL = all of them */
+    const float *q, *k, *v;             /* [tokens][width][LANES] each; v fewer channels by value_width */
+    float *output;                      /* [tokens][channels of v][LANES]; must not overlap them */
+    float *scratch;                     /* attention_scratch(tokens, head_width) floats */
 } attention_args;
 
 /* ------------------------------------------------------------------------------------------- the reverse pass

@@ -13,7 +13,7 @@
 #define STORING ((size_t)3 << 20)
 
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
-    const double most = 1e13; /* a minute or so of one core: what a kill may lose */
+    const double most = 1e13;        /* a minute or so of one core: what a kill may lose */
     const uint32_t fewest = 64 * 32; /* pairs: few examples would leave most threads without a lane tile */
     uint32_t B = 64, E = examples < 1024 ? (uint32_t)examples : 1024;
     while (E && B * E < fewest && 2.0 * B * E * flops <= most) B *= 2;
@@ -180,6 +180,7 @@ static coar_status settle_plan(job *j, const job_options *o, bool *fresh) {
             return status_set(COAR_ERROR_MISMATCH,
                               "--precision: %s was begun with %s, now %s; leave --precision out or give --force",
                               o->plan_origin, j->plan.precision, o->precision);
+        if (status == COAR_OK && o->exact) TRY(plan_check_exact(&j->plan, o->plan_origin));
         if (status == COAR_OK) return plan_check_executable(&j->plan, j->devices[0]);
         if (o->plan_given || status == COAR_ERROR_MEMORY) return status;
         status_clear();

@@ -91,6 +91,22 @@ coar_status plan_check_executable(const numerics_plan *plan, int device) {
     return COAR_OK;
 }
 
+/* Libraries' kernels have their library's name before a colon. */
+static bool is_exact(const numerics_plan *plan, size_t i) {
+    if (plan->form[i] != FORM_NAMED) return !plan_is_winograd(plan->form[i]);
+    return plan->splits[i] == 1 && !strchr(plan->kernel[i], ':') && !strchr(plan->data[i], ':');
+}
+
+coar_status plan_check_exact(const numerics_plan *plan, const char *origin) {
+    for (size_t i = 0; i < plan->layers; i++)
+        if (!is_exact(plan, i))
+            return status_set(COAR_ERROR_MISMATCH,
+                              "--exact: %s has layer '%s' in form '%s'; leave --exact out, or give --force or another --plan", origin,
+                              plan->name[i],
+                              plan->form[i] == FORM_NAMED ? plan->kernel[i] : form_names[plan->form[i]]);
+    return COAR_OK;
+}
+
 /* --------------------------------------------------------------------------------------- the rule */
 
 /* The op that reads `value` as input k, where nobody else reads it; else NULL. */

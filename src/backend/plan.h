@@ -99,6 +99,10 @@ const char *plan_form_name(const numerics_plan *plan, size_t layer);
 char *plan_to_json(const numerics_plan *plan);
 coar_status plan_from_json(const graph *g, const char *json, const char *origin, numerics_plan *out);
 
+/* COAR_ERROR_MISMATCH naming the first layer that `exact` would not have: in a transformed form, a library's, or of partial
+ * sums. `origin` is where the plan was found; the message ends in what to do. */
+coar_status plan_check_exact(const numerics_plan *plan, const char *origin);
+
 /* COAR_ERROR_MISMATCH naming the layer when this machine, or this one of its backend's devices, cannot execute it. */
 coar_status plan_check_executable(const numerics_plan *plan, int device);
 

@@ -1,5 +1,6 @@
 /*
- * digits.c - the networks of data/ against PyTorch: from weight file and pixels to margins, on every backend.
+ * digits.c - the networks of data/ against PyTorch: from weight file and pixels to margins, on every backend, and in every form
+ * that convolutions have on CPUs.
  * Goldens: tools/golden_digits.py (margins in doubles, weight rows set to zero).
  */
 #include "test.h"
@@ -64,8 +65,42 @@ static void compare(const char *net, const char *what, const float *actual, size
     npy_close(&golden);
 }
 
-static coar_status compute(const model *m, const char *backend_name, const digits *d, const mask_range *masks,
-                           float *margins) {
+/* A way to compute a network. */
+typedef struct way {
+    const char *backend, *what;
+    int exact;
+    bool compacted; /* where the plan's rule says so; else ablated channels stay in what reads them */
+} way;
+
+static const way ways[] = {
+    {"reference", "", 0, true},
+    {"cpu", "", 0, true},
+    {"cpu", ", direct", 1, true},
+    {"cpu", ", nothing left out", 0, false},
+    {"cpu", ", direct, nothing left out", 1, false},
+};
+enum { WAYS = sizeof ways / sizeof *ways, FIRST_OF_CPU = 1 };
+
+static void leave_nothing_out(numerics_plan *plan) {
+    for (size_t i = 0; i < plan->layers; i++)
+        if (plan_is_compacted(plan->form[i]))
+            plan->form[i] = plan_is_winograd(plan->form[i]) ? FORM_WINOGRAD : FORM_DIRECT;
+}
+
+/* The last mask keeps everything: its margins are the unablated network's to the bit. */
+static void check_kept(const model *m, backend *b, const output_spec *output, const digits *d, const float *margins) {
+    enum { CLASSES = 10 };
+    float logits[EXAMPLES][CLASSES];
+    CHECK_INT(m->classes, CLASSES);
+    if (m->classes != CLASSES) return;
+    CHECK_OK(b->interface->logits(b, logits[0]));
+    int wrong = 0;
+    for (size_t e = 0; e < EXAMPLES; e++)
+        wrong += output_value(output, logits[e], 1, CLASSES, (uint32_t)d->labels[e]) != margins[e];
+    CHECK_INT(wrong, 0);
+}
+
+static coar_status compute(const model *m, const way *w, const digits *d, const mask_range *masks, float *margins) {
     coar_status status;
     thread_pool *pool = NULL;
     numerics_plan plan = {0};
@@ -73,9 +108,10 @@ static coar_status compute(const model *m, const char *backend_name, const digit
     const backend_interface *interface = NULL;
     output_spec output[OUTPUTS_MAX];
     size_t outputs;
-    TRY_GOTO(backend_find(backend_name, NULL, &interface));
+    TRY_GOTO(backend_find(w->backend, NULL, &interface));
     TRY_GOTO(thread_pool_create(2, &pool));
-    TRY_GOTO(plan_create(m->graph, backend_name, "fp32", 0, &plan));
+    TRY_GOTO(plan_create(m->graph, w->backend, "fp32", w->exact, &plan));
+    if (!w->compacted) leave_nothing_out(&plan);
     TRY_GOTO(output_parse("margin", m->classes, output, &outputs));
     const backend_settings settings = {.graph = m->graph,
                                        .plan = &plan,
@@ -90,6 +126,7 @@ static coar_status compute(const model *m, const char *backend_name, const digit
         .images = d->images[0], .labels = d->labels, .count = EXAMPLES, .mean = m->mean, .std = m->std};
     TRY_GOTO(interface->bind(b, &batch));
     TRY_GOTO(interface->run(b, masks, margins));
+    check_kept(m, b, output, d, margins + MASKS * EXAMPLES);
 done:
     if (b) interface->destroy(b);
     plan_free(&plan);
@@ -97,25 +134,45 @@ done:
     return status;
 }
 
-static void margins_on(const char *backend_name, const char *net, uint32_t components, const digits *d) {
-    test_begin("digits: %s, %s gives PyTorch's margins", net, backend_name);
+static double farthest(const float a[MASKS][EXAMPLES], const float b[MASKS][EXAMPLES]) {
+    double worst = 0;
+    for (size_t i = 0; i < MASKS; i++)
+        for (size_t e = 0; e < EXAMPLES; e++) worst = fmax(worst, fabs((double)a[i][e] - b[i][e]));
+    return worst;
+}
+
+/* Forms differ by rounding, and a ResNet's by more than nothing: each was another way to compute. */
+static void compare_ways(const char *net, float margins[WAYS][MASKS + 1][EXAMPLES]) {
+    for (size_t a = FIRST_OF_CPU; a < WAYS; a++)
+        for (size_t b = a + 1; b < WAYS; b++) {
+            const double worst = farthest(margins[a], margins[b]);
+            CHECK_NEAR(worst, 0, 5e-5);
+            if (!strcmp(net, "resnet")) CHECK(worst > 0);
+        }
+}
+
+static void margins_of(const char *net, uint32_t components, const digits *d) {
     static uint8_t bits[(MASKS + 1) * ((COMPONENTS_MAX + 7) / 8)];
-    float margins[MASKS + 1][EXAMPLES] = {{0}};
+    static float margins[WAYS][MASKS + 1][EXAMPLES];
     char path[64];
     snprintf(path, sizeof path, "../data/digits-%s.safetensors", net);
     const model_options options = {.image_height = SIDE, .image_width = SIDE};
     model *m = NULL;
+    test_begin("digits: %s", net);
     CHECK_OK(model_open(test_path(path), &options, &m));
     if (!m) return;
     CHECK_INT(m->graph->components, components);
     CHECK(m->has_normalisation);
-    if (m->graph->components == components) {
+    for (size_t i = 0; i < WAYS && m->graph->components == components; i++) {
+        test_begin("digits: %s, %s%s gives PyTorch's margins", net, ways[i].backend, ways[i].what);
         read_masks(net, components, bits);
         const mask_range masks = {.count = MASKS + 1, .n = components, .bits = bits};
-        CHECK_OK(compute(m, backend_name, d, &masks, margins[0]));
-        compare(net, "margins", margins[0], (size_t)MASKS * EXAMPLES);
-        compare(net, "baseline", margins[MASKS], EXAMPLES);
+        CHECK_OK(compute(m, &ways[i], d, &masks, margins[i][0]));
+        compare(net, "margins", margins[i][0], (size_t)MASKS * EXAMPLES);
+        compare(net, "baseline", margins[i][MASKS], EXAMPLES);
     }
+    test_begin("digits: %s, forms differ by rounding", net);
+    compare_ways(net, margins);
     model_destroy(m);
 }
 
@@ -144,11 +201,8 @@ int main(void) {
     static digits d;
     test_begin("digits: data");
     read_digits(&d);
-    static const char *const backends[] = {"reference", "cpu"};
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        margins_on(backends[i], "resnet", 180, &d);
-        margins_on(backends[i], "vit", COMPONENTS_MAX, &d);
-    }
+    margins_of("resnet", 180, &d);
+    margins_of("vit", COMPONENTS_MAX, &d);
     component_counts();
     return test_end();
 }
