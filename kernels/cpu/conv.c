@@ -36,7 +36,8 @@ typedef struct tile_input {
 } tile_input;
 
 /* TILE_LANES lanes from `lane` on of MO rows. */
-INLINE void conv_tile(const uint32_t MO, const number type, uint32_t lane, const tile_input *in, const tile_output *out) {
+INLINE void conv_tile(const uint32_t MO, const number type, uint32_t lane, const tile_input *in,
+                      const tile_output *out) {
     const tile_output to = *out; /* a copy that no store can change */
     vec acc[TILE_ROWS][TILE_VECTORS];
     product_clear(MO, acc);
@@ -236,10 +237,13 @@ typedef struct extent {
     size_t start, count;
 } extent;
 
+static size_t inside(int64_t at, uint32_t size) {
+    return at < 0 ? 0 : at < size ? (size_t)at : size;
+}
+
 static extent read_by(const window *g, uint32_t first, uint32_t end, uint32_t kernel, uint32_t size) {
     const int64_t start = (int64_t)first * g->stride - g->pad, stop = (int64_t)(end - 1) * g->stride - g->pad + kernel;
-    const int64_t from = start < 0 ? 0 : start < size ? start : size, to = stop < from ? from : stop < size ? stop : size;
-    return (extent){(size_t)from, (size_t)(to - from)};
+    return (extent){inside(start, size), inside(stop, size) - inside(start, size)};
 }
 
 /* What the stretch reads, rounded into c->scratch. */
@@ -251,8 +255,8 @@ static source round_part(const conv_args *c, uint32_t y, uint32_t x0, uint32_t x
     for (size_t row = 0; row < down.count; row++)
         for (size_t x = 0; x < across.count; x++, to += rounded)
             bf16_round_channels(c, c->input + ((down.start + row) * g->in_w + across.start + x) * position, to);
-    return (source){c->scratch,  c->weight, c->column,   across.count, c->pairs,
-                    c->tap,      g->kernel_w, NUMBER_BF16, down.start,   across.start};
+    return (source){c->scratch, c->weight,   c->column,   across.count, c->pairs,
+                    c->tap,     g->kernel_w, NUMBER_BF16, down.start,   across.start};
 }
 
 /* A stretch's part with all channels, at least as much as under any mask; linear_bf16.c wants a position. */
@@ -268,7 +272,8 @@ void KERNEL(cpu_conv_bf16)(const conv_args *c) {
         KERNEL(cpu_linear_bf16)(c);
         return;
     }
-    const uint32_t step = stretch_of(g, (uint32_t)(c->tap / TILE_ROWS)); /* of all pairs there are: scratch is for that */
+    const uint32_t pairs = (uint32_t)(c->tap / TILE_ROWS); /* all there are: scratch is for them */
+    const uint32_t step = stretch_of(g, pairs);
     for (uint32_t y = 0; y < g->out_h; y++)
         for (uint32_t x0 = 0; x0 < g->out_w; x0 += step) {
             const uint32_t x1 = x0 + step < g->out_w ? x0 + step : g->out_w;
@@ -314,8 +319,8 @@ void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c) {
         KERNEL(cpu_linear_reverse)(c);
         return;
     }
-    const source s = {c->gradient, c->weight, c->column, g->out_w, c->out_channels, c->tap, g->kernel_w,
-                      NUMBER_FP32, 0,         0};
+    const source s = {c->gradient, c->weight,   c->column,   g->out_w, c->out_channels,
+                      c->tap,      g->kernel_w, NUMBER_FP32, 0,        0};
     const uint32_t blocks = conv_blocks(c->in_channels, TILE_ROWS), height = (g->kernel_h - 1) / g->stride + 1;
     const uint32_t step = bounded(columns_at_once(height, c->out_channels) * g->stride, g->in_w);
     for (uint32_t y = 0; y < g->in_h; y++) {

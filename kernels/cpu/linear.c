@@ -98,7 +98,8 @@ INLINE void linear_tile(const uint32_t MO, const tile *t) {
         else
             UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] =
                 vec_load(sums + (size_t)o * LANES + v * VEC);
-        product_add(MO, LINEAR_BF16 ? NUMBER_BF16 : NUMBER_FP32, acc, t->x + lane, t->weight, t->row, t->column, t->steps);
+        product_add(MO, LINEAR_BF16 ? NUMBER_BF16 : NUMBER_FP32, acc, t->x + lane, t->weight, t->row, t->column,
+                    t->steps);
         if (t->last)
             put_tile(MO, t->out, lane, acc);
         else

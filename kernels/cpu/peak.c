@@ -16,7 +16,8 @@ INLINE double spend(const number type, size_t iterations) {
     vec c[CHAINS];
     UNROLL for (int i = 0; i < CHAINS; i++) c[i] = vec_set1((float)i);
     for (size_t n = 0; n < iterations; n++) {
-        UNROLL for (int i = 0; i < CHAINS; i++) c[i] = type == NUMBER_BF16 ? bf16_dot(c[i], pair, pair) : vec_fma(c[i], a, b);
+        UNROLL for (int i = 0; i < CHAINS; i++) c[i] =
+            type == NUMBER_BF16 ? bf16_dot(c[i], pair, pair) : vec_fma(c[i], a, b);
     }
     vec sum = vec_zero();
     UNROLL for (int i = 0; i < CHAINS; i++) sum += c[i];

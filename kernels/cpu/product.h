@@ -27,8 +27,8 @@ INLINE void product_clear(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS]) {
 }
 
 /* x: first of the tile's lanes at the first step; steps lie LANES floats apart. Weights w[row[o] + column[s]]. */
-INLINE void product_add(const uint32_t MO, const number type, vec acc[TILE_ROWS][TILE_VECTORS], const float *x, const float *w,
-                        const size_t *row, const uint32_t *column, size_t steps) {
+INLINE void product_add(const uint32_t MO, const number type, vec acc[TILE_ROWS][TILE_VECTORS], const float *x,
+                        const float *w, const size_t *row, const uint32_t *column, size_t steps) {
     const float *from[TILE_ROWS];
     UNROLL for (uint32_t o = 0; o < MO; o++) from[o] = w + row[o];
     for (const uint32_t *end = column + steps; column != end; column++, x += LANES) {
@@ -37,8 +37,8 @@ INLINE void product_add(const uint32_t MO, const number type, vec acc[TILE_ROWS]
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) xv[v] = vec_load(x + v * VEC);
         UNROLL for (uint32_t o = 0; o < MO; o++) {
             const vec weight = vec_set1(from[o][c]);
-            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-                acc[o][v] = type == NUMBER_BF16 ? bf16_dot(acc[o][v], xv[v], weight) : vec_fma(xv[v], weight, acc[o][v]);
+            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] =
+                type == NUMBER_BF16 ? bf16_dot(acc[o][v], xv[v], weight) : vec_fma(xv[v], weight, acc[o][v]);
         }
     }
 }

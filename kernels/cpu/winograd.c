@@ -127,8 +127,7 @@ static void transform_column(const job *j, int64_t top, int64_t x, uint32_t firs
     for (int i = 0; i < IN; i++) {
         const int64_t y = top + i;
         const size_t position = (size_t)y * j->in_w + (size_t)x;
-        from[i] = outside || y < 0 || y >= j->in_h ? zeros.point[0]
-                                                    : j->x + (position * j->channels + first) * LANES;
+        from[i] = outside || y < 0 || y >= j->in_h ? zeros.point[0] : j->x + (position * j->channels + first) * LANES;
     }
     transform_streams(from, (size_t)count * LANES, to->point[0] + at * LANES, CHANNELS_AT_ONCE * LANES);
 }
@@ -140,8 +139,7 @@ static void transform_channels(const job *j, int64_t top, int64_t x, uint32_t fi
         transform_column(j, top, x, first, count, 0, to);
         return;
     }
-    for (uint32_t c = 0; c < 2 * count; c++)
-        transform_column(j, top, x, j->pair[first + c / 2][c % 2], 1, c, to);
+    for (uint32_t c = 0; c < 2 * count; c++) transform_column(j, top, x, j->pair[first + c / 2][c % 2], 1, c, to);
 }
 
 /* Windows first .. first + count - 1 of row ty, into V. */

@@ -192,7 +192,8 @@ static coar_status settle_precision(const char *backend, const char *text, numer
     if (text && strcmp(text, "auto") && !precision_parse(text, &p))
         return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto, fp32, bf16, fp16 or tf32", text);
     if (!strcmp(backend, "cpu") && !cpu_has(p))
-        return status_set(COAR_ERROR_UNSUPPORTED, "the cpu backend has no precision '%s': give auto, fp32 or bf16", text);
+        return status_set(COAR_ERROR_UNSUPPORTED, "the cpu backend has no precision '%s': give auto, fp32 or bf16",
+                          text);
     snprintf(plan->precision, sizeof plan->precision, "%s", precision_name(p));
     return COAR_OK;
 }

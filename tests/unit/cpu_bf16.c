@@ -33,8 +33,9 @@ static float dot(float sum, const float x[2], const float w[2]) {
 
 /* Numbers of bf16 that products are sensitive to: near the least and the greatest, at ties of rounding, special ones. */
 static float awkward(void) {
-    static const float some[] = {0, -0.0f, 0x1p-126f, -0x1.04p-126f, 0x1.fep127f, -0x1.fep127f, 1, 0x1.02p0f,
-                                 0x1p-63f, -0x1.02p-63f, 0x1p63f, -0x1.fep63f, 0x1p-75f, 0x1p-12f, INFINITY};
+    static const float some[] = {0,        -0.0f,     0x1p-126f, -0x1.04p-126f, 0x1.fep127f, -0x1.fep127f,
+                                 1,        0x1.02p0f, 0x1p-63f,  -0x1.02p-63f,  0x1p63f,     -0x1.fep63f,
+                                 0x1p-75f, 0x1p-12f,  INFINITY};
     const uint32_t kind = lanes_random(4);
     if (kind == 0) return some[lanes_random(sizeof some / sizeof *some)];
     const float value = ldexpf(lanes_value(), kind == 1 ? (int)lanes_random(8) : (int)lanes_random(200) - 100);
@@ -141,7 +142,7 @@ static void check_network(const graph *g, size_t k) {
     for (size_t output = 0; output < 4; output++)
         CHECK_NEAR(rms_difference(y + output * count, expected + output * count, count), 0, .03);
     CHECK(largest_difference(y, fp32, count) > 1e-5); /* it was bf16 */
-    o.memory = engine_memory(g, o, 0); /* for one worker, though there are two threads */
+    o.memory = engine_memory(g, o, 0);                /* for one worker, though there are two threads */
     float *other = outputs_of(g, o, &batch, &masks);
     engine_same_bits(other, y, 4 * count);
     free(other);

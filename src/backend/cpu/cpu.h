@@ -68,23 +68,24 @@ typedef struct cpu_layer {
                     * class token alone. `run` computes no others of an op that treats each by itself */
     border_axis rows, columns;
     /* OP_CONV */
-    cpu_form form;         /* of `run`, in the plan's precision */
-    cpu_form fp32;         /* of reverse passes, whose forward half is in fp32 as well; in a plan of fp32 the same */
-    float *reverse_weight; /* data gradient: rows are input channels, points as of `fp32`; NULL without reverse passes */
-    size_t *reverse_row;   /* [I]: where each of them begins */
+    cpu_form form; /* of `run`, in the plan's precision */
+    cpu_form fp32; /* of reverse passes, whose forward half is in fp32 as well; in a plan of fp32 the same */
+    float
+        *reverse_weight; /* data gradient: rows are input channels, points as of `fp32`; NULL without reverse passes */
+    size_t *reverse_row; /* [I]: where each of them begins */
 } cpu_layer;
 
 /* A convolution under the masks of a tile. Lanes of a group are all alike. */
 typedef struct cpu_packed {
-    uint32_t rows;              /* computed */
-    uint32_t *row;              /* [O]: the output channel each of them is */
-    size_t *row_start;          /* [O]: where it begins in the layer's weights */
-    uint32_t *channel;          /* [O]: where it is stored */
-    uint32_t *column;           /* [kernel_w][stored input channels, or pairs] where the input leaves channels out: where
+    uint32_t rows;       /* computed */
+    uint32_t *row;       /* [O]: the output channel each of them is */
+    size_t *row_start;   /* [O]: where it begins in the layer's weights */
+    uint32_t *channel;   /* [O]: where it is stored */
+    uint32_t *column;    /* [kernel_w][stored input channels, or pairs] where the input leaves channels out: where
                                  * each column begins in a row (kernels.h); elsewhere NULL: the backend's `column` serves */
-    uint32_t (*pair)[2];        /* [pairs] likewise, in bf16: where their channels are stored */
-    uint32_t pairs;             /* how many: those with a channel stored */
-    uint32_t constants;         /* not computed: known */
+    uint32_t (*pair)[2]; /* [pairs] likewise, in bf16: where their channels are stored */
+    uint32_t pairs;      /* how many: those with a channel stored */
+    uint32_t constants;  /* not computed: known */
     uint32_t *constant_channel; /* [O] */
     float *constant;            /* [O] before residual and activation; of a layer that leaves out: after activation */
     float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */

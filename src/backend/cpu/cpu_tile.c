@@ -39,7 +39,9 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, con
         .relu = o->act == ACT_RELU,
         .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
         .scratch = w->conv,
-        .pairs = !form->bf16 ? 0 : left_out ? p->pairs : form->columns,
+        .pairs = !form->bf16 ? 0
+                 : left_out  ? p->pairs
+                             : form->columns,
         .pair = (const uint32_t(*)[2])(left_out ? p->pair : b->pair),
     };
     if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
