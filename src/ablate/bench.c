@@ -148,6 +148,8 @@ static coar_status measure_machine(bench *b, coar_bench_result *r) {
     thread_pool *one = NULL;
     if (i->peak) TRY(i->peak(&b->plan, b->pool, &r->peak_flops));
     if (!i->bandwidth) return COAR_OK;
+    log_info(b->o->callbacks, "memory: %zu MiB, the process's own included, while its bandwidth is measured",
+             (memory_resident() + i->bandwidth_memory()) >> 20);
     TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth));
     r->peak_flops_one = r->peak_flops;
     r->bandwidth_one = r->bandwidth;
