@@ -94,7 +94,7 @@ def cycles(body, processor):
 def survey(folder):
     """{isa: {file: its loops}} of the instruction sets that run on some machine, with "peak" for the loop of peak.c."""
     found = {}
-    for isa in sorted(i for i in os.listdir(folder) if not i.endswith("emulated")):
+    for isa in sorted(i for i in os.listdir(folder) if i != "cuda" and not i.endswith("emulated")):
         files = [*FILES, "peak", *(BF16_FILES if isa == BF16 else ())]
         objects = {f: os.path.join(folder, isa, f + ".o") for f in files}
         found[isa] = {f: [l for l in loops(o) if isa == BF16 or "bf16" not in l.function]

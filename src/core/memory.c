@@ -28,10 +28,9 @@ bool size_add(size_t a, size_t b, size_t *out) {
  * ask for huge pages where the system leaves that to programs. A refusal changes nothing. */
 static void *allocate(size_t bytes) {
     enum { HUGE_PAGE = 2 << 20 };
-    void *block;
-    if (posix_memalign(&block, bytes < 2 * HUGE_PAGE ? 64 : HUGE_PAGE, bytes)) return NULL;
+    void *block = aligned_alloc(bytes < 2 * HUGE_PAGE ? 64 : HUGE_PAGE, bytes);
 #ifdef MADV_HUGEPAGE
-    if (bytes >= 2 * HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
+    if (block && bytes >= 2 * HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
 #endif
     return block;
 }

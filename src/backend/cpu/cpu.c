@@ -323,6 +323,7 @@ const backend_interface backend_cpu = {
     .work = cpu_work,
     .peak = cpu_peak,
     .bandwidth = cpu_bandwidth,
+    .bandwidth_memory = cpu_bandwidth_memory,
     .profile = cpu_profile_begin,
     .profiled = cpu_profile_sums,
 };

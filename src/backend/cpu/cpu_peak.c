@@ -3,10 +3,10 @@
  * in registers, bytes per second by passes over arrays that no cache holds. The best of several is taken, since
  * whatever else runs can only take away.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "backend/cpu/cpu.h"
 #include "core/log.h"
@@ -73,12 +73,29 @@ static coar_status triad(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-/* Slices of each array: all three are four times the last cache, if a quarter of the memory allows it. */
+/* Bytes of the last cache that a core has. The C library's figure is the processor's: of all its cores, and so on a small
+ * part of a large one many times what there is. */
+static size_t last_cache(void) {
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    size_t kibibytes = 0;
+    if (file && fscanf(file, "%zuK", &kibibytes) != 1) kibibytes = 0;
+    if (file) fclose(file);
+    return kibibytes && kibibytes < 1 << 20 ? kibibytes << 10 : (size_t)32 << 20; /* not every system tells */
+}
+
+/* Slices of each array: all three are six times the last cache, if a quarter of the memory allows it. */
 static size_t triad_slices(void) {
-    const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    const size_t cache = told > 0 ? (size_t)told : (size_t)32 << 20; /* not every system tells */
-    const size_t wanted = 4 * cache, allowed = memory_available() / 4, bytes = wanted < allowed ? wanted : allowed;
+    const size_t wanted = 6 * last_cache(), allowed = memory_available() / 4,
+                 bytes = wanted < allowed ? wanted : allowed;
     return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
+}
+
+static size_t triad_bytes(size_t floats) {
+    return (STREAMS * floats * sizeof(float) + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+}
+
+size_t cpu_bandwidth_memory(void) {
+    return triad_bytes(triad_slices() * SLICE);
 }
 
 /* Bytes per second: the best of several passes, by the pool or (NULL) by the calling thread alone. */
@@ -103,7 +120,7 @@ coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *
     const size_t slices = triad_slices();
     triad_job job = {.floats = slices * SLICE};
     TRY(cpu_find_kernels(plan, &job.kernels));
-    const size_t size = (STREAMS * job.floats * sizeof(float) + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+    const size_t size = triad_bytes(job.floats);
     job.array = aligned_alloc(HUGE_PAGE, size);
     if (!job.array) return status_set(COAR_ERROR_MEMORY, "memory bandwidth: not enough memory for %zu MiB", size >> 20);
     madvise(job.array, size, MADV_HUGEPAGE); /* refused: small pages */
