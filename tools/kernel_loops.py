@@ -16,6 +16,8 @@ import subprocess
 import sys
 
 FILES = {"conv": "direct convolution", "linear": "linear layers", "winograd": "Winograd's products", "attention": "attention"}
+BF16_FILES = ("linear_bf16", "winograd_bf16")  # and functions of conv.c and peak.c
+BF16 = "avx512bf16"  # whose loops they are; elsewhere they are emulations, which may do as they like
 # The processors whose cycles are counted for an instruction set, as llvm-mca calls them.
 PROCESSORS = {
     "avx2": [("znver3", "Zen 3")],
@@ -93,8 +95,10 @@ def survey(folder):
     """{isa: {file: its loops}} of the instruction sets that run on some machine, with "peak" for the loop of peak.c."""
     found = {}
     for isa in sorted(i for i in os.listdir(folder) if not i.endswith("emulated")):
-        objects = {f: os.path.join(folder, isa, f + ".o") for f in [*FILES, "peak"]}
-        found[isa] = {f: list(loops(o)) for f, o in objects.items() if os.path.exists(o)}
+        files = [*FILES, "peak", *(BF16_FILES if isa == BF16 else ())]
+        objects = {f: os.path.join(folder, isa, f + ".o") for f in files}
+        found[isa] = {f: [l for l in loops(o) if isa == BF16 or "bf16" not in l.function]
+                      for f, o in objects.items() if os.path.exists(o)}
     return found
 
 
@@ -129,7 +133,7 @@ def check(folders):
     for folder in folders:
         for isa, files in survey(folder).items():
             compiler = compiler_of(os.path.join(folder, isa, "peak.o"))
-            for file in FILES:
+            for file in [*FILES, *BF16_FILES]:
                 if file not in files:
                     continue
                 products = [l for l in files[file] if l.is_product]
