@@ -175,8 +175,10 @@ def main():
               f"{theirs['correlation']:.4f}; coar {digits(ours['seconds'])} s, correlation {ours['correlation']:.4f}",
               flush=True)
     times = {side: statistics.median(r[side]["seconds"] for r in rounds) for side in ("pytorch", "coar")}
-    print(f"{processor()[0]}, {options.threads} threads, {masks} + {held_out} masks of {len(np.load(EXAMPLES))} examples: "
-          f"PyTorch {digits(times['pytorch'])} s / coar {digits(times['coar'])} s = {times['pytorch'] / times['coar']:.2f}; "
+    ratio = times["pytorch"] / times["coar"]
+    examples = len(np.load(EXAMPLES))
+    print(f"{processor()[0]}, {options.threads} threads, {masks} + {held_out} masks of {examples} examples: "
+          f"PyTorch {digits(times['pytorch'])} s / coar {digits(times['coar'])} s = {ratio:.2f}; "
           f"correlations differ by {abs(theirs['correlation'] - ours['correlation']):.4f}")
     if options.json:
         with open(options.json, "w") as file:

@@ -40,7 +40,7 @@ class Masked:
         self.batches = [b for b in MASKED_BATCHES[side] if b <= count]
         images = torch.randn(count, 3, side, side)
         if kind == "bf16":
-            self.net, images = self.net.to(torch.bfloat16), images.to(torch.bfloat16)  # the tensors stay the same objects
+            self.net, images = self.net.to(torch.bfloat16), images.to(torch.bfloat16)  # in place: masked still holds
         self.images = images.to(memory_format=torch.channels_last)
         self.labels = torch.randint(0, 10, (count,))
         self.autocast = kind == "autocast"
@@ -164,8 +164,8 @@ def rate(seconds, step, images):
 
 
 def fastest(peer):
-    """(batch, its step, images of a step): tried in turn; the first call of each compiles or plans. Those that are behind
-    are dropped at once, with the memory they hold."""
+    """(batch, its step, images of a step): tried in turn; the first call of each compiles or plans. Those that are
+    behind are dropped at once, with the memory they hold."""
     best = None
     for batch in peer.batches:
         step, images = peer.step(batch)
