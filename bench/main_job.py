@@ -7,7 +7,8 @@
 ablated, least squares. coar is timed from the start of its command to its end: passes, fit, evaluation, report. PyTorch
 (networks.ablated_pass) is timed from its first mask to the solution of the least squares problem, so that what it takes
 to start, to read, to try batch sizes and to evaluate is given to it. Both see the same masks: those of docs/masks.md,
-whose code is run here. Prints the wall times, their ratio, and both counterfactual correlations over the held-out masks.
+whose code is run here. Prints both wall times, their ratio, and both counterfactual correlations over the held-out
+masks.
 
 Needs the shared material (COAR_SHARED, default ../shared), numpy and h5py; PEERS_PYTHON names a Python with torch and
 safetensors, which BUILD/peers of bench/throughput.py becomes otherwise. --fraction: of all masks, to try it out. Data,
@@ -174,8 +175,10 @@ def main():
               f"{theirs['correlation']:.4f}; coar {digits(ours['seconds'])} s, correlation {ours['correlation']:.4f}",
               flush=True)
     times = {side: statistics.median(r[side]["seconds"] for r in rounds) for side in ("pytorch", "coar")}
-    print(f"{processor()[0]}, {options.threads} threads, {masks} + {held_out} masks of {len(np.load(EXAMPLES))} examples: "
-          f"PyTorch {digits(times['pytorch'])} s / coar {digits(times['coar'])} s = {times['pytorch'] / times['coar']:.2f}; "
+    ratio = times["pytorch"] / times["coar"]
+    examples = len(np.load(EXAMPLES))
+    print(f"{processor()[0]}, {options.threads} threads, {masks} + {held_out} masks of {examples} examples: "
+          f"PyTorch {digits(times['pytorch'])} s / coar {digits(times['coar'])} s = {ratio:.2f}; "
           f"correlations differ by {abs(theirs['correlation'] - ours['correlation']):.4f}")
     if options.json:
         with open(options.json, "w") as file:

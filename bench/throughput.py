@@ -9,9 +9,9 @@ where that takes longer), while the others are stopped; rounds are repeated, so 
 all, and medians are compared. coar is a new process each time; a peer (peers.py) lives from round to round and has
 compiled, and chosen its batch size, before the first.
 
-Peers are PyTorch's masked procedure, as the method's authors have it, and torch.compile, ONNX Runtime and OpenVINO, which
-cannot ablate and so run dense; each in fp32, and where the processor has bf16 instructions in that as well. They need a
-Python with torch, torchvision, onnx, onnxscript, onnxruntime and openvino: PEERS_PYTHON names one, otherwise
+Peers are PyTorch's masked procedure, as the method's authors have it, and torch.compile, ONNX Runtime and OpenVINO,
+which cannot ablate and so run dense; each in fp32, and where the processor has bf16 instructions in that as well. They
+need a Python with torch, torchvision, onnx, onnxscript, onnxruntime and openvino: PEERS_PYTHON names one, otherwise
 BUILD/peers becomes a virtual environment with them (pip's usual variables apply). --write puts the table into a file,
 between its two markers.
 """
@@ -92,7 +92,10 @@ class Coar:
     def measure(self, seconds):
         # `auto` tries precisions on thousands of passes: once is enough
         command = [*self.command, "--precision", self.precision, "--time", str(seconds)]
-        result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"throughput: {done.stderr.strip().splitlines()[-1]}")
+        result = json.loads(done.stdout)
         self.precision, self.version, self.batch = result["precision"], result["isa"], result["batch"]
         self.results.append(result)
         self.rates.append(result["images_per_second"])
