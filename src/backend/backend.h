@@ -135,10 +135,10 @@ typedef struct backend_interface {
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 
-    /* Measures the bytes per second that the threads of the pool together read from memory and write to it, as STREAM's
-     * triad counts them; takes half a second, and memory of several times the last cache until it returns. NULL: not
-     * known for this backend. */
-    coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes);
+    /* Measures the bytes per second that are read from memory and written to it, as STREAM's triad counts them: by the
+     * threads of the pool together, and by one. Takes half a second, and memory of several times the last cache until
+     * it returns. NULL: not known for this backend. */
+    coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one);
 
     /* Times every convolution in the plan's form, alone; with `reverse` also every data gradient, behind them.
      * *times[*count] in the order of the ops, malloc'ed. NULL: for a backend with `profile`, or none of both. */
