@@ -4,7 +4,7 @@
 #   make demo        pack, ablate, fit, evaluate, report on the data in data/
 #   make test        everything: units, goldens, command line, kills, sanitizers, fuzz
 #   make test-quick  units and goldens
-#   make bench       throughput; PEERS=1 also installs and times PyTorch beside it
+#   make bench       throughput; PEERS=1 also installs and times others beside it, into docs/performance.md; BENCH= more options
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
 #   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
 
@@ -54,11 +54,12 @@ LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time (src/backend/cpu/cpu_isa.c). NAMEemulated
 # has NAME's numbers on machines without it, for tests; sanitizers would only make it slower.
-ISAS := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512 $(if $(filter release,$(CONFIG)),avx512emulated))
+ISAS := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512 avx512bf16 $(if $(filter release,$(CONFIG)),avx512emulated))
 # Products and sums are fused where the source says so and nowhere else, so that compilers agree on the bits.
 ISA_FLAGS_portable       := -ffp-contract=off
 ISA_FLAGS_avx2           := -ffp-contract=off -mavx2 -mfma
 ISA_FLAGS_avx512         := -ffp-contract=off -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_FLAGS_avx512bf16     := $(ISA_FLAGS_avx512) -mavx512bf16
 ISA_FLAGS_avx512emulated := -ffp-contract=off -mavx2 -mfma -Wno-psabi
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
@@ -148,7 +149,7 @@ test-quick: all
 	@PYTHON=$(PYTHON) tests/run.sh quick
 
 bench: all
-	@bench/run.sh $(O) $(PEERS)
+	@python3 bench/throughput.py $(O) --json $(O)/bench.json $(if $(filter 1,$(PEERS)),--peers --write docs/performance.md) $(BENCH)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include

@@ -1,155 +1,207 @@
 #!/usr/bin/env python3
-"""Masked forward passes per second of PyTorch doing what coar does: the peer that coar bench is compared with.
+"""One peer that coar bench is compared with, as a process that measures when it is told to (bench/throughput.py).
 
-For each mask the ablated rows of the weights are set to zero, BATCH images are passed through the network, the margins
-are taken and the rows are put back. All that PyTorch offers for it is used: inference mode, channels_last, the best of
-several batch sizes. Weights are random; no figure depends on them. Prints one line of JSON, as coar bench --json does.
+  peers.py --network resnet20 --peer pytorch --alpha 0.1 --threads 2
 
-  peers.py --model resnet20 --alpha 0.1 --threads 2 --images 200 --time 5
+Sets itself up (compiles, tries batch sizes, keeps the fastest), prints one line of JSON that says what it is, then for
+every line of standard input, a number of seconds, measures for that long and prints one line of JSON with
+`images_per_second`. Ends with its input.
+
+  pytorch, pytorch-autocast, pytorch-bf16       the reference's procedure, ablated, a new mask every --images images;
+                                                inference mode, channels_last; fp32, bf16 autocast, model.to(bfloat16)
+  torch.compile, torch.compile-bf16             dense: nothing ablated, weights frozen into the code
+  onnxruntime, openvino, openvino-bf16          dense
 """
 import argparse
+import contextlib
 import json
 import os
-import statistics
+import sys
+import tempfile
 import time
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+
+import networks
+
+# Of each side the best counts. Dense peers are compiled for each of theirs.
+MASKED_BATCHES = {32: (8, 16, 25, 32, 50, 64, 100, 200), 224: (2, 4, 8, 16, 32, 64)}
+DENSE_BATCHES = {32: (8, 32, 100), 224: (4, 8, 16)}
+TRIAL_SECONDS = 0.5
 
 
-class BasicBlock(nn.Module):
-    """He et al., arXiv 1512.03385. Without a convolution in it, the shortcut is option A: every second pixel, zero
-    channels added on both sides."""
+class Masked:
+    """PyTorch doing what coar does. A step is one mask."""
 
-    def __init__(self, inputs, outputs, stride, option_a):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride = stride
-        self.padding = (outputs - inputs) // 2
-        self.shortcut = None
-        if not option_a and (stride != 1 or inputs != outputs):
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    def __init__(self, options, kind):
+        self.net, side, self.masked = networks.build(options.network)
+        count = options.images or (200 if side == 32 else 64)
+        self.alpha, self.images_per_step = options.alpha, count
+        self.batches = [b for b in MASKED_BATCHES[side] if b <= count]
+        images = torch.randn(count, 3, side, side)
+        if kind == "bf16":
+            self.net, images = self.net.to(torch.bfloat16), images.to(torch.bfloat16)
+            self.masked = same_parameters(options.network, self.net)
+        self.images = images.to(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, 10, (count,))
+        self.autocast = kind == "autocast"
+        self.version = "PyTorch " + torch.__version__
 
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.shortcut is not None:
-            x = self.shortcut(x)
-        elif self.padding:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return F.relu(x + y)
+    def step(self, batch):
+        rows = sum(len(w) for w in self.masked)
+        cast = torch.autocast("cpu", torch.bfloat16) if self.autocast else contextlib.nullcontext()
 
+        def one():
+            with torch.inference_mode(), cast:
+                networks.ablated_pass(self.net, self.masked, torch.rand(rows) >= self.alpha, self.images, self.labels,
+                                      batch)
 
-class CifarResNet(nn.Module):
-    def __init__(self, blocks, width, option_a, classes=10):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        layers, inputs = [], width
-        for stage, count in enumerate(blocks):
-            for b in range(count):
-                outputs = width << stage
-                layers.append(BasicBlock(inputs, outputs, 2 if stage and not b else 1, option_a))
-                inputs = outputs
-        self.layers = nn.Sequential(*layers)
-        self.fc = nn.Linear(inputs, classes)
-
-    def forward(self, x):
-        x = self.layers(F.relu(self.bn1(self.conv1(x))))
-        return self.fc(x.mean((2, 3)))
+        return one, self.images_per_step
 
 
-def build(name):
-    """(network, image side, masked weights: one tensor per component group)"""
-    depths = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-    if name in depths:
-        net, side = CifarResNet([depths[name]] * 3, 16, option_a=True), 32
-    elif name == "resnet18_cifar":
-        net, side = CifarResNet([2, 2, 2, 2], 64, option_a=False), 32
-    else:
-        import torchvision  # wanted for the ImageNet networks only
+class Compiled:
+    """torch.compile. A step is one batch."""
 
-        net, side = getattr(torchvision.models, name)(weights=None), 224
-    masked = [
-        module.weight
-        for path, module in net.named_modules()
-        if isinstance(module, nn.Conv2d) and "conv" in path and not path.startswith("conv_proj")
-    ]
-    if name.startswith("vit"):
-        masked = []
-        for layer in net.encoder.layers:
-            masked += [layer.self_attention.in_proj_weight, layer.self_attention.out_proj.weight]
-            masked += [layer.mlp[0].weight, layer.mlp[3].weight]
-    return net.eval().to(memory_format=torch.channels_last), side, masked
+    def __init__(self, options, kind):
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True  # weights are constants: folded and laid out beforehand
+        self.net, self.side, _ = networks.build(options.network)
+        self.type = torch.bfloat16 if kind == "bf16" else torch.float32
+        self.net = torch.compile(self.net.to(self.type), dynamic=False)
+        self.batches = DENSE_BATCHES[self.side]
+        self.version = "PyTorch " + torch.__version__
+
+    def step(self, batch):
+        images = torch.randn(batch, 3, self.side, self.side, dtype=self.type).to(memory_format=torch.channels_last)
+
+        def one():
+            with torch.no_grad():  # as freezing wants it
+                self.net(images)
+
+        return one, batch
 
 
-def ablated_pass(net, masked, images, labels, batch, alpha):
-    """One mask: zero rows, margins of all images, rows put back."""
-    saved = []
-    for weight in masked:
-        rows = (torch.rand(weight.shape[0]) < alpha).nonzero().flatten()
-        saved.append((weight, rows, weight[rows].clone()))
-        weight[rows] = 0
-    margins = []
-    for first in range(0, len(images), batch):
-        logits = net(images[first : first + batch])
-        own = labels[first : first + batch, None]
-        margins.append(logits.gather(1, own)[:, 0] - logits.scatter(1, own, float("-inf")).amax(1))
-    for weight, rows, values in saved:
-        weight[rows] = values
-    return torch.cat(margins)
+def export(net, side):
+    """The network as ONNX, batch size free, in a file that is gone when its folder is."""
+    folder = tempfile.TemporaryDirectory(prefix="coar-bench-")
+    path = os.path.join(folder.name, "net.onnx")
+    images = torch.randn(2, 3, side, side)
+    with contextlib.redirect_stdout(sys.stderr):  # whatever it says is no answer of ours
+        torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False,
+                          external_data=False, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},))
+    return folder, path
+
+
+class OnnxRuntime:
+    def __init__(self, options, kind):
+        import onnxruntime
+
+        net, self.side, _ = networks.build(options.network)
+        self.folder, self.path = export(net, self.side)
+        self.threads, self.batches = options.threads, DENSE_BATCHES[self.side]
+        self.version = "ONNX Runtime " + onnxruntime.__version__
+
+    def step(self, batch):
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = self.threads
+        settings.log_severity_level = 3
+        settings.add_free_dimension_override_by_name("batch", batch)
+        session = onnxruntime.InferenceSession(self.path, settings, providers=["CPUExecutionProvider"])
+        images = {"images": torch.randn(batch, 3, self.side, self.side).numpy()}
+        return lambda: session.run(None, images), batch
+
+
+class OpenVino:
+    """Each batch size in both ways it has of using threads: all on one batch, or several batches at once."""
+
+    def __init__(self, options, kind):
+        import openvino
+
+        net, self.side, _ = networks.build(options.network)
+        self.core = openvino.Core()
+        folder, path = export(net, self.side)
+        self.model = self.core.read_model(path)
+        folder.cleanup()
+        self.settings = {"INFERENCE_NUM_THREADS": options.threads,
+                         "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32"}
+        self.batches = [(b, hint) for b in DENSE_BATCHES[self.side] for hint in ("LATENCY", "THROUGHPUT")]
+        self.version = "OpenVINO " + openvino.__version__.split("-")[0]
+
+    def step(self, batch):
+        import openvino
+
+        size, hint = batch
+        self.model.reshape([size, 3, self.side, self.side])
+        compiled = self.core.compile_model(self.model, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
+        images = torch.randn(size, 3, self.side, self.side).numpy()
+        if hint == "LATENCY":
+            request = compiled.create_infer_request()
+            return lambda: request.infer([images], share_inputs=True), size
+        queue = openvino.AsyncInferQueue(compiled)
+
+        def one():
+            for _ in range(len(queue)):
+                queue.start_async([images], share_inputs=True)
+            queue.wait_all()
+
+        return one, size * len(queue)
+
+
+PEERS = {"pytorch": (Masked, "fp32"), "pytorch-autocast": (Masked, "autocast"), "pytorch-bf16": (Masked, "bf16"),
+         "torch.compile": (Compiled, "fp32"), "torch.compile-bf16": (Compiled, "bf16"),
+         "onnxruntime": (OnnxRuntime, "fp32"), "openvino": (OpenVino, "fp32"), "openvino-bf16": (OpenVino, "bf16")}
+
+
+def same_parameters(network, net):
+    """The masked tensors of a network that was converted: conversion makes new ones."""
+    fresh, _, masked = networks.build(network)
+    names = {id(p): name for name, p in fresh.named_parameters()}
+    converted = dict(net.named_parameters())
+    return [converted[names[id(w)]] for w in masked]
 
 
 def rate(seconds, step, images):
     """Images per second over at least `seconds`."""
-    passes, start = 0, time.perf_counter()
-    while passes == 0 or time.perf_counter() - start < seconds:
+    steps, start = 0, time.perf_counter()
+    while steps == 0 or time.perf_counter() - start < seconds:
         step()
-        passes += 1
-    return passes * images / (time.perf_counter() - start)
+        steps += 1
+    return steps * images / (time.perf_counter() - start)
+
+
+def fastest(peer):
+    """(batch, its step, images of a step): tried in turn; the first call of each compiles or plans. Those that are behind
+    are dropped at once, with the memory they hold."""
+    best = None
+    for batch in peer.batches:
+        step, images = peer.step(batch)
+        step()
+        trial = max(rate(TRIAL_SECONDS, step, images) for _ in range(2))
+        if best is None or trial > best[0]:
+            best = trial, batch, step, images
+    return best[1:]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--network", required=True)
+    parser.add_argument("--peer", required=True, choices=PEERS)
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--images", type=int, help="images per mask (200 at 32x32, 64 at 224x224)")
-    parser.add_argument("--time", type=float, default=5, help="seconds to measure for")
-    parser.add_argument("--dense", action="store_true", help="no ablation")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    with torch.inference_mode():
-        net, side, masked = build(options.model)
-        count = options.images or (200 if side <= 64 else 64)
-        images = torch.randn(count, 3, side, side).to(memory_format=torch.channels_last)
-        labels = torch.randint(0, net(images[:1]).shape[1], (count,))
-        alpha = 0 if options.dense else options.alpha
-        sizes = [b for b in (8, 16, 25, 32, 50, 64, 100, 200) if b <= count]
-        steps = {b: (lambda b=b: ablated_pass(net, masked, images, labels, b, alpha)) for b in sizes}
-        for step in steps.values():
-            step()  # the first pass of each shape plans its kernels
-        trial = {b: rate(0.3, step, count) for b, step in steps.items()}
-        best = max(trial, key=trial.get)
-        rates = [rate(options.time / 5, steps[best], count) for _ in range(5)]
-    result = {
-        "peer": "pytorch " + torch.__version__,
-        "model": options.model,
-        "isa": torch.backends.cpu.get_cpu_capability(),
-        "threads": options.threads,
-        "batch": best,
-        "alpha": alpha,
-        "components": sum(len(w) for w in masked),
-        "images_per_second": statistics.median(rates),
-        "images_per_second_min": min(rates),
-        "images_per_second_max": max(rates),
-    }
-    print(json.dumps(result))
+    kind, precision = PEERS[options.peer]
+    peer = kind(options, precision)
+    batch, step, images = fastest(peer)
+    print(json.dumps({"peer": options.peer, "version": peer.version, "batch": batch}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({"images_per_second": rate(float(line), step, images)}), flush=True)
 
 
 if __name__ == "__main__":

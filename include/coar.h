@@ -21,9 +21,10 @@
  *    overlap (a second live process on one run is refused with COAR_ERROR_BUSY). Errors are kept per thread.
  *    coar_fit and coar_evaluate set the number of threads of OpenBLAS, which is one for the whole process, and put
  *    it back: while they run, other threads' use of OpenBLAS is as parallel as `threads` says.
- *  - Environment: COAR_ISA (portable, avx2) forces the instruction set of coar_ablate, coar_evaluate and coar_bench;
- *    COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else HOME/.cache/coar);
- *    no other variable of coar's is read. Numbers in options and files have decimal points, whatever the locale.
+ *  - Environment: COAR_ISA (portable, avx2, avx512, avx512bf16) forces the instruction set of coar_ablate, coar_evaluate and
+ *    coar_bench; COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else
+ *    HOME/.cache/coar); no other variable of coar's is read. Numbers in options and files have decimal points,
+ *    whatever the locale.
  *
  * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
  * Letters for sizes: N examples, n components, m masks.
@@ -380,7 +381,7 @@ typedef struct coar_bench_options {
     int exact;
     int threads;
     uint64_t memory;
-    double seconds;         /* time to measure for; 0 = a few seconds */
+    double seconds;         /* time to measure for, at least a mask (four where a mask does not fill tiles); 0 = a few seconds */
     const coar_callbacks *callbacks;
     const char *plan;       /* a numerics plan to take over: FILE or run.h5 */
     void (*layer)(void *user, const coar_bench_layer *layer); /* called for every layer; with `gradients` for those of the

@@ -16,6 +16,7 @@ enum { REDUCED = 0 };
 
 typedef struct engine_options {
     const char *backend, *precision; /* NULL: fp32 */
+    bool exact;                      /* direct forms alone */
     const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3 */
     ablation ablation;
     size_t memory; /* 0 = enough; for a device what is free */

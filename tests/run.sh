@@ -126,6 +126,8 @@ cuda_without_gpu() {
 if [ "$mode" != cuda ]; then
     build release units binaries
     programs build/tests ""
+    # Other flags than the Makefile's may spill what they like.
+    grep -qs -e '-O3' build/obj/flags && tap loops "${PYTHON:-python3}" tools/kernel_loops.py build/obj/kernels --check
 fi
 
 if [ "$mode" = full ]; then

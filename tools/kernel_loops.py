@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The inner loops of the CPU kernels' products, as the compiler left them: what they cost by llvm-mca, and that nothing spills.
+"""The inner loops of the CPU kernels' products as the compilers left them: whether anything is spilled, and cycles by llvm-mca.
 
     kernel_loops.py FOLDER...            prints the table of docs/performance.md
     kernel_loops.py FOLDER... --write    puts it there, between its marks
-    kernel_loops.py FOLDER... --check    TAP: no inner loop of a product reads or writes the stack (tests/run.sh)
+    kernel_loops.py FOLDER... --check    TAP: no inner loop of a product spills (tests/run.sh)
 
 A FOLDER holds the objects of one compiler, ISA/FILE.o: build/obj/kernels, or build/clang/obj/kernels after
     make CUDA=0 CC=clang B=build/clang O=build/clang build/clang/libcoar.a
-Reads them with objdump; the table needs llvm-mca ($LLVM_MCA; Zen 4 and Sapphire Rapids from version 17 on). Python's standard
+Reads them with objdump. The table needs llvm-mca 17 or later ($LLVM_MCA), for its models of the processors. Python's standard
 library alone.
 """
 import os
@@ -15,30 +15,37 @@ import re
 import subprocess
 import sys
 
-FILES = ("conv", "winograd", "attention", "peak")
+FILES = {"conv": "direct convolution", "linear": "linear layers", "winograd": "Winograd's products", "attention": "attention"}
+BF16_FILES = ("linear_bf16", "winograd_bf16")  # and functions of conv.c and peak.c
+BF16 = "avx512bf16"  # whose loops they are; elsewhere they are emulations, which may do as they like
 # The processors whose cycles are counted for an instruction set, as llvm-mca calls them.
-PROCESSORS = {"avx2": [("znver3", "Zen 3")], "avx512": [("znver4", "Zen 4"), ("sapphirerapids", "Sapphire Rapids")]}
-STEPS = 1000  # simulated, of which the first few fill the pipeline
+PROCESSORS = {
+    "avx2": [("znver3", "Zen 3")],
+    "avx512": [("skylake-avx512", "Skylake-SP"), ("sapphirerapids", "Sapphire Rapids"), ("znver4", "Zen 4")],
+}
+COMPILERS = ("GCC 12", "Clang 14")  # whose loops are looked after; what others make of them is their affair
+STEPS = 1000  # simulated; the first few fill the pipeline
 
-FUSED = re.compile(r"vfmadd\d+ps\b")
+FUSED = re.compile(r"(vfmadd\d+|vdpbf16)ps\b")
 PRODUCT, SUM = re.compile(r"v?mulps\b"), re.compile(r"v?addps\b")
 OTHER = re.compile(r"v?(sub|div|sqrt|max|min|cmp\w*)ps\b")
-STACK = re.compile(r"-?(0x[0-9a-f]+)?\(%rsp|-0x[0-9a-f]+\(%rbp\)")
+# On the stack (%rbp is a frame pointer where it is below zero), or in the other kind of register.
+SPILLED = re.compile(r"(?!lea).*(\(%rsp|-0x[0-9a-f]+\(%rbp\))|v?mov[dq] +%(xmm\d+,%[re]|[re]\w+,%xmm)")
+LOADED = re.compile(r"(?!lea).*\(%\w+.*\).*,")
 
 
 class Loop:
     """An innermost loop: the text of its instructions, the last of them the jump back."""
 
     def __init__(self, function, body):
+        def count(pattern):
+            return sum(bool(pattern.match(i)) for i in body)
+
         self.function, self.body = function, body
-        self.fused = sum(bool(FUSED.match(i)) for i in body)
-        products, sums = (sum(bool(p.match(i)) for i in body) for p in (PRODUCT, SUM))
-        unfused = products if products == sums else 0  # portable code
-        self.multiplies = self.fused or unfused
-        plain = not any(OTHER.match(i) for i in body) and (not self.fused or not products + sums)
-        self.is_product = self.multiplies >= 2 and plain
-        self.stack = sum(bool(STACK.search(i)) and not i.startswith("lea") for i in body)
-        self.loads = sum(bool(re.search(r"\(%\w+.*\).*,", i)) for i in body if not i.startswith("lea"))
+        fused, products, sums = count(FUSED), count(PRODUCT), count(SUM)
+        self.multiplies = fused or (products if products == sums else 0)  # portable code has no other
+        self.is_product = self.multiplies >= 2 and not count(OTHER) and not (fused and products + sums)
+        self.spills, self.loads = count(SPILLED), count(LOADED)
 
 
 def output_of(*command, stdin=None):
@@ -74,71 +81,69 @@ def loops(object_file):
 
 def cycles(body, processor):
     """Of one step, operands in the first-level cache."""
+    mca = os.environ.get("LLVM_MCA", "llvm-mca")
     text = "\n".join(["1:"] + [re.sub(r"^(j\w+).*", r"\1 1b", i) for i in body]) + "\n"
-    out = output_of(os.environ.get("LLVM_MCA", "llvm-mca"), "-mtriple=x86_64", f"-mcpu={processor}", f"-iterations={STEPS}",
-                    "-instruction-info=0", "-resource-pressure=0", stdin=text)
+    try:
+        out = output_of(mca, "-mtriple=x86_64", f"-mcpu={processor}", f"-iterations={STEPS}", "-instruction-info=0",
+                        "-resource-pressure=0", stdin=text)
+    except (OSError, subprocess.CalledProcessError) as e:
+        sys.exit(f"{mca} for {processor}: {getattr(e, 'stderr', None) or e}\nSet LLVM_MCA to an llvm-mca of version 17 or later.")
     return int(re.search(r"Total Cycles:\s+(\d+)", out)[1]) / STEPS
 
 
-def what_for(object_name, loop):
-    """The product that a full tile's loop belongs to."""
-    known = {"conv": "direct convolution, linear layers", "winograd": "Winograd's products"}
-    return known.get(object_name, "attention")
-
-
 def survey(folder):
-    """{isa: {object: its loops}} of a folder."""
+    """{isa: {file: its loops}} of the instruction sets that run on some machine, with "peak" for the loop of peak.c."""
     found = {}
-    for isa in sorted(os.listdir(folder)):
-        objects = {f: os.path.join(folder, isa, f + ".o") for f in FILES}
-        if all(os.path.exists(o) for o in objects.values()):
-            found[isa] = {f: list(loops(o)) for f, o in objects.items()}
+    for isa in sorted(i for i in os.listdir(folder) if not i.endswith("emulated")):
+        files = [*FILES, "peak", *(BF16_FILES if isa == BF16 else ())]
+        objects = {f: os.path.join(folder, isa, f + ".o") for f in files}
+        found[isa] = {f: [l for l in loops(o) if isa == BF16 or "bf16" not in l.function]
+                      for f, o in objects.items() if os.path.exists(o)}
     return found
 
 
+def full_tile(found):
+    """Of the loops of full tiles the longest: it has all that the others have."""
+    return max((l for l in found if l.is_product), key=lambda l: (l.multiplies, len(l.body)))
+
+
 def table(folders):
-    rows = ["| ISA | processor | compiler | inner loop of | multiply-adds | loads | stack | cycles | multiply-adds a cycle | of peak |",
-            "|---|---|---|---|---|---|---|---|---|---|"]
-    for isa in PROCESSORS:
-        for processor, title in PROCESSORS[isa]:
-            for folder in folders:
-                found = survey(folder).get(isa)
-                if not found:
+    surveys = [survey(folder) for folder in folders]
+    title = " / ".join(compiler_of(os.path.join(f, "avx2", "peak.o")) for f in folders)
+    rows = [f"By {title}:", "",
+            "| instruction set, processor | inner loop | multiply-adds | loads | spills | cycles | of peak |", "|---|---|---|---|---|---|---|"]
+    for isa, processors in PROCESSORS.items():
+        for processor, name in processors:
+            bursts = [max(s[isa]["peak"], key=lambda l: l.multiplies) for s in surveys]
+            peaks = [b.multiplies / cycles(b.body, processor) for b in bursts]
+            for file, what in FILES.items():
+                if not all(file in s[isa] for s in surveys):
                     continue
-                compiler = compiler_of(os.path.join(folder, isa, "conv.o"))
-                burst = max(found["peak"], key=lambda l: l.fused)
-                peak = burst.fused / cycles(burst.body, processor)
-                for name in FILES[:-1]:
-                    products = [l for l in found[name] if l.is_product]
-                    full = max(l.multiplies for l in products)
-                    distinct = {}
-                    for l in products:
-                        if l.multiplies == full:
-                            distinct.setdefault((l.loads, l.stack, cycles(l.body, processor)), l)
-                    for (loads, stack, cost), l in distinct.items():
-                        rate = l.multiplies / cost
-                        rows.append(f"| {isa} | {title} | {compiler} | {what_for(name, l)} | {full} | {loads} | {stack} | "
-                                    f"{cost:.1f} | {rate:.2f} | {100 * rate / peak:.0f} % |")
+                tiles = [full_tile(s[isa][file]) for s in surveys]
+                costs = [cycles(t.body, processor) for t in tiles]
+                shares = [100 * t.multiplies / c / p for t, c, p in zip(tiles, costs, peaks)]
+                columns = [[t.multiplies for t in tiles], [t.loads for t in tiles], [t.spills for t in tiles],
+                           [f"{c:.1f}" for c in costs], [f"{s:.0f} %" for s in shares]]
+                rows.append(f"| {isa}, {name} | {what} | " + " | ".join(" / ".join(map(str, c)) for c in columns) + " |")
     return "\n".join(rows) + "\n"
 
 
 def check(folders):
     number = 0
     for folder in folders:
-        for isa, objects in survey(folder).items():
-            if isa.endswith("emulated"):
-                continue
-            compiler = compiler_of(os.path.join(folder, isa, "conv.o"))
-            for name in FILES[:-1]:
-                products = [l for l in objects[name] if l.is_product]
-                spilt = [l for l in products if l.stack]
+        for isa, files in survey(folder).items():
+            compiler = compiler_of(os.path.join(folder, isa, "peak.o"))
+            for file in [*FILES, *BF16_FILES]:
+                if file not in files:
+                    continue
+                products = [l for l in files[file] if l.is_product]
+                spilt = [l for l in products if l.spills]
+                skip = "" if compiler.split(".")[0] in COMPILERS else " # SKIP another compiler than " + " and ".join(COMPILERS)
                 number += 1
-                print(f"{'not ok' if spilt or not products else 'ok'} {number} - {isa}, {compiler}: {len(products)} inner loops of "
-                      f"products in {name}.o leave the stack alone")
+                print(f"{'ok' if skip or products and not spilt else 'not ok'} {number} - {isa}, {compiler}: no spills in the "
+                      f"{len(products)} inner loops of products in {file}.o{skip}")
                 for l in spilt:
-                    print(f"# {l.function}: {l.multiplies} multiply-adds, {l.stack} accesses to the stack")
-                if not products:
-                    print("# no loop of a product was found")
+                    print(f"# {l.function}: {l.multiplies} multiply-adds, {l.spills} spills")
     print(f"1..{number}")
 
 

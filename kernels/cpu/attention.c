@@ -1,7 +1,7 @@
 /*
  * attention.c - softmax(q k^T / sqrt(d)) v, head by head and lane by lane; its reverse.
  *
- * q, k, v, y [token][width][32], head h = channels h d .. (h + 1) d - 1, T tokens.
+ * q, k, v, y [token][width][32], head h = channels h d .. (h + 1) d - 1, T tokens. Forwards v and y may lack channels.
  * One head and one vector of lanes at a time. Products run over operands copied into tiles and panels, so that a step
  * reads its rows and its columns each from one place, and all of it in order (in the original, tokens lie width * 128
  * bytes apart and fall into few cache sets):
@@ -209,20 +209,33 @@ static float score_scale(uint32_t d) {
     return 1.0f / sqrtf((float)d);
 }
 
-/* One head and vector of lanes, whose first channel and lane is `offset`. */
-static void attend(const attention_args *a, const workspace *w, size_t offset) {
-    const uint32_t d = a->head_width, tokens = a->tokens;
-    const size_t stride = (size_t)a->heads * d * LANES;
+/* Channels of some heads' values. */
+static uint32_t values_before(const attention_args *a, uint32_t head) {
+    uint32_t channels = 0;
+    if (!a->value_width) return head * a->head_width;
+    for (uint32_t h = 0; h < head; h++) channels += a->value_width[h];
+    return channels;
+}
+
+/* One head and vector of lanes. */
+static void attend(const attention_args *a, const workspace *w, uint32_t head, uint32_t lane) {
+    const uint32_t d = a->head_width, tokens = a->tokens, before = values_before(a, head);
+    const uint32_t e = values_before(a, head + 1) - before;
+    const size_t stride = (size_t)a->heads * d * LANES, offset = (size_t)head * d * LANES + lane;
+    const size_t value_stride = (size_t)values_before(a, a->heads) * LANES;
+    const size_t value_offset = (size_t)before * LANES + lane;
+    if (e == 0) return;
     gather_keys(a->k + offset, stride, tokens, d, w->keys);
-    gather_values(a->v + offset, stride, tokens, d, w->values);
-    for (uint32_t first = 0; first < tokens; first += ROWS) {
+    gather_values(a->v + value_offset, value_stride, tokens, e, w->values);
+    for (uint32_t first = 0; first < a->queries; first += ROWS) {
         vec inverse[ROWS];
-        const uint32_t queries = at_most(tokens - first, ROWS);
+        const uint32_t queries = at_most(a->queries - first, ROWS);
         gather_queries(a->q + first * stride + offset, stride, queries, d, score_scale(d), w->queries);
         multiply_keys(w->queries, w->keys, tokens, d, w->weights);
         exponentials(w->weights, tokens, inverse);
-        mix_values(w->weights, w->values, tokens, d, w->sums);
-        scatter_rows(w->sums, queries, d, inverse, a->output + first * stride + offset, false, stride);
+        mix_values(w->weights, w->values, tokens, e, w->sums);
+        scatter_rows(w->sums, queries, e, inverse, a->output + first * value_stride + value_offset, false,
+                     value_stride);
     }
 }
 
@@ -230,7 +243,7 @@ void KERNEL(cpu_attention)(const attention_args *a) {
     workspace w;
     carve(a->scratch, a->tokens, a->head_width, &w);
     for (uint32_t h = 0; h < a->heads; h++)
-        for (uint32_t lane = 0; lane < LANES; lane += VEC) attend(a, &w, (size_t)h * a->head_width * LANES + lane);
+        for (uint32_t lane = 0; lane < LANES; lane += VEC) attend(a, &w, h, lane);
 }
 
 /* -------------------------------------------------------------------------------------------------- in reverse */

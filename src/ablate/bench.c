@@ -20,7 +20,8 @@
 
 enum {
     TILE_IMAGES = 32, /* a lane tile: what one thread takes at a time, whoever the images belong to */
-    REPETITIONS = 5,  /* medians want an odd number */
+    REPETITIONS = 5,  /* medians want an odd number. Fewer where the time is over before */
+    WHOLE_MAX = 4,    /* masks waited for, so that tiles are full: enough for 200 images a mask */
     REVERSE_MAX = 4,  /* masks of one call of run_reverse: each has derivatives of every image and component */
 };
 #define DEFAULT_SECONDS 5.0
@@ -133,8 +134,7 @@ static coar_status make_buffers(bench *b) {
     unit_size(graph_flops(b->model->graph), b->batch, &b->masks_max, &unit_examples);
     TRY(make_examples(b));
     TRY(memory_new((size_t)b->masks_max * b->batch, b->output_count * sizeof *b->results, "outputs", &b->results));
-    if (o->gradients)
-        TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
+    if (o->gradients) TRY(memory_new((size_t)reverse_max(b) * b->batch, n * sizeof(float), "gradients", &b->gradients));
     if (!o->dense && !o->gradients) return COAR_OK;
     TRY(memory_new(b->masks_max, mask_bytes(n), "masks", &b->ones));
     memset(b->ones, 0xff, b->masks_max * mask_bytes(n));
@@ -147,14 +147,10 @@ static coar_status measure_machine(bench *b, coar_bench_result *r) {
     const backend_interface *i = b->interface;
     thread_pool *one = NULL;
     if (i->peak) TRY(i->peak(&b->plan, b->pool, &r->peak_flops));
-    if (!i->bandwidth) return COAR_OK;
-    TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth));
-    r->peak_flops_one = r->peak_flops;
-    r->bandwidth_one = r->bandwidth;
-    if (thread_pool_size(b->pool) == 1) return COAR_OK;
+    if (!i->bandwidth) return COAR_OK; /* a device: no threads */
+    TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth, &r->bandwidth_one));
     TRY_GOTO(thread_pool_create(1, &one));
     TRY_GOTO(i->peak(&b->plan, one, &r->peak_flops_one));
-    TRY_GOTO(i->bandwidth(&b->plan, one, &r->bandwidth_one));
 done:
     if (one) thread_pool_destroy(one);
     return status;
@@ -225,28 +221,34 @@ static coar_status begin_profile(bench *b) {
     return b->o->layer && b->interface->profile ? b->interface->profile(b->backend) : COAR_OK;
 }
 
-/* Median, least and greatest of one number for each repetition, which are sorted. */
-static void summarise(double numbers[REPETITIONS], double *median, double *least, double *greatest) {
-    qsort(numbers, REPETITIONS, sizeof *numbers, double_ascending);
+/* Median, least and greatest of one number for each of `count` repetitions, which are sorted. */
+static void summarise(double *numbers, int count, double *median, double *least, double *greatest) {
+    qsort(numbers, (size_t)count, sizeof *numbers, double_ascending);
     *least = numbers[0];
-    *median = numbers[REPETITIONS / 2];
-    *greatest = numbers[REPETITIONS - 1];
+    *median = (numbers[(count - 1) / 2] + numbers[count / 2]) / 2;
+    *greatest = numbers[count - 1];
+}
+
+/* Seconds to measure for in all. */
+static double time_allowed(const bench *b) {
+    return b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS;
 }
 
 /* Masks of a call, at most `most`, from the seconds that the least take: as many as fit into a repetition, so many that
- * their images fill whole tiles where that is possible. Examples beyond the last 32 share tiles across masks, and a call
- * of a few masks would time lanes that are not there in a run. */
+ * their images fill whole tiles where a few do that. Examples beyond the last 32 share tiles across masks, and a call of
+ * one mask of 200 would time lanes that are not there in a run. */
 static size_t fitting_masks(const bench *b, uint32_t most, double wanted, double seconds) {
     const uint32_t least = least_masks(b);
     uint32_t whole = 1; /* masks that fill whole tiles */
     while ((uint64_t)whole * b->batch % TILE_IMAGES) whole *= 2;
     const double fitting = wanted / seconds * least;
     const uint32_t count = fitting > most ? most : fitting > least ? (uint32_t)fitting : least;
-    return count < whole ? count : count - count % whole;
+    if (count >= whole) return count - count % whole;
+    return whole <= WHOLE_MAX && whole <= most ? whole : count;
 }
 
 static coar_status measure(bench *b, coar_bench_result *r) {
-    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    const double wanted = time_allowed(b) / REPETITIONS;
     double seconds, rates[REPETITIONS];
     progress progress;
     TRY(time_masks(b, least_masks(b), &seconds)); /* touches the memory */
@@ -254,7 +256,8 @@ static coar_status measure(bench *b, coar_bench_result *r) {
     TRY(begin_profile(b));
     const size_t count = fitting_masks(b, b->masks_max, wanted, seconds);
     progress_begin(&progress, b->o->callbacks, "bench", "images", 0, (uint64_t)count * REPETITIONS * b->batch);
-    for (int i = 0; i < REPETITIONS; i++) {
+    int made = 0;
+    while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {
         size_t done = 0;
         double spent = 0;
         do { /* a fast network takes several calls */
@@ -262,21 +265,22 @@ static coar_status measure(bench *b, coar_bench_result *r) {
             done += count;
             spent += seconds;
         } while (spent + seconds / 2 < wanted);
-        rates[i] = (double)done * b->batch / spent;
+        rates[made] = (double)done * b->batch / spent;
         r->masks += done;
         r->seconds += spent;
+        made++;
         if (progress_update(&progress, r->masks * b->batch))
-            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", made, REPETITIONS);
     }
     r->images = r->masks * b->batch;
     b->profiled = r->seconds;
-    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    summarise(rates, made, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
     return COAR_OK;
 }
 
 /* Forward and reverse passes in turn, as many masks of each. A repetition's ratio is that of its own times. */
 static coar_status measure_gradients(bench *b, coar_bench_result *r) {
-    const double wanted = (b->o->seconds > 0 ? b->o->seconds : DEFAULT_SECONDS) / REPETITIONS;
+    const double wanted = time_allowed(b) / REPETITIONS;
     double forward, reverse, rates[REPETITIONS], reverse_rates[REPETITIONS], ratios[REPETITIONS], least, greatest;
     progress progress;
     TRY(time_masks(b, least_masks(b), &forward)); /* touches the memory */
@@ -284,7 +288,8 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
     TRY(begin_profile(b));
     const size_t count = fitting_masks(b, reverse_max(b), wanted, forward + reverse);
     progress_begin(&progress, b->o->callbacks, "bench", "repetitions", 0, REPETITIONS);
-    for (int i = 0; i < REPETITIONS; i++) {
+    int made = 0;
+    while (made < REPETITIONS && (!made || r->seconds < time_allowed(b))) {
         size_t done = 0;
         double spent = 0, spent_reverse = 0;
         do {
@@ -294,19 +299,19 @@ static coar_status measure_gradients(bench *b, coar_bench_result *r) {
             spent += forward;
             spent_reverse += reverse;
         } while (spent + spent_reverse < wanted);
-        rates[i] = (double)done * b->batch / spent;
-        reverse_rates[i] = (double)done * b->batch / spent_reverse;
-        ratios[i] = spent_reverse / spent;
+        rates[made] = (double)done * b->batch / spent;
+        reverse_rates[made] = (double)done * b->batch / spent_reverse;
+        ratios[made] = spent_reverse / spent;
         r->masks += done;
         r->seconds += spent + spent_reverse;
         b->profiled += spent_reverse;
-        if (progress_update(&progress, (uint64_t)i + 1))
-            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", i + 1, REPETITIONS);
+        if (progress_update(&progress, (uint64_t)++made))
+            return status_set(COAR_STOPPED, "coar bench: stopped after %d of %d repetitions", made, REPETITIONS);
     }
     r->images = r->masks * b->batch;
-    summarise(rates, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
-    summarise(reverse_rates, &r->reverse_per_second, &r->reverse_per_second_min, &r->reverse_per_second_max);
-    summarise(ratios, &r->reverse_cost, &least, &greatest);
+    summarise(rates, made, &r->images_per_second, &r->images_per_second_min, &r->images_per_second_max);
+    summarise(reverse_rates, made, &r->reverse_per_second, &r->reverse_per_second_min, &r->reverse_per_second_max);
+    summarise(ratios, made, &r->reverse_cost, &least, &greatest);
     return COAR_OK;
 }
 

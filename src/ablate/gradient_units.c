@@ -8,8 +8,9 @@
 #include "core/memory.h"
 
 enum {
-    GROUP_MOST = 16,    /* passes given to a device at once: more gain nothing and delay a stop */
-    FOLD_COLUMNS = 1024 /* components of one task */
+    GROUP_LEAST = 16, /* passes given to a device at once, of 32 examples: more gain nothing and delay a stop, */
+    GROUP_PAIRS = GROUP_LEAST * LEVELS_BLOCK, /* and of fewer examples as many as make this many pairs */
+    FOLD_COLUMNS = 1024                       /* components of one task */
 };
 
 /* Buffers of one device for a group of S passes over E examples. */
@@ -209,9 +210,11 @@ static job_pass pass_of(const job *j, const gradient_grid *g, size_t group) {
 
 /* As many passes as fit, but no more than a minute or so of one core: a stop waits for the group in hand. */
 static job_pass choose_pass(const job *j, const gradient_grid *g) {
+    const size_t examples = g->examples < LEVELS_BLOCK ? (size_t)g->examples : LEVELS_BLOCK;
     const double most = 1e13,
-                 flops = 2.5 * LEVELS_BLOCK * graph_flops(j->model->graph); /* of one reverse pass, about */
-    size_t group = GROUP_MOST;
+                 flops = 2.5 * (double)examples * graph_flops(j->model->graph); /* of one reverse pass, about */
+    size_t group = GROUP_LEAST;
+    while (group < g->passes - g->first_pass && 2 * group * examples <= GROUP_PAIRS) group *= 2;
     while (group > 1 && (double)group * flops > most) group /= 2;
     job_pass pass = pass_of(j, g, group);
     while (group > 1 && !job_pass_fits(j, &pass)) pass = pass_of(j, g, group /= 2);

@@ -13,7 +13,7 @@
 #define STORING ((size_t)3 << 20)
 
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples) {
-    const double most = 1e13; /* a minute or so of one core: what a kill may lose */
+    const double most = 1e13;        /* a minute or so of one core: what a kill may lose */
     const uint32_t fewest = 64 * 32; /* pairs: few examples would leave most threads without a lane tile */
     uint32_t B = 64, E = examples < 1024 ? (uint32_t)examples : 1024;
     while (E && B * E < fewest && 2.0 * B * E * flops <= most) B *= 2;
@@ -205,7 +205,7 @@ static coar_status settle_precision(job *j, const job_options *o) {
     const plan_timing timing = timing_of(j);
     const uint32_t count = j->count < AUTO_EXAMPLES ? (uint32_t)j->count : AUTO_EXAMPLES;
     uint8_t *images = NULL;
-    if (!tries_precisions(j, o)) return COAR_OK;
+    if (!tries_precisions(j, o) || !*j->interface->precisions(j->plan.device_class)) return COAR_OK;
     TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(job_collect_means(j));

@@ -109,18 +109,46 @@ coar_status plan_check_exact(const numerics_plan *plan, const char *origin) {
 
 /* --------------------------------------------------------------------------------------- the rule */
 
-/* Whether a convolution reads `value` as its plain input and nobody else reads it. */
-static bool read_by_one_conv(const graph *g, const uint32_t *reads, int value) {
-    if (reads[value] != 1 || value == g->logits) return false;
+/* The op that reads `value` as input k, where nobody else reads it; else NULL. */
+static const op *only_reader(const graph *g, const uint32_t *reads, int value, int k) {
+    if (reads[value] != 1 || value == g->logits) return NULL;
     for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].kind == OP_CONV && g->ops[i].input[0] == value) return true;
-    return false;
+        if (g->ops[i].input[k] == value) return &g->ops[i];
+    return NULL;
 }
 
-/* An ablated channel can be left out of its reader when it is a known constant there (so nothing is added to it), and
- * when nobody else wants it. */
+static bool read_by_one(const graph *g, const uint32_t *reads, int value, int k, op_kind kind) {
+    const op *reader = only_reader(g, reads, value, k);
+    return reader && reader->kind == kind;
+}
+
+/* A convolution's ablated channel, when nothing is added to it. Attention passes a value's constant on, since its
+ * weights sum to 1; its own mask would come in between. */
+static bool can_compact_conv(const graph *g, const uint32_t *reads, const op *o) {
+    const op *attention = only_reader(g, reads, o->output, 2);
+    if (o->mask.place != PLACE_PRE || o->residual >= 0) return false;
+    if (attention) return attention->mask.place == PLACE_NONE && read_by_one(g, reads, attention->output, 0, OP_CONV);
+    return read_by_one(g, reads, o->output, 0, OP_CONV);
+}
+
+/* Whole heads: then nobody wants their queries, keys and values either. */
+static bool can_compact_heads(const graph *g, const uint32_t *reads, const op *o) {
+    const uint32_t head = g->values[o->output].c / o->heads;
+    if (o->mask.place != PLACE_OUT || o->mask.width % head) return false;
+    for (int k = 0; k < 3; k++) {
+        const int value = o->input[k];
+        if (value == 0 || reads[value] != 1) return false;
+        const op *maker = &g->ops[graph_maker(value)];
+        if (maker->kind != OP_CONV || maker->residual >= 0) return false;
+    }
+    return read_by_one(g, reads, o->output, 0, OP_CONV);
+}
+
+/* An ablated channel can be left out of its reader, a convolution, when it is a known constant there and nobody else
+ * wants it. */
 static bool can_compact(const graph *g, const uint32_t *reads, const op *o) {
-    return o->kind == OP_CONV && o->mask.place == PLACE_PRE && o->residual < 0 && read_by_one_conv(g, reads, o->output);
+    if (o->kind == OP_ATTENTION) return can_compact_heads(g, reads, o);
+    return o->kind == OP_CONV && can_compact_conv(g, reads, o);
 }
 
 coar_status plan_blank(const graph *g, numerics_plan *plan) {
@@ -153,14 +181,19 @@ static coar_status plan_hash(numerics_plan *plan) {
     return COAR_OK;
 }
 
+/* What the cpu backend computes on every machine: where there are no instructions for bf16, by emulation. */
+static bool cpu_has(precision p) {
+    return p == PRECISION_FP32 || p == PRECISION_BF16;
+}
+
 /* "auto" is for whoever has examples to try; without them it is fp32. */
 static coar_status settle_precision(const char *backend, const char *text, numerics_plan *plan) {
     precision p = PRECISION_FP32;
     if (text && strcmp(text, "auto") && !precision_parse(text, &p))
         return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto, fp32, bf16, fp16 or tf32", text);
-    if (p != PRECISION_FP32 && !strcmp(backend, "cpu"))
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "precision '%s' is not part of this build's cpu backend: give auto or fp32", text);
+    if (!strcmp(backend, "cpu") && !cpu_has(p))
+        return status_set(COAR_ERROR_UNSUPPORTED, "the cpu backend has no precision '%s': give auto, fp32 or bf16",
+                          text);
     snprintf(plan->precision, sizeof plan->precision, "%s", precision_name(p));
     return COAR_OK;
 }
@@ -178,7 +211,7 @@ static bool is_transformed(const graph *g, const op *o) {
 
 static plan_form cpu_form(const graph *g, const uint32_t *reads, const op *o, bool exact) {
     const bool compacted = can_compact(g, reads, o);
-    if (o->kind != OP_CONV) return FORM_PLAIN;
+    if (o->kind != OP_CONV) return compacted ? FORM_COMPACTED : FORM_PLAIN;
     if (!exact && is_transformed(g, o)) return compacted ? FORM_WINOGRAD_COMPACTED : FORM_WINOGRAD;
     return compacted ? FORM_COMPACTED : FORM_DIRECT;
 }
@@ -354,7 +387,7 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
     TRY(read_text(root, "precision", origin, plan->precision, sizeof plan->precision));
     TRY(read_text(root, "remainder", origin, plan->remainder, sizeof plan->remainder));
     precision p;
-    const bool known = precision_parse(plan->precision, &p) && (p == PRECISION_FP32 || !is_cpu(plan));
+    const bool known = precision_parse(plan->precision, &p) && (cpu_has(p) || !is_cpu(plan));
     if (!known || strcmp(plan->remainder, "mixed"))
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,

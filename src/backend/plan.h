@@ -22,7 +22,8 @@ enum {
 typedef enum plan_form {
     FORM_PLAIN,     /* the backend's only form of this op */
     FORM_DIRECT,    /* direct convolution; ablated rows skipped, their columns stay */
-    FORM_COMPACTED, /* direct; ablated rows skipped, and left out of the one op that reads them (border constants) */
+    FORM_COMPACTED, /* direct; ablated rows (attention: heads) skipped, and left out of the one convolution that reads
+                     * them (border constants), be it through an attention that has them for values */
     FORM_WINOGRAD,  /* Winograd's F(4x4, 3x3); rows and columns as FORM_DIRECT */
     FORM_WINOGRAD_COMPACTED, /* as FORM_COMPACTED */
     FORM_NAMED,              /* a device's kernel, named by `kernel`, with `splits` partial sums */
@@ -71,7 +72,7 @@ typedef struct plan_device {
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
- * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
+ * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 and bf16); "auto" is fp32 here, and whoever has
  * examples chooses (ablate/auto_precision.h). exact: no transformed kernels; on a device our own kernels without
  * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);

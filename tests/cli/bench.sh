@@ -52,5 +52,37 @@ same "bench: a line for every op, back from all but the first, and one for the r
 succeeds "bench: an instruction set" bench --backend cpu --isa portable --json
 same "bench: it is the one that was asked for" "$(sed -n 's/.*"isa":"\([a-z]*\)".*/\1/p' "$T/.out")" portable
 fails 2 "'mmx' is unknown" "bench: an instruction set that is none" bench --backend cpu --isa mmx
+
+# bench/throughput.py. Its peers are a stand-in that answers what it is told to; one of them is not installed.
+cat >"$T/python" <<'END'
+#!/bin/sh
+case "$*" in *"--peer openvino"*) echo "no module named openvino" >&2; exit 1 ;; esac
+case "$*" in *"--peer pytorch"*) rate=20 ;; *) rate=40 ;; esac
+echo '{"version": "Stand-in 1.0", "batch": 8}'
+while read -r seconds; do echo "{\"images_per_second\": $rate}"; done
+END
+chmod +x "$T/python"
+throughput() {
+    COAR_ISA=portable PEERS_PYTHON=$T/python python3 bench/throughput.py "$(dirname "$COAR")" --networks resnet20 --rounds 2 \
+        --seconds 0.02 --peers "$@"
+}
+printf 'before\n<!-- throughput: make bench PEERS=1 writes from here -->\nold\n<!-- throughput: to here -->\nafter\n' >"$T/page.md"
+succeeds "throughput: beside peers" throughput --write "$T/page.md" --json "$T/rounds.json"
+same "throughput: the page around the table stays" "$(sed -n '1p;$p' "$T/page.md") $(grep -c old "$T/page.md")" $'before\nafter 0'
+same "throughput: one that cannot be had is left out" "$(grep -c 'left out: openvino: no module named openvino' "$T/.err")" 1
+rows() {
+    "$PYTHON" - "$T/rounds.json" "$T/page.md" <<'END'
+import json, sys
+sides = {s["side"]: s["rates"] for s in json.load(open(sys.argv[1]))["sides"]}
+row = [c.strip() for c in next(l for l in open(sys.argv[2]) if l.startswith("| ResNet-20")).split("|")[1:-1]]
+coar = sum(sides["coar"]) / 2
+right = abs(float(row[7]) * 20 / coar - 1) < 0.01 and abs(float(row[11]) * 40 / coar - 1) < 0.01
+print([len(rates) for rates in sides.values()], sorted(sides), row[6], row[8], row[10], right)
+END
+}
+same "throughput: medians and ratios" "$(rows)" \
+    "[2, 2, 2, 2] ['coar', 'onnxruntime', 'pytorch', 'torch.compile'] 20.0 (20.0 to 20.0) 40.0 (40.0 to 40.0) - True"
+echo nothing >"$T/page.md"
+fails 1 "lacks the lines" "throughput: a page without a place for the table" throughput --write "$T/page.md"
 fails 1 "raise --memory" "bench: memory that no reverse pass fits in" bench --backend cpu --gradients --memory 1M
 finish

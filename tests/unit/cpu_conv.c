@@ -1,7 +1,8 @@
 /*
  * cpu_conv.c - the CPU convolution kernels against plain sums in double: what the forward pass leaves for the reverse
- * pass, the data gradient for every phase of a stride, and the reverse of the epilogue.
+ * pass, in fp32 and bf16, the data gradient for every phase of a stride, and the reverse of the epilogue.
  */
+#include "backend/precision.h"
 #include "lanes.h"
 
 typedef struct geometry {
@@ -9,14 +10,15 @@ typedef struct geometry {
 } geometry;
 
 /* Borders, strides that leave pixels unread, kernels with fewer taps than the stride, blocks of every size; windows of
- * Winograd's inside the image, at each border and beyond it. */
+ * Winograd's inside the image, at each border and beyond it; a linear layer of more channels and rows than are in hand at
+ * once. */
 static const geometry geometries[] = {
-    {5, 7, 3, 3, 1, 1, 4, 7},    {8, 8, 3, 3, 2, 1, 5, 13},  {7, 9, 3, 3, 2, 1, 6, 3},  {1, 11, 1, 1, 1, 0, 19, 8},
-    {6, 5, 1, 1, 2, 0, 3, 5},    {9, 9, 7, 7, 2, 3, 3, 4},   {10, 8, 2, 3, 3, 1, 7, 6}, {4, 4, 5, 5, 1, 2, 2, 9},
-    {11, 7, 4, 4, 4, 0, 12, 10}, {3, 3, 3, 3, 1, 0, 8, 1},   {8, 6, 2, 2, 3, 1, 1, 17}, {2, 40, 1, 5, 2, 2, 50, 11},
-    {14, 13, 3, 3, 1, 1, 9, 27}, {6, 10, 3, 3, 1, 2, 31, 6},
+    {5, 7, 3, 3, 1, 1, 4, 7},    {8, 8, 3, 3, 2, 1, 5, 13},  {7, 9, 3, 3, 2, 1, 6, 3},      {1, 11, 1, 1, 1, 0, 19, 8},
+    {6, 5, 1, 1, 2, 0, 3, 5},    {9, 9, 7, 7, 2, 3, 3, 4},   {10, 8, 2, 3, 3, 1, 7, 6},     {4, 4, 5, 5, 1, 2, 2, 9},
+    {11, 7, 4, 4, 4, 0, 12, 10}, {3, 3, 3, 3, 1, 0, 8, 1},   {8, 6, 2, 2, 3, 1, 1, 17},     {2, 40, 1, 5, 2, 2, 50, 11},
+    {14, 13, 3, 3, 1, 1, 9, 27}, {6, 10, 3, 3, 1, 2, 31, 6}, {1, 1, 1, 1, 1, 0, 1000, 999},
 };
-enum { GEOMETRIES = sizeof geometries / sizeof *geometries };
+enum { GEOMETRIES = sizeof geometries / sizeof *geometries, CHANNELS_MAX = 1000 };
 
 static window window_of(const geometry *g) {
     return (window){.in_h = g->in_h,
@@ -58,8 +60,8 @@ static void each_product(const geometry *g, void (*see)(void *context, product p
 
 /* Channels that a mask keeps, and where each of them is; -1 = it is not. */
 typedef struct kept {
-    uint32_t count, channel[64];
-    int place[64];
+    uint32_t count, channel[CHANNELS_MAX];
+    int place[CHANNELS_MAX];
 } kept;
 
 /* Not all of them, unless there is one. `backwards`: in decreasing order. */
@@ -98,16 +100,45 @@ static void add_reverse(void *context, product p) {
 
 /* -------------------------------------------------------------------------------------------------- forms */
 
-typedef enum form { DIRECT, WINOGRAD, FORMS } form;
-/* Of the largest result; transforms add and take away what is up to a hundred times larger. */
-static const double tolerances[] = {1e-6, 1e-5};
+/* The first two also in reverse. */
+typedef enum form { DIRECT, WINOGRAD, REVERSE_FORMS, DIRECT_BF16 = REVERSE_FORMS, WINOGRAD_BF16, FORMS } form;
+/* Of the largest result: sums of up to a thousand products; transforms add and take away what is up to a hundred times
+ * larger. In bf16 it is the sums of
+ * rounded numbers that are compared; of Winograd's form sums of numbers that stay exact when they are transformed. */
+static const double tolerances[] = {2e-6, 1e-5, 2e-6, 1e-6};
+
+static bool is_winograd(form f) {
+    return f == WINOGRAD || f == WINOGRAD_BF16;
+}
 
 static bool has_form(const geometry *g, form f) {
-    return f == DIRECT || (g->kernel_h == 3 && g->kernel_w == 3 && g->stride == 1 && g->pad <= 2);
+    return !is_winograd(f) || (g->kernel_h == 3 && g->kernel_w == 3 && g->stride == 1 && g->pad <= 2);
 }
 
 static size_t points_of(const geometry *g, form f) {
-    return f == WINOGRAD ? WINOGRAD_POINTS : (size_t)g->kernel_h * g->kernel_w;
+    return is_winograd(f) ? WINOGRAD_POINTS : (size_t)g->kernel_h * g->kernel_w;
+}
+
+/* The kernels of a form, forwards. */
+typedef struct forward_form {
+    void (*pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight, float *packed);
+    void (*conv)(const conv_args *args);
+    size_t scratch;   /* floats */
+    uint32_t columns; /* of a point */
+} forward_form;
+
+static forward_form forward_of(const cpu_kernels *k, const geometry *g, const window *w, form f) {
+    const uint32_t channels = g->in_channels, pairs = conv_pairs(channels);
+    switch (f) {
+    case DIRECT:
+        return (forward_form){k->conv_pack, k->conv, 0, channels};
+    case WINOGRAD:
+        return (forward_form){k->winograd_pack, k->winograd, k->winograd_scratch(channels), channels};
+    case DIRECT_BF16:
+        return (forward_form){k->conv_bf16_pack, k->conv_bf16, k->conv_bf16_scratch(w, channels), pairs};
+    default:
+        return (forward_form){k->winograd_bf16_pack, k->winograd_bf16, k->winograd_bf16_scratch(channels), pairs};
+    }
 }
 
 static size_t weight_count(const geometry *g) {
@@ -127,17 +158,51 @@ static uint32_t *columns_of(const kept *k, uint32_t columns, uint32_t taps, uint
     return column;
 }
 
+/* Pairs of channels of which one at least is kept, as if each were a channel; pair[][2] says where they are. */
+static kept pairs_of(const kept *channels, uint32_t pair[][2]) {
+    kept pairs = {.count = 0};
+    for (uint32_t c = 0; c < channels->count; c++) {
+        const uint32_t channel = channels->channel[c];
+        if (!pairs.count || pairs.channel[pairs.count - 1] != channel / 2) {
+            pair[pairs.count][0] = pair[pairs.count][1] = UINT32_MAX;
+            pairs.channel[pairs.count++] = channel / 2;
+        }
+        pair[pairs.count - 1][channel % 2] = c;
+    }
+    return pairs;
+}
+
 /* ---------------------------------------------------------------------------------------------- forwards */
+
+static float *rounded(const float *values, size_t count) {
+    float *copy = lanes_weights(count);
+    for (size_t i = 0; i < count; i++) copy[i] = precision_stored(PRECISION_BF16, values[i]);
+    return copy;
+}
+
+/* -unit, 0 or unit. Of units 1 (images) and 576 (weights, which are divided by up to 24 twice) what Winograd's form makes
+ * is whole and has at most the eight digits of bf16. */
+static float *whole(const float *values, size_t count, float unit) {
+    float *copy = lanes_weights(count);
+    for (size_t i = 0; i < count; i++) copy[i] = unit * roundf(1.49f * values[i]);
+    return copy;
+}
 
 static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     const window w = window_of(g);
     const size_t positions = (size_t)w.out_h * w.out_w, outputs = positions * g->out_channels;
     const kept rows = keep_some(g->out_channels, 2, true), columns = keep_some(g->in_channels, 1, false);
-    const float *x = lanes_values((size_t)g->in_h * g->in_w * columns.count), *weight = lanes_weights(weight_count(g));
-    float *packed = lanes_weights(conv_packed_size(g->out_channels, g->in_channels, points_of(g, f), k->tile_rows));
-    uint32_t zone[64] = {0};
-    (f == WINOGRAD ? k->winograd_pack : k->conv_pack)(&w, g->in_channels, g->out_channels, weight, packed);
-    void (*const conv)(const conv_args *) = f == WINOGRAD ? k->winograd : k->conv;
+    const size_t inputs = (size_t)g->in_h * g->in_w * columns.count;
+    const float *x = lanes_values(inputs), *weight = lanes_weights(weight_count(g));
+    if (f == WINOGRAD_BF16) {
+        x = whole(x, inputs * LANES, 1);
+        weight = whole(weight, weight_count(g), 576);
+    }
+    const forward_form form = forward_of(k, g, &w, f);
+    float *packed = lanes_weights(conv_packed_size(g->out_channels, form.columns, points_of(g, f), k->tile_rows));
+    uint32_t zone[64] = {0}, pair[CHANNELS_MAX][2];
+    const kept pairs = pairs_of(&columns, pair);
+    form.pack(&w, g->in_channels, g->out_channels, weight, packed);
     conv_args c = {.window = w,
                    .in_channels = columns.count,
                    .out_channels = g->out_channels,
@@ -146,9 +211,10 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
                    .residual = lanes_values(outputs),
                    .rows = rows.count,
                    .weight = packed,
-                   .row = rows_of(&rows, g->in_channels, points_of(g, f), k->tile_rows),
-                   .column = columns_of(&columns, g->in_channels, f == WINOGRAD ? 1 : g->kernel_w, k->tile_rows),
-                   .tap = (size_t)g->in_channels * k->tile_rows,
+                   .row = rows_of(&rows, form.columns, points_of(g, f), k->tile_rows),
+                   .column = columns_of(f >= DIRECT_BF16 ? &pairs : &columns, form.columns,
+                                        is_winograd(f) ? 1 : g->kernel_w, k->tile_rows),
+                   .tap = (size_t)form.columns * k->tile_rows,
                    .channel = rows.channel,
                    .mul = lanes_values(rows.count),
                    .add = lanes_values(rows.count),
@@ -156,7 +222,9 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
                    .zone_x = zone,
                    .zones_x = 1,
                    .relu = true,
-                   .scratch = f == WINOGRAD ? lanes_output(k->winograd_scratch(columns.count) / LANES) : NULL,
+                   .scratch = lanes_output(form.scratch / LANES),
+                   .pairs = pairs.count,
+                   .pair = (const uint32_t(*)[2])pair,
                    .linear = lanes_output(outputs),
                    .positive = lanes_bytes(outputs * LANES / 8)};
     const size_t undefined = rows.channel[0] * (size_t)LANES + 3;
@@ -164,8 +232,12 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     for (size_t p = 0; p < positions; p++) /* rows that are not computed */
         for (uint32_t o = 0; o < g->out_channels; o++)
             if (rows.place[o] < 0) memset(c.linear + (p * g->out_channels + o) * LANES, 0, LANES * sizeof(float));
-    conv(&c);
+    form.conv(&c);
     double *linear = lanes_doubles(outputs * LANES);
+    if (f == DIRECT_BF16) {
+        weight = rounded(weight, weight_count(g));
+        x = rounded(x, inputs * LANES);
+    }
     each_product(g, add_forward, &(sums){g, weight, x, linear, &rows, &columns});
     lanes_compare("linear", c.linear, linear, outputs, tolerances[f]);
     int wrong_bits = 0, ones = 0, seen = 0;
@@ -183,7 +255,7 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     c.linear = NULL;
     c.positive = NULL;
     c.output = lanes_copy(saving, outputs);
-    conv(&c);
+    form.conv(&c);
     lanes_same("output without saving", c.output, saving, outputs);
 }
 
@@ -240,7 +312,7 @@ static void check_reverse(const cpu_kernels *k, const geometry *g, form f, bool 
 }
 
 static void check_reverse_all(const cpu_kernels *k) {
-    for (form f = 0; f < FORMS; f++)
+    for (form f = 0; f < REVERSE_FORMS; f++)
         for (size_t i = 0; i < GEOMETRIES; i++)
             for (int add = 0; add < 2; add++)
                 if (has_form(&geometries[i], f)) check_reverse(k, &geometries[i], f, add);
@@ -293,7 +365,7 @@ static void check_then(const cpu_kernels *k, const geometry *g, form f, bool add
 }
 
 static void check_then_all(const cpu_kernels *k) {
-    for (form f = 0; f < FORMS; f++)
+    for (form f = 0; f < REVERSE_FORMS; f++)
         for (size_t i = 0; i < GEOMETRIES; i++)
             for (int add = 0; add < 2; add++)
                 if (has_form(&geometries[i], f)) check_then(k, &geometries[i], f, add);

@@ -222,6 +222,7 @@ static void check_attention_forward(const cpu_kernels *k, const heads *h, const 
     const size_t scratch = (k->attention_scratch(tokens, width) + LANES - 1) / LANES;
     double *lane_x = lanes_doubles(3 * count), *lane_y = lanes_doubles(count), *y = lanes_doubles(count * LANES);
     const attention_args a = {.tokens = tokens,
+                              .queries = tokens,
                               .heads = (uint32_t)h->heads,
                               .head_width = width,
                               .q = x,

@@ -1,8 +1,10 @@
 /*
  * golden_gradients.c - every family's derivatives against PyTorch's (tests/golden/models, tools/golden_models.py): of
  * the margin with respect to every keep under masks of ones, halves and zeros, with zero and mean ablation; internal
- * influence and neuron conductance. Every backend of the build that has a reverse pass must agree.
+ * influence and neuron conductance. Every backend of the build that has a reverse pass must agree, and every
+ * instruction set of the CPU kernels.
  */
+#include "backend/cpu/cpu_isa.h"
 #include "engines.h"
 #include "golden_nets.h"
 #include "test.h"
@@ -42,7 +44,7 @@ static double worst_row(const float *actual, const float *expected, size_t rows,
 }
 
 /* One part of the goldens; *worst grows. */
-static void compare(golden *g, const model *m, component_set set, const char *backend, size_t p, double *worst) {
+static void compare(golden *g, const model *m, component_set set, engine_options o, size_t p, double *worst) {
     size_t input[2] = {0}, result[2] = {0};
     const graph *graph = m->graph;
     const uint32_t n = graph->components;
@@ -51,13 +53,11 @@ static void compare(golden *g, const model *m, component_set set, const char *ba
     float *expected = golden_array(g, set, parts[p].part, 2, result);
     float *margins = calloc(masks * g->examples, sizeof *margins);
     const example_batch batch = golden_batch(g, m);
-    engine_options o = {.backend = backend,
-                        .outputs = "loss,margin",
-                        .ablation = {.kind = parts[p].ablation},
-                        .examples = g->examples,
-                        .masks = MASKS,
-                        .reverse = true,
-                        .paths = true};
+    o.outputs = "loss,margin";
+    o.ablation.kind = parts[p].ablation;
+    o.examples = g->examples;
+    o.masks = MASKS;
+    o.reverse = o.paths = true;
     engine e = {0};
     CHECK_INT(input[0] * input[1], MASKS * n);
     CHECK_INT(result[0] * result[1], count);
@@ -87,20 +87,20 @@ done:
     free(margins);
 }
 
-static void compare_net(const golden_net *net, const char *backend) {
+static void compare_net(const golden_net *net, const char *name, engine_options o) {
     double worst[sizeof parts / sizeof *parts] = {0};
     int sets = 0;
     golden g;
-    test_begin("%s: derivatives of %s are PyTorch's", backend, net->weights);
+    test_begin("%s: derivatives of %s are PyTorch's", name, net->weights);
     CHECK_OK(golden_open(net, "gradients", &g));
     for (component_set set = SET_FILTERS; set <= SET_BLOCKS; set++) {
         model *m = golden_has(&g, set, "levels") ? golden_model(&g, set) : NULL;
-        for (size_t p = 0; m && p < sizeof parts / sizeof *parts; p++) compare(&g, m, set, backend, p, &worst[p]);
+        for (size_t p = 0; m && p < sizeof parts / sizeof *parts; p++) compare(&g, m, set, o, p, &worst[p]);
         sets += m != NULL;
         model_destroy(m);
     }
     CHECK(sets > 0);
-    printf("# %s, %s:", backend, net->weights);
+    printf("# %s, %s:", name, net->weights);
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
         CHECK_NEAR(worst[p], 0, LIMIT);
         printf(" %s %.1e", parts[p].part, worst[p]);
@@ -109,20 +109,34 @@ static void compare_net(const golden_net *net, const char *backend) {
     golden_close(&g);
 }
 
+static void compare_backend(const char *backend) {
+    const backend_interface *interface;
+    if (backend_find(backend, NULL, &interface) != COAR_OK) {
+        test_begin("%s: derivatives are PyTorch's", backend);
+        test_skip("%s", coar_last_error());
+        status_clear();
+    } else if (!interface->run_reverse) {
+        test_begin("%s: derivatives are PyTorch's", backend);
+        test_skip("backend %s has no reverse pass", backend);
+    } else {
+        for (size_t i = 0; i < golden_net_count; i++)
+            compare_net(&golden_nets[i], backend, (engine_options){.backend = backend});
+    }
+}
+
+/* Direct forms alone: a derivative jumps where a ReLU's argument is zero, and Winograd's rounding, which differs between
+ * instruction sets, takes one of these networks' across. */
+static void compare_isa(const cpu_isa *isa) {
+    if (!cpu_isa_runs(isa)) return; /* cpu_isa.c says so */
+    setenv("COAR_ISA", isa->name, 1);
+    for (size_t i = 0; i < golden_net_count; i++)
+        compare_net(&golden_nets[i], isa->name, (engine_options){.backend = "cpu", .exact = true});
+    unsetenv("COAR_ISA");
+}
+
 int main(void) {
     static const char *const backends[] = {"reference", "cpu", "cuda"};
-    for (size_t k = 0; k < sizeof backends / sizeof *backends; k++) {
-        const backend_interface *interface;
-        if (backend_find(backends[k], NULL, &interface) != COAR_OK) {
-            test_begin("%s: derivatives are PyTorch's", backends[k]);
-            test_skip("%s", coar_last_error());
-            status_clear();
-        } else if (!interface->run_reverse) {
-            test_begin("%s: derivatives are PyTorch's", backends[k]);
-            test_skip("backend %s has no reverse pass", backends[k]);
-        } else {
-            for (size_t i = 0; i < golden_net_count; i++) compare_net(&golden_nets[i], backends[k]);
-        }
-    }
+    for (size_t k = 0; k < sizeof backends / sizeof *backends; k++) compare_backend(backends[k]);
+    for (size_t i = 0; i < CPU_ISAS_KNOWN && !REDUCED; i++) compare_isa(&cpu_isas[i]);
     return test_end();
 }

@@ -192,6 +192,27 @@ static void test_groups(void) {
     }
 }
 
+/* 16 passes of 32 examples, or as many pairs of fewer, but hardly more than there are passes. */
+static void test_group_size(void) {
+    static const struct {
+        uint64_t examples;
+        uint32_t first, passes;
+        size_t group;
+    } cases[] = {{40, 0, 512, 16}, {32, 0, 512, 16}, {5, 0, 512, 64},
+                 {1, 0, 512, 512}, {1, 0, 16, 16},   {1, 64, 100, 64}};
+    test_begin("few examples: more passes at once");
+    job *j = open_job(NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const gradient_units units = {.grid = {.examples = cases[i].examples,
+                                               .components = j->model->graph->components,
+                                               .outputs = 1,
+                                               .first_pass = cases[i].first,
+                                               .passes = cases[i].passes}};
+        CHECK_INT(gradient_units_work(j, &units).pass.masks, cases[i].group);
+    }
+    job_close(j);
+}
+
 static void test_devices(void) {
     test_begin("two devices, of which one fails in the middle of a unit: the same bytes");
     char path[512];
@@ -301,6 +322,7 @@ static void test_not_finite(bool output_alone) {
 int main(void) {
     test_sums();
     test_groups();
+    test_group_size();
     test_devices();
     test_stop();
     test_not_finite(false);

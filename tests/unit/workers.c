@@ -297,8 +297,29 @@ static void test_baseline(void) {
     close_trial(&t);
 }
 
+/* Small, ResNet-20, ResNet-50 and ViT-B/16: flops of a pass, and what docs/design.md then says. */
+static void test_unit_size(void) {
+    static const struct {
+        double flops;
+        uint64_t examples;
+        uint32_t masks, of;
+    } cases[] = {
+        {1e3, 1, 2048, 1},    {81e6, 1, 2048, 1},     {81e6, 5, 512, 5},   {81e6, 31, 128, 31}, {81e6, 32, 64, 32},
+        {81e6, 200, 64, 200}, {81e6, 5000, 64, 1024}, {8.2e9, 1, 1024, 1}, {8.2e9, 64, 16, 64}, {35e9, 1, 256, 1},
+        {35e9, 32, 8, 32},    {35e9, 2000, 1, 256},   {1e15, 1, 1, 1},
+    };
+    test_begin("work units: few examples take more masks, expensive networks fewer");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint32_t masks, examples;
+        unit_size(cases[i].flops, cases[i].examples, &masks, &examples);
+        CHECK_INT(masks, cases[i].masks);
+        CHECK_INT(examples, cases[i].of);
+    }
+}
+
 int main(void) {
     sem_init(&failures, 0, 0);
+    test_unit_size();
     test_one();
     test_several();
     test_failing();

@@ -227,6 +227,7 @@ static coar_status run_task(void *context, size_t task, int worker) {
     const run_job *job = context;
     cpu_worker *w = &job->b->worker[worker];
     const size_t group_tasks = job->groups ? job->count * job->parts : 0;
+    w->all_positions = false;
     if (task < group_tasks) {
         const size_t part = task % job->parts;
         run_groups(job, w, task / job->parts, job->groups * part / job->parts, job->groups * (part + 1) / job->parts);
@@ -301,8 +302,16 @@ static void cpu_work(const backend *base, double *executed, double *dense) {
     *dense = b->dense;
 }
 
+/* Emulated instructions are slower than fp32. */
+static const char *const *cpu_precisions(const char *device_class) {
+    static const char *const native[] = {"bf16", NULL}, *const none[] = {NULL};
+    return strcmp(device_class, "cpu/avx512bf16") ? none : native;
+}
+
 const backend_interface backend_cpu = {
     .name = "cpu",
+    .precisions = cpu_precisions,
+    .reverse_in_fp32 = true,
     .memory = cpu_memory,
     .prepare = cpu_prepare,
     .bind = cpu_bind,

@@ -52,16 +52,20 @@ static size_t positions_read(const cpu_layer *layer) {
 static double op_bytes(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
-    const size_t read = positions_read(layer), written = shape_positions(layer->out);
+    const size_t written = cpu_positions(w, layer);
+    const bool some = written < shape_positions(layer->out) && o->kind != OP_ATTENTION;
+    const size_t read = some ? written : positions_read(layer);
     if (o->kind != OP_CONV) {
         double bytes = tile_bytes(o->output, written, layer->out.c);
         for (int k = 0; k < 3; k++) bytes += tile_bytes(o->input[k], read, layer->in.c);
         return bytes;
     }
-    const conv_args args = cpu_conv_args(b, w, i, group);
+    const cpu_form *form = &layer->form;
+    const conv_args args = cpu_conv_args(b, w, i, form, group);
+    const uint32_t columns = form->bf16 ? args.pairs : args.in_channels;
     return tile_bytes(o->input[0], read, args.in_channels) + tile_bytes(o->output, written, args.out_channels) +
            tile_bytes(o->residual, written, args.out_channels) +
-           (double)args.rows * args.in_channels * layer->points * sizeof(float);
+           (double)args.rows * columns * form->points * sizeof(float);
 }
 
 static void see(cpu_profile *p, const cpu_backend *b, const cpu_worker *w, size_t i, bool finished, bool group) {

@@ -25,10 +25,10 @@ static gradient_sum sum_at(const reverse_tile *t, int region, bool add) {
 
 static void forward_convolution(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
-    conv_args args = cpu_conv_args(t->b, t->w, s->op, false);
+    conv_args args = cpu_conv_args(t->b, t->w, s->op, &layer->fp32, false);
     args.linear = at(t, s->linear);
     args.positive = (uint8_t *)at(t, s->positive);
-    cpu_convolve(t->b, layer, &args);
+    cpu_convolve(t->b, &layer->fp32, &args);
 }
 
 static void forward(const reverse_tile *t, const step *s) {
@@ -42,8 +42,8 @@ static void forward(const reverse_tile *t, const step *s) {
     if (o->kind == OP_CONV)
         forward_convolution(t, s);
     else
-        cpu_run_op(t->b, t->w, s->op);
-    if (o->mask.place == PLACE_OUT) cpu_mask_result(t->b, t->w, s->op, cpu_value(t->w, o->output), y);
+        cpu_run_op(t->b, t->w, s->op, false);
+    if (o->mask.place == PLACE_OUT) cpu_mask_result(t->b, t->w, s->op, false, cpu_value(t->w, o->output), y);
 }
 
 static void differentiate_output(const reverse_tile *t, const step *s) {
@@ -103,7 +103,7 @@ static void end_site(const reverse_tile *t, const cpu_layer *layer) {
 
 /* An OUT site: from the gradient of its result to that of x, in place. x: the unmasked result. */
 static void reverse_mask(const reverse_tile *t, const cpu_layer *layer, const float *x, float *gradient) {
-    cpu_out_keeps(t->b, t->w, (size_t)(layer - t->b->layers));
+    cpu_out_keeps(t->b, t->w, (size_t)(layer - t->b->layers), false);
     epilogue_reverse_args args = {
         .positions = shape_positions(layer->out),
         .channels = layer->out.c,
@@ -191,7 +191,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         .row = layer->reverse_row,
         .column = t->b->column,
         .tap = (size_t)layer->out.c * t->b->kernels->tile_rows,
-        .scratch = t->w->winograd,
+        .scratch = t->w->conv,
         .gradient = at(t, s->dlinear),
         .output = sum_at(t, s->dx[0], s->add[0]),
     };
@@ -200,7 +200,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         then = epilogue_args(t, s + 1);
         args.then = &then;
     }
-    (layer->winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
+    (layer->fp32.winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
     if (next && in_epilogue(next)) end_site(t, next);
 }
 
@@ -251,7 +251,7 @@ static void reverse_layernorm(const reverse_tile *t, const step *s) {
     if (o->mask.place == PLACE_OUT) {
         t->w->value[o->input[0]] = at(t, s->x[0]);
         t->w->value[o->output] = at(t, s->scratch[0]);
-        cpu_run_op(t->b, t->w, s->op);
+        cpu_run_op(t->b, t->w, s->op, false);
         reverse_mask(t, layer, at(t, s->scratch[0]), at(t, s->dy));
     }
     if (args.output.values) t->b->kernels->layernorm_reverse(&args);
@@ -342,8 +342,9 @@ static void run_step(const reverse_tile *t, const step *s) {
 
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
+    t->w->all_positions = true;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
-        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, false);
+        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, &t->b->layers[i].fp32, false);
     for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */
         const double start = cpu_profile_clock(t->b);
         run_step(t, &schedule->steps[i]);

@@ -10,12 +10,12 @@ window cpu_layer_window(const cpu_layer *layer) {
     return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
 }
 
-conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
+conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
-    const bool leaves_out = group && layer->leaves_out, left_out = group && layer->feeder >= 0;
-    return (conv_args){
+    const bool leaves_out = group && layer->left_out, left_out = group && layer->feeder >= 0;
+    conv_args args = {
         .window = cpu_layer_window(layer),
         .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
@@ -23,10 +23,10 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .output = cpu_value(w, o->output),
         .residual = cpu_value(w, o->residual),
         .rows = p->rows,
-        .weight = layer->weight,
+        .weight = form->weight,
         .row = p->row_start,
         .column = left_out ? p->column : b->column,
-        .tap = (size_t)layer->in.c * b->kernels->tile_rows,
+        .tap = (size_t)form->columns * b->kernels->tile_rows,
         .channel = p->channel,
         .mul = p->mul,
         .add = p->add,
@@ -38,26 +38,40 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .constant = p->constant,
         .relu = o->act == ACT_RELU,
         .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
-        .scratch = w->winograd,
+        .scratch = w->conv,
+        .pairs = !form->bf16 ? 0
+                 : left_out  ? p->pairs
+                             : form->columns,
+        .pair = (const uint32_t(*)[2])(left_out ? p->pair : b->pair),
     };
+    if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
+        args.window.in_w = args.window.out_w = (uint32_t)cpu_positions(w, layer);
+    return args;
 }
 
-void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args) {
-    (layer->winograd ? b->kernels->winograd : b->kernels->conv)(args);
+void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args) {
+    const cpu_kernels *k = b->kernels;
+    if (form->bf16)
+        (form->winograd ? k->winograd_bf16 : k->conv_bf16)(args);
+    else
+        (form->winograd ? k->winograd : k->conv)(args);
 }
 
 /* Products that one row and column of a layer take for an image. */
-static double products(const cpu_layer *layer) {
-    if (!layer->winograd) return layer->rows.taps * layer->columns.taps;
+static double products(const cpu_layer *layer, const cpu_form *form) {
+    if (!form->winograd) return layer->rows.taps * layer->columns.taps;
     return (double)((layer->out.h + 3) / 4) * ((layer->out.w + 3) / 4) * WINOGRAD_POINTS;
 }
 
 static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
     const cpu_layer *layer = &b->layers[i];
-    if (fresh) cpu_pack(b, w, i, group);
-    const conv_args args = cpu_conv_args(b, w, i, group);
-    cpu_convolve(b, layer, &args);
-    w->flops += 2.0 * LANES * args.rows * args.in_channels * products(layer);
+    const cpu_form *form = &layer->form;
+    if (fresh) cpu_pack(b, w, i, form, group);
+    const conv_args args = cpu_conv_args(b, w, i, form, group);
+    cpu_convolve(b, form, &args);
+    const uint32_t columns = form->bf16 ? 2 * args.pairs : args.in_channels;
+    w->flops += 2.0 * LANES * args.rows * columns * products(layer, form) * cpu_positions(w, layer) /
+                shape_positions(layer->out);
 }
 
 static void run_pool(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
@@ -90,7 +104,7 @@ static void run_subsample(const cpu_worker *w, const cpu_layer *layer) {
 static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer) {
     const op *o = layer->op;
     const layernorm_args args = {
-        .positions = shape_positions(layer->in),
+        .positions = cpu_positions(w, layer),
         .channels = layer->in.c,
         .gamma = o->weight,
         .beta = o->shift,
@@ -101,12 +115,39 @@ static void run_layernorm(const cpu_backend *b, const cpu_worker *w, const cpu_l
     b->kernels->layernorm(&args);
 }
 
-static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer) {
+/* Values that are stored of each head into w->value_width; heads without any are not listed where their queries and keys
+ * are not stored. Returns how many are listed. */
+static uint32_t list_heads(const cpu_worker *w, const cpu_layer *layer, const cpu_packed *values, bool whole) {
+    const uint32_t width = layer->in.c / layer->op->heads;
+    uint32_t heads = 0, r = 0;
+    for (uint32_t h = 0; h < layer->op->heads; h++) {
+        const uint32_t first = r;
+        while (r < values->rows && values->row[r] / width == h) r++;
+        if (r > first || !whole) w->value_width[heads++] = r - first;
+    }
+    return heads;
+}
+
+/* Products for a query and key; a head without values is skipped. */
+static double attention_products(const attention_args *a) {
+    double sum = 0;
+    for (uint32_t h = 0; h < a->heads; h++) {
+        const uint32_t values = a->value_width ? a->value_width[h] : a->head_width;
+        if (values) sum += (double)a->head_width + values;
+    }
+    return sum;
+}
+
+static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer, bool group) {
     const op *o = layer->op;
+    const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
+    const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
     const attention_args args = {
         .tokens = (uint32_t)shape_positions(layer->in),
-        .heads = o->heads,
+        .queries = (uint32_t)cpu_positions(w, layer),
+        .heads = values ? list_heads(w, layer, values, whole) : o->heads,
         .head_width = layer->in.c / o->heads,
+        .value_width = values ? w->value_width : NULL,
         .q = cpu_value(w, o->input[0]),
         .k = cpu_value(w, o->input[1]),
         .v = cpu_value(w, o->input[2]),
@@ -114,30 +155,33 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += graph_op_flops(b->settings.graph, o) * LANES;
+    w->flops += 2.0 * LANES * args.queries * args.tokens * attention_products(&args);
 }
 
-void cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i) {
+uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
+    const cpu_packed *stored = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
     const mask_site *m = &layer->op->mask;
     const float *fill = b->settings.ablation.fill;
-    for (uint32_t c = 0; c < layer->out.c; c++) {
+    const uint32_t channels = stored ? stored->rows : layer->out.c;
+    for (uint32_t s = 0; s < channels; s++) {
+        const uint32_t c = stored ? stored->row[s] : s;
         const float *keep = w->keep + (size_t)(m->first + c / m->width) * LANES;
         const float f = fill ? fill[m->row_first + c] : 0;
         for (size_t lane = 0; lane < LANES; lane++) {
-            w->out_mul[c * LANES + lane] = keep[lane];
-            w->out_add[c * LANES + lane] = (1 - keep[lane]) * f;
+            w->out_mul[s * LANES + lane] = keep[lane];
+            w->out_add[s * LANES + lane] = (1 - keep[lane]) * f;
         }
     }
+    return channels;
 }
 
-void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, const float *x, float *y) {
-    const cpu_layer *layer = &b->layers[i];
-    cpu_out_keeps(b, w, i);
-    b->kernels->scale_channels(x, shape_positions(layer->out), layer->out.c, w->out_mul, w->out_add, NULL, y);
+void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y) {
+    const uint32_t channels = cpu_out_keeps(b, w, i, group);
+    b->kernels->scale_channels(x, cpu_positions(w, &b->layers[i]), channels, w->out_mul, w->out_add, NULL, y);
 }
 
-void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
+void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     float *output = cpu_value(w, o->output);
@@ -159,7 +203,7 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i) {
         run_layernorm(b, w, layer);
         break;
     case OP_ATTENTION:
-        run_attention(b, w, layer);
+        run_attention(b, w, layer, group);
         break;
     case OP_SELECT:
         memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
@@ -182,9 +226,9 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
         if (g->ops[i].kind == OP_CONV)
             run_conv(b, w, i, group, fresh);
         else
-            cpu_run_op(b, w, i);
+            cpu_run_op(b, w, i, group);
         float *y = cpu_value(w, g->ops[i].output);
-        if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, y, y);
+        if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, group, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
     }
 }

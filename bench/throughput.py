@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""Masked images a second of coar on the standard networks and, with --peers, of everybody else, in turn.
+
+  throughput.py BUILD [--peers] [--networks LIST] [--rounds 5] [--seconds 4] [--threads T] [--isa NAME]
+                      [--write docs/performance.md] [--json FILE]
+
+BUILD holds the coar binary. A round measures every side once, one after the other, each for --seconds (or for one mask,
+where that takes longer), while the others are stopped; rounds are repeated, so that what else the machine does falls on
+all, and medians are compared. coar is a new process each time; a peer (peers.py) lives from round to round and has
+compiled, and chosen its batch size, before the first.
+
+Peers are PyTorch's masked procedure, as the method's authors have it, and torch.compile, ONNX Runtime and OpenVINO, which
+cannot ablate and so run dense; each in fp32, and where the processor has bf16 instructions in that as well. They need a
+Python with torch, torchvision, onnx, onnxscript, onnxruntime and openvino: PEERS_PYTHON names one, otherwise
+BUILD/peers becomes a virtual environment with them (pip's usual variables apply). --write puts the table into a file,
+between its two markers.
+"""
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# name: title, and alpha as in the paper
+NETWORKS = {"resnet20": ("ResNet-20, CIFAR", 0.10), "resnet18_cifar": ("ResNet-18, CIFAR", 0.10),
+            "mini_resnet_256": ("MiniResNet, 256 planes", 0.10), "resnet50": ("ResNet-50, 224x224", 0.05),
+            "vit_b_16": ("ViT-B/16, 224x224", 0.05)}
+PACKAGES = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "safetensors"]
+# name, whether it ablates, precision class
+PEERS = [("pytorch", True, "fp32"), ("pytorch-autocast", True, "bf16"), ("pytorch-bf16", True, "bf16"),
+         ("torch.compile", False, "fp32"), ("torch.compile-bf16", False, "bf16"), ("onnxruntime", False, "fp32"),
+         ("openvino", False, "fp32"), ("openvino-bf16", False, "bf16")]
+MARKERS = ("<!-- throughput: make bench PEERS=1 writes from here -->", "<!-- throughput: to here -->")
+
+
+def log(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def processor():
+    """(model name, flags) of the first processor of /proc/cpuinfo."""
+    fields = {}
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    name = fields.get("model name", "unknown processor")
+    if "cpu family" in fields:
+        name += f" (family {fields['cpu family']}, model {fields.get('model', '?')})"
+    return name, fields.get("flags", fields.get("Features", "")).split()
+
+
+def peers_python(build):
+    """A Python that has the peers, installed if there is none."""
+    if os.environ.get("PEERS_PYTHON"):
+        return os.environ["PEERS_PYTHON"]
+    folder = os.path.join(build, "peers")
+    python = os.path.join(folder, "bin", "python")
+    have = subprocess.run([python, "-c", "import " + ", ".join(PACKAGES)], capture_output=True) \
+        if os.path.exists(python) else None
+    if not have or have.returncode:
+        log(f"throughput: installing {', '.join(PACKAGES)} into {folder}")
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    return python
+
+
+# -------------------------------------------------------------------------------------------------- the sides
+
+
+class Coar:
+    """A side: `name`, `version`, `precision`, `batch`, `masked`, and `measure`, which adds to `rates`."""
+
+    name, masked = "coar", True
+
+    def __init__(self, options, network, alpha):
+        self.command = [os.path.join(options.build, "coar"), "bench", "--model", network, "--alpha", str(alpha),
+                        "--threads", str(options.threads), "--json"]
+        self.command += ["--isa", options.isa] if options.isa else []
+        self.rates, self.results, self.precision = [], [], options.precision
+
+    def measure(self, seconds):
+        # `auto` tries precisions on thousands of passes: once is enough
+        command = [*self.command, "--precision", self.precision, "--time", str(seconds)]
+        result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
+        self.precision, self.version, self.batch = result["precision"], result["isa"], result["batch"]
+        self.results.append(result)
+        self.rates.append(result["images_per_second"])
+
+    def median(self, key):
+        return statistics.median(r[key] for r in self.results)
+
+    def close(self):
+        pass
+
+
+class Peer:
+    def __init__(self, options, python, network, alpha, name, masked, precision):
+        self.name, self.masked, self.precision, self.rates = name, masked, precision, []
+        environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads))
+        if options.isa == "avx2":  # these two obey
+            environment.update(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
+        command = [python, os.path.join(HERE, "peers.py"), "--network", network, "--peer", name, "--alpha", str(alpha),
+                   "--threads", str(options.threads)]
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+                                        text=True, env=environment)
+        hello = self.answer()
+        self.version, self.batch = hello["version"], hello["batch"]
+        self.process.send_signal(signal.SIGSTOP)  # some threads spin while they have nothing to do
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            lines = self.errors.read().strip().splitlines() or ["no message"]
+            raise RuntimeError(f"{self.name}: {lines[-1]}")
+        return json.loads(line)
+
+    def measure(self, seconds):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        self.rates.append(self.answer()["images_per_second"])
+        self.process.send_signal(signal.SIGSTOP)
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def start_peers(options, python, network, alpha, bf16):
+    sides = []
+    for name, masked, precision in PEERS:
+        if precision == "bf16" and not bf16:
+            continue
+        try:
+            sides.append(Peer(options, python, network, alpha, name, masked, precision))
+            log(f"{network}: {sides[-1].version}, {precision}: batch {sides[-1].batch}")
+        except RuntimeError as error:
+            log(f"{network}: left out: {error}")
+    return sides
+
+
+def run_rounds(options, python, network, alpha, bf16):
+    """All sides of a network, measured. coar first."""
+    sides = start_peers(options, python, network, alpha, bf16) if python else []
+    sides.insert(0, Coar(options, network, alpha))
+    try:
+        for number in range(options.rounds):
+            for side in sides:
+                side.measure(options.seconds)
+            log(f"{network} round {number + 1}: " + ", ".join(f"{s.name} {digits(s.rates[-1])}" for s in sides))
+    finally:
+        for side in sides:
+            side.close()
+    return sides
+
+
+# -------------------------------------------------------------------------------------------------- the table
+
+
+def digits(value):
+    """Three significant digits at least."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def cell(side):
+    """The median, and the least and the greatest of the rounds."""
+    if not side:
+        return "-"
+    return f"{digits(statistics.median(side.rates))} ({digits(min(side.rates))} to {digits(max(side.rates))})"
+
+
+def fastest(sides):
+    return max(sides, key=lambda s: statistics.median(s.rates), default=None)
+
+
+def ratio(coar, other):
+    return f"{statistics.median(coar.rates) / statistics.median(other.rates):.2f}" if other else "-"
+
+
+@dataclasses.dataclass
+class Row:
+    """A network's sides, and those among them that coar is compared with."""
+
+    network: str
+    alpha: float
+    sides: list
+
+    def __post_init__(self):
+        self.coar, peers = self.sides[0], self.sides[1:]
+        bf16 = self.coar.precision != "fp32"
+        # bf16 is compared with whatever is fastest, fp32 with fp32
+        masked = [s for s in peers if s.masked and (bf16 or s.precision == "fp32")]
+        dense = {kind: fastest([s for s in peers if s.name.split("-")[0] == kind and
+                                s.precision == ("bf16" if bf16 and kind != "onnxruntime" else "fp32")])
+                 for kind in ("torch.compile", "onnxruntime", "openvino")}
+        self.masked, self.dense = fastest(masked), dense
+        self.best_dense = fastest([s for s in dense.values() if s])
+
+    def text(self):
+        coar = self.coar
+        words = [NETWORKS[self.network][0], f"{self.alpha:.2f}".lstrip("0"), coar.precision, cell(coar),
+                 f"{100 * coar.median('peak_fraction'):.0f} %", f"{100 * coar.median('executed_fraction'):.0f} %",
+                 cell(self.masked), ratio(coar, self.masked), *map(cell, self.dense.values()),
+                 ratio(coar, self.best_dense)]
+        return "| " + " | ".join(words) + " |"
+
+
+HEADS = ["network", "alpha", "coar in", "coar, masked images/s", "of peak, dense flops", "executed",
+         "PyTorch's masked procedure", "coar / PyTorch", "torch.compile, dense", "ONNX Runtime, dense",
+         "OpenVINO, dense", "coar / fastest dense"]
+
+
+def table(rows, options, name):
+    machine = rows[0].coar
+    versions = sorted({s.version for r in rows for s in r.sides[1:]})
+    lines = [f"{name}, {options.threads} threads, {machine.version} kernels, "
+             f"{machine.median('peak_flops') / 1e9:.0f} GFLOP/s and {machine.median('bandwidth') / 1e9:.0f} GB/s "
+             f"measured; {datetime.date.today():%d %B %Y}. {', '.join(versions) or 'No peers'}. Medians of "
+             f"{options.rounds} interleaved rounds of {options.seconds:g} s, in brackets the slowest and the fastest."]
+    lines += ["", "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    return "\n".join(lines + [r.text() for r in rows])
+
+
+def around_markers(path):
+    """What a file has before and behind the place for the table."""
+    try:
+        with open(path) as file:
+            before, first, rest = file.read().partition(MARKERS[0])
+    except OSError as error:
+        sys.exit(f"throughput: --write: {error}")
+    _, second, after = rest.partition(MARKERS[1])
+    if not first or not second:
+        sys.exit(f"throughput: --write: {path} lacks the lines '{MARKERS[0]}' and '{MARKERS[1]}'")
+    return before, after
+
+
+def write_between_markers(path, text):
+    before, after = around_markers(path)
+    with open(path + ".tmp", "w") as file:
+        file.write(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+    os.replace(path + ".tmp", path)
+
+
+def record(rows, name, path):
+    sides = [{"network": r.network, "alpha": r.alpha, "side": s.name, "version": s.version, "precision": s.precision,
+              "batch": s.batch, "rates": s.rates} for r in rows for s in r.sides]
+    with open(path, "w") as file:
+        json.dump({"machine": name, "date": f"{datetime.date.today()}", "sides": sides}, file, indent=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("build", help="folder of the coar binary")
+    parser.add_argument("--peers", action="store_true", help="also everybody else")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="of " + ", ".join(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="of one measurement")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--alpha", type=float, help="the paper's for each network")
+    parser.add_argument("--precision", default="auto", help="of coar")
+    parser.add_argument("--isa", default=os.environ.get("COAR_ISA"), help="hold coar and PyTorch to it")
+    parser.add_argument("--write", metavar="FILE", help="put the table between the markers of this file")
+    parser.add_argument("--json", metavar="FILE", help="every round's figures")
+    options = parser.parse_args()
+    networks = options.networks.split(",")
+    for network in networks:
+        if network not in NETWORKS:
+            parser.error(f"--networks: '{network}' is none of {', '.join(NETWORKS)}")
+
+    if options.write:
+        around_markers(options.write)  # rather now than after an hour
+
+    name, flags = processor()
+    bf16 = bool({"avx512_bf16", "amx_bf16"} & set(flags)) and options.isa != "avx2"
+    python = peers_python(options.build) if options.peers else None
+    rows = []
+    for network in networks:
+        alpha = options.alpha or NETWORKS[network][1]
+        rows.append(Row(network, alpha, run_rounds(options, python, network, alpha, bf16)))
+        text = table(rows, options, name)  # after each network: what there is survives an interrupt
+        if options.write:
+            write_between_markers(options.write, text)
+        if options.json:
+            record(rows, name, options.json)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
