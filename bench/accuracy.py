@@ -138,7 +138,7 @@ def measure_network(session, network, arguments):
     for form in FORMS:
         refused = job.try_form(form)
         if refused:
-            left_out.append(f"{network}, {form}: left out ({refused}).")
+            left_out.append(f"{form}: left out ({refused}).")
             continue
         same = plans.setdefault(job.plan(form), form)
         if same != form:
@@ -170,7 +170,7 @@ def measure_networks(session, arguments):
             continue
         more, less = measure_network(session, network, arguments)
         lines += more
-        left_out += less
+        left_out += [line for line in less if line not in left_out]
     return lines, left_out
 
 

@@ -44,10 +44,7 @@ INLINE void conv_tile(const uint32_t MO, const number type, uint32_t lane, const
     for (uint32_t s = 0; s < in->segments; s++)
         product_add(MO, type, acc, in->x + lane + s * in->x_stride, in->w + s * in->w_stride, in->row, in->column,
                     in->length);
-    UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-        put_sum(&to, o, lane + v * VEC, acc[o][v]);
-    if (to.positive)
-        for (uint32_t o = 0; o < MO; o++) put_positive(&to, o, lane);
+    UNROLL for (uint32_t o = 0; o < MO; o++) put_sums(&to, o, lane, acc[o]);
 }
 
 typedef void (*tile_function)(uint32_t lane, const tile_input *in, const tile_output *out);

@@ -57,7 +57,7 @@ typedef struct tile {
     const tile_output *out; /* for complete sums */
 } tile;
 
-/* As put_sum does it, without asking for every row what is the same for all of them. */
+/* As put_sums does it, without asking for every row what is the same for all of them. */
 INLINE void put_rows(const uint32_t MO, const tile_output *out, bool residual, uint32_t lane,
                      vec acc[TILE_ROWS][TILE_VECTORS]) {
     const vec least = vec_set1(out->relu ? 0 : -__builtin_inff());
@@ -74,10 +74,8 @@ INLINE void put_rows(const uint32_t MO, const tile_output *out, bool residual, u
 }
 
 INLINE void put_any(const uint32_t MO, const tile_output *out, uint32_t lane, vec acc[TILE_ROWS][TILE_VECTORS]) {
-    UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-        put_sum(out, o, lane + v * VEC, acc[o][v]);
-    if (out->positive)
-        for (uint32_t o = 0; o < MO; o++) put_positive(out, o, lane);
+    const tile_output to = *out; /* a copy that no store can change */
+    UNROLL for (uint32_t o = 0; o < MO; o++) put_sums(&to, o, lane, acc[o]);
 }
 
 INLINE void put_tile(const uint32_t MO, const tile_output *out, uint32_t lane, vec acc[TILE_ROWS][TILE_VECTORS]) {

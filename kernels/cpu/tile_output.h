@@ -20,31 +20,28 @@ typedef struct tile_output {
 
 _Static_assert(TILE_LANES % 8 == 0 && LANES <= 32, "a tile's bits are whole bytes of one word");
 
-/* Row o, VEC lanes from `lane` on. */
-INLINE void put_sum(const tile_output *out, uint32_t o, uint32_t lane, vec sum) {
-    const size_t at = (size_t)(out->channel ? out->channel[o] : o) * LANES + lane, row = (size_t)o * LANES + lane;
-    if (!out->mul) {
-        vec_put(out->y + at, out->add_to_y, sum);
-        return;
-    }
-    if (out->linear) vec_store(out->linear + at, sum);
-    vec y = vec_fma(sum, vec_load(out->mul + row), vec_load(out->add + row));
-    if (out->residual) y += vec_load(out->residual + at);
-    if (out->relu) y = vec_relu(y);
-    vec_store(out->y + at, y);
-}
-
 /* TILE_LANES of them. */
 INLINE void put_bits(uint8_t *to, uint32_t bits) {
     UNROLL for (uint32_t i = 0; i < TILE_LANES; i += 8) to[i / 8] = (uint8_t)(bits >> i);
 }
 
-/* Bits of row o as it was put, TILE_LANES lanes from `lane` on. */
-INLINE void put_positive(const tile_output *out, uint32_t o, uint32_t lane) {
-    const size_t at = (size_t)out->channel[o] * LANES + lane;
+/* Row o, TILE_LANES lanes from `lane` on. */
+INLINE void put_sums(const tile_output *out, uint32_t o, uint32_t lane, const vec sums[TILE_VECTORS]) {
+    const size_t at = (size_t)(out->channel ? out->channel[o] : o) * LANES + lane, row = (size_t)o * LANES + lane;
     uint32_t bits = 0;
-    for (uint32_t i = 0; i < TILE_LANES; i += VEC) bits |= vec_bits(~(vec_load(out->y + at + i) <= vec_zero())) << i;
-    put_bits(out->positive + at / 8, bits);
+    if (!out->mul) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) vec_put(out->y + at + v * VEC, out->add_to_y, sums[v]);
+        return;
+    }
+    UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+        const uint32_t i = v * VEC;
+        if (out->linear) vec_store(out->linear + at + i, sums[v]);
+        vec y = vec_fma(sums[v], vec_load(out->mul + row + i), vec_load(out->add + row + i));
+        if (out->residual) y += vec_load(out->residual + at + i);
+        if (out->positive) bits |= vec_bits(~(y <= vec_zero())) << i;
+        vec_store(out->y + at + i, out->relu ? vec_relu(y) : y);
+    }
+    if (out->positive) put_bits(out->positive + at / 8, bits);
 }
 
 INLINE tile_output conv_output(const conv_args *c, uint32_t y, uint32_t x) {

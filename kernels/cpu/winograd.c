@@ -252,7 +252,7 @@ static places find_places(const job *j, uint32_t ty, uint32_t tx) {
     return p;
 }
 
-/* Row o of a window as put_sum and put_positive would put it; pointers are read before any store, which might change them
+/* Row o of a window as put_sums would put it; pointers are read before any store, which might change them
  * for all the compiler knows. `kept`: something is, for the reverse pass. */
 INLINE void put_row(const bool residual, const bool kept, const conv_args *c, const places *p, uint32_t o,
                     uint32_t lane, vec sums[OUT * OUT][TILE_VECTORS]) {
