@@ -54,11 +54,12 @@ LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time (src/backend/cpu/cpu_isa.c). NAMEemulated
 # has NAME's numbers on machines without it, for tests; sanitizers would only make it slower.
-ISAS := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512 $(if $(filter release,$(CONFIG)),avx512emulated))
+ISAS := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512 avx512bf16 $(if $(filter release,$(CONFIG)),avx512emulated))
 # Products and sums are fused where the source says so and nowhere else, so that compilers agree on the bits.
 ISA_FLAGS_portable       := -ffp-contract=off
 ISA_FLAGS_avx2           := -ffp-contract=off -mavx2 -mfma
 ISA_FLAGS_avx512         := -ffp-contract=off -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_FLAGS_avx512bf16     := $(ISA_FLAGS_avx512) -mavx512bf16
 ISA_FLAGS_avx512emulated := -ffp-contract=off -mavx2 -mfma -Wno-psabi
 KERNELS  := $(wildcard kernels/cpu/*.c)
 SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))

@@ -21,7 +21,7 @@
  *    overlap (a second live process on one run is refused with COAR_ERROR_BUSY). Errors are kept per thread.
  *    coar_fit and coar_evaluate set the number of threads of OpenBLAS, which is one for the whole process, and put
  *    it back: while they run, other threads' use of OpenBLAS is as parallel as `threads` says.
- *  - Environment: COAR_ISA (portable, avx2, avx512) forces the instruction set of coar_ablate, coar_evaluate and
+ *  - Environment: COAR_ISA (portable, avx2, avx512, avx512bf16) forces the instruction set of coar_ablate, coar_evaluate and
  *    coar_bench; COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else
  *    HOME/.cache/coar); no other variable of coar's is read. Numbers in options and files have decimal points,
  *    whatever the locale.

@@ -17,6 +17,8 @@
  * Flops: 2 * 32 * O * C * taps per position of y, in both directions. Bytes: x is read once per row block, from the
  * second-level cache when the block's window does not fit the first (columns_at_once below); W from the first-level
  * cache.
+ * In bf16 columns are pairs of channels, and a stretch of positions begins with rounding the part of the image that it
+ * reads into `scratch`, [position][pair][32]: some ten instructions for kernel_w * O products of a pair in 32 lanes.
  * fp32 accumulation, the taps in packed order: the order of a row's additions does not depend on its block or its lane.
  */
 #include "kernels/cpu/tile_output.h"
@@ -34,12 +36,13 @@ typedef struct tile_input {
 } tile_input;
 
 /* TILE_LANES lanes from `lane` on of MO rows. */
-INLINE void conv_tile(const uint32_t MO, uint32_t lane, const tile_input *in, const tile_output *out) {
+INLINE void conv_tile(const uint32_t MO, const number type, uint32_t lane, const tile_input *in,
+                      const tile_output *out) {
     const tile_output to = *out; /* a copy that no store can change */
     vec acc[TILE_ROWS][TILE_VECTORS];
     product_clear(MO, acc);
     for (uint32_t s = 0; s < in->segments; s++)
-        product_add(MO, acc, in->x + lane + s * in->x_stride, in->w + s * in->w_stride, in->row, in->column,
+        product_add(MO, type, acc, in->x + lane + s * in->x_stride, in->w + s * in->w_stride, in->row, in->column,
                     in->length);
     UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
         put_sum(&to, o, lane + v * VEC, acc[o][v]);
@@ -52,15 +55,23 @@ typedef void (*tile_function)(uint32_t lane, const tile_input *in, const tile_ou
 #define TILE(MO)                                                                                                       \
     __attribute__((noinline)) static void conv_tile_##MO(uint32_t lane, const tile_input *in,                          \
                                                          const tile_output *out) {                                     \
-        conv_tile(MO, lane, in, out);                                                                                  \
+        conv_tile(MO, NUMBER_FP32, lane, in, out);                                                                     \
+    }                                                                                                                  \
+    __attribute__((noinline)) static void bf16_tile_##MO(uint32_t lane, const tile_input *in,                          \
+                                                         const tile_output *out) {                                     \
+        conv_tile(MO, NUMBER_BF16, lane, in, out);                                                                     \
     }
 PRODUCT_ROWS(TILE)
 #define TILE_NAME(MO) conv_tile_##MO,
-static const tile_function tiles[] = {NULL, PRODUCT_ROWS(TILE_NAME)};
+#define BF16_NAME(MO) bf16_tile_##MO,
+static const tile_function tiles[][TILE_ROWS + 1] = {
+    [NUMBER_FP32] = {NULL, PRODUCT_ROWS(TILE_NAME)},
+    [NUMBER_BF16] = {NULL, PRODUCT_ROWS(BF16_NAME)},
+};
 
 /* A block's rows at one position. */
-INLINE void all_lanes(const tile_input *in, const tile_output *out, uint32_t MO) {
-    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) tiles[MO](lane, in, out);
+INLINE void all_lanes(number type, const tile_input *in, const tile_output *out, uint32_t MO) {
+    for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) tiles[type][MO](lane, in, out);
 }
 
 /* ------------------------------------------------------------------------------------- what a position reads */
@@ -96,13 +107,15 @@ static tap_range taps_reverse(uint32_t at, uint32_t stride, uint32_t pad, uint32
     return r;
 }
 
-/* The image that is read, and the weights that multiply it. */
+/* The image that is read, or a part of it, and the weights that multiply it. */
 typedef struct source {
     const float *x, *weight;
     const uint32_t *column; /* [kernel_w][channels] */
-    size_t width, channels; /* positions in a row of the image, channels of each */
+    size_t width, channels; /* positions in a row of x, channels (or pairs of them) of each */
     size_t tap;             /* floats of a tap in a block of weights */
     uint32_t kernel_w;
+    number type;
+    size_t top, left; /* position of the image that x begins with */
 } source;
 
 /* What rows `row[0 .. MO - 1]` read for one row of positions. */
@@ -118,7 +131,7 @@ static strip locate_row(const source *s, tap_range down) {
     return (strip){
         .s = s,
         .down = down,
-        .x = s->x + down.start * x_stride,
+        .x = s->x + (down.start - s->top) * x_stride,
         .weight = s->weight + (size_t)down.before * s->kernel_w * s->tap,
         .x_stride = x_stride,
     };
@@ -129,7 +142,7 @@ INLINE tile_input locate(const strip *row, tap_range across, const size_t *rows)
     const source *s = row->s;
     const size_t before = (size_t)row->down.packed * across.before + (size_t)row->down.first * across.packed;
     return (tile_input){
-        .x = row->x + across.start * s->channels * LANES,
+        .x = row->x + (across.start - s->left) * s->channels * LANES,
         .w = row->weight + before * s->tap,
         .row = rows,
         .column = s->column + across.first * s->channels,
@@ -165,7 +178,7 @@ static void conv_block(const conv_args *c, const source *s, uint32_t y, uint32_t
         out.channel += first;
         out.mul += (size_t)first * LANES;
         out.add += (size_t)first * LANES;
-        all_lanes(&in, &out, MO);
+        all_lanes(s->type, &in, &out, MO);
     }
 }
 
@@ -189,25 +202,84 @@ static bool is_linear(const window *g) {
     return g->kernel_h == 1 && g->kernel_w == 1 && g->stride == 1 && g->pad == 0;
 }
 
+/* Output positions x0 .. x1-1 of row y. */
+static void conv_stretch(const conv_args *c, const source *s, uint32_t y, uint32_t x0, uint32_t x1) {
+    const uint32_t blocks = conv_blocks(c->rows, TILE_ROWS);
+    for (uint32_t b = 0; b < blocks; b++) {
+        const uint32_t first = conv_block_first(c->rows, blocks, b);
+        conv_block(c, s, y, x0, x1, first, conv_block_first(c->rows, blocks, b + 1) - first);
+    }
+    KERNEL(cpu_conv_finish)(c, (size_t)y * c->window.out_w + x0, x1 - x0);
+}
+
+/* Positions of a stretch. */
+static uint32_t stretch_of(const window *g, uint32_t columns) {
+    return bounded(columns_at_once(g->kernel_h, (size_t)g->stride * columns), g->out_w);
+}
+
 void KERNEL(cpu_conv)(const conv_args *c) {
     const window *g = &c->window;
     if (is_linear(g)) {
         KERNEL(cpu_linear)(c);
         return;
     }
-    const source s = {c->input, c->weight, c->column, g->in_w, c->in_channels, c->tap, g->kernel_w};
-    const uint32_t blocks = conv_blocks(c->rows, TILE_ROWS);
-    const uint32_t step = bounded(columns_at_once(g->kernel_h, (size_t)g->stride * c->in_channels), g->out_w);
-    for (uint32_t y = 0; y < g->out_h; y++) {
+    const source s = {c->input, c->weight, c->column, g->in_w, c->in_channels, c->tap, g->kernel_w, NUMBER_FP32, 0, 0};
+    const uint32_t step = stretch_of(g, c->in_channels);
+    for (uint32_t y = 0; y < g->out_h; y++)
+        for (uint32_t x0 = 0; x0 < g->out_w; x0 += step)
+            conv_stretch(c, &s, y, x0, x0 + step < g->out_w ? x0 + step : g->out_w);
+}
+
+/* ----------------------------------------------------------------------------------------- forwards, in bf16 */
+
+/* Along one axis, what positions first .. end - 1 read of an image of `size`. */
+typedef struct extent {
+    size_t start, count;
+} extent;
+
+static size_t inside(int64_t at, uint32_t size) {
+    return at < 0 ? 0 : at < size ? (size_t)at : size;
+}
+
+static extent read_by(const window *g, uint32_t first, uint32_t end, uint32_t kernel, uint32_t size) {
+    const int64_t start = (int64_t)first * g->stride - g->pad, stop = (int64_t)(end - 1) * g->stride - g->pad + kernel;
+    return (extent){inside(start, size), inside(stop, size) - inside(start, size)};
+}
+
+/* What the stretch reads, rounded into c->scratch. */
+static source round_part(const conv_args *c, uint32_t y, uint32_t x0, uint32_t x1) {
+    const window *g = &c->window;
+    const extent down = read_by(g, y, y + 1, g->kernel_h, g->in_h), across = read_by(g, x0, x1, g->kernel_w, g->in_w);
+    const size_t position = (size_t)c->in_channels * LANES, rounded = (size_t)c->pairs * LANES;
+    float *to = c->scratch;
+    for (size_t row = 0; row < down.count; row++)
+        for (size_t x = 0; x < across.count; x++, to += rounded)
+            bf16_round_channels(c, c->input + ((down.start + row) * g->in_w + across.start + x) * position, to);
+    return (source){c->scratch, c->weight,   c->column,   across.count, c->pairs,
+                    c->tap,     g->kernel_w, NUMBER_BF16, down.start,   across.start};
+}
+
+/* A stretch's part with all channels, at least as much as under any mask; linear_bf16.c wants a position. */
+size_t KERNEL(cpu_conv_bf16_scratch)(const window *g, uint32_t in_channels) {
+    const uint32_t pairs = conv_pairs(in_channels);
+    const size_t across = ((size_t)stretch_of(g, pairs) - 1) * g->stride + g->kernel_w;
+    return (across < g->in_w ? across : g->in_w) * (g->kernel_h < g->in_h ? g->kernel_h : g->in_h) * pairs * LANES;
+}
+
+void KERNEL(cpu_conv_bf16)(const conv_args *c) {
+    const window *g = &c->window;
+    if (is_linear(g)) {
+        KERNEL(cpu_linear_bf16)(c);
+        return;
+    }
+    const uint32_t pairs = (uint32_t)(c->tap / TILE_ROWS); /* all there are: scratch is for them */
+    const uint32_t step = stretch_of(g, pairs);
+    for (uint32_t y = 0; y < g->out_h; y++)
         for (uint32_t x0 = 0; x0 < g->out_w; x0 += step) {
             const uint32_t x1 = x0 + step < g->out_w ? x0 + step : g->out_w;
-            for (uint32_t b = 0; b < blocks; b++) {
-                const uint32_t first = conv_block_first(c->rows, blocks, b);
-                conv_block(c, &s, y, x0, x1, first, conv_block_first(c->rows, blocks, b + 1) - first);
-            }
-            KERNEL(cpu_conv_finish)(c, (size_t)y * g->out_w + x0, x1 - x0);
+            const source s = round_part(c, y, x0, x1);
+            conv_stretch(c, &s, y, x0, x1);
         }
-    }
 }
 
 /* -------------------------------------------------------------------------------------------------- in reverse */
@@ -222,7 +294,7 @@ static void reverse_block(const conv_reverse_args *c, const source *s, uint32_t 
         if (c->output.add && (!in.segments || !in.length)) continue;
         tile_output out = conv_reverse_output(c, y, x);
         out.y += (size_t)first * LANES;
-        all_lanes(&in, &out, MO);
+        all_lanes(s->type, &in, &out, MO);
     }
 }
 
@@ -247,7 +319,8 @@ void KERNEL(cpu_conv_reverse)(const conv_reverse_args *c) {
         KERNEL(cpu_linear_reverse)(c);
         return;
     }
-    const source s = {c->gradient, c->weight, c->column, g->out_w, c->out_channels, c->tap, g->kernel_w};
+    const source s = {c->gradient, c->weight,   c->column,   g->out_w, c->out_channels,
+                      c->tap,      g->kernel_w, NUMBER_FP32, 0,        0};
     const uint32_t blocks = conv_blocks(c->in_channels, TILE_ROWS), height = (g->kernel_h - 1) / g->stride + 1;
     const uint32_t step = bounded(columns_at_once(height, c->out_channels) * g->stride, g->in_w);
     for (uint32_t y = 0; y < g->in_h; y++) {

@@ -39,6 +39,12 @@ typedef struct window {
  * begins) and columns (from there on). Rows that are computed together need not be neighbours. */
 enum { WINOGRAD_POINTS = 36 };
 
+/* Products may be of bf16 numbers, two at a time (bf16.h): then a column of the weights is not a channel but the pair of
+ * channels 2i and 2i + 1, in as many bytes. Activations are fp32 all the same; the kernels round them. */
+static inline uint32_t conv_pairs(uint32_t channels) {
+    return (channels + 1) / 2;
+}
+
 static inline uint32_t conv_blocks(uint32_t rows, uint32_t tile_rows) {
     return (rows + tile_rows - 1) / tile_rows;
 }
@@ -88,7 +94,11 @@ typedef struct conv_args {
 
     bool relu;                /* act = max(0, y), fused */
     activate_kernel activate; /* any other act, or NULL */
-    float *scratch;           /* Winograd's form: winograd_scratch(in_channels) floats */
+    float *scratch;           /* winograd_scratch(in_channels) floats, conv_bf16_scratch, winograd_bf16_scratch */
+
+    /* Forms in bf16, whose columns are pairs: a pair that is stored in part is multiplied by zeros where it is not. */
+    uint32_t pairs;            /* with a channel stored: columns are [kernel_w][pairs], of Winograd's form [pairs] */
+    const uint32_t (*pair)[2]; /* [pairs] where its two channels are stored; in_channels or more: nowhere */
 
     /* What the reverse pass will want; NULL = not wanted. Of computed rows alone: nothing is written for constants. */
     float *linear; /* shape of the output: the sums W x themselves */
@@ -227,6 +237,15 @@ typedef struct cpu_kernels {
     void (*conv)(const conv_args *args);
     void (*winograd)(const conv_args *args);
     size_t (*winograd_scratch)(uint32_t channels);
+    /* The same with products in bf16, summed up in fp32. */
+    void (*conv_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                           float *packed);
+    void (*winograd_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                               float *packed);
+    void (*conv_bf16)(const conv_args *args);
+    void (*winograd_bf16)(const conv_args *args);
+    size_t (*conv_bf16_scratch)(const window *g, uint32_t in_channels);
+    size_t (*winograd_bf16_scratch)(uint32_t in_channels);
     void (*maxpool)(const pool_args *args); /* padding never wins */
     void (*avgpool)(const pool_args *args); /* no padding */
     void (*layernorm)(const layernorm_args *args);
@@ -266,6 +285,7 @@ typedef struct cpu_kernels {
 
     /* Multiply-adds that do nothing but keep the units busy; returns how many flops that were. */
     double (*peak)(size_t iterations);
+    double (*peak_bf16)(size_t iterations); /* products of bf16 */
     /* a = b + 3 c for arrays much larger than any cache; count is a multiple of LANES. */
     void (*triad)(const float *b, const float *c, float *a, size_t count);
 } cpu_kernels;

@@ -17,6 +17,10 @@
  */
 #include "kernels/cpu/tile_output.h"
 
+#ifndef LINEAR_BF16
+#define LINEAR_BF16 0 /* 1 in linear_bf16.c: columns are pairs of channels */
+#endif
+
 enum {
     COLUMNS = 768,
     ROWS = 384, /* about so many: whole blocks */
@@ -30,8 +34,9 @@ typedef struct job {
     const float *x;
     size_t positions;
     uint32_t channels; /* of x */
+    uint32_t columns;  /* the channels, or pairs of them */
     const float *weight;
-    const uint32_t *column; /* [channels] */
+    const uint32_t *column; /* [columns] */
     const size_t *row;      /* [rows] */
     uint32_t rows;
     const conv_args *forward; /* NULL in reverse */
@@ -93,7 +98,8 @@ INLINE void linear_tile(const uint32_t MO, const tile *t) {
         else
             UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] =
                 vec_load(sums + (size_t)o * LANES + v * VEC);
-        product_add(MO, acc, t->x + lane, t->weight, t->row, t->column, t->steps);
+        product_add(MO, LINEAR_BF16 ? NUMBER_BF16 : NUMBER_FP32, acc, t->x + lane, t->weight, t->row, t->column,
+                    t->steps);
         if (t->last)
             put_tile(MO, t->out, lane, acc);
         else
@@ -136,18 +142,18 @@ static tile_output rows_from(const tile_output *all, uint32_t o) {
     return out;
 }
 
-/* Blocks first .. end - 1 of all rows at a position whose channels begin at x. */
+/* Blocks first .. end - 1 of all rows at a position whose columns begin at x. */
 static void run_blocks(const job *j, const float *x, const tile_output *all, uint32_t first, uint32_t end) {
     float sums[BLOCKS * BLOCK_SUMS] __attribute__((aligned(64))); /* 48 KB */
     const uint32_t blocks = conv_blocks(j->rows, TILE_ROWS);
-    const uint32_t cuts = j->channels ? (j->channels + COLUMNS - 1) / COLUMNS : 1; /* masks may leave no column */
+    const uint32_t cuts = j->columns ? (j->columns + COLUMNS - 1) / COLUMNS : 1; /* masks may leave no column */
     for (uint32_t cut = 0; cut < cuts; cut++) {
-        const uint32_t c = conv_block_first(j->channels, cuts, cut);
+        const uint32_t c = conv_block_first(j->columns, cuts, cut);
         tile t = {
             .x = x + (size_t)c * LANES,
             .weight = j->weight,
             .column = j->column + c,
-            .steps = conv_block_first(j->channels, cuts, cut + 1) - c,
+            .steps = conv_block_first(j->columns, cuts, cut + 1) - c,
             .first = cut == 0,
             .last = cut + 1 == cuts,
             .sums = sums,
@@ -166,8 +172,13 @@ static void run_blocks(const job *j, const float *x, const tile_output *all, uin
 static void run_position(const job *j, size_t p) {
     const tile_output all = output_at(j, p);
     const uint32_t blocks = conv_blocks(j->rows, TILE_ROWS);
+    const float *x = j->x + p * j->channels * LANES;
+    if (LINEAR_BF16) {
+        bf16_round_channels(j->forward, x, j->forward->scratch);
+        x = j->forward->scratch;
+    }
     for (uint32_t first = 0; first < blocks; first += BLOCKS)
-        run_blocks(j, j->x + p * j->channels * LANES, &all, first, (uint32_t)smaller(first + BLOCKS, blocks));
+        run_blocks(j, x, &all, first, (uint32_t)smaller(first + BLOCKS, blocks));
 }
 
 static void run(const job *j) {
@@ -183,11 +194,12 @@ static void run(const job *j) {
     }
 }
 
-void KERNEL(cpu_linear)(const conv_args *c) {
+static void run_forward(const conv_args *c) {
     run(&(job){
         .x = c->input,
         .positions = (size_t)c->window.out_h * c->window.out_w,
         .channels = c->in_channels,
+        .columns = LINEAR_BF16 ? c->pairs : c->in_channels,
         .weight = c->weight,
         .column = c->column,
         .row = c->row,
@@ -196,11 +208,24 @@ void KERNEL(cpu_linear)(const conv_args *c) {
     });
 }
 
+#if LINEAR_BF16
+
+void KERNEL(cpu_linear_bf16)(const conv_args *c) {
+    run_forward(c);
+}
+
+#else
+
+void KERNEL(cpu_linear)(const conv_args *c) {
+    run_forward(c);
+}
+
 void KERNEL(cpu_linear_reverse)(const conv_reverse_args *c) {
     run(&(job){
         .x = c->gradient,
         .positions = (size_t)c->window.in_h * c->window.in_w,
         .channels = c->out_channels,
+        .columns = c->out_channels,
         .weight = c->weight,
         .column = c->column,
         .row = c->row,
@@ -208,3 +233,5 @@ void KERNEL(cpu_linear_reverse)(const conv_reverse_args *c) {
         .reverse = c,
     });
 }
+
+#endif

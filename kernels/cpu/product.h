@@ -14,18 +14,21 @@
 #ifndef COAR_KERNELS_CPU_PRODUCT_H
 #define COAR_KERNELS_CPU_PRODUCT_H
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/bf16.h"
+
+/* What a tile multiplies: fp32 numbers, or pairs of bf16 ones, which are moved as if they were fp32 (bf16.h). */
+typedef enum number { NUMBER_FP32, NUMBER_BF16 } number;
 
 enum { TILE_LANES = TILE_VECTORS * VEC };
 
-/* MO is a constant wherever this is inlined, so acc lives in registers. */
+/* MO and type are constants wherever these are inlined, so acc lives in registers. */
 INLINE void product_clear(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS]) {
     UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] = vec_zero();
 }
 
 /* x: first of the tile's lanes at the first step; steps lie LANES floats apart. Weights w[row[o] + column[s]]. */
-INLINE void product_add(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], const float *x, const float *w,
-                        const size_t *row, const uint32_t *column, size_t steps) {
+INLINE void product_add(const uint32_t MO, const number type, vec acc[TILE_ROWS][TILE_VECTORS], const float *x,
+                        const float *w, const size_t *row, const uint32_t *column, size_t steps) {
     const float *from[TILE_ROWS];
     UNROLL for (uint32_t o = 0; o < MO; o++) from[o] = w + row[o];
     for (const uint32_t *end = column + steps; column != end; column++, x += LANES) {
@@ -34,7 +37,8 @@ INLINE void product_add(const uint32_t MO, vec acc[TILE_ROWS][TILE_VECTORS], con
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) xv[v] = vec_load(x + v * VEC);
         UNROLL for (uint32_t o = 0; o < MO; o++) {
             const vec weight = vec_set1(from[o][c]);
-            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] = vec_fma(xv[v], weight, acc[o][v]);
+            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) acc[o][v] =
+                type == NUMBER_BF16 ? bf16_dot(acc[o][v], xv[v], weight) : vec_fma(xv[v], weight, acc[o][v]);
         }
     }
 }

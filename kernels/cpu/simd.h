@@ -25,6 +25,7 @@
 #define SIMD_avx2 2
 #define SIMD_avx512 3
 #define SIMD_avx512emulated 4
+#define SIMD_avx512bf16 5 /* avx512, and the products of bf16.h */
 #define SIMD_LEVEL KERNEL_JOIN(SIMD_, KERNEL_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -39,7 +40,7 @@
 
 /* ------------------------------------------------------------------------------------------- sections */
 
-#if SIMD_LEVEL == SIMD_avx512 || SIMD_LEVEL == SIMD_avx512emulated
+#if SIMD_LEVEL == SIMD_avx512 || SIMD_LEVEL == SIMD_avx512emulated || SIMD_LEVEL == SIMD_avx512bf16
 
 #include <immintrin.h>
 
@@ -51,7 +52,7 @@
 typedef float vec __attribute__((vector_size(64), may_alias));
 typedef int32_t ivec __attribute__((vector_size(64), may_alias));
 
-#if SIMD_LEVEL == SIMD_avx512
+#if SIMD_LEVEL != SIMD_avx512emulated
 
 INLINE vec vec_set1(float x) {
     return _mm512_set1_ps(x);
@@ -267,6 +268,7 @@ INLINE vec vec_exp(vec x) {
 
 void KERNEL(cpu_conv)(const conv_args *c);
 void KERNEL(cpu_linear)(const conv_args *c); /* cpu_conv and cpu_conv_reverse call these where they can compute it */
+void KERNEL(cpu_linear_bf16)(const conv_args *c);
 void KERNEL(cpu_linear_reverse)(const conv_reverse_args *c);
 void KERNEL(cpu_winograd)(const conv_args *c);
 size_t KERNEL(cpu_winograd_scratch)(uint32_t channels);
@@ -277,6 +279,14 @@ void KERNEL(cpu_conv_pack)(const window *g, uint32_t in_channels, uint32_t out_c
                            float *packed);
 void KERNEL(cpu_winograd_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                float *packed);
+void KERNEL(cpu_conv_bf16)(const conv_args *c);
+void KERNEL(cpu_winograd_bf16)(const conv_args *c);
+size_t KERNEL(cpu_conv_bf16_scratch)(const window *g, uint32_t in_channels);
+size_t KERNEL(cpu_winograd_bf16_scratch)(uint32_t in_channels);
+void KERNEL(cpu_conv_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                float *packed);
+void KERNEL(cpu_winograd_bf16_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                                    float *packed);
 void KERNEL(cpu_maxpool)(const pool_args *p);
 void KERNEL(cpu_avgpool)(const pool_args *p);
 void KERNEL(cpu_layernorm)(const layernorm_args *a);
@@ -311,6 +321,7 @@ void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s);
 void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
+double KERNEL(cpu_peak_bf16)(size_t iterations);
 void KERNEL(cpu_triad)(const float *b, const float *c, float *a, size_t count);
 
 #endif

@@ -25,6 +25,10 @@
 
 #include "kernels/cpu/tile_output.h"
 
+#ifndef WINOGRAD_BF16
+#define WINOGRAD_BF16 0 /* 1 in winograd_bf16.c: columns of V and U are pairs of channels */
+#endif
+
 enum {
     OUT = 4, /* positions of a window's output along each axis */
     IN = 6,  /* and of its input */
@@ -35,28 +39,32 @@ enum {
     V_BYTES = 128 * 1024,
 };
 
-/* A point's channels, in floats: one channel more than there are, because powers of two fall into few cache sets. */
-static size_t point_size(uint32_t channels) {
-    return ((size_t)channels + 1) * LANES;
+/* A point's columns, in floats: one column more than there are, because powers of two fall into few cache sets. */
+static size_t point_size(uint32_t columns) {
+    return ((size_t)columns + 1) * LANES;
 }
 
-static uint32_t windows_at_once(uint32_t channels) {
-    const size_t windows = V_BYTES / (POINTS * point_size(channels) * sizeof(float));
+/* Of all columns that a layer has, whatever is left out: scratch is for so many windows. */
+static uint32_t windows_at_once(uint32_t columns) {
+    const size_t windows = V_BYTES / (POINTS * point_size(columns) * sizeof(float));
     return windows < 1 ? 1 : windows > WINDOWS_MAX ? WINDOWS_MAX : (uint32_t)windows;
 }
 
-size_t KERNEL(cpu_winograd_scratch)(uint32_t channels) {
-    return windows_at_once(channels) * POINTS * (point_size(channels) + (size_t)ROWS_AT_ONCE * LANES);
+static size_t scratch_size(uint32_t columns) {
+    return windows_at_once(columns) * POINTS * (point_size(columns) + (size_t)ROWS_AT_ONCE * LANES);
 }
 
 /* A convolution of stride 1: forwards, or the data gradient. */
 typedef struct job {
     const float *x;
     uint32_t in_h, in_w, channels; /* of x */
+    uint32_t columns;              /* of V: the channels, or pairs of them */
+    uint32_t windows;              /* at once */
+    const uint32_t (*pair)[2];     /* WINOGRAD_BF16: [columns] as in conv_args */
     uint32_t out_h, out_w;
     uint32_t pad;
     const float *weight;    /* U */
-    const uint32_t *column; /* [channels] into a point's columns */
+    const uint32_t *column; /* [columns] into a point's columns */
     const size_t *row;      /* [rows] */
     uint32_t rows;
     size_t tap; /* floats between a row's points in U */
@@ -90,43 +98,70 @@ INLINE void transform_streams(const float *const from[IN], size_t count, float *
     }
 }
 
+/* The same for pairs of channels, which lie one after another; rounded. */
+INLINE void transform_pairs(const float *const from[IN], size_t pairs, float *to, size_t step) {
+    for (size_t p = 0; p < pairs; p++)
+        for (size_t lane = 0; lane < LANES; lane += VEC) {
+            vec d[2][IN], t[2][IN];
+            for (int half = 0; half < 2; half++) {
+                UNROLL for (int i = 0; i < IN; i++) d[half][i] = vec_load(from[i] + (2 * p + half) * LANES + lane);
+                transform_input(d[half], t[half]);
+            }
+            UNROLL for (int i = 0; i < IN; i++)
+                vec_store(to + (size_t)i * step + p * LANES + lane, bf16_pair(t[0][i], t[1][i]));
+        }
+}
+
 /* [point y][channel][lane] of one column of positions. */
 typedef struct transformed_column {
     _Alignas(64) float point[IN][CHANNELS_AT_ONCE * LANES];
 } transformed_column;
 
-/* Column x of a row of windows that begins at image row `top`; both may lie outside, where there are zeros. Floats
- * first .. first + count - 1 of each position. */
-static void transform_column(const job *j, int64_t top, int64_t x, size_t first, size_t count, transformed_column *to) {
+/* Column x of a row of windows that begins at image row `top`; both may lie outside, where there are zeros. `count`
+ * channels from `first` on, as far as they are stored, to place `at`. */
+static void transform_column(const job *j, int64_t top, int64_t x, uint32_t first, uint32_t count, uint32_t at,
+                             transformed_column *to) {
     static const transformed_column zeros; /* of which one row serves */
     const float *from[IN];
-    if (x < 0 || x >= j->in_w) {
-        memset(to, 0, sizeof *to);
-        return;
-    }
+    const bool outside = x < 0 || x >= j->in_w || first >= j->channels;
     for (int i = 0; i < IN; i++) {
         const int64_t y = top + i;
         const size_t position = (size_t)y * j->in_w + (size_t)x;
-        from[i] = y < 0 || y >= j->in_h ? zeros.point[0] : j->x + position * j->channels * LANES + first;
+        from[i] = outside || y < 0 || y >= j->in_h ? zeros.point[0] : j->x + (position * j->channels + first) * LANES;
     }
-    transform_streams(from, count, to->point[0], CHANNELS_AT_ONCE * LANES);
+    transform_streams(from, (size_t)count * LANES, to->point[0] + at * LANES, CHANNELS_AT_ONCE * LANES);
+}
+
+/* Columns first .. first + count - 1 of V: the channels they are made of. */
+static void transform_channels(const job *j, int64_t top, int64_t x, uint32_t first, uint32_t count,
+                               transformed_column *to) {
+    if (!WINOGRAD_BF16) {
+        transform_column(j, top, x, first, count, 0, to);
+        return;
+    }
+    for (uint32_t c = 0; c < 2 * count; c++) transform_column(j, top, x, j->pair[first + c / 2][c % 2], 1, c, to);
 }
 
 /* Windows first .. first + count - 1 of row ty, into V. */
 static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_t count, float *v) {
+    enum { COLUMNS_AT_ONCE = WINOGRAD_BF16 ? CHANNELS_AT_ONCE / 2 : CHANNELS_AT_ONCE };
     const int64_t top = (int64_t)ty * OUT - j->pad, left = (int64_t)first * OUT - j->pad;
-    const size_t all = (size_t)j->channels * LANES, point = point_size(j->channels);
+    const size_t point = point_size(j->columns);
     transformed_column columns[IN]; /* column i of the windows in hand is columns[i % IN] */
-    for (size_t at = 0; at < all; at += CHANNELS_AT_ONCE * LANES) {
-        const size_t floats = all - at < CHANNELS_AT_ONCE * LANES ? all - at : CHANNELS_AT_ONCE * LANES;
+    for (uint32_t at = 0; at < j->columns; at += COLUMNS_AT_ONCE) {
+        const uint32_t some = j->columns - at < COLUMNS_AT_ONCE ? j->columns - at : COLUMNS_AT_ONCE;
         for (uint32_t t = 0; t < count; t++) {
             const uint32_t begin = t * OUT;
             for (uint32_t i = t ? begin + IN - OUT : 0; i < begin + IN; i++)
-                transform_column(j, top, left + i, at, floats, &columns[i % IN]);
+                transform_channels(j, top, left + i, at, some, &columns[i % IN]);
             for (uint32_t y = 0; y < IN; y++) {
                 const float *from[IN];
+                float *to = v + (size_t)(t * POINTS + y * IN) * point + (size_t)at * LANES;
                 for (uint32_t x = 0; x < IN; x++) from[x] = columns[(begin + x) % IN].point[y];
-                transform_streams(from, floats, v + (size_t)(t * POINTS + y * IN) * point + at, point);
+                if (WINOGRAD_BF16)
+                    transform_pairs(from, some, to, point);
+                else
+                    transform_streams(from, (size_t)some * LANES, to, point);
             }
         }
     }
@@ -136,11 +171,11 @@ static void transform_windows(const job *j, uint32_t ty, uint32_t first, uint32_
 
 /* MO rows of one point: m[o][LANES], rows POINTS * LANES apart. */
 INLINE void multiply_point(const uint32_t MO, const float *v, const float *u, const size_t *row, const uint32_t *column,
-                           size_t channels, float *m) {
+                           size_t columns, float *m) {
     for (uint32_t lane = 0; lane < LANES; lane += TILE_LANES) {
         vec acc[TILE_ROWS][TILE_VECTORS];
         product_clear(MO, acc);
-        product_add(MO, acc, v + lane, u, row, column, channels);
+        product_add(MO, WINOGRAD_BF16 ? NUMBER_BF16 : NUMBER_FP32, acc, v + lane, u, row, column, columns);
         UNROLL for (uint32_t o = 0; o < MO; o++) UNROLL for (uint32_t i = 0; i < TILE_VECTORS; i++)
             vec_store(m + (size_t)o * POINTS * LANES + lane + i * VEC, acc[o][i]);
     }
@@ -148,25 +183,25 @@ INLINE void multiply_point(const uint32_t MO, const float *v, const float *u, co
 
 #define MULTIPLY(MO)                                                                                                   \
     __attribute__((noinline)) static void multiply_##MO(const float *v, const float *u, const size_t *row,             \
-                                                        const uint32_t *column, size_t channels, float *m) {           \
-        multiply_point(MO, v, u, row, column, channels, m);                                                            \
+                                                        const uint32_t *column, size_t columns, float *m) {            \
+        multiply_point(MO, v, u, row, column, columns, m);                                                             \
     }
 PRODUCT_ROWS(MULTIPLY)
 typedef void (*multiply_function)(const float *v, const float *u, const size_t *row, const uint32_t *column,
-                                  size_t channels, float *m);
+                                  size_t columns, float *m);
 #define MULTIPLY_NAME(MO) multiply_##MO,
 static const multiply_function multiply[] = {NULL, PRODUCT_ROWS(MULTIPLY_NAME)};
 
 /* Rows first .. end - 1 of all points of the windows in hand. */
 static void multiply_rows(const job *j, const float *v, uint32_t windows, uint32_t first, uint32_t end, float *m) {
-    const size_t point = point_size(j->channels);
+    const size_t point = point_size(j->columns);
     const uint32_t rows = end - first, blocks = conv_blocks(rows, TILE_ROWS);
     for (uint32_t q = 0; q < POINTS; q++)
         for (uint32_t b = 0; b < blocks; b++) {
             const uint32_t o = conv_block_first(rows, blocks, b), MO = conv_block_first(rows, blocks, b + 1) - o;
             for (uint32_t t = 0; t < windows; t++)
                 multiply[MO](v + (t * POINTS + q) * point, j->weight + q * j->tap, j->row + first + o, j->column,
-                             j->channels, m + (((size_t)t * ROWS_AT_ONCE + o) * POINTS + q) * LANES);
+                             j->columns, m + (((size_t)t * ROWS_AT_ONCE + o) * POINTS + q) * LANES);
         }
 }
 
@@ -273,7 +308,7 @@ static void finish_row(const job *j, const places *p, uint32_t o, const float *m
 /* ---------------------------------------------------------------------------------------- rows of windows */
 
 static void run_windows(const job *j, uint32_t ty, uint32_t tx, uint32_t windows) {
-    float *v = j->scratch, *m = v + windows_at_once(j->channels) * POINTS * point_size(j->channels);
+    float *v = j->scratch, *m = v + j->windows * POINTS * point_size(j->columns);
     transform_windows(j, ty, tx, windows, v);
     for (uint32_t first = 0; first < j->rows; first += ROWS_AT_ONCE) {
         const uint32_t end = j->rows - first < ROWS_AT_ONCE ? j->rows : first + ROWS_AT_ONCE;
@@ -288,7 +323,7 @@ static void run_windows(const job *j, uint32_t ty, uint32_t tx, uint32_t windows
 
 /* What follows is done with whole rows of positions, in their order: its sums do not depend on the form. */
 static void run(const job *j) {
-    const uint32_t across = (j->out_w + OUT - 1) / OUT, step = windows_at_once(j->channels);
+    const uint32_t across = (j->out_w + OUT - 1) / OUT, step = j->windows;
     for (uint32_t y = 0; y < j->out_h; y += OUT) {
         const size_t first = (size_t)y * j->out_w, rows = j->out_h - y < OUT ? j->out_h - y : OUT;
         for (uint32_t tx = 0; tx < across; tx += step)
@@ -300,13 +335,16 @@ static void run(const job *j) {
     }
 }
 
-void KERNEL(cpu_winograd)(const conv_args *c) {
+static job forward_job(const conv_args *c) {
     const window *g = &c->window;
-    run(&(job){
+    return (job){
         .x = c->input,
         .in_h = g->in_h,
         .in_w = g->in_w,
         .channels = c->in_channels,
+        .columns = WINOGRAD_BF16 ? c->pairs : c->in_channels,
+        .windows = windows_at_once((uint32_t)(c->tap / TILE_ROWS)),
+        .pair = c->pair,
         .out_h = g->out_h,
         .out_w = g->out_w,
         .pad = g->pad,
@@ -317,7 +355,29 @@ void KERNEL(cpu_winograd)(const conv_args *c) {
         .tap = c->tap,
         .scratch = c->scratch,
         .forward = c,
-    });
+    };
+}
+
+#if WINOGRAD_BF16
+
+size_t KERNEL(cpu_winograd_bf16_scratch)(uint32_t in_channels) {
+    return scratch_size(conv_pairs(in_channels));
+}
+
+void KERNEL(cpu_winograd_bf16)(const conv_args *c) {
+    const job j = forward_job(c);
+    run(&j);
+}
+
+#else
+
+size_t KERNEL(cpu_winograd_scratch)(uint32_t channels) {
+    return scratch_size(channels);
+}
+
+void KERNEL(cpu_winograd)(const conv_args *c) {
+    const job j = forward_job(c);
+    run(&j);
 }
 
 /* dx is the convolution of dy with the taps in reverse order, rows and columns exchanged, and pad 2 - pad. */
@@ -328,6 +388,8 @@ void KERNEL(cpu_winograd_reverse)(const conv_reverse_args *c) {
         .in_h = g->out_h,
         .in_w = g->out_w,
         .channels = c->out_channels,
+        .columns = c->out_channels,
+        .windows = windows_at_once(c->out_channels),
         .out_h = g->in_h,
         .out_w = g->in_w,
         .pad = 2 - g->pad,
@@ -340,3 +402,5 @@ void KERNEL(cpu_winograd_reverse)(const conv_reverse_args *c) {
         .reverse = c,
     });
 }
+
+#endif

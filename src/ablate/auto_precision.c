@@ -105,10 +105,10 @@ done:
     return status;
 }
 
-static coar_status try_all(trial *t, numerics_plan *plan) {
+static coar_status try_all(trial *t, const char *const *precisions, numerics_plan *plan) {
     t->settings.plan = plan;
     TRY(outputs_of(t->interface, &t->settings, t->batch, &t->masks, t->part, t->fp32));
-    for (const char *const *p = t->interface->precisions; *p; p++) {
+    for (const char *const *p = precisions; *p; p++) {
         numerics_plan lower = {0};
         TRY(try_precision(t, *p, &lower));
         log_info(t->timing->callbacks,
@@ -127,7 +127,8 @@ coar_status auto_precision(const backend_interface *interface, const backend_set
     coar_status status;
     const size_t values = s->output_count * batch->count;
     trial t = {.interface = interface, .settings = *s, .batch = batch, .exact = exact, .timing = timing};
-    if (!interface->precisions || !batch->count) return COAR_OK;
+    const char *const *precisions = interface->precisions ? interface->precisions(plan->device_class) : NULL;
+    if (!precisions || !*precisions || !batch->count) return COAR_OK;
     t.settings.examples_max = batch->count;
     t.settings.masks_max = MASKS_AT_A_TIME;
     t.masks = (sampler){.kind = SAMPLER_BERNOULLI,
@@ -138,7 +139,7 @@ coar_status auto_precision(const backend_interface *interface, const backend_set
     TRY_GOTO(memory_new(MASKS_AT_A_TIME, values * sizeof(float), "--precision auto", &t.part));
     TRY_GOTO(memory_new(AUTO_MASKS, values * sizeof(float), "--precision auto", &t.fp32));
     TRY_GOTO(memory_new(AUTO_MASKS, values * sizeof(float), "--precision auto", &t.lower));
-    TRY_GOTO(try_all(&t, plan));
+    TRY_GOTO(try_all(&t, precisions, plan));
 done:
     free(t.lower);
     free(t.fp32);

@@ -11,7 +11,7 @@
 
 enum { AUTO_MASKS = 128, AUTO_EXAMPLES = 32 };
 
-/* Replaces *plan, which is in fp32, by one of the first precision in interface->precisions whose outputs of
+/* Replaces *plan, which is in fp32, by one of the first precision in interface->precisions of its class whose outputs of
  * AUTO_MASKS masks of stream 5 correlate with fp32's on every example that masks change; leaves it alone when none
  * does.
  *   s       the job's settings; plan, examples_max and masks_max are not read

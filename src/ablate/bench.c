@@ -147,16 +147,12 @@ static coar_status measure_machine(bench *b, coar_bench_result *r) {
     const backend_interface *i = b->interface;
     thread_pool *one = NULL;
     if (i->peak) TRY(i->peak(&b->plan, b->pool, &r->peak_flops));
-    if (!i->bandwidth) return COAR_OK;
+    if (!i->bandwidth) return COAR_OK; /* a device: no threads */
     log_info(b->o->callbacks, "memory: %zu MiB, the process's own included, while its bandwidth is measured",
              (memory_resident() + i->bandwidth_memory()) >> 20);
-    TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth));
-    r->peak_flops_one = r->peak_flops;
-    r->bandwidth_one = r->bandwidth;
-    if (thread_pool_size(b->pool) == 1) return COAR_OK;
+    TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth, &r->bandwidth_one));
     TRY_GOTO(thread_pool_create(1, &one));
     TRY_GOTO(i->peak(&b->plan, one, &r->peak_flops_one));
-    TRY_GOTO(i->bandwidth(&b->plan, one, &r->bandwidth_one));
 done:
     if (one) thread_pool_destroy(one);
     return status;

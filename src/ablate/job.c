@@ -205,7 +205,7 @@ static coar_status settle_precision(job *j, const job_options *o) {
     const plan_timing timing = timing_of(j);
     const uint32_t count = j->count < AUTO_EXAMPLES ? (uint32_t)j->count : AUTO_EXAMPLES;
     uint8_t *images = NULL;
-    if (!tries_precisions(j, o)) return COAR_OK;
+    if (!tries_precisions(j, o) || !*j->interface->precisions(j->plan.device_class)) return COAR_OK;
     TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(job_collect_means(j));

@@ -83,8 +83,12 @@ typedef struct layer_time {
 typedef struct backend_interface {
     const char *name;
 
-    /* What `--precision auto` tries beside fp32, the fastest first, NULL at the end; NULL: fp32 is all there is. */
-    const char *const *precisions;
+    /* What `--precision auto` tries beside fp32 on devices of a class, the fastest first, NULL at the end. NULL: fp32 is
+     * all there is. */
+    const char *const *(*precisions)(const char *device_class);
+
+    /* Whether reverse passes, and the forward passes they are made of, are in fp32 under any plan. */
+    bool reverse_in_fp32;
 
     /* How many devices it can run on (backend_settings.device is below that). No device, or no driver, is
      * COAR_ERROR_UNSUPPORTED in one line; *count is then above 0 where there is or may be one that cannot be used. NULL:
@@ -105,7 +109,7 @@ typedef struct backend_interface {
 
     /* gradients[S][E][n]: the reverse pass of output `output` (an index into settings.outputs) under each mask, for the
      * bound examples. outputs[S][E]: that output itself; may be NULL. Masks are taken in any form, usually as keeps.
-     * Values are of the plan's precision with nothing compacted, and depend on nothing but (graph, plan, example,
+     * Values are of the plan's precision (fp32 with reverse_in_fp32) with nothing compacted, and depend on nothing but (graph, plan, example,
      * mask). Where an output has a kink the derivative is that of PyTorch: 0 for ReLU at 0, the first of equal largest
      * logits and pixels. ReLU lets the gradient of a NaN pass, as there; but derivatives are NaN only where that costs
      * nothing (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in
@@ -131,10 +135,10 @@ typedef struct backend_interface {
      * multiply-adds in registers. Takes about a second. NULL: not known for this backend. */
     coar_status (*peak)(const numerics_plan *plan, thread_pool *pool, double *flops);
 
-    /* Measures the bytes per second that the threads of the pool together read from memory and write to it, as STREAM's
-     * triad counts them; takes half a second, and memory of several times the last cache until it returns. NULL: not
-     * known for this backend. */
-    coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes);
+    /* Measures the bytes per second that are read from memory and written to it, as STREAM's triad counts them: by the
+     * threads of the pool together, and by one. Takes half a second, and memory of several times the last cache until
+     * it returns. NULL: not known for this backend. */
+    coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one);
     /* Bytes that it takes meanwhile. */
     size_t (*bandwidth_memory)(void);
 

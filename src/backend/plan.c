@@ -181,14 +181,19 @@ static coar_status plan_hash(numerics_plan *plan) {
     return COAR_OK;
 }
 
+/* What the cpu backend computes on every machine: where there are no instructions for bf16, by emulation. */
+static bool cpu_has(precision p) {
+    return p == PRECISION_FP32 || p == PRECISION_BF16;
+}
+
 /* "auto" is for whoever has examples to try; without them it is fp32. */
 static coar_status settle_precision(const char *backend, const char *text, numerics_plan *plan) {
     precision p = PRECISION_FP32;
     if (text && strcmp(text, "auto") && !precision_parse(text, &p))
         return status_set(COAR_ERROR_USAGE, "precision '%s' is unknown: give auto, fp32, bf16, fp16 or tf32", text);
-    if (p != PRECISION_FP32 && !strcmp(backend, "cpu"))
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "precision '%s' is not part of this build's cpu backend: give auto or fp32", text);
+    if (!strcmp(backend, "cpu") && !cpu_has(p))
+        return status_set(COAR_ERROR_UNSUPPORTED, "the cpu backend has no precision '%s': give auto, fp32 or bf16",
+                          text);
     snprintf(plan->precision, sizeof plan->precision, "%s", precision_name(p));
     return COAR_OK;
 }
@@ -382,7 +387,7 @@ static coar_status read_plan(const graph *g, const uint32_t *reads, const cJSON 
     TRY(read_text(root, "precision", origin, plan->precision, sizeof plan->precision));
     TRY(read_text(root, "remainder", origin, plan->remainder, sizeof plan->remainder));
     precision p;
-    const bool known = precision_parse(plan->precision, &p) && (p == PRECISION_FP32 || !is_cpu(plan));
+    const bool known = precision_parse(plan->precision, &p) && (cpu_has(p) || !is_cpu(plan));
     if (!known || strcmp(plan->remainder, "mixed"))
         return status_set(COAR_ERROR_MISMATCH,
                           "%s: the plan's precision '%s' with remainder '%s' is not part of this build", origin,

@@ -72,7 +72,7 @@ typedef struct plan_device {
 } plan_device;
 
 /* The rule. `backend`: "cpu" (with the instruction set of this machine, unless COAR_ISA in the environment forces one),
- * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 alone); "auto" is fp32 here, and whoever has
+ * "reference" or "cuda". precision: fp32, bf16, fp16 or tf32 ("cpu": fp32 and bf16); "auto" is fp32 here, and whoever has
  * examples chooses (ablate/auto_precision.h). exact: no transformed kernels; on a device our own kernels without
  * partial sums. */
 coar_status plan_create(const graph *g, const char *backend, const char *precision, int exact, numerics_plan *out);

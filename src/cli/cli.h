@@ -38,7 +38,7 @@ typedef struct cli_option {
 
 /* Of every command that computes on the CPU. */
 #define CLI_ISA_OPTION \
-    {"--isa", OPTION_VARIABLE, "COAR_ISA", "NAME", "instruction set of the CPU kernels: portable, avx2, avx512 (the best present)"}
+    {"--isa", OPTION_VARIABLE, "COAR_ISA", "NAME", "instruction set of the CPU kernels: portable, avx2, avx512, avx512bf16 (the best present)"}
 
 typedef struct cli_command {
     const char *name;

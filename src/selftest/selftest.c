@@ -347,6 +347,11 @@ static coar_status check_precisions(const char *list) {
     return COAR_OK;
 }
 
+/* Reverse passes that are in fp32 under any plan are the cases of fp32. */
+static bool has_reverse(const backend_interface *tested, const char *precision) {
+    return tested->run_reverse && (!tested->reverse_in_fp32 || !strcmp(precision, "fp32"));
+}
+
 static coar_status check_device(const selftest *s) {
     int count = 1;
     if (s->tested->devices) TRY(s->tested->devices(&count));
@@ -365,7 +370,7 @@ static coar_status run_all(selftest *s) {
         bool has = listed(s->o->precision, precisions[p]);
         if (has) TRY(has_precision(s, precisions[p], &has));
         if (!has) continue;
-        for (int reverse = 0; reverse <= (s->tested->run_reverse != NULL); reverse++) {
+        for (int reverse = 0; reverse <= has_reverse(s->tested, precisions[p]); reverse++) {
             TRY(run_table(s, selftest_op, reverse, precisions[p]));
             TRY(run_table(s, selftest_net, reverse, precisions[p]));
         }

@@ -1,7 +1,8 @@
 /*
  * cpu_conv.c - the CPU convolution kernels against plain sums in double: what the forward pass leaves for the reverse
- * pass, the data gradient for every phase of a stride, and the reverse of the epilogue.
+ * pass, in fp32 and bf16, the data gradient for every phase of a stride, and the reverse of the epilogue.
  */
+#include "backend/precision.h"
 #include "lanes.h"
 
 typedef struct geometry {
@@ -99,17 +100,45 @@ static void add_reverse(void *context, product p) {
 
 /* -------------------------------------------------------------------------------------------------- forms */
 
-typedef enum form { DIRECT, WINOGRAD, FORMS } form;
+/* The first two also in reverse. */
+typedef enum form { DIRECT, WINOGRAD, REVERSE_FORMS, DIRECT_BF16 = REVERSE_FORMS, WINOGRAD_BF16, FORMS } form;
 /* Of the largest result: sums of up to a thousand products; transforms add and take away what is up to a hundred times
- * larger. */
-static const double tolerances[] = {2e-6, 1e-5};
+ * larger. In bf16 it is the sums of
+ * rounded numbers that are compared; of Winograd's form sums of numbers that stay exact when they are transformed. */
+static const double tolerances[] = {2e-6, 1e-5, 2e-6, 1e-6};
+
+static bool is_winograd(form f) {
+    return f == WINOGRAD || f == WINOGRAD_BF16;
+}
 
 static bool has_form(const geometry *g, form f) {
-    return f == DIRECT || (g->kernel_h == 3 && g->kernel_w == 3 && g->stride == 1 && g->pad <= 2);
+    return !is_winograd(f) || (g->kernel_h == 3 && g->kernel_w == 3 && g->stride == 1 && g->pad <= 2);
 }
 
 static size_t points_of(const geometry *g, form f) {
-    return f == WINOGRAD ? WINOGRAD_POINTS : (size_t)g->kernel_h * g->kernel_w;
+    return is_winograd(f) ? WINOGRAD_POINTS : (size_t)g->kernel_h * g->kernel_w;
+}
+
+/* The kernels of a form, forwards. */
+typedef struct forward_form {
+    void (*pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight, float *packed);
+    void (*conv)(const conv_args *args);
+    size_t scratch;   /* floats */
+    uint32_t columns; /* of a point */
+} forward_form;
+
+static forward_form forward_of(const cpu_kernels *k, const geometry *g, const window *w, form f) {
+    const uint32_t channels = g->in_channels, pairs = conv_pairs(channels);
+    switch (f) {
+    case DIRECT:
+        return (forward_form){k->conv_pack, k->conv, 0, channels};
+    case WINOGRAD:
+        return (forward_form){k->winograd_pack, k->winograd, k->winograd_scratch(channels), channels};
+    case DIRECT_BF16:
+        return (forward_form){k->conv_bf16_pack, k->conv_bf16, k->conv_bf16_scratch(w, channels), pairs};
+    default:
+        return (forward_form){k->winograd_bf16_pack, k->winograd_bf16, k->winograd_bf16_scratch(channels), pairs};
+    }
 }
 
 static size_t weight_count(const geometry *g) {
@@ -129,17 +158,51 @@ static uint32_t *columns_of(const kept *k, uint32_t columns, uint32_t taps, uint
     return column;
 }
 
+/* Pairs of channels of which one at least is kept, as if each were a channel; pair[][2] says where they are. */
+static kept pairs_of(const kept *channels, uint32_t pair[][2]) {
+    kept pairs = {.count = 0};
+    for (uint32_t c = 0; c < channels->count; c++) {
+        const uint32_t channel = channels->channel[c];
+        if (!pairs.count || pairs.channel[pairs.count - 1] != channel / 2) {
+            pair[pairs.count][0] = pair[pairs.count][1] = UINT32_MAX;
+            pairs.channel[pairs.count++] = channel / 2;
+        }
+        pair[pairs.count - 1][channel % 2] = c;
+    }
+    return pairs;
+}
+
 /* ---------------------------------------------------------------------------------------------- forwards */
+
+static float *rounded(const float *values, size_t count) {
+    float *copy = lanes_weights(count);
+    for (size_t i = 0; i < count; i++) copy[i] = precision_stored(PRECISION_BF16, values[i]);
+    return copy;
+}
+
+/* -unit, 0 or unit. Of units 1 (images) and 576 (weights, which are divided by up to 24 twice) what Winograd's form makes
+ * is whole and has at most the eight digits of bf16. */
+static float *whole(const float *values, size_t count, float unit) {
+    float *copy = lanes_weights(count);
+    for (size_t i = 0; i < count; i++) copy[i] = unit * roundf(1.49f * values[i]);
+    return copy;
+}
 
 static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     const window w = window_of(g);
     const size_t positions = (size_t)w.out_h * w.out_w, outputs = positions * g->out_channels;
     const kept rows = keep_some(g->out_channels, 2, true), columns = keep_some(g->in_channels, 1, false);
-    const float *x = lanes_values((size_t)g->in_h * g->in_w * columns.count), *weight = lanes_weights(weight_count(g));
-    float *packed = lanes_weights(conv_packed_size(g->out_channels, g->in_channels, points_of(g, f), k->tile_rows));
-    uint32_t zone[64] = {0};
-    (f == WINOGRAD ? k->winograd_pack : k->conv_pack)(&w, g->in_channels, g->out_channels, weight, packed);
-    void (*const conv)(const conv_args *) = f == WINOGRAD ? k->winograd : k->conv;
+    const size_t inputs = (size_t)g->in_h * g->in_w * columns.count;
+    const float *x = lanes_values(inputs), *weight = lanes_weights(weight_count(g));
+    if (f == WINOGRAD_BF16) {
+        x = whole(x, inputs * LANES, 1);
+        weight = whole(weight, weight_count(g), 576);
+    }
+    const forward_form form = forward_of(k, g, &w, f);
+    float *packed = lanes_weights(conv_packed_size(g->out_channels, form.columns, points_of(g, f), k->tile_rows));
+    uint32_t zone[64] = {0}, pair[CHANNELS_MAX][2];
+    const kept pairs = pairs_of(&columns, pair);
+    form.pack(&w, g->in_channels, g->out_channels, weight, packed);
     conv_args c = {.window = w,
                    .in_channels = columns.count,
                    .out_channels = g->out_channels,
@@ -148,9 +211,10 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
                    .residual = lanes_values(outputs),
                    .rows = rows.count,
                    .weight = packed,
-                   .row = rows_of(&rows, g->in_channels, points_of(g, f), k->tile_rows),
-                   .column = columns_of(&columns, g->in_channels, f == WINOGRAD ? 1 : g->kernel_w, k->tile_rows),
-                   .tap = (size_t)g->in_channels * k->tile_rows,
+                   .row = rows_of(&rows, form.columns, points_of(g, f), k->tile_rows),
+                   .column = columns_of(f >= DIRECT_BF16 ? &pairs : &columns, form.columns,
+                                        is_winograd(f) ? 1 : g->kernel_w, k->tile_rows),
+                   .tap = (size_t)form.columns * k->tile_rows,
                    .channel = rows.channel,
                    .mul = lanes_values(rows.count),
                    .add = lanes_values(rows.count),
@@ -158,7 +222,9 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
                    .zone_x = zone,
                    .zones_x = 1,
                    .relu = true,
-                   .scratch = f == WINOGRAD ? lanes_output(k->winograd_scratch(columns.count) / LANES) : NULL,
+                   .scratch = lanes_output(form.scratch / LANES),
+                   .pairs = pairs.count,
+                   .pair = (const uint32_t(*)[2])pair,
                    .linear = lanes_output(outputs),
                    .positive = lanes_bytes(outputs * LANES / 8)};
     const size_t undefined = rows.channel[0] * (size_t)LANES + 3;
@@ -166,8 +232,12 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     for (size_t p = 0; p < positions; p++) /* rows that are not computed */
         for (uint32_t o = 0; o < g->out_channels; o++)
             if (rows.place[o] < 0) memset(c.linear + (p * g->out_channels + o) * LANES, 0, LANES * sizeof(float));
-    conv(&c);
+    form.conv(&c);
     double *linear = lanes_doubles(outputs * LANES);
+    if (f == DIRECT_BF16) {
+        weight = rounded(weight, weight_count(g));
+        x = rounded(x, inputs * LANES);
+    }
     each_product(g, add_forward, &(sums){g, weight, x, linear, &rows, &columns});
     lanes_compare("linear", c.linear, linear, outputs, tolerances[f]);
     int wrong_bits = 0, ones = 0, seen = 0;
@@ -185,7 +255,7 @@ static void check_forward(const cpu_kernels *k, const geometry *g, form f) {
     c.linear = NULL;
     c.positive = NULL;
     c.output = lanes_copy(saving, outputs);
-    conv(&c);
+    form.conv(&c);
     lanes_same("output without saving", c.output, saving, outputs);
 }
 
@@ -242,7 +312,7 @@ static void check_reverse(const cpu_kernels *k, const geometry *g, form f, bool 
 }
 
 static void check_reverse_all(const cpu_kernels *k) {
-    for (form f = 0; f < FORMS; f++)
+    for (form f = 0; f < REVERSE_FORMS; f++)
         for (size_t i = 0; i < GEOMETRIES; i++)
             for (int add = 0; add < 2; add++)
                 if (has_form(&geometries[i], f)) check_reverse(k, &geometries[i], f, add);
@@ -295,7 +365,7 @@ static void check_then(const cpu_kernels *k, const geometry *g, form f, bool add
 }
 
 static void check_then_all(const cpu_kernels *k) {
-    for (form f = 0; f < FORMS; f++)
+    for (form f = 0; f < REVERSE_FORMS; f++)
         for (size_t i = 0; i < GEOMETRIES; i++)
             for (int add = 0; add < 2; add++)
                 if (has_form(&geometries[i], f)) check_then(k, &geometries[i], f, add);

@@ -370,7 +370,7 @@ static void plan_device_classes(void) {
         status_clear();
     }
     unsetenv("COAR_ISA");
-    CHECK_ERROR(plan_create(g, "cpu", "bf16", 0, &plan), COAR_ERROR_UNSUPPORTED, "bf16");
+    CHECK_ERROR(plan_create(g, "cpu", "fp16", 0, &plan), COAR_ERROR_UNSUPPORTED, "fp16");
     status_clear();
     CHECK_ERROR(plan_create(g, "cpu", "int8", 0, &plan), COAR_ERROR_USAGE, "int8");
     status_clear();
@@ -429,7 +429,7 @@ static void plan_json(void) {
         {"\"version\":1,", "", "version 1", COAR_ERROR_INPUT},
         {"{", "", "JSON", COAR_ERROR_INPUT},
         {"]}", "]}x", "JSON", COAR_ERROR_INPUT},
-        {"\"fp32\"", "\"bf16\"", "bf16", COAR_ERROR_MISMATCH},
+        {"\"fp32\"", "\"fp16\"", "fp16", COAR_ERROR_MISMATCH},
         {"\"fp32\"", "32", "precision", COAR_ERROR_INPUT},
         {"\"fp32\"", "\"fp32fp32\"", "precision", COAR_ERROR_INPUT},
         {"\"mixed\"", "\"tile\"", "tile", COAR_ERROR_MISMATCH},

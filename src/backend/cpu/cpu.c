@@ -302,8 +302,16 @@ static void cpu_work(const backend *base, double *executed, double *dense) {
     *dense = b->dense;
 }
 
+/* Emulated instructions are slower than fp32. */
+static const char *const *cpu_precisions(const char *device_class) {
+    static const char *const native[] = {"bf16", NULL}, *const none[] = {NULL};
+    return strcmp(device_class, "cpu/avx512bf16") ? none : native;
+}
+
 const backend_interface backend_cpu = {
     .name = "cpu",
+    .precisions = cpu_precisions,
+    .reverse_in_fp32 = true,
     .memory = cpu_memory,
     .prepare = cpu_prepare,
     .bind = cpu_bind,

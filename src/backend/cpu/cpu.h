@@ -44,6 +44,16 @@ typedef struct border_axis {
     double taps;    /* inside the image, over all output positions */
 } border_axis;
 
+/* A way to compute a convolution: kernels, and the weights in their order, packed once for all masks, tiles and workers
+ * (kernels.h). */
+typedef struct cpu_form {
+    bool winograd;
+    bool bf16;
+    size_t points;    /* of the weights: taps, or Winograd's products */
+    uint32_t columns; /* of a point: input channels, or in bf16 pairs of them */
+    float *weight;    /* rows are output channels */
+} cpu_form;
+
 /* What never changes about an op. */
 typedef struct cpu_layer {
     const op *op;
@@ -57,23 +67,25 @@ typedef struct cpu_layer {
     size_t read;   /* positions of the output, from the first on, that the logits depend on: of a ViT's last block the
                     * class token alone. `run` computes no others of an op that treats each by itself */
     border_axis rows, columns;
-    /* OP_CONV: packed once, for all masks, tiles and workers (kernels.h). */
-    bool winograd;
-    size_t points;         /* of the packed weights: taps, or WINOGRAD_POINTS */
-    float *weight;         /* rows are output channels */
-    float *reverse_weight; /* rows are input channels; NULL without reverse passes */
-    size_t *reverse_row;   /* [I]: where each of them begins */
+    /* OP_CONV */
+    cpu_form form; /* of `run`, in the plan's precision */
+    cpu_form fp32; /* of reverse passes, whose forward half is in fp32 as well; in a plan of fp32 the same */
+    float
+        *reverse_weight; /* data gradient: rows are input channels, points as of `fp32`; NULL without reverse passes */
+    size_t *reverse_row; /* [I]: where each of them begins */
 } cpu_layer;
 
 /* A convolution under the masks of a tile. Lanes of a group are all alike. */
 typedef struct cpu_packed {
-    uint32_t rows;              /* computed */
-    uint32_t *row;              /* [O]: the output channel each of them is */
-    size_t *row_start;          /* [O]: where it begins in the layer's weights */
-    uint32_t *channel;          /* [O]: where it is stored */
-    uint32_t *column;           /* [kernel_w][stored input channels] where the input leaves channels out: where each
-                                 * column begins in a row (kernels.h); elsewhere NULL, and the backend's `column` serves */
-    uint32_t constants;         /* not computed: known */
+    uint32_t rows;       /* computed */
+    uint32_t *row;       /* [O]: the output channel each of them is */
+    size_t *row_start;   /* [O]: where it begins in the layer's weights */
+    uint32_t *channel;   /* [O]: where it is stored */
+    uint32_t *column;    /* [kernel_w][stored input channels, or pairs] where the input leaves channels out: where
+                                 * each column begins in a row (kernels.h); elsewhere NULL: the backend's `column` serves */
+    uint32_t (*pair)[2]; /* [pairs] likewise, in bf16: where their channels are stored */
+    uint32_t pairs;      /* how many: those with a channel stored */
+    uint32_t constants;  /* not computed: known */
     uint32_t *constant_channel; /* [O] */
     float *constant;            /* [O] before residual and activation; of a layer that leaves out: after activation */
     float *mul, *add;           /* [rows][LANES], [zones][rows][LANES] (kernels.h) */
@@ -103,7 +115,7 @@ typedef struct cpu_worker {
     float *out_mul, *out_add; /* [widest PLACE_OUT site][LANES] */
     float *attention;         /* attention_scratch */
     uint32_t *value_width;    /* [most heads]: attention_args.value_width */
-    float *winograd;          /* winograd_scratch of the widest layer in that form */
+    float *conv;              /* scratch of the layer whose form needs most */
     uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
     uint32_t shown[LANES];    /* which of the rest's examples each of its lanes shows; SHOWN_NONE */
     float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
@@ -128,6 +140,8 @@ typedef struct cpu_backend {
     size_t *buffer_start;         /* [buffers.buffers], in floats of a worker's buffer */
     uint32_t *column;             /* [columns]: where each column begins when all are stored */
     size_t columns;               /* of the longest kernel row, forwards or in reverse */
+    uint32_t (*pair)[2];          /* [pairs]: where the channels of each pair are when all are stored */
+    size_t pairs;                 /* of the widest layer in bf16 */
     cpu_schedule_choice *choices; /* with settings.reverse: [choice_count] */
     size_t choice_count;
     size_t choice;         /* the one that is planned for */
@@ -155,9 +169,9 @@ typedef struct cpu_backend {
 void cpu_layers_describe(cpu_backend *b);
 /* Fills the arrays that cpu_memory.c has placed. */
 coar_status cpu_layers_fill(cpu_backend *b);
-/* Columns of a kernel row, all stored, forwards or in reverse: the length of their list. */
-static inline size_t cpu_layer_columns(const cpu_layer *layer, uint32_t channels) {
-    return (size_t)channels * (layer->winograd ? 1 : layer->op->kernel_w);
+/* Columns of a kernel row, all stored, of a form with so many in a point: the length of their list. */
+static inline size_t cpu_layer_columns(const cpu_layer *layer, const cpu_form *form, uint32_t columns) {
+    return (size_t)columns * (form->winograd ? 1 : layer->op->kernel_w);
 }
 static inline size_t cpu_layer_zones(const cpu_layer *layer) {
     return (size_t)layer->rows.zones * layer->columns.zones;
@@ -184,9 +198,9 @@ coar_status cpu_memory_allocate(cpu_backend *b);
 
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
 
-/* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored; `group`: all lanes have one
- * mask. The layers before i must be packed already. */
-void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
+/* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored, for weights of `form`;
+ * `group`: all lanes have one mask. The layers before i must be packed already. */
+void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *form, bool group);
 activate_kernel cpu_activation(const cpu_backend *b, activation act);
 
 /* ---------------------------------------------------------------------------------------- cpu_tile.c */
@@ -201,14 +215,14 @@ typedef struct tile_observer {
 static inline float *cpu_value(const cpu_worker *w, int v) {
     return v < 0 ? NULL : w->value[v];
 }
-/* A convolution in its layer's form. */
-void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args);
+/* A convolution in one of its layer's forms. */
+void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args);
 /* Positions of a layer's output that are computed. */
 static inline size_t cpu_positions(const cpu_worker *w, const cpu_layer *layer) {
     return w->all_positions ? shape_positions(layer->out) : layer->read;
 }
-/* The arguments of convolution i of the tile in hand. */
-conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group);
+/* The arguments of convolution i of the tile in hand, as it was packed. */
+conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group);
 window cpu_layer_window(const cpu_layer *layer);
 /* The normalised images into x [input elements][LANES]. */
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x);
@@ -254,7 +268,7 @@ coar_status cpu_row_sums(backend *b, double *sums);
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
 size_t cpu_bandwidth_memory(void);
-coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes);
+coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one);
 
 /* ------------------------------------------------------------------------------------- cpu_profile.c */
 

@@ -37,7 +37,16 @@ static bool has_avx512(void) {
 #endif
 }
 
+static bool has_avx512bf16(void) {
+#if defined(__x86_64__)
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 const cpu_isa cpu_isas[CPU_ISAS_KNOWN] = {
+    {"avx512bf16", "AVX-512 BF16", false, has_avx512bf16},
     {"avx512", "AVX-512 (F, BW, DQ, VL)", false, has_avx512},
     {"avx2", "AVX2 with FMA", false, has_avx2},
     {"portable", "nothing", false, has_base},

@@ -18,7 +18,7 @@ typedef struct cpu_isa {
 } cpu_isa;
 
 /* All there are, those to be preferred first. */
-enum { CPU_ISAS_KNOWN = 4 };
+enum { CPU_ISAS_KNOWN = 5 };
 extern const cpu_isa cpu_isas[CPU_ISAS_KNOWN];
 
 /* NULL: no such name. */

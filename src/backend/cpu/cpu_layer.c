@@ -1,6 +1,8 @@
 /*
  * cpu_layer.c - what never changes about an op: geometry, border zones, weights ordered for packing.
  */
+#include <string.h>
+
 #include "backend/cpu/cpu.h"
 
 static tap_span taps_inside(uint32_t at, const op *o, uint32_t kernel, uint32_t size) {
@@ -31,6 +33,30 @@ static void cut_axes(cpu_layer *layer) {
     const op *o = layer->op;
     cut_axis(&layer->rows, o, o->kernel_h, layer->in.h, layer->out.h, layer->feeder >= 0);
     cut_axis(&layer->columns, o, o->kernel_w, layer->in.w, layer->out.w, layer->feeder >= 0);
+}
+
+static cpu_form describe_form(const cpu_layer *layer, bool winograd, bool bf16) {
+    const size_t taps = (size_t)layer->op->kernel_h * layer->op->kernel_w;
+    return (cpu_form){
+        .winograd = winograd,
+        .bf16 = bf16,
+        .points = winograd ? WINOGRAD_POINTS : taps,
+        .columns = bf16 ? conv_pairs(layer->in.c) : layer->in.c,
+    };
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* How long the lists must be that serve all layers. */
+static void measure_lists(cpu_backend *b, const cpu_layer *layer) {
+    const cpu_form *form = &layer->form, *fp32 = &layer->fp32;
+    b->columns = larger(b->columns, cpu_layer_columns(layer, form, form->columns));
+    if (form->bf16) b->pairs = larger(b->pairs, form->columns);
+    if (!b->settings.reverse) return;
+    b->columns = larger(b->columns, cpu_layer_columns(layer, fp32, fp32->columns));
+    b->columns = larger(b->columns, cpu_layer_columns(layer, fp32, layer->out.c));
 }
 
 /* Convolution i does not store what `site` ablates. */
@@ -79,6 +105,7 @@ static void find_read(cpu_backend *b) {
 
 void cpu_layers_describe(cpu_backend *b) {
     const graph *g = b->settings.graph;
+    const bool bf16 = !strcmp(b->settings.plan->precision, precision_name(PRECISION_BF16));
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
         cpu_layer *layer = &b->layers[i];
@@ -87,31 +114,40 @@ void cpu_layers_describe(cpu_backend *b) {
         if (o->kind == OP_ATTENTION) describe_attention(b, i);
         if (o->kind != OP_CONV) continue;
         if (plan_is_compacted(b->settings.plan->form[i])) leave_out(b, i, &o->mask);
-        layer->winograd = plan_is_winograd(b->settings.plan->form[i]);
-        layer->points = layer->winograd ? WINOGRAD_POINTS : (size_t)o->kernel_h * o->kernel_w;
+        const bool winograd = plan_is_winograd(b->settings.plan->form[i]);
+        layer->form = describe_form(layer, winograd, bf16);
+        layer->fp32 = describe_form(layer, winograd, false);
         if (o->input[0] > 0) layer->feeder = b->layers[graph_maker(o->input[0])].stored_by;
         cut_axes(layer);
-        const size_t columns = cpu_layer_columns(layer, layer->in.c), reverse = cpu_layer_columns(layer, layer->out.c);
-        if (columns > b->columns) b->columns = columns;
-        if (b->settings.reverse && reverse > b->columns) b->columns = reverse;
+        measure_lists(b, layer);
     }
     find_read(b);
 }
 
-/* Packs the weights of layer i, forwards or (odd tasks) for reverse passes. */
+typedef void (*pack_kernel)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
+                            float *packed);
+
+static pack_kernel packer(const cpu_kernels *k, const cpu_form *form) {
+    if (form->bf16) return form->winograd ? k->winograd_bf16_pack : k->conv_bf16_pack;
+    return form->winograd ? k->winograd_pack : k->conv_pack;
+}
+
+/* One set of packed weights: of `run`, of the forward half of reverse passes, of the data gradient. */
+enum { WEIGHTS = 3 };
 static coar_status pack_layer(void *context, size_t task, int worker) {
     const cpu_backend *b = context;
-    const cpu_layer *layer = &b->layers[task / 2];
+    const cpu_layer *layer = &b->layers[task / WEIGHTS];
     const cpu_kernels *k = b->kernels;
+    const pack_kernel pack[WEIGHTS] = {packer(k, &layer->form), packer(k, &layer->fp32),
+                                       layer->fp32.winograd ? k->winograd_reverse_pack : k->conv_reverse_pack};
+    float *const weights[WEIGHTS] = {layer->form.weight,
+                                     layer->fp32.weight != layer->form.weight ? layer->fp32.weight : NULL,
+                                     layer->reverse_weight};
+    const size_t which = task % WEIGHTS;
     (void)worker;
-    if (layer->op->kind != OP_CONV) return COAR_OK;
+    if (layer->op->kind != OP_CONV || !weights[which]) return COAR_OK;
     const window window = cpu_layer_window(layer);
-    if (task % 2 == 0)
-        (layer->winograd ? k->winograd_pack : k->conv_pack)(&window, layer->in.c, layer->out.c, layer->op->weight,
-                                                            layer->weight);
-    else if (layer->reverse_weight)
-        (layer->winograd ? k->winograd_reverse_pack : k->conv_reverse_pack)(&window, layer->in.c, layer->out.c,
-                                                                            layer->op->weight, layer->reverse_weight);
+    pack[which](&window, layer->in.c, layer->out.c, layer->op->weight, weights[which]);
     return COAR_OK;
 }
 
@@ -122,8 +158,9 @@ coar_status cpu_layers_fill(cpu_backend *b) {
         if (layer->op->kind != OP_CONV) continue;
         cut_axes(layer);
         for (uint32_t c = 0; layer->reverse_row && c < layer->in.c; c++)
-            layer->reverse_row[c] = conv_row(c, layer->out.c, layer->points, b->kernels->tile_rows);
+            layer->reverse_row[c] = conv_row(c, layer->out.c, layer->fp32.points, b->kernels->tile_rows);
     }
     for (size_t s = 0; s < b->columns; s++) b->column[s] = (uint32_t)s * b->kernels->tile_rows;
-    return thread_pool_run(b->settings.pool, 2 * ops, pack_layer, b);
+    for (uint32_t p = 0; p < b->pairs; p++) b->pair[p][0] = 2 * p, b->pair[p][1] = 2 * p + 1;
+    return thread_pool_run(b->settings.pool, WEIGHTS * ops, pack_layer, b);
 }

@@ -33,18 +33,18 @@ static void add_values(const float *x, const cpu_layer *layer, double *sums) {
  * epilogue of a POST site is scale and shift alone. */
 static void compute_site(const cpu_backend *b, cpu_worker *w, size_t i, tile_sums *t) {
     const cpu_layer *layer = &b->layers[i];
-    cpu_pack(b, w, i, false);
+    cpu_pack(b, w, i, &layer->form, false);
     if (layer->op->mask.place == PLACE_PRE) {
         const size_t adds = cpu_layer_zones(layer) * layer->out.c * LANES;
         for (size_t k = 0; k < (size_t)layer->out.c * LANES; k++) w->packed[i].mul[k] = 1;
         memset(w->packed[i].add, 0, adds * sizeof(float));
     }
-    conv_args args = cpu_conv_args(b, w, i, false);
+    conv_args args = cpu_conv_args(b, w, i, &layer->form, false);
     args.output = t->x;
     args.residual = NULL;
     args.relu = false;
     args.activate = NULL;
-    cpu_convolve(b, layer, &args);
+    cpu_convolve(b, &layer->form, &args);
     add_values(t->x, layer, t->sums);
 }
 

@@ -25,11 +25,18 @@ static void place_axis(arena *arena, border_axis *axis, uint32_t size) {
     arena_place(arena, axis->zones, sizeof *axis->span, &axis->span);
 }
 
+static void place_form(const cpu_backend *b, arena *arena, const cpu_layer *layer, cpu_form *form) {
+    const size_t floats = conv_packed_size(layer->out.c, form->columns, form->points, b->kernels->tile_rows);
+    arena_place(arena, floats, sizeof(float), &form->weight);
+}
+
 static void place_weights(const cpu_backend *b, arena *arena, cpu_layer *layer) {
     const uint32_t in = layer->in.c, out = layer->out.c, tile_rows = b->kernels->tile_rows;
-    arena_place(arena, conv_packed_size(out, in, layer->points, tile_rows), sizeof(float), &layer->weight);
+    place_form(b, arena, layer, &layer->form);
+    layer->fp32.weight = layer->form.bf16 ? NULL : layer->form.weight;
     if (!b->settings.reverse) return;
-    arena_place(arena, conv_packed_size(in, out, layer->points, tile_rows), sizeof(float), &layer->reverse_weight);
+    if (layer->form.bf16) place_form(b, arena, layer, &layer->fp32);
+    arena_place(arena, conv_packed_size(in, out, layer->fp32.points, tile_rows), sizeof(float), &layer->reverse_weight);
     arena_place(arena, in, sizeof *layer->reverse_row, &layer->reverse_row);
 }
 
@@ -46,6 +53,7 @@ static void place_shared(cpu_backend *b, arena *arena) {
         place_weights(b, arena, layer);
     }
     arena_place(arena, b->columns, sizeof *b->column, &b->column);
+    arena_place(arena, b->pairs, sizeof *b->pair, &b->pair);
     arena_place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
     arena_place(arena, LANES - 1, b->elements, &b->rest);
     arena_place(arena, most, sizeof *b->labels, &b->labels);
@@ -60,20 +68,30 @@ typedef struct scratch_sizes {
     size_t site_channels; /* of the widest site */
     size_t out_channels;  /* of the widest PLACE_OUT site */
     size_t attention, attention_reverse, heads;
-    size_t winograd;
+    size_t conv;
     size_t activated;
     size_t taps; /* of the largest kernel whose input is left out in part */
 } scratch_sizes;
+
+static size_t form_scratch(const cpu_kernels *k, const cpu_layer *layer, const cpu_form *form) {
+    const window window = cpu_layer_window(layer);
+    if (!form->bf16) return form->winograd ? k->winograd_scratch(layer->in.c) : 0;
+    return form->winograd ? k->winograd_bf16_scratch(layer->in.c) : k->conv_bf16_scratch(&window, layer->in.c);
+}
+
+static size_t conv_scratch(const cpu_backend *b, const cpu_layer *layer) {
+    size_t most = form_scratch(b->kernels, layer, &layer->form);
+    if (!b->settings.reverse) return most;
+    most = larger(most, form_scratch(b->kernels, layer, &layer->fp32));
+    return layer->fp32.winograd ? larger(most, b->kernels->winograd_scratch(layer->out.c)) : most;
+}
 
 static scratch_sizes measure_scratch(const cpu_backend *b) {
     const graph *g = b->settings.graph;
     scratch_sizes s = {0};
     for (size_t i = 0; i < g->op_count; i++) {
         const cpu_layer *layer = &b->layers[i];
-        if (layer->winograd) {
-            s.winograd = larger(s.winograd, b->kernels->winograd_scratch(layer->in.c));
-            if (b->settings.reverse) s.winograd = larger(s.winograd, b->kernels->winograd_scratch(layer->out.c));
-        }
+        if (layer->op->kind == OP_CONV) s.conv = larger(s.conv, conv_scratch(b, layer));
         if (layer->feeder >= 0) s.taps = larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
         if (layer->left_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
         if (layer->op->mask.place == PLACE_OUT) s.out_channels = larger(s.out_channels, layer->out.c);
@@ -92,7 +110,11 @@ static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) 
     const size_t rows = layer->out.c;
     arena_place(arena, rows, sizeof *p->row, &p->row);
     arena_place(arena, rows, sizeof *p->row_start, &p->row_start);
-    if (layer->feeder >= 0) arena_place(arena, cpu_layer_columns(layer, layer->in.c), sizeof *p->column, &p->column);
+    if (layer->feeder >= 0) {
+        const cpu_form *form = &layer->form; /* lists are for groups, of `run` alone */
+        arena_place(arena, cpu_layer_columns(layer, form, form->columns), sizeof *p->column, &p->column);
+        if (form->bf16) arena_place(arena, form->columns, sizeof *p->pair, &p->pair);
+    }
     arena_place(arena, rows, sizeof *p->channel, &p->channel);
     arena_place(arena, rows, sizeof *p->constant_channel, &p->constant_channel);
     arena_place(arena, rows, sizeof *p->constant, &p->constant);
@@ -142,7 +164,7 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     arena_place(arena, s->out_channels, LANES * sizeof *w->out_add, &w->out_add);
     arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
     arena_place(arena, s->heads, sizeof *w->value_width, &w->value_width);
-    arena_place(arena, s->winograd, sizeof *w->winograd, &w->winograd);
+    arena_place(arena, s->conv, sizeof *w->conv, &w->conv);
     arena_place(arena, b->elements, LANES, &w->pixels);
     arena_place(arena, LANES, sizeof *w->scale, &w->scale);
     const size_t start = arena->used;

@@ -68,7 +68,8 @@ static float constant(const cpu_backend *b, const cpu_worker *w, const op *o, co
 }
 
 /* Sorts the output channels into rows to compute, with their epilogue of zone 0, and constants. */
-static void choose_rows(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, bool group, cpu_packed *p) {
+static void choose_rows(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, const cpu_form *form,
+                        bool group, cpu_packed *p) {
     const mask_site *site = group ? skipping_site(layer) : NULL;
     p->rows = p->constants = 0;
     for (uint32_t o = 0; o < layer->out.c; o++) {
@@ -79,7 +80,7 @@ static void choose_rows(const cpu_backend *b, const cpu_worker *w, const cpu_lay
             const size_t r = p->rows++;
             epilogue(b, w, layer->op, o, p->mul + r * LANES, p->add + r * LANES);
             p->row[r] = o;
-            p->row_start[r] = conv_row(o, layer->in.c, layer->points, b->kernels->tile_rows);
+            p->row_start[r] = conv_row(o, form->columns, form->points, b->kernels->tile_rows);
             p->channel[r] = group && layer->left_out ? (uint32_t)r : o;
         }
     }
@@ -129,21 +130,38 @@ static void spread_over_zones(const cpu_layer *layer, const cpu_packed *feeder, 
     }
 }
 
-/* Columns are [tap x][I] in the weights of a kernel row, and [tap x][stored channels] in the input. */
-static void list_columns(const cpu_backend *b, const cpu_layer *layer, const cpu_packed *feeder, uint32_t *column) {
-    const uint32_t taps = layer->winograd ? 1 : layer->op->kernel_w;
-    for (uint32_t t = 0; t < taps; t++)
-        for (uint32_t k = 0; k < feeder->rows; k++)
-            *column++ = (t * layer->in.c + feeder->row[k]) * b->kernels->tile_rows;
+/* The pairs of channels of which one at least is stored, and which they are in a tap's columns. */
+static void list_pairs(const cpu_packed *feeder, cpu_packed *p) {
+    p->pairs = 0;
+    for (uint32_t k = 0; k < feeder->rows; k++) {
+        const uint32_t channel = feeder->row[k];
+        if (!p->pairs || p->column[p->pairs - 1] != channel / 2) {
+            p->pair[p->pairs][0] = p->pair[p->pairs][1] = UINT32_MAX;
+            p->column[p->pairs++] = channel / 2;
+        }
+        p->pair[p->pairs - 1][channel % 2] = k;
+    }
 }
 
-void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
+/* Columns are [tap x][all there are] in the weights of a kernel row, and [tap x][stored] in the input. */
+static void list_columns(const cpu_backend *b, const cpu_layer *layer, const cpu_form *form, const cpu_packed *feeder,
+                         cpu_packed *p) {
+    const uint32_t taps = form->winograd ? 1 : layer->op->kernel_w;
+    if (form->bf16) list_pairs(feeder, p);
+    const uint32_t stored = form->bf16 ? p->pairs : feeder->rows;
+    for (uint32_t t = taps; t-- > 0;) /* the first tap's last: it holds the pairs */
+        for (uint32_t k = 0; k < stored; k++)
+            p->column[t * stored + k] =
+                (t * form->columns + (form->bf16 ? p->column[k] : feeder->row[k])) * b->kernels->tile_rows;
+}
+
+void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *form, bool group) {
     const cpu_layer *layer = &b->layers[i];
     cpu_packed *p = &w->packed[i];
-    choose_rows(b, w, layer, group, p);
+    choose_rows(b, w, layer, form, group, p);
     if (group && layer->left_out == &layer->op->mask) activate_constants(b, w, layer, p);
     if (layer->feeder < 0) return;
     const cpu_packed *feeder = group && w->packed[layer->feeder].constants ? &w->packed[layer->feeder] : NULL;
     for (uint32_t r = 0; r < p->rows; r++) spread_over_zones(layer, feeder, p, r, w->tap_sum);
-    if (group) list_columns(b, layer, &w->packed[layer->feeder], p->column);
+    if (group) list_columns(b, layer, form, &w->packed[layer->feeder], p);
 }

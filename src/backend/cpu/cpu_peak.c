@@ -15,24 +15,27 @@
 
 enum { BURST_ITERATIONS = 1000000 }; /* of one task: some 4 ms */
 
+typedef double (*peak_kernel)(size_t iterations);
+
 static coar_status burst(void *context, size_t task, int worker) {
-    const cpu_kernels *kernels = context;
+    const peak_kernel *peak = context;
     (void)task;
     (void)worker;
-    kernels->peak(BURST_ITERATIONS);
+    (*peak)(BURST_ITERATIONS);
     return COAR_OK;
 }
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops) {
-    enum { BURSTS = 10, TASKS_PER_THREAD = 8 }; /* some 30 ms each: long enough for the clock to settle */
+    enum { BURSTS = 8, TASKS_PER_THREAD = 8 }; /* some 30 ms each: long enough for the clock to settle */
     const size_t tasks = (size_t)thread_pool_size(pool) * TASKS_PER_THREAD;
     const cpu_kernels *kernels;
     TRY(cpu_find_kernels(plan, &kernels));
-    const double task_flops = kernels->peak(BURST_ITERATIONS);
+    peak_kernel peak = strcmp(plan->precision, "bf16") ? kernels->peak : kernels->peak_bf16;
+    const double task_flops = peak(BURST_ITERATIONS);
     double best = 0;
     for (int i = 0; i < BURSTS; i++) {
         const double start = clock_seconds();
-        TRY(thread_pool_run(pool, tasks, burst, (void *)kernels));
+        TRY(thread_pool_run(pool, tasks, burst, &peak));
         const double rate = task_flops * (double)tasks / (clock_seconds() - start);
         if (rate > best) best = rate;
     }
@@ -80,9 +83,9 @@ static size_t last_cache(void) {
     return kibibytes && kibibytes < 1 << 20 ? kibibytes << 10 : (size_t)32 << 20; /* not every system tells */
 }
 
-/* Slices of each array: all three are six times the last cache, if a quarter of the memory allows it. */
+/* Slices of each array: all three are four times the last cache, if a quarter of the memory allows it. */
 static size_t triad_slices(void) {
-    const size_t wanted = 6 * last_cache(), allowed = memory_available() / 4,
+    const size_t wanted = 4 * last_cache(), allowed = memory_available() / 4,
                  bytes = wanted < allowed ? wanted : allowed;
     return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
 }
@@ -95,25 +98,35 @@ size_t cpu_bandwidth_memory(void) {
     return triad_bytes(triad_slices() * SLICE);
 }
 
-coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes) {
+/* Bytes per second: the best of several passes, by the pool or (NULL) by the calling thread alone. */
+static coar_status triad_rate(triad_job *job, thread_pool *pool, double *best) {
     enum { TIMES = 10 };
+    const size_t slices = job->floats / SLICE;
+    *best = 0;
+    for (int i = 0; i < TIMES; i++) {
+        const double start = clock_seconds();
+        if (pool)
+            TRY(thread_pool_run(pool, slices, triad, job));
+        else
+            for (size_t s = 0; s < slices; s++) triad(job, s, 0);
+        const double rate = (double)(STREAMS * job->floats * sizeof(float)) / (clock_seconds() - start);
+        if (rate > *best) *best = rate;
+    }
+    return COAR_OK;
+}
+
+coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one) {
     coar_status status = COAR_OK;
     const size_t slices = triad_slices();
     triad_job job = {.floats = slices * SLICE};
-    double best = 0;
     TRY(cpu_find_kernels(plan, &job.kernels));
     const size_t size = triad_bytes(job.floats);
     job.array = aligned_alloc(HUGE_PAGE, size);
     if (!job.array) return status_set(COAR_ERROR_MEMORY, "memory bandwidth: not enough memory for %zu MiB", size >> 20);
     madvise(job.array, size, MADV_HUGEPAGE); /* refused: small pages */
     TRY_GOTO(thread_pool_run(pool, slices, clear, &job));
-    for (int i = 0; i < TIMES; i++) {
-        const double start = clock_seconds();
-        TRY_GOTO(thread_pool_run(pool, slices, triad, &job));
-        const double rate = (double)(STREAMS * job.floats * sizeof(float)) / (clock_seconds() - start);
-        if (rate > best) best = rate;
-    }
-    *bytes = best;
+    TRY_GOTO(triad_rate(&job, pool, bytes));
+    TRY_GOTO(triad_rate(&job, NULL, bytes_one));
 done:
     free(job.array);
     return status;

@@ -60,10 +60,12 @@ static double op_bytes(const cpu_backend *b, const cpu_worker *w, size_t i, bool
         for (int k = 0; k < 3; k++) bytes += tile_bytes(o->input[k], read, layer->in.c);
         return bytes;
     }
-    const conv_args args = cpu_conv_args(b, w, i, group);
+    const cpu_form *form = &layer->form;
+    const conv_args args = cpu_conv_args(b, w, i, form, group);
+    const uint32_t columns = form->bf16 ? args.pairs : args.in_channels;
     return tile_bytes(o->input[0], read, args.in_channels) + tile_bytes(o->output, written, args.out_channels) +
            tile_bytes(o->residual, written, args.out_channels) +
-           (double)args.rows * args.in_channels * layer->points * sizeof(float);
+           (double)args.rows * columns * form->points * sizeof(float);
 }
 
 static void see(cpu_profile *p, const cpu_backend *b, const cpu_worker *w, size_t i, bool finished, bool group) {

@@ -25,10 +25,10 @@ static gradient_sum sum_at(const reverse_tile *t, int region, bool add) {
 
 static void forward_convolution(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
-    conv_args args = cpu_conv_args(t->b, t->w, s->op, false);
+    conv_args args = cpu_conv_args(t->b, t->w, s->op, &layer->fp32, false);
     args.linear = at(t, s->linear);
     args.positive = (uint8_t *)at(t, s->positive);
-    cpu_convolve(t->b, layer, &args);
+    cpu_convolve(t->b, &layer->fp32, &args);
 }
 
 static void forward(const reverse_tile *t, const step *s) {
@@ -191,7 +191,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         .row = layer->reverse_row,
         .column = t->b->column,
         .tap = (size_t)layer->out.c * t->b->kernels->tile_rows,
-        .scratch = t->w->winograd,
+        .scratch = t->w->conv,
         .gradient = at(t, s->dlinear),
         .output = sum_at(t, s->dx[0], s->add[0]),
     };
@@ -200,7 +200,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         then = epilogue_args(t, s + 1);
         args.then = &then;
     }
-    (layer->winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
+    (layer->fp32.winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
     if (next && in_epilogue(next)) end_site(t, next);
 }
 
@@ -344,7 +344,7 @@ void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
     t->w->all_positions = true;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
-        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, false);
+        if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, &t->b->layers[i].fp32, false);
     for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */
         const double start = cpu_profile_clock(t->b);
         run_step(t, &schedule->steps[i]);

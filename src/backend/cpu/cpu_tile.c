@@ -10,7 +10,7 @@ window cpu_layer_window(const cpu_layer *layer) {
     return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
 }
 
-conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
+conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
@@ -23,10 +23,10 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .output = cpu_value(w, o->output),
         .residual = cpu_value(w, o->residual),
         .rows = p->rows,
-        .weight = layer->weight,
+        .weight = form->weight,
         .row = p->row_start,
         .column = left_out ? p->column : b->column,
-        .tap = (size_t)layer->in.c * b->kernels->tile_rows,
+        .tap = (size_t)form->columns * b->kernels->tile_rows,
         .channel = p->channel,
         .mul = p->mul,
         .add = p->add,
@@ -38,29 +38,39 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, boo
         .constant = p->constant,
         .relu = o->act == ACT_RELU,
         .activate = o->act == ACT_RELU ? NULL : cpu_activation(b, o->act),
-        .scratch = w->winograd,
+        .scratch = w->conv,
+        .pairs = !form->bf16 ? 0
+                 : left_out  ? p->pairs
+                             : form->columns,
+        .pair = (const uint32_t(*)[2])(left_out ? p->pair : b->pair),
     };
     if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
         args.window.in_w = args.window.out_w = (uint32_t)cpu_positions(w, layer);
     return args;
 }
 
-void cpu_convolve(const cpu_backend *b, const cpu_layer *layer, const conv_args *args) {
-    (layer->winograd ? b->kernels->winograd : b->kernels->conv)(args);
+void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args) {
+    const cpu_kernels *k = b->kernels;
+    if (form->bf16)
+        (form->winograd ? k->winograd_bf16 : k->conv_bf16)(args);
+    else
+        (form->winograd ? k->winograd : k->conv)(args);
 }
 
 /* Products that one row and column of a layer take for an image. */
-static double products(const cpu_layer *layer) {
-    if (!layer->winograd) return layer->rows.taps * layer->columns.taps;
+static double products(const cpu_layer *layer, const cpu_form *form) {
+    if (!form->winograd) return layer->rows.taps * layer->columns.taps;
     return (double)((layer->out.h + 3) / 4) * ((layer->out.w + 3) / 4) * WINOGRAD_POINTS;
 }
 
 static void run_conv(const cpu_backend *b, cpu_worker *w, size_t i, bool group, bool fresh) {
     const cpu_layer *layer = &b->layers[i];
-    if (fresh) cpu_pack(b, w, i, group);
-    const conv_args args = cpu_conv_args(b, w, i, group);
-    cpu_convolve(b, layer, &args);
-    w->flops += 2.0 * LANES * args.rows * args.in_channels * products(layer) * cpu_positions(w, layer) /
+    const cpu_form *form = &layer->form;
+    if (fresh) cpu_pack(b, w, i, form, group);
+    const conv_args args = cpu_conv_args(b, w, i, form, group);
+    cpu_convolve(b, form, &args);
+    const uint32_t columns = form->bf16 ? 2 * args.pairs : args.in_channels;
+    w->flops += 2.0 * LANES * args.rows * columns * products(layer, form) * cpu_positions(w, layer) /
                 shape_positions(layer->out);
 }
 

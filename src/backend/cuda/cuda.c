@@ -304,7 +304,11 @@ static void cuda_work(const backend *base, double *executed, double *dense) {
 }
 
 /* bf16 first: as fast as fp16, and what fp32 can hold it can. tf32 takes twice the time. */
-static const char *const precisions[] = {"bf16", "fp16", "tf32", NULL};
+static const char *const *precisions(const char *device_class) {
+    static const char *const all[] = {"bf16", "fp16", "tf32", NULL};
+    (void)device_class;
+    return all;
+}
 
 const backend_interface backend_cuda = {
     .name = "cuda",
