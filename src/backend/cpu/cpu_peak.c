@@ -83,9 +83,9 @@ static size_t last_cache(void) {
     return kibibytes && kibibytes < 1 << 20 ? kibibytes << 10 : (size_t)32 << 20; /* not every system tells */
 }
 
-/* Slices of each array: all three are six times the last cache, if a quarter of the memory allows it. */
+/* Slices of each array: all three are four times the last cache, if a quarter of the memory allows it. */
 static size_t triad_slices(void) {
-    const size_t wanted = 6 * last_cache(), allowed = memory_available() / 4,
+    const size_t wanted = 4 * last_cache(), allowed = memory_available() / 4,
                  bytes = wanted < allowed ? wanted : allowed;
     return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
 }
