@@ -132,7 +132,10 @@ def write_masks(folder, masks, held_out):
 
 def run_pytorch(python, folder, threads, masks):
     command = [python, os.path.abspath(__file__), "--procedure", folder, str(threads), str(masks)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    from throughput import KEEP_MEMORY
+
+    environment = dict(os.environ, **KEEP_MEMORY)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
 
 
 def run_coar(coar, folder, data, threads, masks, held_out):

@@ -28,16 +28,18 @@ bool size_add(size_t a, size_t b, size_t *out) {
  * ask for huge pages where the system leaves that to programs. A refusal changes nothing. */
 static void *allocate(size_t bytes) {
     enum { HUGE_PAGE = 2 << 20 };
-    void *block = aligned_alloc(bytes < 2 * HUGE_PAGE ? 64 : HUGE_PAGE, bytes);
+    if (bytes < 2 * HUGE_PAGE) return aligned_alloc(64, bytes);
+    const size_t whole = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1); /* as aligned_alloc wants it */
+    void *block = aligned_alloc(HUGE_PAGE, whole);
 #ifdef MADV_HUGEPAGE
-    if (block && bytes >= 2 * HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
+    if (block) madvise(block, whole, MADV_HUGEPAGE);
 #endif
     return block;
 }
 
 coar_status memory_new(size_t count, size_t size, const char *what, void *out_pointer) {
     size_t bytes, rounded;
-    if (!size_mul(count, size, &bytes) || !size_add(bytes, 64, &rounded) || rounded > (size_t)PTRDIFF_MAX)
+    if (!size_mul(count, size, &bytes) || !size_add(bytes, 64, &rounded) || rounded > (size_t)PTRDIFF_MAX / 2)
         return status_set(COAR_ERROR_MEMORY, "%s: %zu x %zu bytes are more than this machine can address", what, count,
                           size);
     rounded &= ~(size_t)63; /* never 0 */
