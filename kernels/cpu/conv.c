@@ -195,8 +195,13 @@ void KERNEL(cpu_conv_finish)(const conv_args *c, size_t first, size_t count) {
     if (c->activate) c->activate(c->output + first * stride, count * stride);
 }
 
+/* One tap for every position: linear.c. Data gradients of a larger stride have positions without any. */
+static bool has_one_tap(const window *g) {
+    return g->kernel_h == 1 && g->kernel_w == 1 && g->pad == 0;
+}
+
 static bool is_linear(const window *g) {
-    return g->kernel_h == 1 && g->kernel_w == 1 && g->stride == 1 && g->pad == 0;
+    return has_one_tap(g) && g->stride == 1;
 }
 
 /* Output positions x0 .. x1-1 of row y. */
@@ -216,7 +221,7 @@ static uint32_t stretch_of(const window *g, uint32_t columns) {
 
 void KERNEL(cpu_conv)(const conv_args *c) {
     const window *g = &c->window;
-    if (is_linear(g)) {
+    if (has_one_tap(g)) {
         KERNEL(cpu_linear)(c);
         return;
     }

@@ -1,7 +1,7 @@
 /*
- * linear.c - 1x1 convolution of stride 1 with images in lanes, and its data gradient. Linear layers are that.
+ * linear.c - 1x1 convolution with images in lanes, and for stride 1 its data gradient. Linear layers are that.
  *
- *   y[p][o]     = act(mul[o] (W x)[p][o] + add[o] + residual[p][o]),  (W x)[p][o] = sum over c of W[o][c] x[p][c]
+ *   y[p][o]     = act(mul[o] (W x)[p][o] + add[o] + residual[p][o]),  (W x)[p][o] = sum over c of W[o][c] x[p stride][c]
  *   dx[p][c] (+)= sum over o of W[o][c] dy[p][o]
  *
  * x [position][C][32], y [position][O][32]; W as product.h says.
@@ -127,7 +127,16 @@ static tile_output output_at(const job *j, size_t p) {
     return conv_output(j->forward, (uint32_t)(p / j->forward->window.out_w), (uint32_t)(p % j->forward->window.out_w));
 }
 
-/* The same for rows from row o on. */
+/* Where x begins for position p of the result. */
+static const float *input_at(const job *j, size_t p) {
+    if (j->forward && j->forward->window.stride != 1) {
+        const window *g = &j->forward->window;
+        p = p / g->out_w * g->stride * g->in_w + p % g->out_w * g->stride;
+    }
+    return j->x + p * j->channels * LANES;
+}
+
+/* What output_at gives, for rows from row o on. */
 static tile_output rows_from(const tile_output *all, uint32_t o) {
     tile_output out = *all;
     if (out.mul) {
@@ -170,7 +179,7 @@ static void run_blocks(const job *j, const float *x, const tile_output *all, uin
 static void run_position(const job *j, size_t p) {
     const tile_output all = output_at(j, p);
     const uint32_t blocks = conv_blocks(j->rows, TILE_ROWS);
-    const float *x = j->x + p * j->channels * LANES;
+    const float *x = input_at(j, p);
     if (LINEAR_BF16) {
         bf16_round_channels(j->forward, x, j->forward->scratch);
         x = j->forward->scratch;

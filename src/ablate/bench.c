@@ -98,14 +98,24 @@ static coar_status take_plan(bench *b) {
     return plan_check_executable(&b->plan, 0);
 }
 
-/* As for a run: a lower precision where the first examples allow it. */
+/* As for a run: a lower precision where the first examples allow it. Reverse passes that are fp32 whatever the plan says
+ * are compared with forward passes in fp32. */
 static coar_status settle_plan(bench *b, const backend_settings *settings) {
     const coar_bench_options *o = b->o;
-    if (o->plan) return take_plan(b);
+    const bool fp32 = o->gradients && b->interface->reverse_in_fp32;
+    if (o->plan) TRY(take_plan(b));
+    if (fp32 && ((o->precision && strcmp(o->precision, "auto") && strcmp(o->precision, "fp32")) ||
+                 (o->plan && strcmp(b->plan.precision, "fp32"))))
+        return status_set(COAR_ERROR_UNSUPPORTED,
+                          "--gradients: reverse passes of the %s backend are fp32, and so is what they are compared "
+                          "with: give --precision fp32 or a plan in it",
+                          b->interface->name);
+    if (o->plan) return COAR_OK;
     const graph *g = b->model->graph;
+    const char *precision = fp32 ? "fp32" : o->precision;
     const plan_timing timing = {.pool = b->pool, .memory = settings->memory, .callbacks = o->callbacks};
-    const bool tries = (!o->precision || !strcmp(o->precision, "auto")) && b->interface->precisions;
-    TRY(plan_create_timed(g, b->interface->name, o->precision, o->exact, 0, tries ? NULL : &timing, &b->plan));
+    const bool tries = (!precision || !strcmp(precision, "auto")) && b->interface->precisions;
+    TRY(plan_create_timed(g, b->interface->name, precision, o->exact, 0, tries ? NULL : &timing, &b->plan));
     if (!tries) return COAR_OK;
     example_batch some = b->examples;
     if (some.count > AUTO_EXAMPLES) some.count = AUTO_EXAMPLES;
@@ -149,7 +159,7 @@ static coar_status measure_machine(bench *b, coar_bench_result *r) {
     if (i->peak) TRY(i->peak(&b->plan, b->pool, &r->peak_flops));
     if (!i->bandwidth) return COAR_OK; /* a device: no threads */
     log_info(b->o->callbacks, "memory: %zu MiB, the process's own included, while its bandwidth is measured",
-             (memory_resident() + i->bandwidth_memory()) >> 20);
+             (memory_resident() + i->bandwidth_memory(b->pool)) >> 20);
     TRY(i->bandwidth(&b->plan, b->pool, &r->bandwidth, &r->bandwidth_one));
     r->peak_flops_one = r->peak_flops;
     if (thread_pool_size(b->pool) == 1) return COAR_OK;

@@ -148,6 +148,34 @@ done:
     return status;
 }
 
+static bool predicts(const job_options *o) {
+    return spec_needs_predictions(o->calibration) ||
+           (!o->rows && (spec_needs_predictions(o->examples) || (o->label && !strcmp(o->label, "predicted"))));
+}
+
+/* Predictions that choose examples or labels are made in fp32 by own direct forms, whatever the job's plan is: a run that
+ * is resumed, or joined by another shard, has its plan already and must find the same ones. */
+static coar_status choose_all(job *j, const job_options *o) {
+    coar_status status;
+    numerics_plan direct;
+    const bool swap = predicts(o);
+    if (swap) {
+        TRY(plan_create_timed(j->model->graph, j->interface->name, "fp32", 1, j->devices[0], NULL, &direct));
+        const numerics_plan own = j->plan;
+        j->plan = direct;
+        direct = own;
+    }
+    TRY_GOTO(choose_examples(j, o));
+    TRY_GOTO(choose_calibration(j, o->calibration));
+done:
+    if (swap) {
+        plan_free(&j->plan);
+        j->plan = direct;
+        j->memory_told = false; /* what was told was for predictions */
+    }
+    return status;
+}
+
 /* ----------------------------------------------------------------------------------------------- open, close */
 
 /* A stored plan, as long as it is one of this backend. */
@@ -255,8 +283,7 @@ coar_status job_open(const job_options *options, job **out) {
     TRY(memory_new(1, sizeof *j, "job", &j));
     coar_status status;
     TRY_GOTO(open_parts(j, options, &fresh_plan));
-    TRY_GOTO(choose_examples(j, options));
-    TRY_GOTO(choose_calibration(j, options->calibration));
+    TRY_GOTO(choose_all(j, options));
     TRY_GOTO(check_labels(j));
     if (fresh_plan) TRY_GOTO(settle_precision(j, options));
     TRY_GOTO(dataset_hash(j->data));

@@ -140,7 +140,7 @@ typedef struct backend_interface {
      * it returns. NULL: not known for this backend. */
     coar_status (*bandwidth)(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one);
     /* Bytes that it takes meanwhile. */
-    size_t (*bandwidth_memory)(void);
+    size_t (*bandwidth_memory)(const thread_pool *pool);
 
     /* Times every convolution in the plan's form, alone; with `reverse` also every data gradient, behind them.
      * *times[*count] in the order of the ops, malloc'ed. NULL: for a backend with `profile`, or none of both. */

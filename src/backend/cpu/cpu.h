@@ -267,7 +267,7 @@ coar_status cpu_row_sums(backend *b, double *sums);
 /* ---------------------------------------------------------------------------------------- cpu_peak.c */
 
 coar_status cpu_peak(const numerics_plan *plan, thread_pool *pool, double *flops);
-size_t cpu_bandwidth_memory(void);
+size_t cpu_bandwidth_memory(const thread_pool *pool);
 coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one);
 
 /* ------------------------------------------------------------------------------------- cpu_profile.c */

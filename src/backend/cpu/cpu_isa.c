@@ -75,12 +75,12 @@ coar_status cpu_isa_forced(const cpu_isa **out) {
     if (!name) return COAR_OK;
     const cpu_isa *isa = cpu_isa_find(name);
     if (!isa)
-        return status_set(COAR_ERROR_USAGE, "COAR_ISA='%s' is unknown: give one of%s, or unset it", name, built_names);
+        return status_set(COAR_ERROR_USAGE, "--isa or COAR_ISA '%s' is unknown: give one of%s", name, built_names);
     if (!cpu_isa_kernels(isa))
-        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=%s: this build has kernels for%s only", name, built_names);
+        return status_set(COAR_ERROR_UNSUPPORTED, "--isa or COAR_ISA %s: this build has kernels for%s only", name, built_names);
     if (!isa->machine_has())
-        return status_set(COAR_ERROR_UNSUPPORTED, "COAR_ISA=%s: this machine has no %s; unset it for the best there is",
-                          name, isa->needs);
+        return status_set(COAR_ERROR_UNSUPPORTED, "--isa or COAR_ISA %s: this machine has no %s; without it the best there is is taken", name,
+                          isa->needs);
     *out = isa;
     return COAR_OK;
 }

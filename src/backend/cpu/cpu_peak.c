@@ -73,19 +73,35 @@ static coar_status triad(void *context, size_t task, int worker) {
     return COAR_OK;
 }
 
-/* Bytes of the last cache that a core has. The C library's figure is the processor's: of all its cores, and so on a small
- * part of a large one many times what there is. */
-static size_t last_cache(void) {
-    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
-    size_t kibibytes = 0;
-    if (file && fscanf(file, "%zuK", &kibibytes) != 1) kibibytes = 0;
-    if (file) fclose(file);
-    return kibibytes && kibibytes < 1 << 20 ? kibibytes << 10 : (size_t)32 << 20; /* not every system tells */
+/* CPUs that a list names, as in "0-7,64-71". */
+static size_t count_cpus(const char *list) {
+    size_t count = 0;
+    for (char *end; *list >= '0' && *list <= '9'; list = end + (*end == ',')) {
+        const unsigned long first = strtoul(list, &end, 10), last = *end == '-' ? strtoul(end + 1, &end, 10) : first;
+        count += last >= first && last - first < 1 << 16 ? last - first + 1 : 1;
+    }
+    return count;
 }
 
-/* Slices of each array: all three are four times the last cache, if a quarter of the memory allows it. */
-static size_t triad_slices(void) {
-    const size_t wanted = 4 * last_cache(), allowed = memory_available() / 4,
+/* Bytes of the last caches that so many threads have, one to a core. The C library's figure is the processor's: of all
+ * its cores, and so on a small part of a large one many times what there is. */
+static size_t last_caches(size_t threads) {
+    char list[256] = "";
+    size_t kibibytes = 0, sharers;
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    if (file && fscanf(file, "%zuK", &kibibytes) != 1) kibibytes = 0;
+    if (file) fclose(file);
+    file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list", "r");
+    if (file && !fgets(list, sizeof list, file)) list[0] = 0;
+    if (file) fclose(file);
+    if (!kibibytes || kibibytes >= 1 << 20) kibibytes = 32 << 10; /* not every system tells */
+    sharers = count_cpus(list);
+    return (kibibytes << 10) * (sharers && threads > sharers ? (threads + sharers - 1) / sharers : 1);
+}
+
+/* Slices of each array: all three are six times the last caches, if a quarter of the memory allows it. */
+static size_t triad_slices(const thread_pool *pool) {
+    const size_t wanted = 6 * last_caches((size_t)thread_pool_size(pool)), allowed = memory_available() / 4,
                  bytes = wanted < allowed ? wanted : allowed;
     return bytes / (STREAMS * SLICE * sizeof(float)) + 1;
 }
@@ -94,8 +110,8 @@ static size_t triad_bytes(size_t floats) {
     return (STREAMS * floats * sizeof(float) + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
 }
 
-size_t cpu_bandwidth_memory(void) {
-    return triad_bytes(triad_slices() * SLICE);
+size_t cpu_bandwidth_memory(const thread_pool *pool) {
+    return triad_bytes(triad_slices(pool) * SLICE);
 }
 
 /* Bytes per second: the best of several passes, by the pool or (NULL) by the calling thread alone. */
@@ -117,7 +133,7 @@ static coar_status triad_rate(triad_job *job, thread_pool *pool, double *best) {
 
 coar_status cpu_bandwidth(const numerics_plan *plan, thread_pool *pool, double *bytes, double *bytes_one) {
     coar_status status = COAR_OK;
-    const size_t slices = triad_slices();
+    const size_t slices = triad_slices(pool);
     triad_job job = {.floats = slices * SLICE};
     TRY(cpu_find_kernels(plan, &job.kernels));
     const size_t size = triad_bytes(job.floats);
