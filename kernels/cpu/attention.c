@@ -28,8 +28,8 @@ enum {
     ROWS = REGISTER_ROWS, /* queries, or keys: no pointer for each, and panels are read once per tile */
     TILES = (24 + ROWS - 1) / ROWS,
     BLOCK = TILES * ROWS, /* queries */
-    /* Whose scores, for a tile of queries, stay in a cache over all channels: the first-level one with AVX2 (12 KB), the
-     * second-level one with AVX-512, where a tile is 14 queries of 16 lanes (57 KB). */
+    /* Whose scores, for a tile of queries, stay in a cache over all channels: the first-level one with AVX2 (12 KB),
+     * the second-level one with AVX-512, where a tile is 14 queries of 16 lanes (57 KB). */
     KEYS = 64,
 };
 
