@@ -21,9 +21,10 @@
  *    overlap (a second live process on one run is refused with COAR_ERROR_BUSY). Errors are kept per thread.
  *    coar_fit and coar_evaluate set the number of threads of OpenBLAS, which is one for the whole process, and put
  *    it back: while they run, other threads' use of OpenBLAS is as parallel as `threads` says.
- *  - Environment: COAR_ISA (portable, avx2, avx512, avx512bf16) forces the instruction set of coar_ablate,
- *    coar_evaluate and coar_bench; COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else
- *    HOME/.cache/coar); no other variable of coar's is read. Numbers in options and files have decimal points,
+ *  - Environment: COAR_ISA (portable, avx2, avx512, avx512bf16) forces the instruction set of the CPU's kernels, in
+ *    whichever function passes images through a network: coar_ablate, coar_gradients, coar_evaluate, coar_bench,
+ *    coar_selftest. COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else
+ *    HOME/.cache/coar). No other variable of coar's is read. Numbers in options and files have decimal points,
  *    whatever the locale.
  *
  * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
@@ -346,11 +347,10 @@ typedef struct coar_report_options {
 /* One self-contained HTML page. */
 COAR_API coar_status coar_report(const coar_report_options *options);
 
-/* One layer of a network, or its data gradient, computed alone in the form that the numerics plan has for it. Valid
- * during the call of `layer`. */
-/* One layer under the numerics plan. On GPUs each convolution and linear layer is launched alone, at the batch that
- * fills the device. On CPUs all ops are told, with the time they had in the passes that were measured; the last entry,
- * whose name is "", is the time in none of them: masks, pixels, outputs, threads that waited. */
+/* One layer under the numerics plan, or its data gradient; valid during the call of `layer`. On GPUs each convolution
+ * and linear layer is launched alone, at the batch that fills the device. On CPUs all ops are told, with the time they
+ * had in the passes that were measured; the last entry, whose name is "", is the time in none of them: masks, pixels,
+ * outputs, threads that waited. */
 typedef struct coar_bench_layer {
     const char *name;       /* "layer1.0.conv2" */
     const char *shape;      /* cuda "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out,

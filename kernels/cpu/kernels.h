@@ -2,8 +2,8 @@
  * kernels.h - the CPU kernels: one table of functions per instruction set.
  *
  * Layout of every activation array: [position][channel][lane], 32 lanes of fp32, so 128 bytes per (position, channel)
- * and 64-byte alignment throughout. A lane is one example under one mask; no kernel ever mixes lanes, so the result of
- * a lane does not depend on the lanes beside it.
+ * and 64-byte alignment throughout. A lane is one example under one mask; no kernel mixes lanes, so the result of a
+ * lane does not depend on the lanes beside it. (One sum does, as its purpose: SUM_DIFFERENCE.)
  * All kernels are thread-safe and allocate nothing. Must not know: graphs, masks, models.
  */
 #ifndef COAR_KERNELS_CPU_KERNELS_H

@@ -4,8 +4,9 @@
  * Every kernels/cpu/X.c is compiled once per instruction set with -DKERNEL_ISA=NAME. A section says how wide a `vec`
  * is and what of the register file a register tile may fill, and defines the seven operations that the compiler's vector
  * arithmetic (+ - * / and comparisons, by GCC and Clang alike) does not cover. An instruction set more is a section
- * more, a name in the Makefile's ISAS, and what it needs in src/backend/cpu/cpu_isa.c; nothing else in the kernels
- * changes. NAMEemulated is the section NAME with its operations done by others: for machines without it, in tests.
+ * more, a name in the Makefile's ISAS, what it needs in src/backend/cpu/cpu_isa.c, and in product.h a PRODUCT_ROWS list
+ * where its TILE_ROWS is new; nothing else in the kernels changes. NAMEemulated is the section NAME with its operations
+ * done by others: for machines without it, in tests.
  * Must not know: what is computed.
  */
 #ifndef COAR_KERNELS_CPU_SIMD_H

@@ -1,7 +1,8 @@
 /*
  * bench.c - coar_bench: masked forward passes per second, as a run makes them, and what part of the machine's peak that
- * is. Timed from the generation of masks through packing and forward passes to the output function; no files. With
- * `gradients`: forward passes with nothing ablated and reverse passes, in turn, so that both see the same machine.
+ * is. Timed from the generation of masks through forward passes to the output function; no files, and no packing of
+ * weights, which is done once, at preparation. With `gradients`: forward passes with nothing ablated and reverse
+ * passes, in turn, so that both see the same machine.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,8 +5,9 @@
 
 #include "core/half.h"
 
-/* Non-finite outputs stay as NaN; true when there was one. The backend has computed them once more in fp32, direct
- * form, where that was not their form already. */
+/* Non-finite outputs stay as NaN; true when there was one. The CUDA backend has computed them once more in fp32, direct
+ * form; the others have not: on CPUs only Winograd's sums could be won back, which overflow where values come within
+ * some 2^7 of fp32's largest. */
 static bool mark_non_finite(float *values, size_t count) {
     bool found = false;
     for (size_t i = 0; i < count; i++)

@@ -1,9 +1,8 @@
 /*
  * plan.h - the numerics plan: everything that decides bits, fixed when a stage of a run is created.
  *
- * CPU plans come from a committed rule (never from timing), a function of the graph, N, the device class and the
- * precision; never of m, memory or threads (docs/design.md, section 3). A device folder adds its own rule by
- * plan_device.
+ * CPU plans come from a committed rule, never from timing, memory, threads or m (docs/design.md, section 3). It is one
+ * for all instruction sets and precisions and looks at the graph alone. A device folder adds its own by plan_device.
  */
 #ifndef COAR_BACKEND_PLAN_H
 #define COAR_BACKEND_PLAN_H

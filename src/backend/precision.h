@@ -7,6 +7,8 @@
  *   bf16  every stored value and every weight of a product, to 7 bits of fraction (to nearest, ties to even)
  *   fp16  the same to IEEE binary16; what lies above its range becomes infinite
  *
+ * The cpu backend, which stores fp32 whatever the plan says, rounds in bf16 the operands of convolutions' and linear
+ * layers' products only (docs/design.md, section 3): less than the reference does, and by its own code.
  * Sums are fp32 (or better) in each of them, logits and what an epilogue adds (scale, shift, layer norms, positions)
  * stay fp32. Must not know: graphs, devices.
  */

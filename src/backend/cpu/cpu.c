@@ -2,7 +2,8 @@
  * cpu.c - the cpu backend's interface: prepare, bind, run, logits.
  *
  * A thread takes whole tiles, so nothing inside a run waits for another thread. Tasks are runs of full groups of one
- * mask (its weights are packed once per task), then the mixed tiles. Which task a worker gets decides no bits.
+ * mask (its rows, columns and epilogues are listed once per task), then the mixed tiles. Which task a worker gets
+ * decides no bits.
  */
 #include "backend/cpu/cpu.h"
 

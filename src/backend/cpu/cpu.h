@@ -10,8 +10,8 @@
  * needs every row, so there groups are mixed as well.
  *
  *   cpu.c         the backend interface: prepare, run, destroy
- *   cpu_layer.c   what never changes about an op: geometry, border zones, weights ordered for packing
- *   cpu_pack.c    an op under given masks: rows to compute, packed weights, epilogue
+ *   cpu_layer.c   what never changes about an op: geometry, border zones, weights packed for all masks
+ *   cpu_pack.c    an op under given masks: rows to compute, columns to read, epilogue
  *   cpu_tile.c    pixels into lanes, the op list over one tile
  *   cpu_memory.c  one plan of all memory; what does not fit
  *   cpu_peak.c    the most flops and bytes per second this machine can do
@@ -99,7 +99,7 @@ typedef struct cpu_worker {
     float **value;      /* [values]: where they live now */
     bool all_positions; /* in sums over positions and reverse passes: whether or not they are read */
     /* run */
-    float *buffer;    /* [plan.total][LANES] */
+    float *buffer;    /* all buffers of the plan, [size][LANES] each and lanes_room apart (buffer_start) */
     float *activated; /* [widest layer that leaves out, rounded up to LANES] */
     double *tap_sum;  /* [largest kernel that reads a layer that leaves out] */
     double flops;     /* executed in this call */
@@ -199,7 +199,7 @@ coar_status cpu_memory_allocate(cpu_backend *b);
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
 
 /* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored, for weights of `form`;
- * `group`: all lanes have one mask. The layers before i must be packed already. */
+ * `group`: all lanes have one mask. The layers before i must have been through here already. */
 void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *form, bool group);
 activate_kernel cpu_activation(const cpu_backend *b, activation act);
 

@@ -1,5 +1,5 @@
 /*
- * cpu_layer.c - what never changes about an op: geometry, border zones, weights ordered for packing.
+ * cpu_layer.c - what never changes about an op: geometry, border zones, weights packed for all masks.
  */
 #include <string.h>
 
