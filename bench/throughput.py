@@ -65,6 +65,7 @@ def processor():
 
 
 def install(command):
+    """Runs it, silently; where it fails, ends with the line of what it said that tells why."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"]
