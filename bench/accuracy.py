@@ -133,16 +133,16 @@ def head(columns):
 
 
 def measure_network(session, network, arguments):
-    """Lines of the table, and of what was left out."""
+    """Lines of the table, and what was left out and why."""
     job, lines, left_out, plans, direct = Job(session, network, arguments), [], [], {}, None
     for form in FORMS:
         refused = job.try_form(form)
         if refused:
-            left_out.append(f"{form}: left out ({refused}).")
+            left_out.append(f"{form} left out ({refused}).")
             continue
         same = plans.setdefault(job.plan(form), form)
         if same != form:
-            left_out.append(f"{network}, {form}: the plan of {same}, so the same bytes.")
+            left_out.append(f"{form} left out (the plan of {same}, so the same bytes).")
             continue
         job.fit_and_evaluate(form)
         found = job.results(form)
@@ -162,16 +162,17 @@ def measure_network(session, network, arguments):
 def measure_networks(session, arguments):
     lines = head(["network", "alpha", "masks", "examples (of sd > .1)", "form", "r, mean", "r, least", "largest",
                   "rms", "weights, mean", "weights, least", "fresh", "its change: mean, most"])
-    left_out = []
+    left_out = {}  # what was: the networks of which it was
     for network in arguments.networks.split(","):
         spec = estimators.NETWORKS[network]
         if not os.path.exists(spec["model"]):
-            left_out.append(f"{network}: left out (no {os.path.basename(spec['model'])} in COAR_SHARED).")
+            left_out[f"left out (no {os.path.basename(spec['model'])} in COAR_SHARED)."] = [network]
             continue
         more, less = measure_network(session, network, arguments)
         lines += more
-        left_out += [line for line in less if line not in left_out]
-    return lines, left_out
+        for what in less:
+            left_out.setdefault(what, []).append(network)
+    return lines, [f"{', '.join(of)}: {what}" for what, of in left_out.items()]
 
 
 def measure_layers(build):

@@ -29,6 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.environ.get("COAR_SHARED", os.path.join(ROOT, "..", "shared"))
 MODEL = os.path.join(SHARED, "models", "resnet20-cifar10.safetensors")
 EXAMPLES = os.path.join(SHARED, "golden", "r20_examples.npy")
+IMAGES = os.path.join(SHARED, "cifar10", "test-jpeg.tar.gz")
 COMPONENTS, ALPHA, MASKS, HELD_OUT = 688, 0.10, 2000, 400
 BATCHES = (8, 16, 25, 32, 50, 64, 100, 200)
 
@@ -101,15 +102,29 @@ def procedure(folder, threads, masks):
 # ------------------------------------------------------------------------------------------------- both in turn
 
 
+def check_shared():
+    for path in (MODEL, EXAMPLES, IMAGES):
+        if not os.path.exists(path):
+            sys.exit(f"main_job: no {path}: set COAR_SHARED to the folder of the shared material")
+
+
+def output_of(command, environment=None):
+    """What it prints. Where it fails, its own message has gone to standard error."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment)
+    if done.returncode:
+        sys.exit(f"main_job: {' '.join(command[:2])} ended with {done.returncode}")
+    return done.stdout
+
+
 def pack(coar, folder):
     """The test set as coar reads it, and the examples of the job as PyTorch does; labels are those of the folders."""
     import h5py
 
     data = os.path.join(folder, "cifar10.h5")
     if not os.path.exists(data):
-        subprocess.run(["tar", "-C", folder, "-xzf", os.path.join(SHARED, "cifar10", "test-jpeg.tar.gz")], check=True)
-        subprocess.run([coar, "pack", "--from", "imagefolder", os.path.join(folder, "test"), "--mean", ".485,.456,.406",
-                        "--std", ".229,.224,.225", "-o", data], check=True, stdout=subprocess.DEVNULL)
+        output_of(["tar", "-C", folder, "-xzf", IMAGES])
+        output_of([coar, "pack", "--from", "imagefolder", os.path.join(folder, "test"), "--mean", ".485,.456,.406",
+                   "--std", ".229,.224,.225", "-o", data])
     rows = np.load(EXAMPLES)
     with h5py.File(data) as file:
         images = file["images"][:][rows].astype(np.float32) / 255
@@ -134,8 +149,7 @@ def run_pytorch(python, folder, threads, masks):
     command = [python, os.path.abspath(__file__), "--procedure", folder, str(threads), str(masks)]
     from throughput import KEEP_MEMORY
 
-    environment = dict(os.environ, **KEEP_MEMORY)
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
+    return json.loads(output_of(command, dict(os.environ, **KEEP_MEMORY)))
 
 
 def run_coar(coar, folder, data, threads, masks, held_out):
@@ -144,27 +158,29 @@ def run_coar(coar, folder, data, threads, masks, held_out):
                str(ALPHA), "--masks", str(masks), "--eval-masks", str(held_out), "--estimator", "ols", "--threads",
                str(threads), "-o", run, "--force", "--json"]
     start = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    result = output_of(command)
     seconds = time.monotonic() - start
-    evaluation = json.loads(done.stdout)["evaluations"][0]
+    evaluation = json.loads(result)["evaluations"][0]
     return {"seconds": seconds, "correlation": evaluation["pearson_mean"]}
 
 
 def main():
     if sys.argv[1:2] == ["--procedure"]:
         return procedure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    from throughput import digits, peers_python, processor
+    from throughput import at_least_one, coar_of, digits, peers_python, processor
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", help="folder of the coar binary")
     parser.add_argument("folder", help="for data, masks and the run")
     parser.add_argument("--fraction", type=float, default=1, help="of the masks")
-    parser.add_argument("--rounds", type=int, default=1, help="both in turn so many times; medians are compared")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=at_least_one, default=1,
+                        help="both in turn so many times; medians are compared")
+    parser.add_argument("--threads", type=at_least_one, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", metavar="FILE", help="every round's figures")
     options = parser.parse_args()
     masks, held_out = max(int(MASKS * options.fraction), 2), max(int(HELD_OUT * options.fraction), 2)
-    coar, python = os.path.abspath(os.path.join(options.build, "coar")), peers_python(options.build)
+    check_shared()  # before peers_python, which may download for minutes
+    coar, python = os.path.abspath(coar_of(options.build)), peers_python(options.build)
     os.makedirs(options.folder, exist_ok=True)
     data = pack(coar, options.folder)
     write_masks(options.folder, masks, held_out)

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -81,15 +82,16 @@ class Compiled:
         return one, batch
 
 
-def export(net, side):
-    """The network as ONNX, batch size free, in a file that is gone when its folder is."""
-    folder = tempfile.TemporaryDirectory(prefix="coar-bench-")
-    path = os.path.join(folder.name, "net.onnx")
+@contextlib.contextmanager
+def exported(net, side):
+    """The path of the network as ONNX, batch size free; the file, of hundreds of megabytes, is gone afterwards."""
     images = torch.randn(2, 3, side, side)
-    with contextlib.redirect_stdout(sys.stderr):  # whatever it says is no answer of ours
-        torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False,
-                          external_data=False, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},))
-    return folder, path
+    with tempfile.TemporaryDirectory(prefix="coar-bench-") as folder:
+        path = os.path.join(folder, "net.onnx")
+        with contextlib.redirect_stdout(sys.stderr):  # whatever it says is no answer of ours
+            torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False,
+                              external_data=False, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},))
+        yield path
 
 
 class OnnxRuntime:
@@ -97,7 +99,8 @@ class OnnxRuntime:
         import onnxruntime
 
         net, self.side, _ = networks.build(options.network)
-        self.folder, self.path = export(net, self.side)
+        with exported(net, self.side) as path, open(path, "rb") as file:
+            self.model = file.read()
         self.threads, self.batches = options.threads, DENSE_BATCHES[self.side]
         self.version = "ONNX Runtime " + onnxruntime.__version__
 
@@ -108,7 +111,7 @@ class OnnxRuntime:
         settings.intra_op_num_threads = self.threads
         settings.log_severity_level = 3
         settings.add_free_dimension_override_by_name("batch", batch)
-        session = onnxruntime.InferenceSession(self.path, settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(self.model, settings, providers=["CPUExecutionProvider"])
         images = {"images": torch.randn(batch, 3, self.side, self.side).numpy()}
         return lambda: session.run(None, images), batch
 
@@ -121,9 +124,8 @@ class OpenVino:
 
         net, self.side, _ = networks.build(options.network)
         self.core = openvino.Core()
-        folder, path = export(net, self.side)
-        self.model = self.core.read_model(path)
-        folder.cleanup()
+        with exported(net, self.side) as path:
+            self.model = self.core.read_model(path)
         self.settings = {"INFERENCE_NUM_THREADS": options.threads,
                          "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32"}
         self.batches = [(b, hint) for b in DENSE_BATCHES[self.side] for hint in ("LATENCY", "THROUGHPUT")]
@@ -186,6 +188,7 @@ def main():
     parser.add_argument("--images", type=int, help="images per mask (200 at 32x32, 64 at 224x224)")
     options = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not by the signal itself, which would leave files behind
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     kind, precision = PEERS[options.peer]

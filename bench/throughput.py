@@ -10,10 +10,10 @@ all, and medians are compared. coar is a new process each time; a peer (peers.py
 compiled, and chosen its batch size, before the first.
 
 Peers are PyTorch's masked procedure, as the method's authors have it, and torch.compile, ONNX Runtime and OpenVINO,
-which cannot ablate and so run dense; each in fp32, and where the processor has bf16 instructions in that as well. They
-need a Python with torch, torchvision, onnx, onnxscript, onnxruntime and openvino: PEERS_PYTHON names one, otherwise
-BUILD/peers becomes a virtual environment with them (pip's usual variables apply). --write puts the table into a file,
-between its two markers.
+which cannot ablate and so run dense; each in fp32, and where coar may use the processor's bf16 instructions in that as
+well. They need a Python with torch, torchvision, onnx, onnxscript, onnxruntime and openvino: PEERS_PYTHON names one,
+otherwise BUILD/peers becomes a virtual environment with them (pip's usual variables apply). --write puts the table into
+a file, between its two markers.
 """
 import argparse
 import contextlib
@@ -40,6 +40,7 @@ PEERS = [("pytorch", True, "fp32"), ("pytorch-autocast", True, "bf16"), ("pytorc
 # Environment of every peer: glibc keeps what is freed. As it is, activations of some megabytes are given back to the system and
 # faulted in again at every op, which costs PyTorch a quarter of its speed on ResNet-20.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+SECONDS_TO_END = 10  # of a peer that is asked to; then it is killed
 MARKERS = ("<!-- throughput: make bench PEERS=1 writes from here -->", "<!-- throughput: to here -->")
 
 
@@ -63,6 +64,16 @@ def processor():
     return name, fields.get("flags", fields.get("Features", "")).split()
 
 
+def install(command):
+    """Runs it, silently; where it fails, ends with the line of what it said that tells why."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"]
+        why = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])
+        sys.exit(f"throughput: {' '.join(command[:3])} failed: {why}. It needs Python's venv and a network; otherwise "
+                 f"let PEERS_PYTHON name a Python that has {', '.join(PACKAGES)}")
+
+
 def peers_python(build):
     """A Python that has the peers, installed if there is none."""
     if os.environ.get("PEERS_PYTHON"):
@@ -73,12 +84,16 @@ def peers_python(build):
         if os.path.exists(python) else None
     if not have or have.returncode:
         log(f"throughput: installing {', '.join(PACKAGES)} into {folder}")
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        install([sys.executable, "-m", "venv", folder])
+        install([python, "-m", "pip", "install", "--quiet", *PACKAGES])
     return python
 
 
 # -------------------------------------------------------------------------------------------------- the sides
+
+
+class PeerError(Exception):
+    """A peer that has ended or answers nonsense; the text names it and says why."""
 
 
 class Coar:
@@ -97,7 +112,8 @@ class Coar:
         command = [*self.command, "--precision", self.precision, "--time", str(seconds)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            sys.exit(f"throughput: {done.stderr.strip().splitlines()[-1]}")
+            lines = done.stderr.strip().splitlines() or [f"coar bench ended with {done.returncode}"]
+            sys.exit(f"throughput: {lines[-1]}")
         result = json.loads(done.stdout)
         self.precision, self.version, self.batch = result["precision"], result["isa"], result["batch"]
         self.results.append(result)
@@ -111,6 +127,9 @@ class Coar:
 
 
 class Peer:
+    """A process of peers.py, stopped except while it prepares or measures: some threads spin while they have nothing to
+    do. `prepare` and `measure` raise PeerError; `close` ends the process in any state."""
+
     def __init__(self, options, python, network, alpha, name, masked, precision):
         self.name, self.masked, self.precision, self.rates = name, masked, precision, []
         environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads), **KEEP_MEMORY)
@@ -121,51 +140,79 @@ class Peer:
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
                                         text=True, env=environment)
+
+    def prepare(self):
+        """Waits until it has compiled and chosen its batch size."""
         hello = self.answer()
         self.version, self.batch = hello["version"], hello["batch"]
-        self.process.send_signal(signal.SIGSTOP)  # some threads spin while they have nothing to do
+        self.process.send_signal(signal.SIGSTOP)
 
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            lines = self.errors.read().strip().splitlines() or ["no message"]
-            raise RuntimeError(f"{self.name}: {lines[-1]}")
-        return json.loads(line)
+            lines = self.errors.read().strip().splitlines() or ["it ended without a message"]
+            raise PeerError(f"{self.name}: {lines[-1]}")
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise PeerError(f"{self.name}: no JSON: {line.strip()}") from None
 
     def measure(self, seconds):
         self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # answer() knows more of a process that has ended
+            self.process.stdin.write(f"{seconds}\n")
+            self.process.stdin.flush()
         self.rates.append(self.answer()["images_per_second"])
         self.process.send_signal(signal.SIGSTOP)
 
     def close(self):
-        self.process.kill()
-        self.process.communicate()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # a request that it did not read
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.errors.close()
 
 
-def start_peers(options, python, network, alpha, bf16):
-    sides = []
+def drop(sides, side, network, error):
+    """Goes on without a peer that has failed."""
+    log(f"{network}: left out: {error}")
+    side.close()
+    sides.remove(side)
+
+
+def start_peers(sides, options, python, network, alpha, bf16):
+    """Adds to `sides` before it waits, so that whoever closes them knows all processes there are."""
     for name, masked, precision in PEERS:
         if precision == "bf16" and not bf16:
             continue
+        peer = Peer(options, python, network, alpha, name, masked, precision)
+        sides.append(peer)
         try:
-            sides.append(Peer(options, python, network, alpha, name, masked, precision))
-            log(f"{network}: {sides[-1].version}, {precision}: batch {sides[-1].batch}")
-        except RuntimeError as error:
-            log(f"{network}: left out: {error}")
-    return sides
+            peer.prepare()
+            log(f"{network}: {peer.version}, {precision}: batch {peer.batch}")
+        except PeerError as error:
+            drop(sides, peer, network, error)
 
 
 def run_rounds(options, python, network, alpha, bf16):
-    """All sides of a network, measured. coar first."""
-    sides = start_peers(options, python, network, alpha, bf16) if python else []
-    sides.insert(0, Coar(options, network, alpha))
+    """All sides of a network that lasted, measured. coar first."""
+    sides = [Coar(options, network, alpha)]
     try:
+        if python:
+            start_peers(sides, options, python, network, alpha, bf16)
         for number in range(options.rounds):
-            for side in sides:
-                side.measure(options.seconds)
+            for side in list(sides):
+                try:
+                    side.measure(options.seconds)
+                except PeerError as error:
+                    drop(sides, side, network, error)
             log(f"{network} round {number + 1}: " + ", ".join(f"{s.name} {digits(s.rates[-1])}" for s in sides))
     finally:
         for side in sides:
@@ -229,12 +276,21 @@ HEADS = ["network", "alpha", "coar in", "coar, masked images/s", "of peak, dense
          "OpenVINO, dense", "coar / fastest dense"]
 
 
+def peaks(rows):
+    """Measured, in each precision that coar ran in."""
+    found = {}
+    for row in rows:
+        found.setdefault(row.coar.precision, []).append(row.coar.median("peak_flops"))
+    return " and ".join(f"{statistics.median(flops) / 1e9:.0f} GFLOP/s in {precision}"
+                        for precision, flops in found.items())
+
+
 def table(rows, options, name):
     machine = rows[0].coar
     versions = sorted({s.version for r in rows for s in r.sides[1:]})
     lines = [f"{name}, {options.threads} threads, {machine.version} kernels, "
-             f"{machine.median('peak_flops') / 1e9:.0f} GFLOP/s and {machine.median('bandwidth') / 1e9:.0f} GB/s "
-             f"measured; {datetime.date.today():%d %B %Y}. {', '.join(versions) or 'No peers'}. Medians of "
+             f"measured peak {peaks(rows)}, measured memory bandwidth {machine.median('bandwidth') / 1e9:.0f} GB/s; "
+             f"{datetime.date.today():%d %B %Y}. {', '.join(versions) or 'No peers'}. Medians of "
              f"{options.rounds} interleaved rounds of {options.seconds:g} s, in brackets the slowest and the fastest."]
     lines += ["", "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     return "\n".join(lines + [r.text() for r in rows])
@@ -267,17 +323,45 @@ def record(rows, name, path):
         json.dump({"machine": name, "date": f"{datetime.date.today()}", "sides": sides}, file, indent=1)
 
 
+def at_least_one(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 on")
+    return int(text)
+
+
+def coar_of(build):
+    """The program in the folder, which must be there."""
+    path = os.path.join(build, "coar")
+    if not os.access(path, os.X_OK):
+        sys.exit(f"{path}: no such program; make it first")
+    return path
+
+
+def exit_on_signals():
+    """Interrupts end the script as errors do: what it started is closed. Then no second one is listened to."""
+    interrupts = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+    def leave(number, _):
+        for other in interrupts:
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in interrupts:
+        signal.signal(number, leave)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", help="folder of the coar binary")
     parser.add_argument("--peers", action="store_true", help="also everybody else")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="of " + ", ".join(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of one measurement")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=at_least_one, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--alpha", type=float, help="the paper's for each network")
     parser.add_argument("--precision", default="auto", help="of coar")
-    parser.add_argument("--isa", default=os.environ.get("COAR_ISA"), help="hold coar and PyTorch to it")
+    parser.add_argument("--isa", default=os.environ.get("COAR_ISA") or None,
+                        help="instruction set of coar; avx2 holds PyTorch to it as well")
     parser.add_argument("--write", metavar="FILE", help="put the table between the markers of this file")
     parser.add_argument("--json", metavar="FILE", help="every round's figures")
     options = parser.parse_args()
@@ -289,8 +373,11 @@ def main():
     if options.write:
         around_markers(options.write)  # rather now than after an hour
 
+    coar_of(options.build)
+    exit_on_signals()
     name, flags = processor()
-    bf16 = bool({"avx512_bf16", "amx_bf16"} & set(flags)) and options.isa != "avx2"
+    # with other instruction sets coar emulates bf16, which is not to be compared with anybody's
+    bf16 = bool({"avx512_bf16", "amx_bf16"} & set(flags)) and options.isa in (None, "avx512bf16")
     python = peers_python(options.build) if options.peers else None
     rows = []
     for network in networks:

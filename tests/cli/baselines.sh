@@ -69,15 +69,15 @@ absent "nothing of killed stages is left" "$T/killed.h5.parts"/baseline-*.{json,
 succeeds "a fit called nc" "$COAR" fit "$T/two.h5" --estimator ridge --name nc --force
 fails 1 "the name is a baseline's" "a fit of that name is no baseline" "$COAR" evaluate "$T/two.h5" --baselines
 
-# Completeness: everything passes through conv1, so its conductances add up to what the path changes. --arch mean=0: a black image is
-# the path's beginning.
+# Completeness: everything passes through conv1, so its conductances add up to what the path changes, in fp32 as they are. --arch
+# mean=0: a black image is the path's beginning.
 "$PYTHON" -c "
 import numpy
 images, labels = numpy.load('$DIGITS/digits-images.npy')[:4], numpy.load('$DIGITS/digits-labels.npy')[:4]
 numpy.save('$T/pairs.npy', numpy.concatenate([images, 0 * images])); numpy.save('$T/labels.npy', numpy.concatenate([labels, labels]))"
 succeeds "pack images and black ones" "$COAR" pack --from npy "$T/pairs.npy" --labels "$T/labels.npy" -o "$T/pairs.h5"
 succeeds "their run" "$COAR" ablate --model "$DIGITS/digits-resnet.safetensors" --arch resnet,mean=0,std=.4 --data "$T/pairs.h5" \
-    --output logit --masks 64 -o "$T/path.h5"
+    --output logit --masks 64 --precision fp32 -o "$T/path.h5"
 succeeds "their baselines" "$COAR" evaluate "$T/path.h5" --baselines
 succeeds "conductances of conv1 add up" "$PYTHON" tests/python/baselines.py complete "$T/path.h5" conv1 4
 finish

@@ -59,6 +59,7 @@ cat >"$T/python" <<'END'
 case "$*" in *"--peer openvino"*) echo "no module named openvino" >&2; exit 1 ;; esac
 case "$*" in *"--peer pytorch"*) rate=20 ;; *) rate=40 ;; esac
 echo '{"version": "Stand-in 1.0", "batch": 8}'
+case "$DIES$*" in yes*"--peer torch.compile"*) read -r seconds; echo "out of memory" >&2; exit 1 ;; esac
 while read -r seconds; do echo "{\"images_per_second\": $rate}"; done
 END
 chmod +x "$T/python"
@@ -82,6 +83,13 @@ END
 }
 same "throughput: medians and ratios" "$(rows)" \
     "[2, 2, 2, 2] ['coar', 'onnxruntime', 'pytorch', 'torch.compile'] 20.0 (20.0 to 20.0) 40.0 (40.0 to 40.0) - True"
+one_dies() { DIES=yes throughput --rounds 1 --json "$T/rounds.json"; }
+succeeds "throughput: one of its peers dies in a round" one_dies
+same "throughput: it says so" "$(grep -c 'left out: torch.compile: out of memory' "$T/.err")" 1
+same "throughput: the others are measured" "$(grep -o '"side": "[^"]*"' "$T/rounds.json" | tr '\n' ' ')" \
+    '"side": "coar" "side": "pytorch" "side": "onnxruntime" '
+one_round() { throughput --rounds 0 2>&1 | tail -n 1; }
+same "throughput: no rounds" "$(one_round)" "throughput.py: error: argument --rounds: '0' is no number from 1 on"
 echo nothing >"$T/page.md"
 fails 1 "lacks the lines" "throughput: a page without a place for the table" throughput --write "$T/page.md"
 fails 1 "raise --memory" "bench: memory that no reverse pass fits in" bench --backend cpu --gradients --memory 1M

@@ -4,6 +4,7 @@ if [ ! -d "$SHARED/golden" ] || [ -z "${PYTHON:-}" ]; then
     skip "published networks on CIFAR-10" "no shared material in $SHARED, or no Python with h5py"
     finish
 fi
+# fp32 is named where auto might take bf16: goldens and accuracies are PyTorch's in fp32.
 G=$SHARED/golden M=$SHARED/models
 tar -C "$T" -xzf "$SHARED/cifar10/test-jpeg.tar.gz"
 succeeds "pack 10,000 JPEG files" "$COAR" pack --from imagefolder "$T/test" \
@@ -29,10 +30,10 @@ print(hashlib.sha256(images.tobytes()).hexdigest())")
 same "decoded pixels of the 200 examples" "$hash" ad5863d90792b24aa4642757ade3a0f8334d728d6dcddc0455aa2b54aa8fe6c6
 
 r20="--model $M/resnet20-cifar10.safetensors --data $T/test.h5"
-succeeds "ResNet-20, 180 golden masks" "$COAR" ablate $r20 --examples "@$G/r20_examples.npy" --sampler "file:$G/r20_masks.npy" -o "$T/r20.h5"
+succeeds "ResNet-20, 180 golden masks" "$COAR" ablate $r20 --precision fp32 --examples "@$G/r20_examples.npy" --sampler "file:$G/r20_masks.npy" -o "$T/r20.h5"
 golden "ResNet-20, cpu" "$T/r20.h5" r20_margins.npy r20_baseline.npy
 vit="--model $M/vit-cifar10.safetensors --data $T/test.h5"
-succeeds "ViT, 40 golden masks" "$COAR" ablate $vit --examples "@$G/vit_examples.npy" --sampler "file:$G/vit_masks.npy" -o "$T/vit.h5"
+succeeds "ViT, 40 golden masks" "$COAR" ablate $vit --precision fp32 --examples "@$G/vit_examples.npy" --sampler "file:$G/vit_masks.npy" -o "$T/vit.h5"
 golden "ViT, cpu" "$T/vit.h5" vit_margins.npy vit_baseline.npy
 
 # The reference backend is for reading, not for speed: a corner of the same goldens.
@@ -52,10 +53,10 @@ import h5py, numpy
 f = h5py.File('$1'); b = f['baseline/margin'][()]
 assert (f['ablations/margin'][0] == b).all(), 'an all-ones mask must give the baseline, to the bit'
 a = 100 * (b > 0).mean(); print(f'{a:.2f}', 'ok' if abs(a - $2) <= .1 else 'expected $2')"; }
-succeeds "ResNet-20 on 10,000 images" "$COAR" ablate $r20 --sampler "file:$T/ones.npy" -o "$T/all20.h5"
+succeeds "ResNet-20 on 10,000 images" "$COAR" ablate $r20 --precision fp32 --sampler "file:$T/ones.npy" -o "$T/all20.h5"
 same "ResNet-20: accuracy" "$(accuracy "$T/all20.h5" 81.03 | cut -d' ' -f2-)" ok
 "$PYTHON" -c "import numpy; numpy.save('$T/ones32.npy', numpy.ones((1, 1136), bool))"
-succeeds "ResNet-32 on 10,000 images" "$COAR" ablate --model "$M/resnet32-cifar10.safetensors" --data "$T/test.h5" --sampler "file:$T/ones32.npy" -o "$T/all32.h5"
+succeeds "ResNet-32 on 10,000 images" "$COAR" ablate --model "$M/resnet32-cifar10.safetensors" --data "$T/test.h5" --precision fp32 --sampler "file:$T/ones32.npy" -o "$T/all32.h5"
 same "ResNet-32: accuracy" "$(accuracy "$T/all32.h5" 82.56 | cut -d' ' -f2-)" ok
 
 # Threads and memory decide nothing but the time.
