@@ -60,8 +60,8 @@ moment() { sleep "$(awk -v t="$1" -v r=$RANDOM 'BEGIN {print t * r / 32768 / 100
 opens() { "$PYTHON" -c "import h5py, sys; h5py.File(sys.argv[1])" "$1" 2>/dev/null; }
 
 # kill_often COUNT MILLISECONDS RUN COMMAND...: kill -9 at random moments of a command that takes so long, until COUNT of them hit
-# it. What a kill leaves goes on at the next try; a run that ended before its kill starts over. Sets kills, and broken: how often
-# RUN did not open afterwards.
+# it. What a kill leaves goes on at the next try; a run that ended before its kill starts over, and is taken to be shorter by a
+# tenth: what else the machine did while it was timed may be over. Sets kills, and broken: how often RUN did not open afterwards.
 kill_often() {
     local wanted=$1 took=$2 run=$3 attempts=0 pid
     shift 3
@@ -73,7 +73,10 @@ kill_often() {
         moment "$took"
         kill -9 $pid 2>/dev/null
         wait $pid 2>/dev/null
-        if [ $? = 137 ]; then kills=$((kills + 1)); else rm -rf "$run" "$run.parts"; fi
+        if [ $? = 137 ]; then kills=$((kills + 1)); else
+            rm -rf "$run" "$run.parts"
+            took=$((took * 9 / 10))
+        fi
         if [ -e "$run" ] && ! opens "$run"; then broken=$((broken + 1)); fi
     done
 }
