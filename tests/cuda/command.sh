@@ -27,8 +27,8 @@ succeeds "a device that dies: the other does its work" job -o "$T/dies.h5"
 same "with one warning" "$(grep -c '^coar: warning: .*device 0' "$T/.err")" 1
 same_run "and the same bytes" "$T/dies.h5"
 
-# The only device that is used dies after some units: what it had finished is saved.
-export COAR_STANDIN_KILL=0:60:719
+# The only device that is used dies after some kernels: what it had finished is saved.
+export COAR_STANDIN_KILL=0:20:719
 fails 1 "the same command goes on" "the last device dies" job --devices 0 -o "$T/last.h5"
 unset COAR_STANDIN_KILL
 succeeds "the same command goes on" job -o "$T/last.h5"
