@@ -25,6 +25,13 @@ INLINE void put_bits(uint8_t *to, uint32_t bits) {
     UNROLL for (uint32_t i = 0; i < TILE_LANES; i += 8) to[i / 8] = (uint8_t)(bits >> i);
 }
 
+/* The linear part of an epilogue, which every form has; more: the residual, or NULL. */
+INLINE vec scale_sum(vec sum, vec mul, const float *add, const float *more) {
+    vec y = vec_fma(sum, mul, vec_load(add));
+    if (more) y += vec_load(more);
+    return y;
+}
+
 /* Row o, TILE_LANES lanes from `lane` on. */
 INLINE void put_sums(const tile_output *out, uint32_t o, uint32_t lane, const vec sums[TILE_VECTORS]) {
     const size_t at = (size_t)(out->channel ? out->channel[o] : o) * LANES + lane, row = (size_t)o * LANES + lane;
@@ -36,8 +43,8 @@ INLINE void put_sums(const tile_output *out, uint32_t o, uint32_t lane, const ve
     UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
         const uint32_t i = v * VEC;
         if (out->linear) vec_store(out->linear + at + i, sums[v]);
-        vec y = vec_fma(sums[v], vec_load(out->mul + row + i), vec_load(out->add + row + i));
-        if (out->residual) y += vec_load(out->residual + at + i);
+        const vec y = scale_sum(sums[v], vec_load(out->mul + row + i), out->add + row + i,
+                                out->residual ? out->residual + at + i : NULL);
         if (out->positive) bits |= vec_bits(~(y <= vec_zero())) << i;
         vec_store(out->y + at + i, out->relu ? vec_relu(y) : y);
     }

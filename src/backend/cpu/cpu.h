@@ -196,6 +196,10 @@ size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base);
  * rather a part of the network run twice than fewer workers. */
 coar_status cpu_memory_allocate(cpu_backend *b);
 
+static inline size_t cpu_larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 /* ---------------------------------------------------------------------------------------- cpu_pack.c */
 
 /* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored, for weights of `form`;

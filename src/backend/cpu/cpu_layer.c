@@ -45,18 +45,14 @@ static cpu_form describe_form(const cpu_layer *layer, bool winograd, bool bf16) 
     };
 }
 
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 /* How long the lists must be that serve all layers. */
 static void measure_lists(cpu_backend *b, const cpu_layer *layer) {
     const cpu_form *form = &layer->form, *fp32 = &layer->fp32;
-    b->columns = larger(b->columns, cpu_layer_columns(layer, form, form->columns));
-    if (form->bf16) b->pairs = larger(b->pairs, form->columns);
+    b->columns = cpu_larger(b->columns, cpu_layer_columns(layer, form, form->columns));
+    if (form->bf16) b->pairs = cpu_larger(b->pairs, form->columns);
     if (!b->settings.reverse) return;
-    b->columns = larger(b->columns, cpu_layer_columns(layer, fp32, fp32->columns));
-    b->columns = larger(b->columns, cpu_layer_columns(layer, fp32, layer->out.c));
+    b->columns = cpu_larger(b->columns, cpu_layer_columns(layer, fp32, fp32->columns));
+    b->columns = cpu_larger(b->columns, cpu_layer_columns(layer, fp32, layer->out.c));
 }
 
 /* Convolution i does not store what `site` ablates. */

@@ -16,10 +16,6 @@ static size_t product(size_t a, size_t b, size_t c) {
     return size_mul(a, b, &result) && size_mul(result, c, &result) ? result : SIZE_MAX;
 }
 
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 static void place_axis(arena *arena, border_axis *axis, uint32_t size) {
     arena_place(arena, size, sizeof *axis->zone, &axis->zone);
     arena_place(arena, axis->zones, sizeof *axis->span, &axis->span);
@@ -82,8 +78,8 @@ static size_t form_scratch(const cpu_kernels *k, const cpu_layer *layer, const c
 static size_t conv_scratch(const cpu_backend *b, const cpu_layer *layer) {
     size_t most = form_scratch(b->kernels, layer, &layer->form);
     if (!b->settings.reverse) return most;
-    most = larger(most, form_scratch(b->kernels, layer, &layer->fp32));
-    return layer->fp32.winograd ? larger(most, b->kernels->winograd_scratch(layer->out.c)) : most;
+    most = cpu_larger(most, form_scratch(b->kernels, layer, &layer->fp32));
+    return layer->fp32.winograd ? cpu_larger(most, b->kernels->winograd_scratch(layer->out.c)) : most;
 }
 
 static scratch_sizes measure_scratch(const cpu_backend *b) {
@@ -91,16 +87,16 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
     scratch_sizes s = {0};
     for (size_t i = 0; i < g->op_count; i++) {
         const cpu_layer *layer = &b->layers[i];
-        if (layer->op->kind == OP_CONV) s.conv = larger(s.conv, conv_scratch(b, layer));
-        if (layer->feeder >= 0) s.taps = larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
-        if (layer->left_out) s.activated = larger(s.activated, (size_t)layer->out.c + LANES);
-        if (layer->op->mask.place == PLACE_OUT) s.out_channels = larger(s.out_channels, layer->out.c);
-        if (layer->op->mask.place != PLACE_NONE) s.site_channels = larger(s.site_channels, layer->out.c);
+        if (layer->op->kind == OP_CONV) s.conv = cpu_larger(s.conv, conv_scratch(b, layer));
+        if (layer->feeder >= 0) s.taps = cpu_larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
+        if (layer->left_out) s.activated = cpu_larger(s.activated, (size_t)layer->out.c + LANES);
+        if (layer->op->mask.place == PLACE_OUT) s.out_channels = cpu_larger(s.out_channels, layer->out.c);
+        if (layer->op->mask.place != PLACE_NONE) s.site_channels = cpu_larger(s.site_channels, layer->out.c);
         if (layer->op->kind == OP_ATTENTION) {
             const uint32_t tokens = (uint32_t)shape_positions(layer->in), width = layer->in.c / layer->op->heads;
-            s.heads = larger(s.heads, layer->op->heads);
-            s.attention = larger(s.attention, b->kernels->attention_scratch(tokens, width));
-            s.attention_reverse = larger(s.attention_reverse, b->kernels->attention_reverse_scratch(tokens, width));
+            s.heads = cpu_larger(s.heads, layer->op->heads);
+            s.attention = cpu_larger(s.attention, b->kernels->attention_scratch(tokens, width));
+            s.attention_reverse = cpu_larger(s.attention_reverse, b->kernels->attention_reverse_scratch(tokens, width));
         }
     }
     return s;
@@ -172,7 +168,7 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     const size_t end = arena->used;
     arena->used = start; /* never both at once */
     place_reverse(b, arena, s, w);
-    arena->used = larger(arena->used, end);
+    arena->used = cpu_larger(arena->used, end);
 }
 
 size_t cpu_memory_plan(cpu_backend *b, cpu_memory_way way, void *base) {
