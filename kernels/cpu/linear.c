@@ -66,8 +66,8 @@ INLINE void put_rows(const uint32_t MO, const tile_output *out, bool residual, u
         const size_t at = (size_t)out->channel[o] * LANES + lane;
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
             const size_t i = (size_t)o * LANES + v * VEC;
-            const vec y = scale_sum(acc[o][v], vec_load(mul + i), add + i,
-                                    residual ? out->residual + at + v * VEC : NULL);
+            const vec y =
+                scale_sum(acc[o][v], vec_load(mul + i), add + i, residual ? out->residual + at + v * VEC : NULL);
             vec_store(out->y + at + v * VEC, vec_max(least, y));
         }
     }

@@ -265,8 +265,8 @@ INLINE void put_row(const bool residual, const bool kept, const conv_args *c, co
         uint32_t bits = 0;
         UNROLL for (int i = 0; i < TILE_VECTORS; i++) {
             const vec sum = sums[p->sum[k]][i];
-            const vec y = scale_sum(sum, mul[i], out.add + row + i * VEC,
-                                    residual ? out.residual + at + i * VEC : NULL);
+            const vec y =
+                scale_sum(sum, mul[i], out.add + row + i * VEC, residual ? out.residual + at + i * VEC : NULL);
             if (kept && out.linear) vec_store(out.linear + at + i * VEC, sum);
             if (kept) bits |= vec_bits(~(y <= vec_zero())) << i * VEC;
             vec_store(out.y + at + i * VEC, vec_max(least, y));
