@@ -79,7 +79,7 @@ model *golden_model(const golden *g, component_set set) {
 
 example_batch golden_batch(const golden *g, const model *m) {
     return (example_batch){
-        .images = g->images.data, .labels = g->labels, .count = g->examples, .mean = m->mean, .std = m->std};
+        .inputs = g->images.data, .labels = g->labels, .count = g->examples, .mean = m->mean, .std = m->std};
 }
 
 float *golden_row_means(const model *m, backend *b, uint32_t examples) {

@@ -37,7 +37,7 @@ static void require(coar_status status) {
 
 static builder begin(shape input, net_components set, uint64_t seed) {
     builder b = {.state = seed, .set = set};
-    require(graph_create(input, &b.g));
+    require(graph_create(input, 0, &b.g));
     return b;
 }
 
@@ -329,11 +329,11 @@ example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
         mean[c] = 0.45f + 0.05f * (float)c;
         deviation[c] = 0.2f + 0.03f * (float)c;
     }
-    return (example_batch){.images = images, .labels = labels, .count = count, .mean = mean, .std = deviation};
+    return (example_batch){.inputs = images, .labels = labels, .count = count, .mean = mean, .std = deviation};
 }
 
 void net_batch_free(example_batch *batch) {
-    free((void *)batch->images);
+    free((void *)batch->inputs);
     free((void *)batch->labels);
     free((void *)batch->mean);
     free((void *)batch->std);

@@ -70,7 +70,7 @@ static coar_status read_example(unit_device *d, uint64_t example) {
 static coar_status bind_points(unit_device *d, uint32_t first, uint32_t count) {
     path_scratch *s = d->scratch;
     for (uint32_t p = 0; p < count; p++) s->scale[p] = (float)(first + p) / PATH_STEPS;
-    const example_batch batch = {.images = s->images,
+    const example_batch batch = {.inputs = s->images,
                                  .labels = s->labels,
                                  .count = count,
                                  .mean = d->job->mean,

@@ -78,7 +78,7 @@ static coar_status make_examples(bench *b) {
     }
     for (uint32_t e = 0; e < b->batch; e++) b->labels[e] = (int32_t)(e % b->model->classes);
     b->examples =
-        (example_batch){.images = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
+        (example_batch){.inputs = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
     return COAR_OK;
 }
 
@@ -183,7 +183,7 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
         return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
                           b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
-    TRY(output_parse("margin", b->model->classes, b->outputs, &b->output_count));
+    TRY(output_parse("margin", b->model->graph, b->outputs, &b->output_count));
     if (o->gradients && !b->interface->run_reverse)
         return status_set(COAR_ERROR_UNSUPPORTED, "--gradients: the %s backend has no reverse pass",
                           b->interface->name);

@@ -239,7 +239,7 @@ static coar_status settle_precision(job *j, const job_options *o) {
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(job_collect_means(j));
     const job_pass pass = job_forward_pass(j);
     const backend_settings s = job_settings(j, &pass, j->devices[0], j->pool);
-    const example_batch batch = {.images = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
+    const example_batch batch = {.inputs = images, .labels = j->labels, .count = count, .mean = j->mean, .std = j->std};
     TRY_GOTO(auto_precision(j->interface, &s, &batch, o->seed, o->alpha, o->exact, &timing, &j->plan));
     if (!strcmp(j->plan.precision, "fp32")) {
         plan_free(&j->plan);
@@ -271,7 +271,7 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     TRY(model_open(o->model, &options, &j->model));
     TRY(check_fit_together(j));
     TRY(choose_normalisation(j));
-    TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->classes, j->outputs, &j->output_count));
+    TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->graph, j->outputs, &j->output_count));
     TRY(thread_pool_create(o->threads, &j->pool));
     j->process = memory_plan_process(j->model->graph) + STORING;
     return settle_plan(j, o, fresh_plan);

@@ -18,7 +18,7 @@ coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *imag
 static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images,
                              const int32_t *labels) {
     const example_batch batch = {
-        .images = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
+        .inputs = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
     return b->interface->bind(b, &batch);
 }
 
@@ -122,7 +122,7 @@ static coar_status for_each_block(job *j, block_use use, void *context) {
 
 typedef struct logits_use {
     job *job;
-    float *logits;      /* [unit_examples][classes] */
+    float *logits;      /* [unit_examples][graph_logits count] */
     int32_t *predicted; /* [N] or NULL */
     float *baseline;    /* [output_count][N] or NULL */
 } logits_use;
@@ -137,14 +137,14 @@ static int32_t largest(const float *logits, uint32_t classes) {
 static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_t count) {
     logits_use *u = context;
     const job *j = u->job;
-    const uint32_t classes = j->model->classes;
+    logits_view view = graph_logits(j->model->graph, 1);
     TRY(b->interface->logits(b, u->logits));
     for (uint32_t i = 0; i < count; i++) {
-        const float *logits = u->logits + (size_t)i * classes;
-        if (u->predicted) u->predicted[first + i] = largest(logits, classes);
+        view.values = u->logits + (size_t)i * view.count;
+        view.label = (uint32_t)j->labels[first + i];
+        if (u->predicted) u->predicted[first + i] = largest(view.values, view.count);
         for (size_t o = 0; u->baseline && o < j->output_count; o++)
-            u->baseline[o * j->count + first + i] =
-                output_value(&j->outputs[o], logits, 1, classes, (uint32_t)j->labels[first + i]);
+            u->baseline[o * j->count + first + i] = output_value(&j->outputs[o], &view);
     }
     return COAR_OK;
 }
@@ -152,7 +152,8 @@ static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_
 coar_status job_forward_all(job *j, int32_t *predicted, float *baseline) {
     coar_status status;
     logits_use use = {.job = j, .predicted = predicted, .baseline = baseline};
-    TRY_GOTO(memory_new((size_t)j->unit_examples * j->model->classes, sizeof(float), "logits", &use.logits));
+    const size_t count = graph_logits(j->model->graph, 1).count;
+    TRY_GOTO(memory_new(j->unit_examples * count, sizeof(float), "logits", &use.logits));
     TRY_GOTO(for_each_block(j, use_logits, &use));
 done:
     free(use.logits);

@@ -59,13 +59,21 @@ coar_status backend_find(const char *name, const coar_callbacks *callbacks, cons
 }
 
 coar_status backend_check_batch(const backend_settings *s, const example_batch *batch) {
-    const uint32_t classes = s->graph->values[s->graph->logits].c;
+    const graph *g = s->graph;
+    const int32_t *tokens = batch->inputs;
     if (batch->count > s->examples_max)
         return status_set(COAR_ERROR_INTERNAL, "backend: %u examples, prepared for %u", batch->count, s->examples_max);
     for (uint32_t e = 0; batch->labels && e < batch->count; e++)
-        if (batch->labels[e] < 0 || (uint32_t)batch->labels[e] >= classes)
-            return status_set(COAR_ERROR_INPUT, "example %llu has label %d, but the model has %u classes",
-                              (unsigned long long)(batch->first + e), batch->labels[e], classes);
+        if (!graph_label_fits(g, batch->labels[e]))
+            return status_set(COAR_ERROR_INPUT,
+                              g->vocabulary ? "example %llu has %d tokens, but the model takes 2 to %u"
+                                            : "example %llu has label %d, but the model has %u classes",
+                              (unsigned long long)(batch->first + e), batch->labels[e],
+                              g->vocabulary ? g->values[0].w : g->values[g->logits].c);
+    for (size_t i = 0; g->vocabulary && i < (size_t)batch->count * g->values[0].w; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= g->vocabulary)
+            return status_set(COAR_ERROR_INPUT, "example %llu has token %d, but the model's vocabulary has %u",
+                              (unsigned long long)(batch->first + i / g->values[0].w), tokens[i], g->vocabulary);
     return COAR_OK;
 }
 

@@ -21,8 +21,8 @@ typedef enum ablation_kind { ABLATION_ZERO, ABLATION_SCALE, ABLATION_MEAN } abla
 /* What mask bit 0 does: keep = gain (0 but for scale:G), and x becomes k x + (1 - k) fill. */
 typedef struct ablation {
     ablation_kind kind;
-    float gain;          /* G of scale:G, else 0 */
-    const float *fill;   /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
+    float gain;        /* G of scale:G, else 0 */
+    const float *fill; /* [graph->rows], per masked channel; NULL = zeros. Borrowed: outlives the backend */
 } ablation;
 
 /* zero (also for NULL), mean, scale:G (G finite). For mean, fill stays NULL until the means are collected. */
@@ -34,22 +34,25 @@ typedef struct backend_settings {
     ablation ablation;
     const output_spec *outputs;
     size_t output_count;
-    thread_pool *pool;       /* borrowed */
-    int device;              /* which of the backend's devices, from 0 */
-    size_t memory;           /* bytes it may take in all. With `devices`: of that device's memory, 0 = what is free */
-    uint32_t examples_max;   /* most examples of one bind */
-    size_t masks_max;        /* most masks of one run */
-    bool reverse;            /* run_reverse will be called: memory is planned for it too */
-    uint32_t path_examples;  /* most examples of one bind when REVERSE_CONDUCTANCE is asked for, 0 = it will not be */
+    thread_pool *pool;      /* borrowed */
+    int device;             /* which of the backend's devices, from 0 */
+    size_t memory;          /* bytes it may take in all. With `devices`: of that device's memory, 0 = what is free */
+    uint32_t examples_max;  /* most examples of one bind */
+    size_t masks_max;       /* most masks of one run */
+    bool reverse;           /* run_reverse will be called: memory is planned for it too */
+    uint32_t path_examples; /* most examples of one bind when REVERSE_CONDUCTANCE is asked for, 0 = it will not be */
 } backend_settings;
 
 /* One block of examples. All arrays are borrowed for the call only. */
 typedef struct example_batch {
-    const uint8_t *images;   /* [E][H][W][C] */
-    const int32_t *labels;   /* [E]; NULL for passes whose labels do not count (logits, row sums) */
-    uint32_t count;          /* E */
-    uint64_t first;          /* index of the first among the run's examples (a multiple of 32) */
-    const float *mean, *std; /* [C]: x = (pixel/255 - mean) / std */
+    const void *inputs; /* images: u8 [E][H][W][C]; tokens, of a language model: i32 [E][T], each in the vocabulary
+                              * (what is behind an example's last one counts for nothing) */
+    const int32_t
+        *labels;    /* [E] classes; of a language model lengths. NULL for passes whose labels do not count (logits,
+                              * row sums): those take all T positions of a text */
+    uint32_t count; /* E */
+    uint64_t first; /* index of the first among the run's examples (a multiple of 32) */
+    const float *mean, *std; /* [C]: x = (pixel/255 - mean) / std. Not looked at for tokens, nor is `scale` */
     const float *scale;      /* [E]: x of example e is then multiplied by it; NULL = 1. For paths from the zero image */
 } example_batch;
 
@@ -115,10 +118,10 @@ typedef struct backend_interface {
      * nothing (an influence reads no x, and the margin's derivative is +-1 whatever the logits are). So that a NaN in
      * the forward pass is not lost, callers judge a pair by its output as well as by its derivatives. NULL: not
      * possible. */
-    coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks,
-                               float *gradients, float *outputs);
+    coar_status (*run_reverse)(backend *b, reverse_kind kind, size_t output, const mask_range *masks, float *gradients,
+                               float *outputs);
 
-    /* The logits of the unablated model for the bound examples: logits[E][classes]. */
+    /* The logits of the unablated model for the bound examples: logits[E][graph_logits count]. */
     coar_status (*logits)(backend *b, float *logits);
 
     /* Adds to sums[graph->rows], for the unablated model and the bound examples, the sum over examples and positions

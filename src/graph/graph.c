@@ -14,9 +14,14 @@
  * overflow, and no real network comes near it. */
 #define VALUE_ELEMENTS_MAX ((size_t)1 << 31)
 
+/* Token numbers are values, which are fp32: whole numbers up to here are exact. */
+#define VOCABULARY_MAX (1u << 24)
+
 static const char *const op_kind_names[] = {
-    [OP_CONV] = "conv",   [OP_MAXPOOL] = "maxpool", [OP_AVGPOOL] = "avgpool",     [OP_SUBSAMPLE] = "subsample",
-    [OP_EMBED] = "embed", [OP_SELECT] = "select",   [OP_LAYERNORM] = "layernorm", [OP_ATTENTION] = "attention",
+    [OP_CONV] = "conv",           [OP_MAXPOOL] = "maxpool",     [OP_AVGPOOL] = "avgpool",
+    [OP_SUBSAMPLE] = "subsample", [OP_EMBED] = "embed",         [OP_SELECT] = "select",
+    [OP_LAYERNORM] = "layernorm", [OP_ATTENTION] = "attention", [OP_MEAN_TOKEN] = "mean_token",
+    [OP_LOOKUP] = "lookup",       [OP_NORMALISE] = "normalise", [OP_NEXT] = "next",
 };
 
 const char *op_kind_name(op_kind kind) {
@@ -45,12 +50,26 @@ static coar_status check_value(const graph *g, const op *o, int value) {
     return COAR_OK;
 }
 
+static int input_count(op_kind kind) {
+    return kind == OP_ATTENTION ? 3 : kind == OP_NEXT ? 2 : 1;
+}
+
 static coar_status check_inputs(const graph *g, const op *o) {
-    for (int i = 0; i < (o->kind == OP_ATTENTION ? 3 : 1); i++) {
-        TRY(check_value(g, o, o->input[i]));
+    for (int i = 0; i < input_count(o->kind); i++) TRY(check_value(g, o, o->input[i]));
+    for (int i = 0; o->kind == OP_ATTENTION && i < 3; i++)
         if (!same_shape(g->values[o->input[i]], g->values[o->input[0]]))
             return status_set(COAR_ERROR_INPUT, "layer '%s': query, key and value differ in shape", o->name);
-    }
+    return COAR_OK;
+}
+
+/* Tables of tokens are for the graph's own vocabulary, and only they read its input. */
+static coar_status check_tokens(const graph *g, const op *o) {
+    const bool reads = o->kind == OP_LOOKUP || o->kind == OP_NEXT;
+    const int tokens = o->input[o->kind == OP_NEXT];
+    if (reads != (g->vocabulary && tokens == 0) || (reads && o->vocabulary != g->vocabulary) ||
+        (o->kind == OP_NEXT && shape_positions(g->values[o->input[0]]) != shape_positions(g->values[0])))
+        return status_set(COAR_ERROR_INTERNAL, "layer '%s': a %s does not fit the graph's tokens", o->name,
+                          op_kind_name(o->kind));
     return COAR_OK;
 }
 
@@ -94,6 +113,7 @@ static coar_status output_shape(const graph *g, const op *o, uint32_t channels, 
                               in.c, o->pad, channels);
         return check_shape(o->name, (in.h - 1) / o->stride + 1, (in.w - 1) / o->stride + 1, channels, out);
     case OP_EMBED:
+    case OP_MEAN_TOKEN:
         if (!o->weight) return status_set(COAR_ERROR_INTERNAL, "layer '%s' has no weights", o->name);
         return check_shape(o->name, 1, shape_positions(in) + 1, in.c, out);
     case OP_LAYERNORM:
@@ -110,6 +130,15 @@ static coar_status output_shape(const graph *g, const op *o, uint32_t channels, 
     case OP_SELECT:
         *out = (shape){1, 1, in.c};
         return COAR_OK;
+    case OP_NORMALISE:
+        *out = in;
+        return COAR_OK;
+    case OP_LOOKUP:
+        if (!o->weight || !o->shift) return status_set(COAR_ERROR_INTERNAL, "layer '%s' has no weights", o->name);
+        return check_shape(o->name, in.h, in.w, channels, out);
+    case OP_NEXT:
+        if (!o->weight) return status_set(COAR_ERROR_INTERNAL, "layer '%s' has no weights", o->name);
+        return check_shape(o->name, in.h, in.w, NEXT_CHANNELS, out);
     }
     return status_set(COAR_ERROR_INTERNAL, "layer '%s' is of unknown kind %d", o->name, (int)o->kind);
 }
@@ -140,12 +169,16 @@ static coar_status check_site(const op *o, uint32_t channels) {
 
 /* ------------------------------------------------------------------------------------------ building */
 
-coar_status graph_create(shape input, graph **out) {
+coar_status graph_create(shape input, uint32_t vocabulary, graph **out) {
     *out = NULL;
     TRY(check_shape("input", input.h, input.w, input.c, &input));
+    if (vocabulary && (vocabulary > VOCABULARY_MAX || input.h != 1 || input.w < 2 || input.c != 1))
+        return status_set(COAR_ERROR_INPUT, "a vocabulary of %u tokens and texts of %u are not possible", vocabulary,
+                          input.w);
     graph *g = calloc(1, sizeof *g);
     if (!g) return status_set(COAR_ERROR_MEMORY, "graph: not enough memory");
     g->logits = -1;
+    g->vocabulary = vocabulary;
     coar_status status = memory_grow(&g->values, &g->value_capacity, 1, sizeof *g->values, "graph values");
     if (status != COAR_OK) {
         graph_destroy(g);
@@ -183,9 +216,12 @@ coar_status graph_add(graph *g, const op *given, uint32_t out_channels, int *val
     /* Fields that the kind does not use get one value, so that readers need not ask for the kind first. */
     if (o.kind != OP_CONV) o.residual = -1;
     if (o.kind != OP_CONV) o.act = ACT_NONE;
-    if (o.kind != OP_ATTENTION) o.input[1] = o.input[2] = -1;
+    for (int k = input_count(o.kind); k < 3; k++) o.input[k] = -1;
+    if (o.kind != OP_ATTENTION) o.causal = false;
+    if (o.kind != OP_LOOKUP && o.kind != OP_NEXT) o.vocabulary = 0;
 
     TRY(check_inputs(g, &o));
+    TRY(check_tokens(g, &o));
     TRY(output_shape(g, &o, out_channels, &out));
     if (o.residual >= 0) {
         TRY(check_value(g, &o, o.residual));
@@ -241,7 +277,9 @@ coar_status graph_finish(graph *g, int logits, uint32_t components) {
     if (logits <= 0 || (size_t)logits >= g->value_count)
         return status_set(COAR_ERROR_INTERNAL, "graph: value %d cannot be the logits", logits);
     shape s = g->values[logits];
-    if (s.h != 1 || s.w != 1)
+    if (g->vocabulary && g->ops[graph_maker(logits)].kind != OP_NEXT)
+        return status_set(COAR_ERROR_INTERNAL, "graph: a language model's last layer must say what comes next");
+    if (!g->vocabulary && (s.h != 1 || s.w != 1))
         return status_set(COAR_ERROR_INPUT, "layer '%s': logits must be one vector, not %u x %u positions",
                           g->ops[logits - 1].name, s.h, s.w);
     TRY(check_sites(g, components));
@@ -258,8 +296,10 @@ double graph_op_flops(const graph *g, const op *o) {
     switch (o->kind) {
     case OP_CONV:
         return 2.0 * positions * out.c * in.c * o->kernel_h * o->kernel_w;
-    case OP_ATTENTION:
-        return 4.0 * positions * positions * out.c; /* q k^T, then probabilities times v */
+    case OP_ATTENTION: /* q k^T, then probabilities times v; a causal token sees half of the others in the mean */
+        return 4.0 * positions * (o->causal ? (positions + 1) / 2 : positions) * out.c;
+    case OP_NEXT:
+        return 2.0 * positions * in.c * o->vocabulary;
     default:
         return 0; /* no multiply-adds worth counting: the peak that figures are compared with is one of products */
     }
@@ -277,7 +317,12 @@ size_t graph_weight_count(const graph *g, const op *o) {
     case OP_CONV:
         return (size_t)out.c * in.c * o->kernel_h * o->kernel_w;
     case OP_EMBED:
+    case OP_MEAN_TOKEN:
         return shape_positions(out) * out.c;
+    case OP_LOOKUP:
+        return (size_t)o->vocabulary * out.c;
+    case OP_NEXT:
+        return (size_t)o->vocabulary * in.c;
     case OP_LAYERNORM:
         return o->weight ? out.c : 0;
     default:
@@ -289,8 +334,11 @@ size_t graph_weight_bytes(const graph *g) {
     size_t count = 0;
     for (size_t i = 0; i < g->op_count; i++) {
         const op *o = &g->ops[i];
-        const size_t channels = g->values[o->output].c;
-        count += graph_weight_count(g, o) + (o->scale ? channels : 0) + (o->shift ? channels : 0);
+        const shape out = g->values[o->output];
+        const size_t shifts = o->kind == OP_LOOKUP ? shape_positions(out) * out.c : out.c;
+        bool shared = false; /* a tied head */
+        for (size_t k = 0; k < i; k++) shared |= g->ops[k].weight && g->ops[k].weight == o->weight;
+        count += (shared ? 0 : graph_weight_count(g, o)) + (o->scale ? out.c : 0) + (o->shift ? shifts : 0);
     }
     return count * sizeof(float);
 }
@@ -313,4 +361,14 @@ void graph_find_wanted(const graph *g, bool *wanted) {
         for (int k = 0; k < 3; k++) any |= o->input[k] >= 0 && wanted[o->input[k]];
         wanted[o->output] = any;
     }
+}
+
+size_t graph_input_bytes(const graph *g) {
+    const size_t elements = shape_positions(g->values[0]) * g->values[0].c;
+    return elements * (g->vocabulary ? sizeof(int32_t) : 1);
+}
+
+bool graph_label_fits(const graph *g, int32_t label) {
+    if (g->vocabulary) return label >= 2 && (uint32_t)label <= g->values[0].w;
+    return label >= 0 && (uint32_t)label < g->values[g->logits].c;
 }

@@ -104,7 +104,7 @@ coar_status builder_begin(model_builder *b, uint32_t channels, uint32_t height, 
         return status_set(COAR_ERROR_INPUT, "%s: its first layer wants %u image channels; at most %d are supported",
                           b->table->path, channels, CHANNELS_MAX);
     TRY(normalisation(b, channels, pixels));
-    return graph_create((shape){height, width, channels}, &b->model->graph);
+    return graph_create((shape){height, width, channels}, 0, &b->model->graph);
 }
 
 /* ------------------------------------------------------------------------------------------------- ops */

@@ -291,7 +291,7 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
     const ptrdiff_t number = c - cases;
     op_builder b = {.case_number = (uint32_t)number, .reverse = reverse};
     int value, logits;
-    TRY_GOTO(graph_create(c->in, &b.graph));
+    TRY_GOTO(graph_create(c->in, 0, &b.graph));
     if (reverse) TRY_GOTO(add_stem(&b, c));
     TRY_GOTO(add_tested(&b, c, &value));
     TRY_GOTO(add_head(&b, value, &logits));

@@ -202,7 +202,7 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
                                        .path_examples = item->reverse && item->examples > 1 ? item->examples : 0};
     TRY_GOTO(interface->prepare(&settings, &b));
     const example_batch batch = {
-        .images = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
+        .inputs = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
     TRY_GOTO(interface->bind(b, &batch));
     TRY_GOTO(item->reverse ? run_reverse(t, b, results) : run_forward(t, b, results));
     if (tested && !o->quick) { /* the first call may have measured, compiled or captured */
@@ -261,7 +261,7 @@ static void compare(const trial *t, coar_selftest_case *c) {
 static coar_status run_trial(trial *t, coar_selftest_case *c) {
     const graph *g = t->item->graph;
     const uint32_t classes = g->values[g->logits].c;
-    TRY(output_parse(t->item->outputs, classes, t->outputs, &t->output_count));
+    TRY(output_parse(t->item->outputs, g, t->outputs, &t->output_count));
     TRY(make_examples(t));
     TRY(make_ablation(t));
     TRY(make_masks(t));

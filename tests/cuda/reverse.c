@@ -171,7 +171,7 @@ static graph *sum_with_itself(activation last) {
     int v = 0;
     op pool = {.kind = OP_AVGPOOL, .name = "pool", .input = {-1, -1, -1}, .residual = -1};
     pool.kernel_h = 9, pool.kernel_w = 8, pool.stride = 1;
-    CHECK_OK(graph_create((shape){9, 8, 3}, &g));
+    CHECK_OK(graph_create((shape){9, 8, 3}, 0, &g));
     v = add_conv(g, v, 6, 1, -1, (mask_site){.place = PLACE_PRE, .count = 6, .width = 1});
     v = add_conv(g, v, 6, 3, v, (mask_site){0});
     pool.input[0] = v;

@@ -32,7 +32,8 @@ static void check_logits(uint32_t pairs, uint32_t classes, const float *logits) 
         float *out = kernel_buffer(pairs * sizeof *out);
         KERNEL_RUN(gpu_output_launch(kinds[k].gpu, a, b, pairs, classes, logits, label, example, out, 0));
         for (uint32_t p = 0; p < pairs; p++) {
-            float expected = output_value(&spec, logits + p * stride, 1, classes, (uint32_t)label[example[p]]);
+            float expected = output_value(
+                &spec, &(logits_view){logits + p * stride, 1, classes, .label = (uint32_t)label[example[p]]});
             if (!equal(out[p], expected, spec.kind == OUTPUT_LOSS))
                 test_fail(__FILE__, __LINE__, "kind %zu, %u classes, pair %u: %.9g, expected %.9g", k, classes, p,
                           out[p], expected);
@@ -82,7 +83,8 @@ static void check_gradients(gpu_type type, uint32_t pairs, uint32_t classes, con
         double *expected = kernel_zeros(pairs * classes);
         float *one = (float *)kernel_zeros(classes);
         for (uint32_t p = 0; p < pairs; p++) {
-            output_gradient(&spec, logits + p * stride, 1, classes, (uint32_t)label[example[p]], one);
+            output_gradient(&spec,
+                            &(logits_view){logits + p * stride, 1, classes, .label = (uint32_t)label[example[p]]}, one);
             for (uint32_t c = 0; c < classes; c++) expected[p * classes + c] = 4 * one[c];
         }
         void *gradient = kernel_output(type, pairs, classes);
@@ -125,7 +127,7 @@ static void special_gradients(void) {
                                               example, 1, gradient, 0));
         const output_spec spec = {.kind = OUTPUT_MARGIN};
         for (uint32_t p = 0; p < CLASSES; p++) {
-            output_gradient(&spec, logits + p * STRIDE, 1, CLASSES, LABEL, expected);
+            output_gradient(&spec, &(logits_view){logits + p * STRIDE, 1, CLASSES, .label = LABEL}, expected);
             kernel_same_bytes("gradient of a margin", gradient + p * STRIDE, expected, sizeof expected);
         }
     }

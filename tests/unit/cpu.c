@@ -93,7 +93,7 @@ static graph *finish(net *n, int logits) {
 /* Basic blocks, a bottleneck and every window op; 11 x 9 pixels. */
 static graph *convolutions(void) {
     net n = {0};
-    CHECK_OK(graph_create((shape){11, 9, 3}, &n.g));
+    CHECK_OK(graph_create((shape){11, 9, 3}, 0, &n.g));
     int x = conv(&n, 0, -1, (conv_spec){13, 3, 3, 1, 1, ACT_RELU, PLACE_PRE, 1});
     int y = conv(&n, x, -1, (conv_spec){7, 3, 3, 1, 1, ACT_RELU, PLACE_PRE, 1}); /* left out of the next */
     x = conv(&n, y, x, (conv_spec){13, 3, 3, 1, 1, ACT_RELU, PLACE_PRE, 1});     /* over its residual */
@@ -137,7 +137,7 @@ static int transformer_block(net *n, int x, activation act, mask_place place, ui
 /* 10 x 6 pixels in patches of 2: 15 patches and the class token. */
 static graph *transformer(void) {
     net n = {0};
-    CHECK_OK(graph_create((shape){10, 6, 3}, &n.g));
+    CHECK_OK(graph_create((shape){10, 6, 3}, 0, &n.g));
     int x = conv(&n, 0, -1, (conv_spec){15, 2, 2, 2, 0, ACT_NONE, PLACE_NONE, 0});
     op embed = {.kind = OP_EMBED, .input = {x, -1, -1}, .weight = random_array(n.g, 16 * 15, 0, 0.5f)};
     x = add(&n, embed, 0);
@@ -219,7 +219,7 @@ static void close_backend(setup *s) {
 }
 
 static void bind(setup *s, uint32_t first, uint32_t count) {
-    example_batch batch = {.images = images + first * elements(s->g),
+    example_batch batch = {.inputs = images + first * elements(s->g),
                            .labels = labels + first,
                            .count = count,
                            .first = first,
@@ -501,7 +501,7 @@ static void test_refusals(const graph *g) {
     test_begin("a label beyond the classes");
     status_clear();
     labels[3] = CLASSES;
-    example_batch batch = {.images = images, .labels = labels, .count = 5, .mean = mean, .std = deviation};
+    example_batch batch = {.inputs = images, .labels = labels, .count = 5, .mean = mean, .std = deviation};
     CHECK_ERROR(backend_cpu.bind(cpu.b, &batch), COAR_ERROR_INPUT, "example 3 has label 7");
     labels[3] = 0;
     test_begin("a plan for another backend");

@@ -96,7 +96,8 @@ static void check_kept(const model *m, backend *b, const output_spec *output, co
     CHECK_OK(b->interface->logits(b, logits[0]));
     int wrong = 0;
     for (size_t e = 0; e < EXAMPLES; e++)
-        wrong += output_value(output, logits[e], 1, CLASSES, (uint32_t)d->labels[e]) != margins[e];
+        wrong +=
+            output_value(output, &(logits_view){logits[e], 1, CLASSES, .label = (uint32_t)d->labels[e]}) != margins[e];
     CHECK_INT(wrong, 0);
 }
 
@@ -123,7 +124,7 @@ static coar_status compute(const model *m, const way *w, const digits *d, const 
                                        .masks_max = MASKS + 1};
     TRY_GOTO(interface->prepare(&settings, &b));
     const example_batch batch = {
-        .images = d->images[0], .labels = d->labels, .count = EXAMPLES, .mean = m->mean, .std = m->std};
+        .inputs = d->images[0], .labels = d->labels, .count = EXAMPLES, .mean = m->mean, .std = m->std};
     TRY_GOTO(interface->bind(b, &batch));
     TRY_GOTO(interface->run(b, masks, margins));
     check_kept(m, b, output, d, margins + MASKS * EXAMPLES);

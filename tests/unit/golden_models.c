@@ -29,7 +29,7 @@ static coar_status open_backend(const fixture *f, const model *m, const numerics
                           .memory = (size_t)1 << 30,
                           .examples_max = f->g.examples,
                           .masks_max = MASKS_MAX};
-    TRY(output_parse("margin", m->classes, outputs, &s.output_count));
+    TRY(output_parse("margin", m->graph, outputs, &s.output_count));
     TRY(backend_find(f->backend, NULL, &interface));
     TRY(interface->prepare(&s, out));
     example_batch batch = golden_batch(&f->g, m);

@@ -126,7 +126,7 @@ static void probe_open(probe *p, size_t n) {
     p->inputs = shape_positions(p->v.in) * p->v.in.c;
     snprintf(path, sizeof path, "golden/ops/%s.npy", cases[n].name);
     CHECK_OK(npy_open(test_path(path), &p->r.file));
-    CHECK_OK(graph_create(p->v.in, &p->g));
+    CHECK_OK(graph_create(p->v.in, 0, &p->g));
     for (size_t k = 0; k < p->count; k++) p->v.x[k] = take(&p->r, p->inputs);
     if (o.kind == OP_CONV) o.weight = take_floats(&p->r, p->g, (size_t)channels * p->v.in.c * o.kernel_h * o.kernel_w);
     if (o.kind == OP_EMBED) o.weight = take_floats(&p->r, p->g, (shape_positions(p->v.in) + 1) * channels);

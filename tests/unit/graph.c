@@ -25,7 +25,7 @@ static void shapes(void) {
     test_begin("graph_add: shapes of every op");
     graph *g;
     int v;
-    CHECK_OK(graph_create((shape){7, 10, 3}, &g));
+    CHECK_OK(graph_create((shape){7, 10, 3}, 0, &g));
     static const struct {
         op o;
         uint32_t channels;
@@ -65,11 +65,11 @@ static void refusals(void) {
     test_begin("graph_add: what does not fit is refused, naming the layer");
     graph *g;
     int v;
-    CHECK_ERROR(graph_create((shape){0, 1, 1}, &g), COAR_ERROR_INPUT, "input");
+    CHECK_ERROR(graph_create((shape){0, 1, 1}, 0, &g), COAR_ERROR_INPUT, "input");
     status_clear();
-    CHECK_ERROR(graph_create((shape){65536, 65536, 3}, &g), COAR_ERROR_INPUT, "too large");
+    CHECK_ERROR(graph_create((shape){65536, 65536, 3}, 0, &g), COAR_ERROR_INPUT, "too large");
     status_clear();
-    CHECK_OK(graph_create((shape){8, 8, 4}, &g));
+    CHECK_OK(graph_create((shape){8, 8, 4}, 0, &g));
     op base = conv(0, 3, 1, 1);
     base.mask = (mask_site){.place = PLACE_PRE, .count = 6, .width = 1};
 #define REFUSED(change, code, text)                                                                                    \
@@ -182,11 +182,23 @@ static void planner(void) {
 
 /* -------------------------------------------------------------------------------------- outputs */
 
+/* What output_parse looks at of a classifier's graph. */
+static graph classifier(shape *logits, uint32_t classes) {
+    *logits = (shape){1, 1, classes};
+    return (graph){.values = logits, .value_count = 1};
+}
+
+static double value_of(const output_spec *spec, const float *logits, size_t stride, uint32_t classes, uint32_t label) {
+    return output_value(spec, &(logits_view){logits, stride, classes, .label = label});
+}
+
 static void outputs(void) {
+    shape last;
+    const graph ten = classifier(&last, 10);
     test_begin("outputs: parsing");
     output_spec specs[OUTPUTS_MAX];
     size_t count;
-    CHECK_OK(output_parse("margin,logit,logit:03,logit:3-5,loss", 10, specs, &count));
+    CHECK_OK(output_parse("margin,logit,logit:03,logit:3-5,loss", &ten, specs, &count));
     CHECK_INT(count, 5);
     CHECK_TEXT(specs[2].name, "logit:3");
     CHECK_TEXT(specs[3].name, "logit:3-5");
@@ -209,27 +221,29 @@ static void outputs(void) {
                                         "marginmarginmarginmarginmarginmarginmarginmargin",
                                         "logit:0,logit:1,logit:2,logit:3,logit:4,logit:5,logit:6,logit:7,logit:8"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        CHECK_ERROR(output_parse(wrong[i], 10, specs, &count), COAR_ERROR_USAGE, "output");
+        CHECK_ERROR(output_parse(wrong[i], &ten, specs, &count), COAR_ERROR_USAGE, "output");
         status_clear();
     }
-    CHECK_ERROR(output_parse("margin", 1, specs, &count), COAR_ERROR_USAGE, "two classes");
+    const graph one = classifier(&last, 1);
+    CHECK_ERROR(output_parse("margin", &one, specs, &count), COAR_ERROR_USAGE, "two classes");
     status_clear();
 
     test_begin("outputs: values");
-    CHECK_OK(output_parse("margin,logit,logit:1,logit:2-0,loss", 3, specs, &count));
+    const graph three = classifier(&last, 3);
+    CHECK_OK(output_parse("margin,logit,logit:1,logit:2-0,loss", &three, specs, &count));
     const float logits[] = {1, -7, 2.5f, -7, -0.5f, -7}; /* stride 2 */
     const double expected[3][5] = {{-1.5, 1, 2.5, -1.5, 0}, {1.5, 2.5, 2.5, -1.5, 0}, {-3, -0.5, 2.5, -1.5, 0}};
     for (uint32_t label = 0; label < 3; label++) {
-        for (size_t k = 0; k < 4; k++) CHECK_NEAR(output_value(&specs[k], logits, 2, 3, label), expected[label][k], 0);
+        for (size_t k = 0; k < 4; k++) CHECK_NEAR(value_of(&specs[k], logits, 2, 3, label), expected[label][k], 0);
         double sum = exp(1) + exp(2.5) + exp(-0.5);
-        CHECK_NEAR(output_value(&specs[4], logits, 2, 3, label), log(sum) - logits[2 * label], 1e-6);
+        CHECK_NEAR(value_of(&specs[4], logits, 2, 3, label), log(sum) - logits[2 * label], 1e-6);
     }
     const float large[] = {3000, 1000, 3000};
-    CHECK_NEAR(output_value(&specs[4], large, 1, 3, 1), 2000 + log(2), 1e-3);
-    CHECK_NEAR(output_value(&specs[0], large, 1, 3, 0), 0, 0);
+    CHECK_NEAR(value_of(&specs[4], large, 1, 3, 1), 2000 + log(2), 1e-3);
+    CHECK_NEAR(value_of(&specs[0], large, 1, 3, 0), 0, 0);
     const float nan_last[] = {1, 2, NAN};
     for (size_t k = 0; k < 5; k++)
-        if (k != 1 && k != 2) CHECK(isnan(output_value(&specs[k], nan_last, 1, 3, 0)));
+        if (k != 1 && k != 2) CHECK(isnan(value_of(&specs[k], nan_last, 1, 3, 0)));
 }
 
 static void output_gradients(void) {
@@ -238,19 +252,21 @@ static void output_gradients(void) {
     output_spec specs[OUTPUTS_MAX];
     size_t count;
     test_begin("outputs: gradients are those of central differences");
-    CHECK_OK(output_parse("margin,logit,logit:1,logit:2-0,loss", CLASSES, specs, &count));
+    shape last;
+    const graph g = classifier(&last, CLASSES);
+    CHECK_OK(output_parse("margin,logit,logit:1,logit:2-0,loss", &g, specs, &count));
     for (uint32_t label = 0; label < CLASSES; label++) {
         float logits[CLASSES * STRIDE] = {1.5f, -7, -7, -0.25f, -7, -7, 2.75f, -7, -7, 0.5f, -7, -7};
         for (size_t k = 0; k < count; k++) {
             float gradient[CLASSES * STRIDE];
             for (size_t i = 0; i < CLASSES * STRIDE; i++) gradient[i] = 1234.5f;
-            output_gradient(&specs[k], logits, STRIDE, CLASSES, label, gradient);
+            output_gradient(&specs[k], &(logits_view){logits, STRIDE, CLASSES, .label = label}, gradient);
             for (uint32_t c = 0; c < CLASSES; c++) {
                 float *logit = &logits[c * STRIDE];
                 *logit += step;
-                const double up = output_value(&specs[k], logits, STRIDE, CLASSES, label);
+                const double up = value_of(&specs[k], logits, STRIDE, CLASSES, label);
                 *logit -= 2 * step;
-                const double down = output_value(&specs[k], logits, STRIDE, CLASSES, label);
+                const double down = value_of(&specs[k], logits, STRIDE, CLASSES, label);
                 *logit += step;
                 CHECK_NEAR(gradient[c * STRIDE], (up - down) / (2 * step), k == 4 ? 1e-4 : 0);
                 CHECK(gradient[c * STRIDE + 1] == 1234.5f && gradient[c * STRIDE + 2] == 1234.5f);
@@ -340,7 +356,7 @@ static void plan_rule_limits(void) {
     graph *g;
     numerics_plan plan;
     int v;
-    CHECK_OK(graph_create((shape){1, 1, 4}, &g));
+    CHECK_OK(graph_create((shape){1, 1, 4}, 0, &g));
     for (uint32_t i = 0; i < 4; i++) { /* a chain of masked layers; the second adds the input */
         op o = conv((int)i, 1, 1, 0);
         o.mask = (mask_site){.place = PLACE_PRE, .first = 4 * i, .count = 4, .width = 1};

@@ -259,10 +259,10 @@ static void check_activations(const char *arch) {
                           .memory = (size_t)1 << 30,
                           .examples_max = 2,
                           .masks_max = 1};
-    example_batch batch = {.images = images, .labels = labels, .count = 2, .mean = m->mean, .std = m->std};
+    example_batch batch = {.inputs = images, .labels = labels, .count = 2, .mean = m->mean, .std = m->std};
     CHECK_OK(thread_pool_create(2, &pool));
     s.pool = pool;
-    CHECK_OK(output_parse("margin", m->classes, outputs, &s.output_count));
+    CHECK_OK(output_parse("margin", m->graph, outputs, &s.output_count));
     CHECK_OK(plan_create(m->graph, "reference", "fp32", 0, &plan));
     CHECK_OK(backend_reference.prepare(&s, &b));
     if (b) {

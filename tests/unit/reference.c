@@ -38,7 +38,7 @@ static void fixture_open(fixture *f, graph *g, int threads, ablation ablation) {
     *f = (fixture){.g = g};
     CHECK_OK(plan_create(g, "reference", "auto", 0, &f->plan));
     CHECK_OK(thread_pool_create(threads, &f->pool));
-    CHECK_OK(output_parse("margin,loss,logit:2", g->values[g->logits].c, f->outputs, &f->output_count));
+    CHECK_OK(output_parse("margin,loss,logit:2", g, f->outputs, &f->output_count));
     f->settings = (backend_settings){.graph = g,
                                      .plan = &f->plan,
                                      .ablation = ablation,
@@ -105,8 +105,8 @@ static void all_ones(void) {
         CHECK_OK(backend_reference.logits(f.b, logits));
         for (uint32_t e = 0; e < EXAMPLES; e++)
             for (size_t k = 0; k < f.output_count; k++) {
-                float expected =
-                    output_value(&f.outputs[k], logits + e * classes, 1, classes, (uint32_t)f.batch.labels[e]);
+                float expected = output_value(&f.outputs[k], &(logits_view){logits + e * classes, 1, classes,
+                                                                            .label = (uint32_t)f.batch.labels[e]});
                 CHECK(isfinite(expected));
                 CHECK_NEAR(masked[k * EXAMPLES + e], expected, 0);
             }
@@ -281,7 +281,7 @@ static void row_sums(void) {
             for (int y = 0; y < 11; y++)
                 for (int x = 0; x < 9; x++) {
                     if (y + dy < 0 || y + dy >= 11 || x + dx < 0 || x + dx >= 9) continue;
-                    double pixel = f.batch.images[((e * 11 + y + dy) * 9 + x + dx) * 3 + channel];
+                    double pixel = ((const uint8_t *)f.batch.inputs)[((e * 11 + y + dy) * 9 + x + dx) * 3 + channel];
                     expected +=
                         stem->weight[2 * 27 + tap] * (pixel / 255 - f.batch.mean[channel]) / f.batch.std[channel];
                 }

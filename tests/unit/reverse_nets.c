@@ -183,7 +183,7 @@ static void scales_moved(graph *g, uint64_t seed, account *a) {
     const size_t image = shape_positions(g->values[0]) * g->values[0].c;
     example_batch batch = net_batch(g, PATH, seed);
     for (size_t e = 1; e < PATH; e++) {
-        memcpy((uint8_t *)batch.images + e * image, batch.images, image);
+        memcpy((uint8_t *)batch.inputs + e * image, batch.inputs, image);
         ((int32_t *)batch.labels)[e] = batch.labels[0];
     }
     float scales[PATH] = {0.5f, 0.75f, 1, 1.125f, 0}, *keeps = random_keeps(MASKS, n, seed), *sides[2];

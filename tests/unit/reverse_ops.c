@@ -89,7 +89,7 @@ static void probe_open(probe *p, const op_case *c, uint64_t seed) {
     op o = c->op;
     int value;
     *p = (probe){.c = c, .state = seed, .v.in = c->in, .inputs = shape_positions(c->in) * c->in.c};
-    CHECK_OK(graph_create(c->in, &p->g));
+    CHECK_OK(graph_create(c->in, 0, &p->g));
     o.residual = -1; /* its pointer is given below; the graph is there for the shapes */
     give_weights(p, &o);
     if (c->place != PLACE_NONE) o.mask = (mask_site){c->place, .count = c->channels / c->width, .width = c->width};

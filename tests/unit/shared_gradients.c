@@ -120,7 +120,7 @@ static void compare(const struct golden *golden, const char *backend, const impo
     int32_t *labels = calloc(examples, sizeof *labels);
     CHECK_OK(load_examples(from, &rows, examples, images, labels));
     const example_batch batch = {
-        .images = images, .labels = labels, .count = (uint32_t)examples, .mean = mean, .std = deviation};
+        .inputs = images, .labels = labels, .count = (uint32_t)examples, .mean = mean, .std = deviation};
     const mask_range range = {.count = mask_count, .n = m->graph->components, .keeps = masks.data};
     engine e;
     engine_open(&e, m->graph,

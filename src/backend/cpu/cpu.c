@@ -28,15 +28,26 @@ coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out)
     return COAR_OK;
 }
 
+/* Until they are there. */
+static coar_status refuse_new_ops(const graph *g) {
+    for (size_t i = 0; i < g->op_count; i++)
+        if (g->ops[i].causal || g->ops[i].kind == OP_MEAN_TOKEN || g->ops[i].kind == OP_LOOKUP ||
+            g->ops[i].kind == OP_NORMALISE || g->ops[i].kind == OP_NEXT)
+            return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
+                              op_kind_name(g->ops[i].kind));
+    return COAR_OK;
+}
+
 /* What is known before the large allocation. */
 static coar_status describe(const backend_settings *s, cpu_backend *b) {
     *b = (cpu_backend){.base.interface = &backend_cpu, .settings = *s};
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
         return status_set(COAR_ERROR_INTERNAL, "cpu: %zu outputs, a plan of %zu layers for a model of %zu",
                           s->output_count, s->plan->layers, s->graph->op_count);
+    TRY(refuse_new_ops(s->graph));
     TRY(cpu_find_kernels(s->plan, &b->kernels));
     const shape input = s->graph->values[0];
-    b->classes = s->graph->values[s->graph->logits].c;
+    b->logits = graph_logits(s->graph, LANES);
     if (!size_mul(shape_positions(input), input.c, &b->elements))
         return status_set(COAR_ERROR_MEMORY, "the model's input is more than this machine can address");
     memcpy(b->outputs, s->outputs, s->output_count * sizeof *s->outputs);
@@ -113,8 +124,9 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     b->examples = batch->count;
     for (size_t t = 0; t < b->workers; t++)
         for (size_t lane = 0; lane < LANES; lane++) b->worker[t].shown[lane] = SHOWN_NONE;
-    for (size_t g = 0; g < groups; g++) transpose(batch->images + g * group, b->elements, b->groups + g * group);
-    memcpy(b->rest, batch->images + groups * group, batch->count % LANES * b->elements);
+    for (size_t g = 0; g < groups; g++)
+        transpose((const uint8_t *)batch->inputs + g * group, b->elements, b->groups + g * group);
+    memcpy(b->rest, (const uint8_t *)batch->inputs + groups * group, batch->count % LANES * b->elements);
     if (batch->labels)
         memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
     else
@@ -191,19 +203,20 @@ typedef struct run_job {
     size_t groups, rest;     /* of the bound examples */
     size_t parts;            /* tasks that share the groups of one mask */
     float *outputs;          /* [output_count][S][E], or */
-    float *logits;           /* [E][classes] */
+    float *logits;           /* [E][logits.count] */
 } run_job;
 
 /* The outputs of one lane of the tile in hand. */
 static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, size_t s, size_t example) {
     const cpu_backend *b = job->b;
-    const float *logits = cpu_value(w, b->settings.graph->logits) + lane;
+    logits_view logits = b->logits;
+    logits.values = cpu_value(w, b->settings.graph->logits) + lane;
+    logits.label = (uint32_t)b->labels[example];
     if (job->logits)
-        for (uint32_t c = 0; c < b->classes; c++) job->logits[example * b->classes + c] = logits[(size_t)c * LANES];
+        for (size_t c = 0; c < logits.count; c++) job->logits[example * logits.count + c] = logits.values[c * LANES];
     else
         for (size_t k = 0; k < b->settings.output_count; k++)
-            job->outputs[(k * job->count + s) * b->examples + example] =
-                output_value(&b->outputs[k], logits, LANES, b->classes, (uint32_t)b->labels[example]);
+            job->outputs[(k * job->count + s) * b->examples + example] = output_value(&b->outputs[k], &logits);
 }
 
 static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {

@@ -134,8 +134,8 @@ typedef struct cpu_backend {
     backend_settings settings;
     output_spec outputs[OUTPUTS_MAX];
     const cpu_kernels *kernels;
-    uint32_t classes;
-    size_t elements; /* of an input image */
+    logits_view logits; /* of a lane; without values and label */
+    size_t elements;    /* of an input image */
     buffer_plan buffers;
     size_t *buffer_start;         /* [buffers.buffers], in floats of a worker's buffer */
     uint32_t *column;             /* [columns]: where each column begins when all are stored */

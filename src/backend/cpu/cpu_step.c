@@ -50,9 +50,11 @@ static void differentiate_output(const reverse_tile *t, const step *s) {
     const float *logits = at(t, s->y);
     float *gradient = at(t, s->dy);
     for (uint32_t lane = 0; lane < LANES; lane++) {
-        output_gradient(t->spec, logits + lane, LANES, t->b->classes, t->label[lane], gradient + lane);
-        if (t->output[lane])
-            *t->output[lane] = output_value(t->spec, logits + lane, LANES, t->b->classes, t->label[lane]);
+        logits_view view = t->b->logits;
+        view.values = logits + lane;
+        view.label = t->label[lane];
+        output_gradient(t->spec, &view, gradient + lane);
+        if (t->output[lane]) *t->output[lane] = output_value(t->spec, &view);
     }
 }
 
@@ -317,6 +319,11 @@ static void reverse(const reverse_tile *t, const step *s) {
     case OP_SELECT:
         t->b->kernels->select_reverse(at(t, s->dy), shape_positions(layer->in), channels, dx);
         break;
+    case OP_MEAN_TOKEN:
+    case OP_LOOKUP:
+    case OP_NORMALISE:
+    case OP_NEXT:
+        break; /* refused by describe */
     }
 }
 

@@ -24,6 +24,16 @@ static coar_status check_logits(const graph *g) {
                       last->name);
 }
 
+/* Until they are there. */
+static coar_status refuse_new_ops(const graph *g) {
+    for (size_t i = 0; i < g->op_count; i++)
+        if (g->ops[i].causal || g->ops[i].kind == OP_MEAN_TOKEN || g->ops[i].kind == OP_LOOKUP ||
+            g->ops[i].kind == OP_NORMALISE || g->ops[i].kind == OP_NEXT)
+            return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
+                              op_kind_name(g->ops[i].kind));
+    return COAR_OK;
+}
+
 static coar_status check_settings(const backend_settings *s, const cuda_device *device) {
     const char *layer = s->plan->layers ? s->plan->name[0] : "";
     if (s->path_examples > PATH_EXAMPLES_MAX || s->path_examples > s->examples_max)
@@ -35,6 +45,7 @@ static coar_status check_settings(const backend_settings *s, const cuda_device *
     if (strcmp(s->plan->device_class, device->device_class))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, but device %d is %s",
                           layer, s->plan->device_class, s->device, device->device_class);
+    TRY(refuse_new_ops(s->graph));
     return check_logits(s->graph);
 }
 
@@ -198,7 +209,7 @@ static coar_status cuda_bind(backend *base, const example_batch *batch) {
         b->add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);
     }
     if (!batch->count) return COAR_OK;
-    TRY_CUDA(cudaMemcpyAsync(b->pixels, batch->images, batch->count * b->elements, cudaMemcpyHostToDevice, b->compute),
+    TRY_CUDA(cudaMemcpyAsync(b->pixels, batch->inputs, batch->count * b->elements, cudaMemcpyHostToDevice, b->compute),
              "%u images", batch->count);
     return cuda_normalise(b);
 }

@@ -148,6 +148,10 @@ static void keep_for_reverse(builder *b, size_t i) {
     case OP_SUBSAMPLE:
     case OP_EMBED:
     case OP_SELECT:
+    case OP_MEAN_TOKEN:
+    case OP_LOOKUP:
+    case OP_NORMALISE:
+    case OP_NEXT:
         break;
     }
 }

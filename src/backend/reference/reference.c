@@ -30,8 +30,8 @@ typedef struct workspace {
     reverse_space reverse; /* NULLs unless settings.reverse */
     double *scratch;       /* [reference_scratch] */
     float *keep;           /* [n] */
-    float *logits;         /* [classes] */
-    float *seed;           /* [classes]: dL / d logits */
+    float *logits;         /* [logits.count] */
+    float *seed;           /* [logits.count]: dL / d logits */
     double *sums;          /* [rows]: collect_row_sums, for the one example in hand */
     void *mask_scratch;    /* mask_range_scratch_max(n) bytes */
 } workspace;
@@ -42,12 +42,12 @@ typedef struct reference_backend {
     output_spec outputs[OUTPUTS_MAX];
     precision precision;
     buffer_plan buffers;
-    size_t *buffer_start; /* [buffers.buffers]: where each begins in workspace.values */
-    op *ops;              /* [op_count] the graph's; with weights of its own where they are rounded */
-    uint32_t classes;
+    size_t *buffer_start;    /* [buffers.buffers]: where each begins in workspace.values */
+    op *ops;                 /* [op_count] the graph's; with weights of its own where they are rounded */
+    logits_view logits;      /* without values and label */
     void *memory;            /* one allocation for all that follows */
     workspace *workspaces;   /* [threads] */
-    uint8_t *images;         /* [examples_max][input elements] */
+    void *inputs;            /* [examples_max] of graph_input_bytes each */
     int32_t *labels;         /* [examples_max] */
     float *scale;            /* [examples_max] */
     float *mean, *deviation; /* [input channels] */
@@ -73,7 +73,7 @@ static void place_ops(reference_backend *r, arena *arena) {
     for (size_t i = 0; r->precision != PRECISION_FP32 && i < g->op_count; i++) {
         float *rounded;
         const size_t count = graph_weight_count(g, &g->ops[i]);
-        if (g->ops[i].kind != OP_CONV) continue;
+        if (g->ops[i].kind != OP_CONV && g->ops[i].kind != OP_NEXT) continue;
         arena_place(arena, count, sizeof *rounded, &rounded);
         if (!r->ops) continue;
         for (size_t k = 0; k < count; k++) rounded[k] = precision_operand(r->precision, g->ops[i].weight[k]);
@@ -101,12 +101,12 @@ static void lay_out(reference_backend *r, arena *arena) {
         place_reverse(r, arena, &w->reverse);
         arena_place(arena, reference_scratch(g), sizeof *w->scratch, &w->scratch);
         arena_place(arena, g->components, sizeof *w->keep, &w->keep);
-        arena_place(arena, r->classes, sizeof *w->logits, &w->logits);
-        arena_place(arena, r->classes, sizeof *w->seed, &w->seed);
+        arena_place(arena, r->logits.count, sizeof *w->logits, &w->logits);
+        arena_place(arena, r->logits.count, sizeof *w->seed, &w->seed);
         arena_place(arena, g->rows, sizeof *w->sums, &w->sums);
         arena_place(arena, 1, mask_range_scratch_max(g->components), &w->mask_scratch);
     }
-    arena_place(arena, s->examples_max, input_elements(g), &r->images);
+    arena_place(arena, s->examples_max, graph_input_bytes(g), &r->inputs);
     arena_place(arena, s->examples_max, sizeof *r->labels, &r->labels);
     arena_place(arena, s->examples_max, sizeof *r->scale, &r->scale);
     arena_place(arena, g->values[0].c, sizeof *r->mean, &r->mean);
@@ -117,7 +117,7 @@ static void lay_out(reference_backend *r, arena *arena) {
 static coar_status plan_memory(const backend_settings *s, reference_backend *r, size_t *bytes) {
     arena measure = {0};
     *r = (reference_backend){.base.interface = &backend_reference, .settings = *s};
-    r->classes = s->graph->values[s->graph->logits].c;
+    r->logits = graph_logits(s->graph, 1);
     if (!precision_parse(s->plan->precision, &r->precision))
         return status_set(COAR_ERROR_MISMATCH, "reference: no precision '%s'", s->plan->precision);
     if (s->output_count > OUTPUTS_MAX)
@@ -179,11 +179,12 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
     const uint32_t channels = r->settings.graph->values[0].c;
     TRY(backend_check_batch(&r->settings, batch));
     r->examples = batch->count;
-    memcpy(r->images, batch->images, batch->count * input_elements(r->settings.graph));
+    memcpy(r->inputs, batch->inputs, batch->count * graph_input_bytes(r->settings.graph));
     if (batch->labels)
         memcpy(r->labels, batch->labels, batch->count * sizeof *r->labels);
     else
         memset(r->labels, 0, batch->count * sizeof *r->labels);
+    if (r->settings.graph->vocabulary) return COAR_OK; /* tokens are not normalised */
     for (uint32_t e = 0; e < batch->count; e++) r->scale[e] = batch->scale ? batch->scale[e] : 1;
     memcpy(r->mean, batch->mean, channels * sizeof *r->mean);
     memcpy(r->deviation, batch->std, channels * sizeof *r->deviation);
@@ -192,10 +193,15 @@ static coar_status reference_bind(backend *b, const example_batch *batch) {
 
 /* ------------------------------------------------------------------------------------ forward pass */
 
-/* x = (pixel / 255 - mean) / std * scale */
+/* x = (pixel / 255 - mean) / std * scale, or the tokens themselves */
 static void load_example(const reference_backend *r, uint32_t example, double *x) {
     const size_t elements = input_elements(r->settings.graph), channels = r->settings.graph->values[0].c;
-    const uint8_t *pixels = r->images + example * elements;
+    const uint8_t *pixels = (const uint8_t *)r->inputs + example * elements;
+    const int32_t *tokens = (const int32_t *)r->inputs + example * elements;
+    if (r->settings.graph->vocabulary) {
+        for (size_t i = 0; i < elements; i++) x[i] = tokens[i];
+        return;
+    }
     for (size_t i = 0; i < elements; i++) {
         x[i] = (pixels[i] / 255.0 - r->mean[i % channels]) / r->deviation[i % channels] * r->scale[example];
         if (precision_is_narrow(r->precision)) x[i] = precision_stored(r->precision, (float)x[i]);
@@ -247,7 +253,7 @@ static void forward(const reference_backend *r, workspace *w, uint32_t example, 
         reference_op(o, &v);
     }
     const double *logits = part_of(r, w->values, g->logits);
-    for (uint32_t c = 0; c < r->classes; c++) w->logits[c] = (float)logits[c];
+    for (uint32_t c = 0; c < r->logits.count; c++) w->logits[c] = (float)logits[c];
 }
 
 static void keep_all(const reference_backend *r, workspace *w) {
@@ -261,7 +267,7 @@ static void reverse(const reference_backend *r, workspace *w) {
     const graph *g = r->settings.graph;
     double *logits = part_of(r, w->reverse.gradient, g->logits);
     memset(w->reverse.gradient, 0, r->buffers.total * sizeof *w->reverse.gradient);
-    for (uint32_t c = 0; c < r->classes; c++) logits[c] = w->seed[c];
+    for (uint32_t c = 0; c < r->logits.count; c++) logits[c] = w->seed[c];
     for (size_t i = g->op_count; i-- > 0;) {
         const op *o = &r->ops[i];
         const reference_operands v = operands_of(r, w, i);
@@ -317,6 +323,13 @@ typedef struct run_job {
     float *outputs; /* [output_count][S][E] */
 } run_job;
 
+static logits_view logits_of(const reference_backend *r, const workspace *w, uint32_t example) {
+    logits_view view = r->logits;
+    view.values = w->logits;
+    view.label = (uint32_t)r->labels[example];
+    return view;
+}
+
 /* Task = mask * E + example. */
 static coar_status run_pair(void *context, size_t task, int worker) {
     const run_job *job = context;
@@ -326,9 +339,9 @@ static coar_status run_pair(void *context, size_t task, int worker) {
     const uint32_t example = (uint32_t)(task % r->examples);
     mask_range_keeps(job->masks, mask, r->settings.ablation.gain, w->keep, w->mask_scratch);
     forward(r, w, example, NULL, NULL);
+    const logits_view logits = logits_of(r, w, example);
     for (size_t k = 0; k < r->settings.output_count; k++)
-        job->outputs[k * pairs + task] =
-            output_value(&r->outputs[k], w->logits, 1, r->classes, (uint32_t)r->labels[example]);
+        job->outputs[k * pairs + task] = output_value(&r->outputs[k], &logits);
     return COAR_OK;
 }
 
@@ -356,16 +369,17 @@ static coar_status reverse_pair(void *context, size_t task, int worker) {
     reference_backend *r = job->r;
     workspace *w = &r->workspaces[worker];
     const output_spec *output = &r->outputs[job->output];
-    const uint32_t example = (uint32_t)(task % r->examples), label = (uint32_t)r->labels[example];
+    const uint32_t example = (uint32_t)(task % r->examples);
     float *gradients = job->gradients + task * r->settings.graph->components;
     mask_range_keeps(job->masks, task / r->examples, r->settings.ablation.gain, w->keep, w->mask_scratch);
     /* Conductance looks at the change since the example before; the first has none, and is its own. */
     if (job->kind == REVERSE_CONDUCTANCE) forward(r, w, example ? example - 1 : 0, NULL, w->reverse.before);
     forward(r, w, example, NULL, w->reverse.x);
-    output_gradient(output, w->logits, 1, r->classes, label, w->seed);
+    const logits_view logits = logits_of(r, w, example);
+    output_gradient(output, &logits, w->seed);
     reverse(r, w);
     sum_components(r, w, job->kind, gradients);
-    if (job->outputs) job->outputs[task] = output_value(output, w->logits, 1, r->classes, label);
+    if (job->outputs) job->outputs[task] = output_value(output, &logits);
     return COAR_OK;
 }
 
@@ -379,7 +393,7 @@ static coar_status reference_run_reverse(backend *b, reverse_kind kind, size_t o
 
 typedef struct logits_job {
     reference_backend *r;
-    float *logits; /* [E][classes] */
+    float *logits; /* [E][logits.count] */
 } logits_job;
 
 static coar_status logits_of_example(void *context, size_t task, int worker) {
@@ -387,7 +401,8 @@ static coar_status logits_of_example(void *context, size_t task, int worker) {
     workspace *w = &job->r->workspaces[worker];
     keep_all(job->r, w);
     forward(job->r, w, (uint32_t)task, NULL, NULL);
-    memcpy(job->logits + task * job->r->classes, w->logits, job->r->classes * sizeof *w->logits);
+    const size_t count = job->r->logits.count;
+    memcpy(job->logits + task * count, w->logits, count * sizeof *w->logits);
     return COAR_OK;
 }
 

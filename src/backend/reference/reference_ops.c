@@ -184,27 +184,33 @@ void reference_layernorm(const op *o, const reference_operands *v) {
     }
 }
 
-/* Turns scores into probabilities; shifted by the largest so that exp cannot overflow. */
-static void softmax(double *scores, size_t count) {
+/* Shifted by the largest so that exp cannot overflow. */
+double reference_softmax(double *scores, size_t count) {
     double largest = -INFINITY, sum = 0;
     for (size_t i = 0; i < count; i++) largest = fmax(largest, scores[i]);
     for (size_t i = 0; i < count; i++) sum += scores[i] = exp(scores[i] - largest);
     for (size_t i = 0; i < count; i++) scores[i] /= sum;
+    return largest + log(sum);
+}
+
+size_t reference_seen(const op *o, const reference_operands *v, size_t t) {
+    return o->causal ? t + 1 : shape_positions(v->in);
 }
 
 void reference_probabilities(const op *o, const reference_operands *v, size_t t, size_t head, double *probabilities) {
-    const size_t tokens = shape_positions(v->in), width = v->in.c, d = width / o->heads;
+    const size_t seen = reference_seen(o, v, t), width = v->in.c, d = width / o->heads;
     const double scale = 1 / sqrt((double)d);
-    for (size_t s = 0; s < tokens; s++) {
+    for (size_t s = 0; s < seen; s++) {
         double score = 0;
         for (size_t c = head * d; c < (head + 1) * d; c++)
             score += reference_operand(v, v->x[0][t * width + c]) * reference_operand(v, v->x[1][s * width + c]);
         probabilities[s] = score * scale;
     }
-    softmax(probabilities, tokens);
+    reference_softmax(probabilities, seen);
 }
 
-/* For each head, channels h*d .. h*d + d - 1:  y[t] = out(sum over s of softmax_s(q[t].k[s] / sqrt(d)) v[s]) */
+/* For each head, channels h*d .. h*d + d - 1:  y[t] = out(sum over s of softmax_s(q[t].k[s] / sqrt(d)) v[s]), over the
+ * tokens s that t sees */
 void reference_attention(const op *o, const reference_operands *v) {
     const size_t tokens = shape_positions(v->in), width = v->in.c, d = width / o->heads;
     double *probabilities = v->scratch; /* [tokens] */
@@ -213,7 +219,7 @@ void reference_attention(const op *o, const reference_operands *v) {
             reference_probabilities(o, v, t, head, probabilities);
             for (size_t c = head * d; c < (head + 1) * d; c++) {
                 double value = 0;
-                for (size_t s = 0; s < tokens; s++)
+                for (size_t s = 0; s < reference_seen(o, v, t); s++)
                     value += probabilities[s] * reference_operand(v, v->x[2][s * width + c]);
                 v->y[t * width + c] = masked(v, PLACE_OUT, t * width + c, value);
             }
@@ -226,13 +232,79 @@ void reference_select(const op *o, const reference_operands *v) {
     for (uint32_t c = 0; c < v->out.c; c++) v->y[c] = v->x[0][c];
 }
 
+/* y[0] = mean over t of x[t] + weight[0]; y[t] = x[t-1] + weight[t] (Radford et al. 2021, arXiv 2103.00020, section 2.4,
+ * attention pooling) */
+void reference_mean_token(const op *o, const reference_operands *v) {
+    const size_t width = v->out.c, tokens = shape_positions(v->in);
+    for (size_t c = 0; c < width; c++) {
+        double sum = 0;
+        for (size_t t = 0; t < tokens; t++) sum += v->x[0][t * width + c];
+        v->y[c] = sum / (double)tokens + o->weight[c];
+    }
+    for (size_t i = width; i < (tokens + 1) * width; i++) v->y[i] = v->x[0][i - width] + o->weight[i];
+}
+
+/* y[t] = weight[token t] + shift[t] */
+void reference_lookup(const op *o, const reference_operands *v) {
+    const size_t width = v->out.c;
+    for (size_t t = 0; t < shape_positions(v->out); t++)
+        for (size_t c = 0; c < width; c++)
+            v->y[t * width + c] = (double)o->weight[(size_t)v->x[0][t] * width + c] + o->shift[t * width + c];
+}
+
+/* y = x / |x| */
+void reference_normalise(const op *o, const reference_operands *v) {
+    const size_t width = v->in.c;
+    (void)o;
+    for (size_t first = 0; first < shape_positions(v->in) * width; first += width) {
+        double squares = 0;
+        for (size_t c = first; c < first + width; c++) squares += v->x[0][c] * v->x[0][c];
+        for (size_t c = first; c < first + width; c++) v->y[c] = squares > 0 ? v->x[0][c] / sqrt(squares) : v->x[0][c];
+    }
+}
+
+void reference_next_logits(const op *o, const reference_operands *v, size_t t, double *logits) {
+    const size_t width = v->in.c;
+    for (size_t token = 0; token < o->vocabulary; token++) {
+        logits[token] = 0;
+        for (size_t c = 0; c < width; c++)
+            logits[token] += o->weight[token * width + c] * reference_operand(v, v->x[0][t * width + c]);
+    }
+}
+
+void reference_next(const op *o, const reference_operands *v) {
+    const size_t tokens = shape_positions(v->in);
+    double *logits = v->scratch; /* [vocabulary] */
+    for (size_t t = 0; t < tokens; t++) {
+        const size_t next = t + 1 < tokens ? (size_t)v->x[1][t + 1] : 0;
+        double *y = v->y + t * NEXT_CHANNELS;
+        size_t other = next == 0;
+        reference_next_logits(o, v, t, logits);
+        for (size_t token = other + 1; token < o->vocabulary && !isnan(logits[other]); token++)
+            if (token != next && !(logits[token] <= logits[other])) other = token;
+        y[NEXT_LOGIT] = logits[next];
+        y[NEXT_LARGEST] = logits[other];
+        y[NEXT_OTHER] = (double)other;
+        y[NEXT_LOGSUM] = reference_softmax(logits, o->vocabulary);
+    }
+}
+
 /* ---------------------------------------------------------------------------------------- dispatch */
 
 void reference_op(const op *o, const reference_operands *v) {
     static void (*const functions[])(const op *, const reference_operands *) = {
-        [OP_CONV] = reference_conv,           [OP_MAXPOOL] = reference_maxpool, [OP_AVGPOOL] = reference_avgpool,
-        [OP_SUBSAMPLE] = reference_subsample, [OP_EMBED] = reference_embed,     [OP_LAYERNORM] = reference_layernorm,
-        [OP_ATTENTION] = reference_attention, [OP_SELECT] = reference_select,
+        [OP_CONV] = reference_conv,
+        [OP_MAXPOOL] = reference_maxpool,
+        [OP_AVGPOOL] = reference_avgpool,
+        [OP_SUBSAMPLE] = reference_subsample,
+        [OP_EMBED] = reference_embed,
+        [OP_LAYERNORM] = reference_layernorm,
+        [OP_ATTENTION] = reference_attention,
+        [OP_SELECT] = reference_select,
+        [OP_MEAN_TOKEN] = reference_mean_token,
+        [OP_LOOKUP] = reference_lookup,
+        [OP_NORMALISE] = reference_normalise,
+        [OP_NEXT] = reference_next,
     };
     functions[o->kind](o, v);
     if (v->wide || !precision_is_narrow(v->precision)) return;
@@ -248,6 +320,7 @@ size_t reference_scratch(const graph *g) {
         size_t need = o->kind == OP_CONV        ? (size_t)in.c * o->kernel_h * o->kernel_w
                       : o->kind == OP_LAYERNORM ? in.c
                       : o->kind == OP_ATTENTION ? 2 * shape_positions(in) + in.c / o->heads
+                      : o->kind == OP_NEXT      ? o->vocabulary
                                                 : 0;
         if (need > most) most = need;
     }

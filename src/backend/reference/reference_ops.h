@@ -26,7 +26,7 @@ typedef struct reference_site {
 /* The values around one op. */
 typedef struct reference_operands {
     shape in, out;
-    const double *x[3];     /* inputs; [1] and [2] for attention only */
+    const double *x[3];     /* inputs; [1] and [2] for attention, [1] for OP_NEXT: tokens */
     const double *residual; /* shape out; may be y itself; NULL = none */
     reference_site site;
     precision precision;
@@ -41,7 +41,7 @@ typedef struct reference_operands {
  * other readers already; arrays may be the same one (an attention whose three inputs are one value). */
 typedef struct reference_gradients {
     const double *dy;  /* shape out: of the op's result */
-    double *dx[3];     /* shape in: of its inputs, added to; NULL = not wanted (the image) or no such input */
+    double *dx[3];     /* shape in: of its inputs, added to; NULL = not wanted (value 0) or no such input */
     double *dresidual; /* shape out: added to; NULL = none, or not wanted */
     double *dmasked;   /* shape out: of k x + (1 - k) fill, left here where the op has a site. dL/dx is k times it */
 } reference_gradients;
@@ -54,6 +54,10 @@ void reference_embed(const op *o, const reference_operands *v);
 void reference_layernorm(const op *o, const reference_operands *v);
 void reference_attention(const op *o, const reference_operands *v);
 void reference_select(const op *o, const reference_operands *v);
+void reference_mean_token(const op *o, const reference_operands *v);
+void reference_lookup(const op *o, const reference_operands *v);
+void reference_normalise(const op *o, const reference_operands *v);
+void reference_next(const op *o, const reference_operands *v);
 
 /* The one of the above that o->kind names, its result rounded to v->precision. */
 void reference_op(const op *o, const reference_operands *v);
@@ -66,6 +70,10 @@ void reference_embed_reverse(const op *o, const reference_operands *v, const ref
 void reference_layernorm_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
 void reference_attention_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
 void reference_select_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
+void reference_mean_token_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
+void reference_lookup_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
+void reference_normalise_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
+void reference_next_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
 
 /* The one of these that o->kind names; what it added to is rounded as gradients of v->precision are stored. */
 void reference_op_reverse(const op *o, const reference_operands *v, const reference_gradients *d);
@@ -81,8 +89,17 @@ double reference_activation_slope(activation act, double x);
 /* Mean and 1 / sqrt(variance + eps) over the channels of one position. */
 void reference_normalisation(const double *x, uint32_t channels, double eps, double *mean, double *inverse);
 
-/* Head `head`'s probabilities of token t over all tokens: softmax_s(q[t].k[s] / sqrt(d)), d channels a head. */
+/* How many tokens token t sees: the first so many. */
+size_t reference_seen(const op *o, const reference_operands *v, size_t t);
+
+/* Head `head`'s probabilities of token t over those it sees: softmax_s(q[t].k[s] / sqrt(d)), d channels a head. */
 void reference_probabilities(const op *o, const reference_operands *v, size_t t, size_t head, double *probabilities);
+
+/* Logits of an OP_NEXT at position t: [vocabulary]. */
+void reference_next_logits(const op *o, const reference_operands *v, size_t t, double *logits);
+
+/* Turns `count` scores into probabilities, and returns the log of the sum of their exponentials. */
+double reference_softmax(double *scores, size_t count);
 
 /* A value as a factor of a product. */
 double reference_operand(const reference_operands *v, double x);

@@ -177,7 +177,7 @@ void reference_layernorm_reverse(const op *o, const reference_operands *v, const
  * dk[s] += dscore[s] q[t] / sqrt(d). */
 static void attention_token(const op *o, const reference_operands *v, const reference_gradients *d, size_t t,
                             size_t head) {
-    const size_t tokens = shape_positions(v->in), width = v->in.c, each = width / o->heads;
+    const size_t tokens = reference_seen(o, v, t), width = v->in.c, each = width / o->heads;
     const double scale = 1 / sqrt((double)each);
     double *p = v->scratch, *dscore = p + tokens, *dout = dscore + tokens; /* [tokens], [tokens], [each] */
     double mean = 0;
@@ -212,6 +212,56 @@ void reference_select_reverse(const op *o, const reference_operands *v, const re
     for (uint32_t c = 0; c < v->out.c; c++) d->dx[0][c] += d->dy[c];
 }
 
+void reference_mean_token_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
+    const size_t width = v->in.c, tokens = shape_positions(v->in);
+    (void)o;
+    if (!d->dx[0]) return;
+    for (size_t i = 0; i < tokens * width; i++) d->dx[0][i] += d->dy[i + width] + d->dy[i % width] / (double)tokens;
+}
+
+/* Token numbers have no derivative. */
+void reference_lookup_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
+    (void)o, (void)v, (void)d;
+}
+
+/* dx = (g - y (y.g)) / |x| with y = x / |x| */
+void reference_normalise_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
+    const size_t width = v->in.c;
+    (void)o;
+    if (!d->dx[0]) return;
+    for (size_t first = 0; first < shape_positions(v->in) * width; first += width) {
+        double squares = 0, product = 0;
+        for (size_t c = first; c < first + width; c++) squares += v->x[0][c] * v->x[0][c];
+        for (size_t c = first; c < first + width; c++) product += v->x[0][c] * d->dy[c];
+        for (size_t c = first; c < first + width; c++)
+            d->dx[0][c] += squares > 0 ? (d->dy[c] - v->x[0][c] * product / squares) / sqrt(squares) : d->dy[c];
+    }
+}
+
+/* dx = W^T dlogits, where the logits of the next token, of the largest other one, and through the log of the sum all of
+ * them by their probabilities, are what dy is of. */
+void reference_next_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
+    const size_t tokens = shape_positions(v->in), width = v->in.c;
+    double *dlogits = v->scratch; /* [vocabulary] */
+    if (!d->dx[0]) return;
+    for (size_t t = 0; t + 1 < tokens; t++) {
+        const double *dy = d->dy + t * NEXT_CHANNELS;
+        if (dy[NEXT_LOGSUM] != 0) {
+            reference_next_logits(o, v, t, dlogits);
+            reference_softmax(dlogits, o->vocabulary);
+        }
+        for (size_t token = 0; token < o->vocabulary; token++)
+            dlogits[token] = dy[NEXT_LOGSUM] != 0 ? dlogits[token] * dy[NEXT_LOGSUM] : 0;
+        dlogits[(size_t)v->x[1][t + 1]] += dy[NEXT_LOGIT];
+        dlogits[(size_t)v->y[t * NEXT_CHANNELS + NEXT_OTHER]] += dy[NEXT_LARGEST];
+        for (size_t token = 0; token < o->vocabulary; token++) {
+            const double gradient = operand(v, dlogits[token]);
+            for (size_t c = 0; gradient != 0 && c < width; c++)
+                d->dx[0][t * width + c] += gradient * o->weight[token * width + c];
+        }
+    }
+}
+
 /* ---------------------------------------------------------------------------------------- dispatch */
 
 static void round_gradients(precision p, shape s, double *gradients) {
@@ -221,12 +271,20 @@ static void round_gradients(precision p, shape s, double *gradients) {
 
 void reference_op_reverse(const op *o, const reference_operands *v, const reference_gradients *d) {
     static void (*const functions[])(const op *, const reference_operands *, const reference_gradients *) = {
-        [OP_CONV] = reference_conv_reverse,           [OP_MAXPOOL] = reference_maxpool_reverse,
-        [OP_AVGPOOL] = reference_avgpool_reverse,     [OP_SUBSAMPLE] = reference_subsample_reverse,
-        [OP_EMBED] = reference_embed_reverse,         [OP_LAYERNORM] = reference_layernorm_reverse,
-        [OP_ATTENTION] = reference_attention_reverse, [OP_SELECT] = reference_select_reverse,
+        [OP_CONV] = reference_conv_reverse,
+        [OP_MAXPOOL] = reference_maxpool_reverse,
+        [OP_AVGPOOL] = reference_avgpool_reverse,
+        [OP_SUBSAMPLE] = reference_subsample_reverse,
+        [OP_EMBED] = reference_embed_reverse,
+        [OP_LAYERNORM] = reference_layernorm_reverse,
+        [OP_ATTENTION] = reference_attention_reverse,
+        [OP_SELECT] = reference_select_reverse,
+        [OP_MEAN_TOKEN] = reference_mean_token_reverse,
+        [OP_LOOKUP] = reference_lookup_reverse,
+        [OP_NORMALISE] = reference_normalise_reverse,
+        [OP_NEXT] = reference_next_reverse,
     };
     functions[o->kind](o, v, d);
-    for (int i = 0; i < 3; i++) round_gradients(v->precision, v->in, d->dx[i]);
+    for (int i = 0; i < 3; i++) round_gradients(v->precision, v->in, d->dx[i]); /* OP_NEXT's tokens have none */
     round_gradients(v->precision, v->out, d->dresidual);
 }
