@@ -18,15 +18,18 @@ static int run(int count, char **arguments) {
         {"--raise", OPTION_FLAG, &o.raise, NULL, "the target's outputs"},
         {"--lower", OPTION_FLAG, &o.lower, NULL, "the target's outputs"},
         {"--max-k", OPTION_U32, &o.max_k, "K", "most components to ablate (100)"},
-        {"--validation", OPTION_TEXT, &o.validation, "SPEC", "examples that choose how many (half of the run's others)"},
+        {"--validation", OPTION_TEXT, &o.validation, "SPEC",
+         "examples that choose how many (half of the run's others)"},
         {"--test", OPTION_TEXT, &o.test, "SPEC", "examples that decide nothing (the rest of them)"},
         {"--select", OPTION_REAL, &o.select, "X", "points of validation accuracy it may cost (2)", &o.has_select},
-        {"--until", OPTION_REAL, &o.until, "A", "stop where A % of the target are right (lower: at most A %)", &o.has_until},
+        {"--until", OPTION_REAL, &o.until, "A", "stop where A % of the target are right (lower: at most A %)",
+         &o.has_until},
         {"--fit", OPTION_TEXT, &o.fit, "NAME", "attributions (the fit that expects the highest correlation)"},
         {"--attributions", OPTION_TEXT, &o.attributions, "W.npy", "f32 [examples, components], in place of a fit"},
         {"--rows", OPTION_TEXT, &o.rows, "R.npy", "their rows of the data file"},
         {"--method", OPTION_TEXT, &o.method, "NAME", methods},
-        {"--compare", OPTION_FLAG, &o.compare, NULL, "beside it leave-one-out, gradient, weight norm, chance at the same k"},
+        {"--compare", OPTION_FLAG, &o.compare, NULL,
+         "beside it leave-one-out, gradient, weight norm, chance at the same k"},
         {"--name", OPTION_TEXT, &o.name, "NAME", "of the edit in the run file (edit)"},
         {"-o", OPTION_TEXT, &o.output, "FILE", "edited weights, safetensors"},
         {"--force", OPTION_FLAG, &o.force, NULL, "replace an edit of this name and FILE"},
@@ -55,6 +58,6 @@ static int run(int count, char **arguments) {
     return cli_finish(status);
 }
 
-const cli_command command_edit = {"edit", "run.h5 --target SPEC --reference SPEC --raise|--lower [options]",
-                                  "choose components from target and reference examples, ablate them, write edited weights",
-                                  run};
+const cli_command command_edit = {
+    "edit", "run.h5 --target SPEC --reference SPEC --raise|--lower [options]",
+    "choose components from target and reference examples, ablate them, write edited weights", run};

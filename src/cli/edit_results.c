@@ -225,7 +225,8 @@ static void print_comparisons(const coar_edit_result *r) {
     if (!r->comparison_count) return;
     const double scale = r->has_classes ? 100 : 1;
     printf("\n%-12s %-24s %-24s %s\n", "", "target's gain (95 %)",
-           r->has_classes ? "validation, points lost" : "validation lost", r->has_classes ? "test, points lost" : "test lost");
+           r->has_classes ? "validation, points lost" : "validation lost",
+           r->has_classes ? "test, points lost" : "test lost");
     for (size_t i = 0; i < r->comparison_count; i++) {
         printf("%-12s", r->comparisons[i].method);
         print_difference(&r->comparisons[i].target_gain, 1);

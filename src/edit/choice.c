@@ -18,8 +18,10 @@ static coar_status read_evidence(const edit_run *e, const edit_method *method, s
     if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, e->fit.output, own, out);
     TRY(edit_fit_baseline(set->side, estimators[method->source], e->fit.output, there, name));
     if (!*there) {
-        log_warning(e->o->callbacks, "%s: has no leave-one-out and gradient of %s to compare with: make them with "
-                    "'coar evaluate %s --baselines'", set->side->path, e->fit.output, set->side->path);
+        log_warning(e->o->callbacks,
+                    "%s: has no leave-one-out and gradient of %s to compare with: make them with "
+                    "'coar evaluate %s --baselines'",
+                    set->side->path, e->fit.output, set->side->path);
         return COAR_OK;
     }
     return edit_evidence_read(set, set_name, name, e->fit.output, own, out);

@@ -13,8 +13,8 @@
 #include "core/options.h"
 #include "model/norms.h"
 
-#define SELECT_POINTS 2.0  /* of accuracy */
-#define SELECT_OUTPUT 0.1  /* of a language model's mean output, which is per token */
+#define SELECT_POINTS 2.0 /* of accuracy */
+#define SELECT_OUTPUT 0.1 /* of a language model's mean output, which is per token */
 #define MAX_K_DEFAULT 100u
 
 /* ------------------------------------------------------------------------------------------------------- options */
@@ -57,10 +57,11 @@ static coar_status check_with_model(const edit_run *e) {
         TRY(file_check_distinct(o->output, own->job->data->path));
     }
     if (o->output && own->job->ablation.kind == ABLATION_MEAN)
-        return status_set(COAR_ERROR_UNSUPPORTED,
-                          "%s: -o: its components are ablated to means, which no weight file can hold: leave -o out, or "
-                          "make a run with --ablation zero",
-                          own->path);
+        return status_set(
+            COAR_ERROR_UNSUPPORTED,
+            "%s: -o: its components are ablated to means, which no weight file can hold: leave -o out, or "
+            "make a run with --ablation zero",
+            own->path);
     if (o->max_k > e->n)
         return status_set(COAR_ERROR_USAGE, "--max-k %u: %s has %u components", o->max_k, own->path, e->n);
     if (o->has_until && !e->has_classes)
@@ -130,7 +131,8 @@ static coar_status choose_components(edit_run *e) {
         log_info(e->o->callbacks, "--target: one example has no variance: 0 stands for it in tau");
     TRY(edit_choose(e, e->method, r->scores, r->order, &count, &there));
     if (!there)
-        return status_set(COAR_ERROR_INPUT, "%s: --method %s needs baselines: 'coar evaluate %s --baselines' makes them",
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: --method %s needs baselines: 'coar evaluate %s --baselines' makes them",
                           e->sets.sides[0].path, e->method->name, e->sets.sides[0].path);
     r->order_count = r->max_k = count;
     return COAR_OK;

@@ -17,7 +17,7 @@ typedef struct edit_run {
     given_weights given; /* with --attributions */
     edit_sets sets;
     edit_pairs pairs;
-    fit_info fit;    /* name "" with --attributions */
+    fit_info fit; /* name "" with --attributions */
     uint32_t n;
     uint64_t seed;
     bool has_classes;

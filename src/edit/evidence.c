@@ -12,7 +12,8 @@
 static coar_status copy_rows(const char *path, const npy_array *array, uint64_t **out) {
     uint64_t *rows;
     TRY(memory_new(array->count, sizeof *rows, path, &rows));
-    for (size_t i = 0; i < array->count; i++) rows[i] = (uint64_t)npy_get_int(array, i); /* below 0: out of every range */
+    for (size_t i = 0; i < array->count; i++)
+        rows[i] = (uint64_t)npy_get_int(array, i); /* below 0: out of every range */
     *out = rows;
     return COAR_OK;
 }
@@ -102,10 +103,11 @@ static coar_status check_finite(const edit_set *set, const char *set_name, uint3
         if (!finite && !without++) first = set->rows[i];
     }
     if (!without) return COAR_OK;
-    return status_set(COAR_ERROR_INPUT,
-                      "%s: attributions of %zu of the %zu %s examples are not finite, row %llu first: leave them out of "
-                      "--%s",
-                      where, without, set->count, set_name, (unsigned long long)first, set_name);
+    return status_set(
+        COAR_ERROR_INPUT,
+        "%s: attributions of %zu of the %zu %s examples are not finite, row %llu first: leave them out of "
+        "--%s",
+        where, without, set->count, set_name, (unsigned long long)first, set_name);
 }
 
 static size_t output_number(const run_tables *tables, const char *output) {

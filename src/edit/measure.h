@@ -10,9 +10,9 @@
 /* The (label, group) pairs of the validation and the test examples, by label, then group. None where data have no groups. */
 typedef struct edit_pairs {
     size_t count;
-    int32_t *label, *group;   /* [count] */
-    uint64_t *examples;       /* [2][count] of validation and test */
-    uint32_t *of[EDIT_SETS];  /* [set's count] the pair of each example; NULL but of validation and test */
+    int32_t *label, *group;  /* [count] */
+    uint64_t *examples;      /* [2][count] of validation and test */
+    uint32_t *of[EDIT_SETS]; /* [set's count] the pair of each example; NULL but of validation and test */
 } edit_pairs;
 
 coar_status edit_pairs_make(const edit_sets *s, edit_pairs *out);

@@ -84,10 +84,8 @@ static coar_status choose_weight_norm(const edit_problem *p, double *scores, uin
 /* ------------------------------------------------------------------------------------------------------ the table */
 
 const edit_method edit_methods[] = {
-    {"tau", EDIT_OF_FIT, false, choose_tau},
-    {"loo", EDIT_OF_LOO, true, choose_tau},
-    {"gradient", EDIT_OF_GRADIENT, true, choose_tau},
-    {"weight-norm", EDIT_OF_NOTHING, true, choose_weight_norm},
+    {"tau", EDIT_OF_FIT, false, choose_tau},          {"loo", EDIT_OF_LOO, true, choose_tau},
+    {"gradient", EDIT_OF_GRADIENT, true, choose_tau}, {"weight-norm", EDIT_OF_NOTHING, true, choose_weight_norm},
     {"random", EDIT_OF_NOTHING, true, choose_random},
 };
 const size_t edit_method_count = sizeof edit_methods / sizeof *edit_methods;

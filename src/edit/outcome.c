@@ -10,7 +10,7 @@
 #include "core/statistics.h"
 #include "edit/edit.h"
 
-enum { DRAWS = 1000 };  /* of the bootstrap, as for correlations */
+enum { DRAWS = 1000 };    /* of the bootstrap, as for correlations */
 enum { SHOWN_MOST = 12 }; /* examples of a set whose predictions are looked up: a row of images in the report */
 
 /* Masks of the outcome: nothing ablated, the edit, then what it is compared with. */
@@ -103,8 +103,7 @@ static coar_status compare_on(edit_run *e, size_t k, const edit_outputs *o, size
     TRY_GOTO(memory_new(count, columns * sizeof *d, "comparisons", &d));
     TRY_GOTO(memory_new(columns, 3 * sizeof *values, "comparisons", &values));
     for (size_t i = 0; i < count; i++)
-        for (size_t c = 0; c < columns; c++)
-            d[i * columns + c] = difference(e, k, o, c ? OTHERS + c - 1 : AFTER, i);
+        for (size_t c = 0; c < columns; c++) d[i * columns + c] = difference(e, k, o, c ? OTHERS + c - 1 : AFTER, i);
     TRY_GOTO(bootstrap(d, count, columns, e->seed, values));
     for (size_t c = 0; c < columns; c++) memcpy(r->comparisons[c].values + at * 3, values + c * 3, 3 * sizeof *values);
 done:

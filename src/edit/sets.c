@@ -11,7 +11,8 @@
 #include "core/philox.h"
 #include "edit/method.h"
 
-#define VALIDATION_MOST 2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
+#define VALIDATION_MOST                                                                                                \
+    2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
 
 const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test"};
 
@@ -37,13 +38,15 @@ static coar_status check_same_network(const edit_side *a, const edit_side *b) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const char *x = store_setting(a->store, keys[i]), *y = store_setting(b->store, keys[i]);
         if (strcmp(x ? x : "", y ? y : ""))
-            return status_set(COAR_ERROR_MISMATCH,
-                              "%s: %s is '%.24s', but '%.24s' in %s: an edit takes runs of one model and its components",
-                              b->path, keys[i], y ? y : "", x ? x : "", a->path);
+            return status_set(
+                COAR_ERROR_MISMATCH,
+                "%s: %s is '%.24s', but '%.24s' in %s: an edit takes runs of one model and its components", b->path,
+                keys[i], y ? y : "", x ? x : "", a->path);
     }
     if (a->job->ablation.kind == ABLATION_MEAN)
         return status_set(COAR_ERROR_UNSUPPORTED,
-                          "%s: each run of mean ablation has means of its own: take all examples from one run", b->path);
+                          "%s: each run of mean ablation has means of its own: take all examples from one run",
+                          b->path);
     return COAR_OK;
 }
 
@@ -288,8 +291,7 @@ static coar_status resolve_defaults(edit_sets *s) {
                             "%s: target and reference are all its examples: none are left for --validation and --test",
                             s->sides->path));
     const size_t half = test ? (count + 1) / 2 : count, first = half < VALIDATION_MOST ? half : VALIDATION_MOST;
-    if (validation)
-        TRY_GOTO(take_drawn(s, COAR_EDIT_VALIDATION, test ? "half of " : "", what, items, first));
+    if (validation) TRY_GOTO(take_drawn(s, COAR_EDIT_VALIDATION, test ? "half of " : "", what, items, first));
     if (test)
         TRY_GOTO(take_drawn(s, COAR_EDIT_TEST, validation ? "the rest of " : "", what, items + (validation ? first : 0),
                             count - (validation ? first : 0)));

@@ -28,9 +28,9 @@ typedef struct edit_set {
     char *spec; /* for messages and the run file */
     const edit_side *side;
     size_t count;
-    uint64_t *rows;   /* [count] of the side's data file */
-    int32_t *labels;  /* [count] that outputs use */
-    int32_t *groups;  /* [count] or NULL */
+    uint64_t *rows;  /* [count] of the side's data file */
+    int32_t *labels; /* [count] that outputs use */
+    int32_t *groups; /* [count] or NULL */
 } edit_set;
 
 typedef struct edit_sets {

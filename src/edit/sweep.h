@@ -10,12 +10,12 @@
 #include "core/status.h"
 
 typedef struct sweep_rules {
-    double direction;  /* 1 raise, -1 lower */
+    double direction;        /* 1 raise, -1 lower */
     double output_direction; /* 1: larger outputs are better (a loss: -1) */
-    double select;     /* X: points of validation accuracy; without classes mean output */
+    double select;           /* X: points of validation accuracy; without classes mean output */
     bool has_classes;
     bool has_until;
-    double until;      /* percent of the target's examples */
+    double until; /* percent of the target's examples */
 } sweep_rules;
 
 /* The most points of a sweep but for the last: K components are stepped through by ceil(K / SWEEP_POINTS). */

@@ -54,8 +54,8 @@ static coar_status run_block(edit_run *e, size_t first, size_t count, size_t *po
                                   .start = e->start,
                                   .masks = masks,
                                   .mask_count = count,
-                                  .wanted = 1u << COAR_EDIT_TARGET | 1u << COAR_EDIT_REFERENCE |
-                                            1u << COAR_EDIT_VALIDATION};
+                                  .wanted =
+                                      1u << COAR_EDIT_TARGET | 1u << COAR_EDIT_REFERENCE | 1u << COAR_EDIT_VALIDATION};
     TRY_GOTO(edit_measure(&request, &outputs));
     for (size_t i = 0; i < count && !*ends; i++) {
         take_point(e, &outputs, i, first + i);

@@ -29,8 +29,7 @@ static double channel_square(const graph *g, const op *o, uint32_t channel) {
     if (o->mask.place != PLACE_OUT) return row_square(g, o, channel);
     double sum = 0;
     for (size_t r = 0; r < g->op_count; r++)
-        if (g->ops[r].kind == OP_CONV && g->ops[r].input[0] == o->output)
-            sum += column_square(g, &g->ops[r], channel);
+        if (g->ops[r].kind == OP_CONV && g->ops[r].input[0] == o->output) sum += column_square(g, &g->ops[r], channel);
     return sum;
 }
 

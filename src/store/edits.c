@@ -110,8 +110,8 @@ static coar_status read_array(const mover *m, const char *name, array_type type,
     hid_t id = H5I_INVALID_HID;
     hsize_t own[2] = {0, 0};
     size_t count;
-    TRY_GOTO(h5_open_dataset(m->file, m->path, name, rank, type == F32 || type == F64 ? H5T_FLOAT : H5T_INTEGER, own,
-                             &id));
+    TRY_GOTO(
+        h5_open_dataset(m->file, m->path, name, rank, type == F32 || type == F64 ? H5T_FLOAT : H5T_INTEGER, own, &id));
     if (own[0] != dims[0] || (rank == 2 && own[1] != dims[1]))
         TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: '%s' has the wrong shape", m->path, name));
     if (!size_mul((size_t)own[0], rank == 2 ? (size_t)own[1] : 1, &count)) count = SIZE_MAX; /* memory_new says so */
@@ -202,11 +202,11 @@ static coar_status move_identity(const mover *m, hid_t group, edit_info *info) {
     return move_u32(m, group, "k", UINT32_MAX, &info->k);
 }
 
+/* No group has more than 8 attributes: HDF5 1.10 crashes when it copies texts among more (coar merge). */
 static coar_status move_header(const mover *m, edit_record *r) {
     coar_status status = COAR_OK;
     hid_t group = H5I_INVALID_HID;
     edit_info info = {.k = r->k};
-    uint32_t classes = r->has_classes;
     memcpy(info.method, r->method, sizeof info.method);
     memcpy(info.fit, r->fit, sizeof info.fit);
     memcpy(info.output, r->output, sizeof info.output);
@@ -215,24 +215,38 @@ static coar_status move_header(const mover *m, edit_record *r) {
     TRY_GOTO(move_identity(m, group, &info));
     TRY_GOTO(move_long_text(m, group, "command", &r->command));
     TRY_GOTO(move_u32(m, group, "components", UINT32_MAX, &r->components));
+    TRY_GOTO(move_size(m, group, "order_count", r->components, &r->order_count));
+    if (info.k > r->order_count)
+        TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: attribute 'k' is more than the components in its order", m->path));
+    r->k = info.k;
+    memcpy(r->method, info.method, sizeof r->method);
+    memcpy(r->fit, info.fit, sizeof r->fit);
+    memcpy(r->output, info.output, sizeof r->output);
+    memcpy(r->direction, info.direction, sizeof r->direction);
+done:
+    h5_close(&group);
+    return status;
+}
+
+static coar_status move_sweep(const mover *m, edit_record *r) {
+    coar_status status = COAR_OK;
+    hid_t group = H5I_INVALID_HID;
+    uint32_t classes = r->has_classes;
+    TRY_GOTO(open_group(m, &group));
     TRY_GOTO(move_u32(m, group, "max_k", r->components, &r->max_k));
     TRY_GOTO(move_u32(m, group, "stopped", r->components, &r->stopped));
     TRY_GOTO(move_u32(m, group, "has_classes", 1, &classes));
-    TRY_GOTO(move_size(m, group, "order_count", r->components, &r->order_count));
     TRY_GOTO(move_size(m, group, "points", (uint64_t)r->components + 1, &r->points));
     TRY_GOTO(move_size(m, group, "pairs", UINT32_MAX, &r->pairs));
     if (m->writing)
         TRY_GOTO(h5_write_real(group, m->path, "select", r->select));
     else
         TRY_GOTO(h5_read_real(group, m->path, "select", &r->select));
-    if (info.k > r->order_count)
-        TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: attribute 'k' is more than the components in its order", m->path));
-    r->k = info.k;
     r->has_classes = classes;
-    memcpy(r->method, info.method, sizeof r->method);
-    memcpy(r->fit, info.fit, sizeof r->fit);
-    memcpy(r->output, info.output, sizeof r->output);
-    memcpy(r->direction, info.direction, sizeof r->direction);
+    TRY_GOTO(move_array(m, "k", U32, r->points, 0, &r->sweep_k));
+    for (size_t i = 0; i < EDIT_SWEPT; i++)
+        TRY_GOTO(move_array(m, set_names[i], F64, r->points, EDIT_COLUMNS, &r->sweep[i]));
+    TRY_GOTO(move_array(m, "pairs", F64, r->pairs ? r->points : 0, r->pairs, &r->pair_sweep));
 done:
     h5_close(&group);
     return status;
@@ -265,7 +279,8 @@ static coar_status move_examples(mover *m, edit_examples *e) {
     TRY_GOTO(move_array(m, "scores", F64, 2, EDIT_COLUMNS, &e->scores));
     for (size_t i = 0; i < e->shown; i++)
         if (e->shown_at[i] >= e->count)
-            TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: '%s/shown' names an example that is not there", m->path, m->group));
+            TRY_GOTO(
+                status_set(COAR_ERROR_INPUT, "%s: '%s/shown' names an example that is not there", m->path, m->group));
 done:
     h5_close(&group);
     return status;
@@ -294,20 +309,16 @@ done:
 }
 
 static coar_status move_all(mover *m, const char *name, edit_record *r) {
-    char leaf[32];
     snprintf(m->group, sizeof m->group, "/edits/%s", name);
     TRY(move_header(m, r));
     TRY(move_array(m, "scores", F64, r->components, 0, &r->scores));
     TRY(move_array(m, "order", U32, r->order_count, 0, &r->order));
-    TRY(move_array(m, "sweep/k", U32, r->points, 0, &r->sweep_k));
-    for (size_t i = 0; i < EDIT_SWEPT; i++) {
-        snprintf(leaf, sizeof leaf, "sweep/%s", set_names[i]);
-        TRY(move_array(m, leaf, F64, r->points, EDIT_COLUMNS, &r->sweep[i]));
-    }
+    snprintf(m->group, sizeof m->group, "/edits/%s/sweep", name);
+    TRY(move_sweep(m, r));
+    snprintf(m->group, sizeof m->group, "/edits/%s", name);
     TRY(move_array(m, "pairs/label", I32, r->pairs, 0, &r->pair_label));
     TRY(move_array(m, "pairs/group", I32, r->pairs, 0, &r->pair_group));
     TRY(move_array(m, "pairs/examples", U64, r->pairs ? 2 : 0, r->pairs, &r->pair_count));
-    TRY(move_array(m, "pairs/validation", F64, r->pairs ? r->points : 0, r->pairs, &r->pair_sweep));
     TRY(move_array(m, "pairs/test", F64, r->pairs ? 2 : 0, r->pairs, &r->pair_test));
     for (size_t i = 0; i < EDIT_SETS; i++) {
         snprintf(m->group, sizeof m->group, "/edits/%s/%s", name, set_names[i]);
@@ -330,8 +341,8 @@ coar_status store_check_edit(run_store *store, const char *name, bool force) {
     const bool there = file_exists(path);
     free(path);
     if (!there || force) return COAR_OK;
-    return status_set(COAR_ERROR_EXISTS,
-                      "%s: edit '%s' exists already: give another --name, or --force to replace it", store->path, name);
+    return status_set(COAR_ERROR_EXISTS, "%s: edit '%s' exists already: give another --name, or --force to replace it",
+                      store->path, name);
 }
 
 static coar_status write_file(const char *path, const edit_record *record) {

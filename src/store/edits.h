@@ -14,40 +14,40 @@ enum { EDIT_SWEPT = 3, EDIT_SETS = 4 }; /* target, reference, validation; and te
 
 /* One set of examples. */
 typedef struct edit_examples {
-    char *spec;          /* as the user gave it, or what it stands for */
-    char *data_path;     /* relative to the run file; several sets may be of one data file */
+    char *spec;      /* as the user gave it, or what it stands for */
+    char *data_path; /* relative to the run file; several sets may be of one data file */
     char data_sha256[65];
     size_t count, shown;
-    uint64_t *rows;      /* [count] of the data file */
-    int32_t *labels;     /* [count] that the outputs used */
-    int32_t *groups;     /* [count] or NULL */
-    float *before, *after; /* [count] the fit's output, with nothing ablated and with the edit */
+    uint64_t *rows;                      /* [count] of the data file */
+    int32_t *labels;                     /* [count] that the outputs used */
+    int32_t *groups;                     /* [count] or NULL */
+    float *before, *after;               /* [count] the fit's output, with nothing ablated and with the edit */
     float *margin_before, *margin_after; /* [count]; above 0: right. NULL: a language model */
-    uint64_t *shown_at;  /* [shown] examples, 0 .. count - 1, whose predictions are known; none of a language model */
+    uint64_t *shown_at; /* [shown] examples, 0 .. count - 1, whose predictions are known; none of a language model */
     int32_t *predicted_before, *predicted_after; /* [shown] classes */
-    double *scores; /* [2][EDIT_COLUMNS] before and after */
+    double *scores;                              /* [2][EDIT_COLUMNS] before and after */
 } edit_examples;
 
 typedef struct edit_comparison {
     char method[16];
-    double *values;   /* [3][3] target gain, validation loss, test loss: each mean, low, high */
-    uint32_t *order;  /* [k] */
+    double *values;  /* [3][3] target gain, validation loss, test loss: each mean, low, high */
+    uint32_t *order; /* [k] */
 } edit_comparison;
 
 typedef struct edit_record {
     char name[64], method[16], direction[8], output[40];
-    char fit[64];   /* "" = attributions from .npy */
+    char fit[64]; /* "" = attributions from .npy */
     char *command;
     uint32_t components, max_k, k, stopped; /* coar_edit_result */
     double select;
     bool has_classes;
-    double *scores;      /* [n] */
-    uint32_t *order;     /* [order_count] */
+    double *scores;  /* [n] */
+    uint32_t *order; /* [order_count] */
     size_t order_count;
-    uint32_t *sweep_k;   /* [points] */
+    uint32_t *sweep_k; /* [points] */
     size_t points;
-    double *sweep[EDIT_SWEPT]; /* [points][EDIT_COLUMNS] of target, reference, validation */
-    size_t pairs;        /* (label, group) pairs with validation or test examples, by label, then group */
+    double *sweep[EDIT_SWEPT];        /* [points][EDIT_COLUMNS] of target, reference, validation */
+    size_t pairs;                     /* (label, group) pairs with validation or test examples, by label, then group */
     int32_t *pair_label, *pair_group; /* [pairs] */
     uint64_t *pair_count;             /* [2][pairs] validation and test examples */
     double *pair_sweep;               /* [points][pairs] accuracy on validation */
