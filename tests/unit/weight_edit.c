@@ -377,6 +377,7 @@ static void test_rounding(void) {
 
 static void test_refused(void) {
     test_begin("what is refused leaves nothing behind");
+    status_clear();
     char source[512], link[512], copy[512], temporary[600];
     snprintf(source, sizeof source, "%s", test_temporary("source.safetensors"));
     snprintf(link, sizeof link, "%s", test_temporary("link.safetensors"));
