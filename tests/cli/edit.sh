@@ -50,6 +50,20 @@ succeeds "coar ablate of its masks" check masks "$T/p.h5" edit "$T/masks.npy"
 succeeds "on its data" "$COAR" ablate --model "$MODEL" --data "$T/plain.h5" --sampler "file:$T/masks.npy" -o "$T/b.h5"
 succeeds "its sweep" check sweep "$T/p.h5" edit "$T/b.h5"
 
+# The edited weights are the network under that mask.
+succeeds "-o" edit --lower --max-k 8 --select 20 --name written -o "$T/e.safetensors" --json
+succeeds "a run of the edited weights" "$COAR" ablate --model "$T/e.safetensors" --data "$T/d.h5" --masks 2 -o "$T/e.h5"
+succeeds "gives what the edit says" check written "$T/r.h5" written "$T/e.h5"
+fails 1 "$T/e.safetensors" "-o that is there" edit --lower --name x -o "$T/e.safetensors"
+fails 2 "is the input" "-o over the weights" edit --lower --name x -o "$MODEL" --force
+succeeds "a mean run" run "$T/mean.h5" "$T/d.h5" --ablation mean
+fails 1 "which no weight file can hold" "-o of a mean run" "$COAR" edit "$T/mean.h5" --target "@$T/t.npy" --reference "@$T/f.npy" --lower -o "$T/m.safetensors"
+succeeds "an edit of a mean run" "$COAR" edit "$T/mean.h5" --target "@$T/t.npy" --reference "@$T/f.npy" --lower --max-k 3
+cp "$T/mean.h5" "$T/mean2.h5" && cp -r "$T/mean.h5.parts" "$T/mean2.h5.parts"
+fails 1 "has means of its own" "two mean runs" "$COAR" edit "$T/mean.h5" --target "@$T/t.npy" --reference "@$T/f.npy" --lower --name x \
+    --validation "$T/mean2.h5:0:9" # a copy
+absent "nothing is written" "$T/m.safetensors"
+
 # Nothing depends on threads and memory.
 bytes() { "$PYTHON" -c "
 import h5py, hashlib, sys

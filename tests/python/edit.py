@@ -6,6 +6,7 @@
   edit.py masks RUN EDIT OUT.npy           the masks of the sweep, for coar ablate --sampler file:
   edit.py sweep RUN EDIT ABLATED           the sweep, what came before and after and the accuracies of pairs, against a run of
                                            these masks over all rows
+  edit.py written RUN EDIT EDITED          what came after, against the unablated outputs of a run of the edited weights
   edit.py predicted RUN EDIT LOGITS...     predictions of the examples shown, against runs of the logits under the same masks
 """
 import sys
@@ -97,6 +98,15 @@ def sweep(run, name, ablated):
             if s in SETS[:3]:
                 close(edit[f"sweep/{s}"][()], expected)
             close(edit[f"{s}/scores"][()], expected[[0, chosen]])
+
+
+def written(run, name, edited):
+    with h5py.File(run) as f, h5py.File(edited) as g:
+        assert f[f"edits/{name}"].attrs["k"] > 0
+        for s in SETS:
+            if "index" in f[f"edits/{name}/{s}"]:
+                index = f[f"edits/{name}/{s}/index"][()]
+                close(f[f"edits/{name}/{s}/after"][()], g["baseline/margin"][()][index])
 
 
 def predicted(run, name, *logits):
