@@ -341,6 +341,7 @@ typedef struct coar_edit_options {
     uint32_t max_k;              /* K, at most n; 0 = 100, or n where that is less */
     const char *validation;      /* SPEC or RUN.h5:SPEC, any rows: chooses k. NULL: see docs/edit.md */
     const char *test;            /* likewise: only told */
+    const char *target_test;     /* likewise, of fresh examples such as the target's; NULL: none, but for docs/edit.md's */
     int has_select;              /* 0: 2 points; of language models 0.1 of the mean output */
     double select;               /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
     int has_until;
@@ -367,14 +368,22 @@ typedef struct coar_edit_options {
 } coar_edit_options;
 #define COAR_EDIT_INIT { .size = sizeof(coar_edit_options) }
 
-/* The four sets of examples of an edit. */
-enum { COAR_EDIT_TARGET, COAR_EDIT_REFERENCE, COAR_EDIT_VALIDATION, COAR_EDIT_TEST, COAR_EDIT_SETS };
+/* The sets of examples of an edit. The last may be empty. */
+enum {
+    COAR_EDIT_TARGET,
+    COAR_EDIT_REFERENCE,
+    COAR_EDIT_VALIDATION,
+    COAR_EDIT_TEST,
+    COAR_EDIT_TARGET_TEST,
+    COAR_EDIT_SETS
+};
 
-/* A set under one mask. Accuracies are fractions of 1; NaN: language models have none, and data without groups no pairs. */
+/* A set under one mask. Accuracies are fractions of 1, NaN of language models, worst and average also of all sets but
+ * validation and test. */
 typedef struct coar_edit_score {
     double output;    /* mean of the fit's output */
     double accuracy;  /* examples with a margin above 0 */
-    double worst;     /* the lowest accuracy of a (label, group) pair that has examples */
+    double worst;     /* the lowest accuracy of a (label, group) pair that has examples; of data without groups, of a label */
     double average;   /* the pairs' mean accuracy, each pair counting alike */
 } coar_edit_score;
 
@@ -392,7 +401,7 @@ typedef struct coar_edit_component { /* in the order in which they are ablated *
 
 /* Accuracies of validation and test examples of one (label, group) pair; NaN where it has none of them. */
 typedef struct coar_edit_pair {
-    int32_t label, group;
+    int32_t label, group; /* group: -1 of data without groups */
     const char *label_name, *group_name; /* "" without names */
     uint64_t examples[2];
     double before[2], after[2];
@@ -405,7 +414,9 @@ typedef struct coar_edit_interval { /* a mean over examples and its 95 % bootstr
 /* One way to choose k components. Losses: of accuracy, as fractions of 1; of language models of the mean output. */
 typedef struct coar_edit_comparison {
     const char *method;
-    coar_edit_interval target_gain, validation_loss, test_loss; /* gain: of the target's output, in the direction asked for */
+    coar_edit_interval target_gain;      /* of its output, in the direction asked for */
+    coar_edit_interval validation_loss, test_loss;
+    coar_edit_interval target_test_gain; /* of accuracy, in the direction asked for; NaN without such examples */
 } coar_edit_comparison;
 
 /* One block of memory, freed with coar_free. */
@@ -421,7 +432,7 @@ typedef struct coar_edit_result {
     size_t point_count;
     const coar_edit_component *order; /* [order_count]: K of them, or as many as the method has use for */
     size_t order_count;
-    const coar_edit_pair *pairs;     /* of data with groups, else none */
+    const coar_edit_pair *pairs;     /* none of a language model */
     size_t pair_count;
     const coar_edit_comparison *comparisons; /* the edit itself first; none without `compare`, or where k is 0 */
     size_t comparison_count;

@@ -21,6 +21,7 @@ static int run(int count, char **arguments) {
         {"--validation", OPTION_TEXT, &o.validation, "SPEC",
          "examples that choose how many (half of the run's others)"},
         {"--test", OPTION_TEXT, &o.test, "SPEC", "examples that decide nothing (the rest of them)"},
+        {"--target-test", OPTION_TEXT, &o.target_test, "SPEC", "fresh examples such as the target's, only told"},
         {"--select", OPTION_REAL, &o.select, "X", "points of validation accuracy it may cost (2)", &o.has_select},
         {"--until", OPTION_REAL, &o.until, "A", "stop where A % of the target are right (lower: at most A %)",
          &o.has_until},

@@ -6,7 +6,7 @@
 #include "cli/cli.h"
 #include "cli/results.h"
 
-static const char *const set_names[COAR_EDIT_SETS] = {"target", "reference", "validation", "test"};
+static const char *const set_names[COAR_EDIT_SETS] = {"target", "reference", "validation", "test", "target_test"};
 
 /* ---------------------------------------------------------------------------------------------------------- JSON */
 
@@ -118,6 +118,7 @@ static void print_comparisons_json(const coar_edit_result *r) {
         print_interval("target_gain", &c->target_gain);
         print_interval("validation_loss", &c->validation_loss);
         print_interval("test_loss", &c->test_loss);
+        print_interval("target_test_gain", &c->target_test_gain);
         putchar('}');
     }
     putchar(']');
@@ -149,6 +150,10 @@ static const char *percent(char text[16], double value) {
 }
 #define PERCENT(value) percent((char[16]){0}, value)
 
+static bool has_groups(const coar_edit_result *r) {
+    return r->pair_count && r->pairs[0].group >= 0;
+}
+
 /* Of a sweep: k = 0, the last, the one taken and its neighbours, and some between. */
 static bool notable(const coar_edit_result *r, size_t i) {
     const size_t step = r->point_count / 12 + 1;
@@ -157,7 +162,7 @@ static bool notable(const coar_edit_result *r, size_t i) {
 }
 
 static void print_table(const coar_edit_result *r) {
-    const bool pairs = r->pair_count > 0;
+    const bool pairs = has_groups(r);
     printf("%-7s %10s %9s %10s %9s %11s%s\n", "k", "target", "right", "reference", "right", "validation",
            pairs ? "     worst" : "");
     for (size_t i = 0; i < r->point_count; i++) {
@@ -205,11 +210,12 @@ static void print_change(const char *name, const char *before, const char *after
 static void print_before_after(const coar_edit_result *r) {
     for (int k = 0; k < COAR_EDIT_SETS; k++) {
         const coar_edit_score *b = &r->before[k], *a = &r->after[k];
+        if (!r->examples[k]) continue;
         printf("%-11s %7llu examples  %s %.3f -> %.3f", set_names[k], (unsigned long long)r->examples[k], r->output,
                b->output, a->output);
         if (r->has_classes) printf("  right %s -> %s", PERCENT(b->accuracy), PERCENT(a->accuracy));
         putchar('\n');
-        if (isnan(b->worst)) continue;
+        if (isnan(b->worst) || !has_groups(r)) continue;
         print_change("worst pair", PERCENT(b->worst), PERCENT(a->worst));
         print_change("mean of pairs", PERCENT(b->average), PERCENT(a->average));
     }
@@ -224,14 +230,16 @@ static void print_difference(const coar_edit_interval *v, double scale) {
 static void print_comparisons(const coar_edit_result *r) {
     if (!r->comparison_count) return;
     const double scale = r->has_classes ? 100 : 1;
-    printf("\n%-12s %-24s %-24s %s\n", "", "target's gain (95 %)",
-           r->has_classes ? "validation, points lost" : "validation lost",
-           r->has_classes ? "test, points lost" : "test lost");
+    const char *unit = r->has_classes ? " points" : "";
+    printf("\n%-12s %-24s validation loses%-8s test loses%-14s%s\n", "(95 %)", "target gains", unit, unit,
+           r->examples[COAR_EDIT_TARGET_TEST] ? "target test gains" : "");
     for (size_t i = 0; i < r->comparison_count; i++) {
-        printf("%-12s", r->comparisons[i].method);
-        print_difference(&r->comparisons[i].target_gain, 1);
-        print_difference(&r->comparisons[i].validation_loss, scale);
-        print_difference(&r->comparisons[i].test_loss, scale);
+        const coar_edit_comparison *c = &r->comparisons[i];
+        printf("%-12s", c->method);
+        print_difference(&c->target_gain, 1);
+        print_difference(&c->validation_loss, scale);
+        print_difference(&c->test_loss, scale);
+        if (r->examples[COAR_EDIT_TARGET_TEST]) print_difference(&c->target_test_gain, scale);
         putchar('\n');
     }
 }

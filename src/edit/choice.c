@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "core/memory.h"
 #include "edit/edit.h"
 
 /* The evidence of one set for a method; *there as edit_choose. */
@@ -27,6 +28,20 @@ static coar_status read_evidence(const edit_run *e, const edit_method *method, s
     return edit_evidence_read(set, set_name, name, e->fit.output, own, out);
 }
 
+/* Attributions are held in memory, of all target and reference examples at once. */
+static coar_status check_memory(const edit_run *e) {
+    const job *j = e->sets.sides[0].job;
+    const double examples =
+        (double)e->sets.set[COAR_EDIT_TARGET].count + (double)e->sets.set[COAR_EDIT_REFERENCE].count;
+    const double bytes = 4.0 * examples * e->n,
+                 most = j->interface->devices ? (double)memory_default() : (double)j->memory;
+    if (bytes <= most) return COAR_OK;
+    return status_set(COAR_ERROR_MEMORY,
+                      "--target, --reference: attributions of %.0f examples take %.0f MiB, and may take %.0f MiB: name "
+                      "fewer examples, or give more --memory",
+                      examples, bytes / 1048576, most / 1048576);
+}
+
 coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, uint32_t *order, uint32_t *count,
                         bool *there) {
     coar_status status;
@@ -39,6 +54,7 @@ coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, 
                       .seed = e->seed,
                       .pool = e->sets.sides[0].job->pool};
     *there = true;
+    if (method->source != EDIT_OF_NOTHING) TRY_GOTO(check_memory(e));
     TRY_GOTO(read_evidence(e, method, COAR_EDIT_TARGET, &target, &p.target, there));
     if (*there) TRY_GOTO(read_evidence(e, method, COAR_EDIT_REFERENCE, &reference, &p.reference, there));
     if (*there) TRY_GOTO(method->choose(&p, scores, order, count));

@@ -183,7 +183,8 @@ static coar_status describe(edit_run *e, const char *name) {
     r->components = e->n;
     r->select = e->rules.select;
     r->has_classes = e->has_classes;
-    for (size_t k = 0; k < EDIT_SETS; k++) TRY(describe_set(e, k));
+    for (size_t k = 0; k < EDIT_SETS; k++)
+        if (e->sets.set[k].side) TRY(describe_set(e, k));
     return describe_pairs(e);
 }
 

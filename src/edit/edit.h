@@ -37,7 +37,7 @@ coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, 
 /* Measures 0 .. K components of the record's order, and takes a point (e->chosen). */
 coar_status edit_sweep(edit_run *e);
 
-/* All four sets with nothing ablated and with the edit, into the record; with --compare also what other choices of as many
+/* All sets with nothing ablated and with the edit, into the record; with --compare also what other choices of as many
  * components do. */
 coar_status edit_outcome(edit_run *e);
 

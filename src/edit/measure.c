@@ -14,6 +14,10 @@ typedef struct pair {
     int32_t label, group;
 } pair;
 
+static pair pair_of(const edit_set *set, size_t i) {
+    return (pair){set->labels[i], set->groups ? set->groups[i] : -1};
+}
+
 static int by_pair(const void *a, const void *b) {
     const pair *x = a, *y = b;
     if (x->label != y->label) return x->label < y->label ? -1 : 1;
@@ -23,12 +27,11 @@ static int by_pair(const void *a, const void *b) {
 static coar_status collect_pairs(const edit_sets *s, pair **out, size_t *out_count) {
     pair *all;
     size_t total = 0, distinct = 0;
-    for (size_t k = COAR_EDIT_VALIDATION; k < EDIT_SETS; k++) total += s->set[k].count;
+    for (size_t k = COAR_EDIT_VALIDATION; k <= COAR_EDIT_TEST; k++) total += s->set[k].count;
     TRY(memory_new(total, sizeof *all, "groups", &all));
     total = 0;
-    for (size_t k = COAR_EDIT_VALIDATION; k < EDIT_SETS; k++)
-        for (size_t i = 0; s->set[k].groups && i < s->set[k].count; i++)
-            all[total++] = (pair){s->set[k].labels[i], s->set[k].groups[i]};
+    for (size_t k = COAR_EDIT_VALIDATION; k <= COAR_EDIT_TEST; k++)
+        for (size_t i = 0; i < s->set[k].count; i++) all[total++] = pair_of(&s->set[k], i);
     qsort(all, total, sizeof *all, by_pair);
     for (size_t i = 0; i < total; i++)
         if (!distinct || by_pair(&all[distinct - 1], &all[i])) all[distinct++] = all[i];
@@ -41,7 +44,7 @@ static coar_status place_examples(const edit_set *set, const pair *all, size_t c
                                   uint32_t **of) {
     TRY(memory_new(set->count, sizeof **of, "groups", of));
     for (size_t i = 0; i < set->count; i++) {
-        const pair key = {set->labels[i], set->groups[i]};
+        const pair key = pair_of(set, i);
         const pair *found = bsearch(&key, all, count, sizeof *all, by_pair);
         (*of)[i] = (uint32_t)(found - all);
         examples[found - all]++;
@@ -62,10 +65,9 @@ coar_status edit_pairs_make(const edit_sets *s, edit_pairs *out) {
         out->label[i] = all[i].label;
         out->group[i] = all[i].group;
     }
-    for (size_t k = COAR_EDIT_VALIDATION; k < EDIT_SETS; k++)
-        if (s->set[k].groups)
-            TRY_GOTO(place_examples(&s->set[k], all, count, out->examples + (k - COAR_EDIT_VALIDATION) * count,
-                                    &out->of[k]));
+    for (size_t k = COAR_EDIT_VALIDATION; k <= COAR_EDIT_TEST; k++)
+        TRY_GOTO(
+            place_examples(&s->set[k], all, count, out->examples + (k - COAR_EDIT_VALIDATION) * count, &out->of[k]));
 done:
     free(all);
     return status;

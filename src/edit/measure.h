@@ -7,7 +7,8 @@
 
 #include "edit/sets.h"
 
-/* The (label, group) pairs of the validation and the test examples, by label, then group. None where data have no groups. */
+/* The (label, group) pairs of the validation and the test examples, by label, then group; of data without groups the labels
+ * alone (group -1). */
 typedef struct edit_pairs {
     size_t count;
     int32_t *label, *group;  /* [count] */

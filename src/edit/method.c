@@ -36,30 +36,37 @@ coar_status edit_order_by(const double *scores, uint32_t n, double direction, ui
 
 /* ---------------------------------------------------------------------------------------------------------- tau */
 
-/* Mean and population variance of component j's weights over a set, two passes. */
-static void moments(const edit_evidence *e, uint32_t n, uint32_t j, double *mean, double *variance) {
-    double sum = 0, square = 0;
-    for (size_t i = 0; i < e->count; i++) sum += e->weight[i * n + j];
-    *mean = sum / (double)e->count;
-    for (size_t i = 0; i < e->count; i++) {
-        const double d = e->weight[i * n + j] - *mean;
-        square += d * d;
-    }
-    *variance = square / (double)e->count;
+/* Means and population variances of every component's weights over a set, two passes: mean[n], variance[n], zeros to begin
+ * with. Row by row, so that memory is read in order; each sum is over the examples in theirs. */
+static void moments(const edit_evidence *e, uint32_t n, double *mean, double *variance) {
+    for (size_t i = 0; i < e->count; i++)
+        for (uint32_t j = 0; j < n; j++) mean[j] += e->weight[i * n + j];
+    for (uint32_t j = 0; j < n; j++) mean[j] /= (double)e->count;
+    for (size_t i = 0; i < e->count; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            const double d = e->weight[i * n + j] - mean[j];
+            variance[j] += d * d;
+        }
+    for (uint32_t j = 0; j < n; j++) variance[j] /= (double)e->count;
 }
 
-void edit_tau(const edit_problem *p, double *scores) {
-    for (uint32_t j = 0; j < p->n; j++) {
-        double mean_t, var_t, mean_r, var_r;
-        moments(&p->target, p->n, j, &mean_t, &var_t);
-        moments(&p->reference, p->n, j, &mean_r, &var_r);
-        const double scale = sqrt(var_t / (double)p->target.count + var_r / (double)p->reference.count);
-        scores[j] = scale > 0 ? (mean_t - mean_r) / scale : 0;
+coar_status edit_tau(const edit_problem *p, double *scores) {
+    const size_t n = p->n;
+    const double targets = (double)p->target.count, references = (double)p->reference.count;
+    double *sums; /* [4][n] mean and variance of target and reference */
+    TRY(memory_new(n, 4 * sizeof *sums, "tau", &sums));
+    moments(&p->target, p->n, sums, sums + n);
+    moments(&p->reference, p->n, sums + 2 * n, sums + 3 * n);
+    for (size_t j = 0; j < n; j++) {
+        const double scale = sqrt(sums[n + j] / targets + sums[3 * n + j] / references);
+        scores[j] = scale > 0 ? (sums[j] - sums[2 * n + j]) / scale : 0;
     }
+    free(sums);
+    return COAR_OK;
 }
 
 static coar_status choose_tau(const edit_problem *p, double *scores, uint32_t *order, uint32_t *count) {
-    edit_tau(p, scores);
+    TRY(edit_tau(p, scores));
     return edit_order_by(scores, p->n, p->direction, order, *count);
 }
 

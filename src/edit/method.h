@@ -60,7 +60,7 @@ coar_status edit_method_find(const char *name, const edit_method **out);
 
 /* tau_j = (mean_T w_j - mean_R w_j) / sqrt(var_T(w_j) / |T| + var_R(w_j) / |R|), population variances, in double: var_T is 0 for
  * one target; tau_j is 0 where the denominator is (COAR, arXiv 2404.11534, section 5). scores[n]. */
-void edit_tau(const edit_problem *p, double *scores);
+coar_status edit_tau(const edit_problem *p, double *scores);
 
 /* The `count` components with the smallest direction * score, smallest first, ties by index. */
 coar_status edit_order_by(const double *scores, uint32_t n, double direction, uint32_t *order, uint32_t count);

@@ -44,7 +44,7 @@ static coar_status choose_others(edit_run *e) {
             continue;
         }
         snprintf(c->method, sizeof c->method, "%s", method->name);
-        TRY_GOTO(memory_new(9, sizeof *c->values, "comparisons", &c->values));
+        TRY_GOTO(memory_new(4, 3 * sizeof *c->values, "comparisons", &c->values));
     }
 done:
     free(scores);
@@ -89,8 +89,10 @@ done:
 static double difference(const edit_run *e, size_t k, const edit_outputs *o, size_t mask, size_t i) {
     const size_t count = e->sets.set[k].count;
     const float *output = o->output[k], *margin = o->margin[k];
+    const double sign = k == COAR_EDIT_TARGET_TEST ? -e->rules.direction : 1;
     if (k == COAR_EDIT_TARGET) return e->rules.direction * ((double)output[mask * count + i] - output[i]);
-    if (margin) return (double)(margin[i] > 0) - (double)(margin[mask * count + i] > 0);
+    if (margin) return sign * ((double)(margin[i] > 0) - (double)(margin[mask * count + i] > 0));
+    if (k == COAR_EDIT_TARGET_TEST) return sign * ((double)output[i] - output[mask * count + i]);
     return e->rules.output_direction * ((double)output[i] - output[mask * count + i]);
 }
 
@@ -238,11 +240,13 @@ coar_status edit_outcome(edit_run *e) {
                                   .mask_count = OTHERS + others,
                                   .wanted = (1u << EDIT_SETS) - 1};
     TRY_GOTO(edit_measure(&request, &outputs));
-    for (size_t k = 0; k < EDIT_SETS; k++) TRY_GOTO(take_set(e, k, &outputs, masks));
+    for (size_t k = 0; k < EDIT_SETS; k++)
+        if (e->sets.set[k].side) TRY_GOTO(take_set(e, k, &outputs, masks));
     if (r->comparison_count) {
         TRY_GOTO(compare_on(e, COAR_EDIT_TARGET, &outputs, 0));
         TRY_GOTO(compare_on(e, COAR_EDIT_VALIDATION, &outputs, 1));
         TRY_GOTO(compare_on(e, COAR_EDIT_TEST, &outputs, 2));
+        TRY_GOTO(compare_on(e, COAR_EDIT_TARGET_TEST, &outputs, 3));
     }
 done:
     free(one);

@@ -1,4 +1,5 @@
 /* result.c - coar_edit_result, carved out of one block of memory: measured first, then placed. See edit.h. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,7 +72,7 @@ static void place_comparisons(const edit_run *e, arena *a, coar_edit_result *out
         const char *method = place_text(a, c->method);
         if (list)
             list[i] = (coar_edit_comparison){method, interval_of(c->values), interval_of(c->values + 3),
-                                             interval_of(c->values + 6)};
+                                             interval_of(c->values + 6), interval_of(c->values + 9)};
     }
     out->comparisons = list;
     out->comparison_count = r->comparison_count;
@@ -96,6 +97,8 @@ static coar_edit_result *place_all(const edit_run *e, arena *a) {
     out.direction = place_text(a, r->direction);
     for (size_t k = 0; k < EDIT_SETS; k++) {
         out.examples[k] = r->sets[k].count;
+        out.before[k] = out.after[k] = (coar_edit_score){NAN, NAN, NAN, NAN};
+        if (!r->sets[k].count) continue;
         out.before[k] = score_of(r->sets[k].scores);
         out.after[k] = score_of(r->sets[k].scores + EDIT_COLUMNS);
     }

@@ -14,7 +14,7 @@
 #define VALIDATION_MOST                                                                                                \
     2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
 
-const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test"};
+const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test", "target-test"};
 
 /* --------------------------------------------------------------------------------------------------------- runs */
 
@@ -205,6 +205,9 @@ static coar_status resolve(const coar_edit_options *o, edit_sets *s, size_t k, c
     set->rows = rows;
     set->count = count;
     rows = NULL;
+    if (k <= COAR_EDIT_REFERENCE && given && side != s->sides)
+        TRY_GOTO(status_set(COAR_ERROR_USAGE, "--%s %s: --attributions are of %s alone", edit_set_names[k], text,
+                            s->sides->path));
     if (k <= COAR_EDIT_REFERENCE) TRY_GOTO(keep_attributed(set, edit_set_names[k], spec, given));
     TRY_GOTO(complete(set));
 done:
@@ -231,36 +234,55 @@ static int by_row(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The run's examples that no set has, in the order of their Philox words; where those are fewer than two, the data file's.
- * *what says which. */
-static coar_status draw_rest(const edit_sets *s, drawn **out, size_t *count, const char **what) {
+/* What defaults are drawn from. */
+typedef struct pool {
+    drawn *items; /* [count] in the order of their Philox words */
+    size_t count;
+    drawn *forgotten; /* [forgotten_count] of the label that is to be forgotten */
+    size_t forgotten_count;
+    const char *what; /* where they are from */
+} pool;
+
+/* Whether a label is to be forgotten: the outputs of targets that all have it are lowered. */
+static bool forgets(const coar_edit_options *o, const edit_sets *s, int32_t *label) {
+    const edit_set *target = &s->set[COAR_EDIT_TARGET];
+    *label = target->labels[0];
+    for (size_t i = 0; i < target->count; i++)
+        if (target->labels[i] != *label) return false;
+    return o->lower && !s->sides[0].job->model->graph->vocabulary;
+}
+
+/* The run's examples that no set has; where those are fewer than two, the data file's. Labels are the data's here: those that
+ * a model predicts are not known yet. */
+static coar_status draw_rest(const coar_edit_options *o, const edit_sets *s, pool *out) {
     coar_status status;
     const edit_side *side = s->sides;
-    const uint64_t N = side->job->data->count;
+    const dataset *data = side->job->data;
     uint64_t seed;
+    int32_t label;
     uint8_t *taken = NULL;
-    drawn *items = NULL;
-    size_t found = 0;
+    const bool apart = forgets(o, s, &label);
     TRY_GOTO(store_setting_integer(side->store, "seed", &seed));
     TRY_GOTO(find_taken(s, side, &taken));
-    TRY_GOTO(memory_new((size_t)N, sizeof *items, "rows", &items));
-    for (int of_file = 0; of_file < 2 && found < 2; of_file++) {
-        *what = of_file ? "the data file's other examples" : "the run's other examples";
-        found = 0;
-        for (uint64_t i = 0; i < (of_file ? N : side->tables.examples); i++) {
+    TRY_GOTO(memory_new((size_t)data->count, sizeof *out->items, "rows", &out->items));
+    TRY_GOTO(memory_new((size_t)data->count, sizeof *out->forgotten, "rows", &out->forgotten));
+    for (int of_file = 0; of_file < 2 && out->count < 2; of_file++) {
+        out->what = of_file ? "the data file's other examples" : "the run's other examples";
+        out->count = out->forgotten_count = 0;
+        for (uint64_t i = 0; i < (of_file ? data->count : side->tables.examples); i++) {
             const uint64_t row = of_file ? i : side->tables.example_rows[i];
             uint32_t words[4];
             if (taken[row]) continue;
             philox_words(seed, PHILOX_STREAM_EDIT, EDIT_ROW_SPLIT, (uint32_t)(row / 4), words);
-            items[found++] = (drawn){words[row % 4], row};
+            const drawn item = {words[row % 4], row};
+            if (apart && data->labels[row] == label)
+                out->forgotten[out->forgotten_count++] = item;
+            else
+                out->items[out->count++] = item;
         }
     }
-    qsort(items, found, sizeof *items, by_word);
-    *out = items;
-    *count = found;
-    items = NULL;
+    qsort(out->items, out->count, sizeof *out->items, by_word);
 done:
-    free(items);
     free(taken);
     return status;
 }
@@ -278,25 +300,28 @@ static coar_status take_drawn(edit_sets *s, size_t k, const char *which, const c
     return complete(set);
 }
 
-static coar_status resolve_defaults(edit_sets *s) {
+static coar_status resolve_defaults(const coar_edit_options *o, edit_sets *s) {
     coar_status status;
-    drawn *items = NULL;
-    size_t count;
-    const char *what;
+    pool rest = {.count = 0};
     const bool validation = !s->set[COAR_EDIT_VALIDATION].side, test = !s->set[COAR_EDIT_TEST].side;
+    const bool target_test = !s->set[COAR_EDIT_TARGET_TEST].side;
     if (!validation && !test) return COAR_OK;
-    TRY_GOTO(draw_rest(s, &items, &count, &what));
-    if (count < (size_t)validation + test)
-        TRY_GOTO(status_set(COAR_ERROR_INPUT,
-                            "%s: target and reference are all its examples: none are left for --validation and --test",
+    TRY_GOTO(draw_rest(o, s, &rest));
+    if (rest.count < (size_t)validation + test)
+        TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: no examples are left for --validation and --test: name some",
                             s->sides->path));
-    const size_t half = test ? (count + 1) / 2 : count, first = half < VALIDATION_MOST ? half : VALIDATION_MOST;
-    if (validation) TRY_GOTO(take_drawn(s, COAR_EDIT_VALIDATION, test ? "half of " : "", what, items, first));
+    const size_t half = test ? (rest.count + 1) / 2 : rest.count;
+    const size_t first = !validation ? 0 : half < VALIDATION_MOST ? half : VALIDATION_MOST;
+    if (validation) TRY_GOTO(take_drawn(s, COAR_EDIT_VALIDATION, test ? "half of " : "", rest.what, rest.items, first));
     if (test)
-        TRY_GOTO(take_drawn(s, COAR_EDIT_TEST, validation ? "the rest of " : "", what, items + (validation ? first : 0),
-                            count - (validation ? first : 0)));
+        TRY_GOTO(take_drawn(s, COAR_EDIT_TEST, validation ? "the rest of " : "", rest.what, rest.items + first,
+                            rest.count - first));
+    if (target_test && rest.forgotten_count)
+        TRY_GOTO(take_drawn(s, COAR_EDIT_TARGET_TEST, "of the target's label among ", rest.what, rest.forgotten,
+                            rest.forgotten_count));
 done:
-    free(items);
+    free(rest.items);
+    free(rest.forgotten);
     return status;
 }
 
@@ -306,7 +331,7 @@ done:
 static coar_status check_apart(const edit_sets *s, size_t a, size_t b) {
     const edit_set *x = &s->set[a], *y = &s->set[b];
     uint8_t *in_x;
-    if (!same_data(x->side, y->side)) return COAR_OK;
+    if (!x->side || !y->side || !same_data(x->side, y->side)) return COAR_OK;
     TRY(memory_new((size_t)x->side->job->data->count, 1, "rows", &in_x));
     for (size_t i = 0; i < x->count; i++) in_x[x->rows[i]] = 1;
     uint64_t common = NO_PLACE;
@@ -320,20 +345,23 @@ static coar_status check_apart(const edit_sets *s, size_t a, size_t b) {
 
 static coar_status check_sets(const edit_sets *s) {
     TRY(check_apart(s, COAR_EDIT_TARGET, COAR_EDIT_REFERENCE));
-    for (size_t k = 0; k < COAR_EDIT_TEST; k++) TRY(check_apart(s, k, COAR_EDIT_TEST));
+    for (size_t k = 0; k < COAR_EDIT_TEST; k++) {
+        TRY(check_apart(s, k, COAR_EDIT_TEST));
+        TRY(check_apart(s, k, COAR_EDIT_TARGET_TEST));
+    }
     if (s->set[COAR_EDIT_REFERENCE].count >= 2) return COAR_OK;
     return status_set(COAR_ERROR_USAGE, "--reference %s: one example has no variance: give two or more",
                       s->set[COAR_EDIT_REFERENCE].spec);
 }
 
 coar_status edit_sets_open(const coar_edit_options *o, const uint64_t *rows, size_t row_count, edit_sets *out) {
-    const char *const specs[EDIT_SETS] = {o->target, o->reference, o->validation, o->test};
+    const char *const specs[EDIT_SETS] = {o->target, o->reference, o->validation, o->test, o->target_test};
     edit_side *own = out->sides;
     TRY(open_side(o, o->run, out));
     TRY(find_places(own, rows ? rows : own->tables.example_rows, rows ? row_count : (size_t)own->tables.examples));
     for (size_t k = 0; k < EDIT_SETS; k++)
         if (specs[k]) TRY(resolve(o, out, k, specs[k], rows != NULL));
-    TRY(resolve_defaults(out));
+    TRY(resolve_defaults(o, out));
     return check_sets(out);
 }
 

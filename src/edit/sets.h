@@ -1,5 +1,5 @@
 /*
- * sets.h - the runs that an edit takes examples from, and its four sets of examples.
+ * sets.h - the runs that an edit takes examples from, and its sets of examples.
  *
  * SPEC numbers are rows of a data file. Target and reference need attributions, so they are examples of their run;
  * validation and test examples may be any rows.
@@ -27,7 +27,7 @@ typedef struct edit_side {
 typedef struct edit_set {
     char *spec; /* for messages and the run file */
     const edit_side *side;
-    size_t count;
+    size_t count;    /* 0, with side NULL: there is no such set (target test) */
     uint64_t *rows;  /* [count] of the side's data file */
     int32_t *labels; /* [count] that outputs use */
     int32_t *groups; /* [count] or NULL */
@@ -39,7 +39,8 @@ typedef struct edit_sets {
     edit_set set[EDIT_SETS];
 } edit_sets;
 
-extern const char *const edit_set_names[EDIT_SETS]; /* target, reference, validation, test */
+extern const char
+    *const edit_set_names[EDIT_SETS]; /* target, reference, validation, test, target-test: as options are called */
 
 /* Opens the runs and resolves the SPECs. Errors of the sets themselves: an example outside its run, target and reference
  * with an example in common, test with one of the other sets', too few of them. With `rows` [row_count] of the options' data

@@ -17,7 +17,7 @@
 
 #define EDIT_FORMAT "coar.edit"
 
-static const char *const set_names[EDIT_SETS] = {"target", "reference", "validation", "test"};
+static const char *const set_names[EDIT_SETS] = {"target", "reference", "validation", "test", "target_test"};
 
 static void examples_free(edit_examples *e) {
     free(e->spec);
@@ -263,6 +263,7 @@ static coar_status move_examples(mover *m, edit_examples *e) {
     TRY_GOTO(move_long_text(m, group, "data_path", &e->data_path));
     TRY_GOTO(move_text(m, group, "data_sha256", e->data_sha256, sizeof e->data_sha256));
     TRY_GOTO(move_size(m, group, "examples", most, &e->count));
+    if (!e->count) goto done;
     TRY_GOTO(move_size(m, group, "shown", e->count, &e->shown));
     TRY_GOTO(move_array(m, "index", U64, e->count, 0, &e->rows));
     TRY_GOTO(move_array(m, "label", I32, e->count, 0, &e->labels));
@@ -300,7 +301,7 @@ static coar_status move_comparisons(mover *m, const char *edit, edit_record *r) 
         snprintf(m->group, sizeof m->group, "/edits/%s/comparison/%zu", edit, i);
         TRY_GOTO(open_group(m, &group));
         TRY_GOTO(move_text(m, group, "method", c->method, sizeof c->method));
-        TRY_GOTO(move_array(m, "values", F64, 3, 3, &c->values));
+        TRY_GOTO(move_array(m, "values", F64, 4, 3, &c->values));
         TRY_GOTO(move_array(m, "order", U32, r->k, 0, &c->order));
     }
 done:

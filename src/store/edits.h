@@ -10,9 +10,9 @@
 /* The columns of a sweep, and of a set before and after: coar_edit_score. */
 enum { EDIT_OUTPUT, EDIT_ACCURACY, EDIT_WORST, EDIT_AVERAGE, EDIT_COLUMNS };
 
-enum { EDIT_SWEPT = 3, EDIT_SETS = 4 }; /* target, reference, validation; and test */
+enum { EDIT_SWEPT = 3, EDIT_SETS = 5 }; /* target, reference, validation; and test, target test */
 
-/* One set of examples. */
+/* One set of examples; the last one may be empty. */
 typedef struct edit_examples {
     char *spec;      /* as the user gave it, or what it stands for */
     char *data_path; /* relative to the run file; several sets may be of one data file */
@@ -30,7 +30,7 @@ typedef struct edit_examples {
 
 typedef struct edit_comparison {
     char method[16];
-    double *values;  /* [3][3] target gain, validation loss, test loss: each mean, low, high */
+    double *values;  /* [4][3] target gain, validation loss, test loss, target test gain: each mean, low, high */
     uint32_t *order; /* [k] */
 } edit_comparison;
 
@@ -48,7 +48,7 @@ typedef struct edit_record {
     size_t points;
     double *sweep[EDIT_SWEPT];        /* [points][EDIT_COLUMNS] of target, reference, validation */
     size_t pairs;                     /* (label, group) pairs with validation or test examples, by label, then group */
-    int32_t *pair_label, *pair_group; /* [pairs] */
+    int32_t *pair_label, *pair_group; /* [pairs]; group -1: the data have none */
     uint64_t *pair_count;             /* [2][pairs] validation and test examples */
     double *pair_sweep;               /* [points][pairs] accuracy on validation */
     double *pair_test;                /* [2][pairs] accuracy on test, before and after */
