@@ -129,7 +129,7 @@ const char page_style[] =
     ".line.target{border-color:var(--orange)}.line.validation{border-color:var(--blue)}"
     ".line.reference{border-color:#8d8a82}.line.worst{border-top:2px dotted #6f9fcb}"
     ".spec{text-align:left;white-space:normal;max-width:24em}.edit .keys .figure{font-size:24px}"
-    ".edit .scroll .spark{min-width:110px;width:130px}"
+    "th[colspan]{text-align:center}.edit .scroll .spark{min-width:110px;width:130px}"
     ".picks{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:2px 18px;margin:10px 0 "
     "0;padding-left:2.2em;font-size:13px}.picks li{overflow-wrap:anywhere}.picks li::marker{color:var(--soft)}"
     ".shown{margin:18px 0 8px}.turns{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:12px;"
