@@ -14,6 +14,9 @@
 
 static const char *const set_names[REPORT_EDIT_SETS] = {"Target", "Reference", "Validation", "Test", "Fresh targets"};
 
+/* As they are told: fresh targets beside the targets. */
+static const size_t set_order[REPORT_EDIT_SETS] = {0, 4, 1, 2, 3};
+
 /* Classes of the style sheet for the swept sets' lines. */
 static const char *const set_classes[REPORT_EDIT_SWEPT] = {"target", "reference", "validation"};
 
@@ -53,7 +56,9 @@ static void introduction(html *h, const report_data *data, const report_edit *e)
 
 /* "97.1 % -> 96.8 %" */
 static void change(html *h, double before, double after, bool percent) {
-    if (percent)
+    if (isnan(before) && isnan(after))
+        html_print(h, "&ndash;");
+    else if (percent)
         html_print(h, "%s &rarr; %s", PERCENT(before), PERCENT(after));
     else
         html_print(h, "%s &rarr; %s", SIGNED(before), SIGNED(after));
@@ -74,13 +79,13 @@ static void key(html *h, const report_edit *e, const char *label, size_t set, in
 }
 
 static void keys(html *h, const report_edit *e) {
-    static const size_t shown[] = {0, 4, 2, 3}; /* the reference stands in the table */
     char label[64];
     html_print(h, "<dl class=\"keys\">");
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        if (!e->sets[shown[i]].examples) continue;
-        snprintf(label, sizeof label, "%s: %s", set_names[shown[i]], e->has_classes ? "accuracy" : "mean output");
-        key(h, e, label, shown[i], REPORT_ACCURACY);
+    for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
+        const size_t set = set_order[i];
+        if (!e->sets[set].examples || set == 1) continue; /* the reference stands in the table */
+        snprintf(label, sizeof label, "%s: %s", set_names[set], e->has_classes ? "accuracy" : "mean output");
+        key(h, e, label, set, REPORT_ACCURACY);
     }
     if (has_pairs(e)) {
         snprintf(label, sizeof label, "Test: worst %s", pair_name(e));
@@ -94,7 +99,7 @@ static void keys(html *h, const report_edit *e) {
 static void legend(html *h, const report_edit *e, bool worst) {
     html_print(h, "<p class=\"label lines\">");
     for (size_t i = 0; i < REPORT_EDIT_SWEPT; i++)
-        html_print(h, "<span><span class=\"line %s\"></span>%s, %s examples</span> ", set_classes[i], set_names[i],
+        html_print(h, "<span><span class=\"line %s\"></span>%s (%s)</span> ", set_classes[i], set_names[i],
                    COUNT(e->sets[i].examples));
     if (worst) html_print(h, "<span><span class=\"line worst\"></span>Validation, worst %s</span>", pair_name(e));
     html_print(h, "</p>");
@@ -154,7 +159,7 @@ static void before_after(html *h, const report_edit *e) {
         html_print(h, "<th scope=\"col\">Worst %s</th><th scope=\"col\">Mean of them</th>", pair_name(e));
     html_print(h, "<th scope=\"col\" class=\"spec\">Which</th></tr></thead><tbody>");
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++)
-        if (e->sets[i].examples) set_row(h, e, i);
+        if (e->sets[set_order[i]].examples) set_row(h, e, set_order[i]);
     html_print(h, "</tbody></table></div><figcaption>Before the edit &rarr; after it.");
     if (has_pairs(e) && e->has_groups)
         html_print(h, " Groups are the pairs of a label and a group, which the mean counts alike.");
@@ -226,11 +231,13 @@ static bool interval_range(const report_edit *e, int figure, svg_range *out) {
 static void choice_cells(html *h, const report_edit *e, const report_edit_choice *c, const struct column *column,
                          svg_range range) {
     const double *v = c->figure[column->figure], unit = column->accuracy && e->has_classes ? 100 : 1;
-    char title[160];
-    snprintf(title, sizeof title, "%s: %s, 95 %% interval %s to %s", c->method, SIGNED(unit * v[0]),
-             SIGNED(unit * v[1]), SIGNED(unit * v[2]));
-    html_print(h, "<td>%s</td><td class=\"soft\">%s to %s</td><td class=\"spark\">", SIGNED(unit * v[0]),
-               SIGNED(unit * v[1]), SIGNED(unit * v[2]));
+    const double scale = unit * fmax(-range.low, range.high);
+    char title[160], low[HTML_NUMBER_SIZE], high[HTML_NUMBER_SIZE];
+    html_scaled(low, unit * v[1], scale, 1);
+    html_scaled(high, unit * v[2], scale, 1);
+    snprintf(title, sizeof title, "%s: 95 %% interval %s to %s", c->method, low, high);
+    html_print(h, "<td>%s<div class=\"soft\">%s to %s</div></td><td class=\"spark\">",
+               SIGNED_SCALED(unit * v[0], scale), low, high);
     svg_interval(h, title, v[0], v[1], v[2], range);
     html_print(h, "</td>");
 }
@@ -239,11 +246,12 @@ static void comparison(html *h, const report_edit *e) {
     if (!e->choice_count) return;
     svg_range ranges[COLUMNS];
     bool shown[COLUMNS];
-    html_print(h, "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th "
-                  "scope=\"col\">Chosen by</th>");
+    html_print(h,
+               "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table class=\"choices\"><thead><tr><th "
+               "scope=\"col\">Chosen by</th>");
     for (size_t k = 0; k < COLUMNS; k++) {
         shown[k] = interval_range(e, columns[k].figure, &ranges[k]);
-        if (shown[k]) html_print(h, "<th scope=\"colgroup\" colspan=\"3\">%s</th>", columns[k].title);
+        if (shown[k]) html_print(h, "<th scope=\"colgroup\" colspan=\"2\">%s</th>", columns[k].title);
     }
     html_print(h, "</tr></thead><tbody>");
     for (size_t i = 0; i < e->choice_count; i++) {
@@ -320,9 +328,10 @@ static void examples(html *h, const report_edit *e) {
                                                          "Test examples that the edit made right or wrong",
                                                          "Fresh examples such as the target's"};
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
-        if (!e->example_count[i]) continue;
-        html_print(h, "<h3 class=\"shown\">%s</h3><div class=\"turns\">", titles[i]);
-        for (size_t k = 0; k < e->example_count[i]; k++) example(h, &e->examples[i][k]);
+        const size_t set = set_order[i];
+        if (!e->example_count[set]) continue;
+        html_print(h, "<h3 class=\"shown\">%s</h3><div class=\"turns\">", titles[set]);
+        for (size_t k = 0; k < e->example_count[set]; k++) example(h, &e->examples[set][k]);
         html_print(h, "</div>");
     }
     html_print(h, "<p class=\"label\">Predictions with their margins: above 0 the prediction is right.</p>");

@@ -44,7 +44,7 @@ static void test_ordinary(void) {
                     "4 &rarr; +2.1"); /* and its mean margin */
     check_has(page, "The sweep ended at 50");
     check_has(page, "<td>loo</td>");
-    check_has(page, "<tr class=\"chosen\"><td>tau</td><td>+6</td>");
+    check_has(page, "<tr class=\"chosen\"><td>tau</td><td>+6.00<div");
     check_has(page, "layer1.1.conv1: 2 of 16 ablated");
     check_has(page, "before: <span class=\"wrong\">airplane</span>");
     check_has(page, "group 3");
@@ -71,7 +71,7 @@ static void test_fresh(void) {
     check_has(page, "Fresh targets: accuracy");
     check_has(page, "<td>Fresh targets</td><td>77</td>");
     check_has(page, "Gain of fresh targets");
-    check_has(page, "<td>+50</td>");
+    check_has(page, "<td>+50.0<div class=\"soft\">+60.0 to +70.0</div>");
     check_has(page, "Test: worst class");
     check_lacks(page, "group 0");
     free(page);
