@@ -35,10 +35,14 @@ static void require(coar_status status) {
     exit(2);
 }
 
-static builder begin(shape input, net_components set, uint64_t seed) {
+static builder begin_tokens(shape input, uint32_t vocabulary, net_components set, uint64_t seed) {
     builder b = {.state = seed, .set = set};
-    require(graph_create(input, 0, &b.g));
+    require(graph_create(input, vocabulary, &b.g));
     return b;
+}
+
+static builder begin(shape input, net_components set, uint64_t seed) {
+    return begin_tokens(input, 0, set, seed);
 }
 
 static graph *finish(builder *b, int logits) {
@@ -169,6 +173,7 @@ static int attention(builder *b, int q, int k, int v, uint32_t heads) {
     o.input[1] = k;
     o.input[2] = v;
     o.heads = heads;
+    o.causal = b->g->vocabulary > 0;
     if (b->set == NET_INPUTS) o.mask = site(b, PLACE_OUT, width, 1);
     if (b->set == NET_HEADS) o.mask = site(b, PLACE_OUT, width, width / heads);
     return add(b, o, 0);
@@ -210,6 +215,23 @@ graph *net_transformer(net_components components, activation act, uint64_t seed)
     v = transformer_block(&b, v, act);
     v = add(&b, plain_op(OP_SELECT, layernorm(&b, v, false)), 0);
     return finish(&b, add(&b, linear_op(&b, v, 7, ACT_NONE), 7));
+}
+
+graph *net_language(net_components components, uint64_t seed) {
+    enum { VOCABULARY = 401, TOKENS = 9, WIDTH = 20 };
+    builder b = begin_tokens((shape){1, TOKENS, 1}, VOCABULARY, components, seed);
+    op lookup = plain_op(OP_LOOKUP, 0);
+    lookup.vocabulary = VOCABULARY;
+    lookup.weight = random_array(&b, VOCABULARY * WIDTH, 0, 1);
+    lookup.shift = random_array(&b, TOKENS * WIDTH, 0, 0.5f);
+    int v = add(&b, lookup, WIDTH);
+    v = transformer_block(&b, v, ACT_GELU_TANH);
+    v = transformer_block(&b, v, ACT_GELU_TANH);
+    op next = plain_op(OP_NEXT, layernorm(&b, v, false));
+    next.input[1] = 0;
+    next.vocabulary = VOCABULARY;
+    next.weight = lookup.weight;
+    return finish(&b, add(&b, next, 0));
 }
 
 /* -------------------------------------------------------------------------------------- any graph */
@@ -298,13 +320,17 @@ graph *net_family(size_t i, net_components components) {
 named_net net_number(size_t k) {
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
     named_net net;
-    if (k < 6) {
+    if (k < NETS_TRANSFORMERS) {
         snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
                  net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
+    } else if (k < NETS_LANGUAGE) {
+        snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - NETS_TRANSFORMERS]);
+        net.g = net_transformer((net_components)(k - NETS_TRANSFORMERS), acts[k - NETS_TRANSFORMERS], 23);
     } else if (k < NETS_NAMED) {
-        snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
-        net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
+        const net_components set = k == NETS_LANGUAGE ? NET_INPUTS : NET_HEADS;
+        snprintf(net.name, sizeof net.name, "language model, %s", net_component_names[set]);
+        net.g = net_language(set, 24);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);
@@ -315,16 +341,19 @@ named_net net_number(size_t k) {
 /* --------------------------------------------------------------------------------------- examples */
 
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
-    const size_t elements = shape_positions(g->values[0]) * g->values[0].c;
+    const size_t bytes = graph_input_bytes(g), tokens = count * (g->vocabulary ? bytes / sizeof(int32_t) : 0);
     uint8_t *images;
     int32_t *labels;
     float *mean, *deviation;
-    require(memory_new(count, elements, "test images", &images));
+    require(memory_new(count, bytes, "test images", &images));
     require(memory_new(count, sizeof *labels, "test labels", &labels));
     require(memory_new(g->values[0].c, sizeof *mean, "test mean", &mean));
     require(memory_new(g->values[0].c, sizeof *deviation, "test std", &deviation));
-    for (size_t i = 0; i < count * elements; i++) images[i] = (uint8_t)net_draw(&seed);
-    for (uint32_t e = 0; e < count; e++) labels[e] = (int32_t)net_below(&seed, g->values[g->logits].c);
+    for (size_t i = 0; !g->vocabulary && i < count * bytes; i++) images[i] = (uint8_t)net_draw(&seed);
+    for (size_t i = 0; i < tokens; i++) ((int32_t *)(void *)images)[i] = (int32_t)net_below(&seed, g->vocabulary);
+    for (uint32_t e = 0; e < count; e++)
+        labels[e] = (int32_t)(g->vocabulary ? 2 + net_below(&seed, g->values[0].w - 1)
+                                            : net_below(&seed, g->values[g->logits].c));
     for (uint32_t c = 0; c < g->values[0].c; c++) {
         mean[c] = 0.45f + 0.05f * (float)c;
         deviation[c] = 0.2f + 0.03f * (float)c;

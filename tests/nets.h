@@ -27,6 +27,9 @@ graph *net_bottleneck(net_components components, uint64_t seed);
 /* Patches of 4 on 12 x 8 x 3, class token, two blocks of width 20 with 4 heads, layer norm, head. `act`: the MLP's. */
 graph *net_transformer(net_components components, activation act, uint64_t seed);
 
+/* Texts of 9 tokens of a vocabulary of 401, two causal blocks of width 20 with 4 heads, the table of tokens as the head. */
+graph *net_language(net_components components, uint64_t seed);
+
 /* What kinds of networks there are, all of odd sizes, and of components in them; transformers differ in their activations. */
 enum { NET_FAMILIES = 5 };
 extern const char *const net_family_names[NET_FAMILIES], *const net_component_names[];
@@ -36,14 +39,18 @@ graph *net_family(size_t i, net_components components);
 graph *net_random(uint64_t seed);
 
 /* All of the above in one row: number k of the NETS_NAMED that have a name each, then random ones without end. */
-enum { NETS_NAMED = 10 }; /* six residual networks, four transformers */
+enum {
+    NETS_TRANSFORMERS = 6,
+    NETS_LANGUAGE = 10,
+    NETS_NAMED = 12
+}; /* first of the four transformers; of language models */
 typedef struct named_net {
     char name[48];
     graph *g; /* the caller's */
 } named_net;
 named_net net_number(size_t k);
 
-/* Random pixels and labels for a graph. Free the batch with net_batch_free. */
+/* Random pixels and labels for a graph; of a language model tokens and lengths. Free the batch with net_batch_free. */
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed);
 void net_batch_free(example_batch *batch);
 
