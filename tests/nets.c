@@ -26,6 +26,7 @@ typedef struct builder {
     graph *g;
     uint64_t state;
     net_components set;
+    bool causal;         /* its attention */
     uint32_t components; /* so far */
 } builder;
 
@@ -35,14 +36,14 @@ static void require(coar_status status) {
     exit(2);
 }
 
-static builder begin_tokens(shape input, uint32_t vocabulary, net_components set, uint64_t seed) {
-    builder b = {.state = seed, .set = set};
+static builder begin_with(shape input, uint32_t vocabulary, net_components set, uint64_t seed) {
+    builder b = {.state = seed, .set = set, .causal = vocabulary > 0};
     require(graph_create(input, vocabulary, &b.g));
     return b;
 }
 
 static builder begin(shape input, net_components set, uint64_t seed) {
-    return begin_tokens(input, 0, set, seed);
+    return begin_with(input, 0, set, seed);
 }
 
 static graph *finish(builder *b, int logits) {
@@ -173,7 +174,7 @@ static int attention(builder *b, int q, int k, int v, uint32_t heads) {
     o.input[1] = k;
     o.input[2] = v;
     o.heads = heads;
-    o.causal = b->g->vocabulary > 0;
+    o.causal = b->causal;
     if (b->set == NET_INPUTS) o.mask = site(b, PLACE_OUT, width, 1);
     if (b->set == NET_HEADS) o.mask = site(b, PLACE_OUT, width, width / heads);
     return add(b, o, 0);
@@ -217,21 +218,44 @@ graph *net_transformer(net_components components, activation act, uint64_t seed)
     return finish(&b, add(&b, linear_op(&b, v, 7, ACT_NONE), 7));
 }
 
-graph *net_language(net_components components, uint64_t seed) {
-    enum { VOCABULARY = 401, TOKENS = 9, WIDTH = 20 };
-    builder b = begin_tokens((shape){1, TOKENS, 1}, VOCABULARY, components, seed);
-    op lookup = plain_op(OP_LOOKUP, 0);
-    lookup.vocabulary = VOCABULARY;
-    lookup.weight = random_array(&b, VOCABULARY * WIDTH, 0, 1);
-    lookup.shift = random_array(&b, TOKENS * WIDTH, 0, 0.5f);
-    int v = add(&b, lookup, WIDTH);
+/* ------------------------------------------------------------------------------- language models, CLIP */
+
+static graph *language(net_components components, uint32_t vocabulary, uint64_t seed) {
+    const uint32_t tokens = 21, width = 32;
+    builder b = begin_with((shape){1, tokens, 1}, vocabulary, components, seed);
+    op lookup = plain_op(OP_LOOKUP, 0), next = plain_op(OP_NEXT, -1);
+    lookup.vocabulary = next.vocabulary = vocabulary;
+    lookup.weight = next.weight = random_array(&b, vocabulary * width, 0, 0.5f); /* tied */
+    lookup.shift = random_array(&b, tokens * width, 0, 0.5f);
+    int v = add(&b, lookup, width);
     v = transformer_block(&b, v, ACT_GELU_TANH);
     v = transformer_block(&b, v, ACT_GELU_TANH);
-    op next = plain_op(OP_NEXT, layernorm(&b, v, false));
+    next.input[0] = layernorm(&b, v, false);
     next.input[1] = 0;
-    next.vocabulary = VOCABULARY;
-    next.weight = lookup.weight;
     return finish(&b, add(&b, next, 0));
+}
+
+graph *net_language(net_components components, uint64_t seed) {
+    return language(components, 67, seed);
+}
+
+graph *net_clip(net_components components, uint64_t seed) {
+    const uint32_t width = 20, classes = 7;
+    builder b = begin((shape){11, 9, 3}, components, seed);
+    int v = block_conv(&b, conv_op(&b, 0, 9, 3, 2, ACT_RELU), 9, false, -1);
+    v = block_conv(&b, conv_op(&b, v, width, 3, 2, ACT_RELU), width, true, -1);
+    op mean = plain_op(OP_MEAN_TOKEN, v);
+    mean.weight = random_array(&b, (3 * 3 + 1) * width, 0, 0.5f);
+    v = add(&b, mean, 0);
+    int q = block_linear(&b, v, width, ACT_NONE, false, -1);
+    int k = block_linear(&b, v, width, ACT_NONE, false, -1);
+    int mixed = attention(&b, q, k, block_linear(&b, v, width, ACT_NONE, false, -1), 4);
+    v = add(&b, linear_op(&b, mixed, 11, ACT_NONE), 11);
+    v = add(&b, plain_op(OP_NORMALISE, add(&b, plain_op(OP_SELECT, v), 0)), 0);
+    op head = linear_op(&b, v, classes, ACT_NONE);
+    head.scale = random_array(&b, classes, 8, 0); /* exp(logit_scale) */
+    head.shift = NULL;
+    return finish(&b, add(&b, head, classes));
 }
 
 /* -------------------------------------------------------------------------------------- any graph */
@@ -330,7 +354,7 @@ named_net net_number(size_t k) {
     } else if (k < NETS_NAMED) {
         const net_components set = k == NETS_LANGUAGE ? NET_INPUTS : NET_HEADS;
         snprintf(net.name, sizeof net.name, "language model, %s", net_component_names[set]);
-        net.g = net_language(set, 24);
+        net.g = language(set, set == NET_HEADS ? 401 : 67, 24);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);
@@ -340,20 +364,29 @@ named_net net_number(size_t k) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
+/* Random texts, and lengths of all kinds. */
+static example_batch token_batch(const graph *g, uint32_t count, uint64_t seed) {
+    const uint32_t tokens = g->values[0].w;
+    int32_t *inputs, *lengths;
+    require(memory_new(count * (size_t)tokens, sizeof *inputs, "test tokens", &inputs));
+    require(memory_new(count, sizeof *lengths, "test lengths", &lengths));
+    for (size_t i = 0; i < count * (size_t)tokens; i++) inputs[i] = (int32_t)net_below(&seed, g->vocabulary);
+    for (uint32_t e = 0; e < count; e++) lengths[e] = (int32_t)(e ? 2 + net_below(&seed, tokens - 1) : tokens);
+    return (example_batch){.inputs = inputs, .labels = lengths, .count = count};
+}
+
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
-    const size_t bytes = graph_input_bytes(g), tokens = count * (g->vocabulary ? bytes / sizeof(int32_t) : 0);
+    if (g->vocabulary) return token_batch(g, count, seed);
+    const size_t elements = shape_positions(g->values[0]) * g->values[0].c;
     uint8_t *images;
     int32_t *labels;
     float *mean, *deviation;
-    require(memory_new(count, bytes, "test images", &images));
+    require(memory_new(count, elements, "test images", &images));
     require(memory_new(count, sizeof *labels, "test labels", &labels));
     require(memory_new(g->values[0].c, sizeof *mean, "test mean", &mean));
     require(memory_new(g->values[0].c, sizeof *deviation, "test std", &deviation));
-    for (size_t i = 0; !g->vocabulary && i < count * bytes; i++) images[i] = (uint8_t)net_draw(&seed);
-    for (size_t i = 0; i < tokens; i++) ((int32_t *)(void *)images)[i] = (int32_t)net_below(&seed, g->vocabulary);
-    for (uint32_t e = 0; e < count; e++)
-        labels[e] = (int32_t)(g->vocabulary ? 2 + net_below(&seed, g->values[0].w - 1)
-                                            : net_below(&seed, g->values[g->logits].c));
+    for (size_t i = 0; i < count * elements; i++) images[i] = (uint8_t)net_draw(&seed);
+    for (uint32_t e = 0; e < count; e++) labels[e] = (int32_t)net_below(&seed, g->values[g->logits].c);
     for (uint32_t c = 0; c < g->values[0].c; c++) {
         mean[c] = 0.45f + 0.05f * (float)c;
         deviation[c] = 0.2f + 0.03f * (float)c;

@@ -40,19 +40,21 @@ static layer_name in_block(const gpt2 *m, uint32_t i, const char *part, const ch
 
 /* ---------------------------------------------------------------------------------------------- blocks */
 
-/* A layer norm. `reader`: the weight whose rows multiply its result, NULL when none is a component. */
-static coar_status add_norm(const gpt2 *m, const layer_name *l, const char *reader, int in, int *value) {
+/* A layer norm. `reader`: the weight whose rows multiply its result, and may be components; NULL when none is. */
+static coar_status add_norm(const gpt2 *m, const layer_name *l, const char *reader, int in, mask_site *site,
+                            int *value) {
     const size_t d = m->width;
     op o = builder_op(OP_LAYERNORM, l->name, in);
     o.eps = m->eps;
     TRY(builder_load(m->b, 1, &d, &o.weight, "%s.weight", l->module));
     TRY(builder_load(m->b, 1, &d, &o.shift, "%s.bias", l->module));
     if (reader) TRY(components_offer(m->b, SET_NEURONS, reader, l->name, PLACE_OUT, m->width, 1, &o.mask));
+    *site = o.mask;
     return builder_add(m->b, &o, 0, value);
 }
 
 /* Query, key and value are three ops of the one tensor c_attn. */
-static coar_status add_attention(const gpt2 *m, uint32_t i, int in, int *value) {
+static coar_status add_attention(const gpt2 *m, uint32_t i, int in, mask_site *site, int *value) {
     static const char *const parts[3] = {"attn.q", "attn.k", "attn.v"};
     const size_t d = m->width;
     const layer_name all = in_block(m, i, "attn.c_attn", "attn"), heads = in_block(m, i, "", "attn.heads");
@@ -73,6 +75,7 @@ static coar_status add_attention(const gpt2 *m, uint32_t i, int in, int *value) 
     if (attention.mask.place == PLACE_NONE)
         TRY(components_offer(m->b, SET_HEADS, heads.name, all.name, PLACE_OUT, m->heads, m->width / m->heads,
                              &attention.mask));
+    *site = attention.mask;
     return builder_add(m->b, &attention, 0, value);
 }
 
@@ -90,7 +93,14 @@ static coar_status add_projection(const gpt2 *m, const layer_name *l, const char
     op o = builder_op(OP_CONV, l->name, in);
     o.residual = residual;
     TRY(components_offer(m->b, SET_BLOCKS, branch, l->name, PLACE_POST, 1, m->width, &o.mask));
-    return add_linear(m, l, &o, m->width, value);
+    TRY(add_linear(m, l, &o, m->width, value));
+    TRY(components_weights(m->b, &o.mask, 1, 0, "%s.weight", l->module));
+    return components_weights(m->b, &o.mask, 0, 0, "%s.bias", l->module);
+}
+
+/* What a site ablates are rows of the layer that reads it. */
+static coar_status take_rows(const gpt2 *m, const mask_site *site, const layer_name *reader) {
+    return components_weights(m->b, site, 0, 0, "%s.weight", reader->module);
 }
 
 static coar_status add_block(const gpt2 *m, uint32_t i, int *value) {
@@ -100,18 +110,23 @@ static coar_status add_block(const gpt2 *m, uint32_t i, int *value) {
     const layer_name fc = in_block(m, i, "mlp.c_fc", "mlp.c_fc");
     const layer_name proj = in_block(m, i, "mlp.c_proj", "mlp.c_proj");
     tensor *hidden;
+    mask_site site, attention;
     int x = *value, y;
-    TRY(add_norm(m, &norm1, qkv.name, x, &y));
-    TRY(add_attention(m, i, y, &y));
+    TRY(add_norm(m, &norm1, qkv.name, x, &site, &y));
+    TRY(add_attention(m, i, y, &attention, &y));
+    TRY(take_rows(m, &site, &qkv));
     TRY(add_projection(m, &out, attn.name, x, y, &x));
-    TRY(add_norm(m, &norm2, fc.name, x, &y));
+    TRY(take_rows(m, &attention, &out));
+    TRY(add_norm(m, &norm2, fc.name, x, &site, &y));
     TRY(builder_find(m->b, 2, &hidden, "%s.weight", fc.module));
     op o = builder_op(OP_CONV, fc.name, y);
     o.act = m->act;
     const uint32_t units = (uint32_t)hidden->shape[1];
     TRY(components_offer(m->b, SET_NEURONS, proj.name, fc.name, PLACE_OUT, units, 1, &o.mask));
     TRY(add_linear(m, &fc, &o, units, &y));
-    return add_projection(m, &proj, mlp.name, x, y, value);
+    TRY(take_rows(m, &site, &fc));
+    TRY(add_projection(m, &proj, mlp.name, x, y, value));
+    return take_rows(m, &o.mask, &proj);
 }
 
 /* ------------------------------------------------------------------------------------ before and after them */
@@ -216,9 +231,10 @@ static coar_status build_gpt2(model_builder *b) {
     TRY(builder_begin_tokens(b, m.vocabulary, m.tokens));
     TRY(add_lookup(&m, &table, &x));
     for (uint32_t i = 0; i < m.depth; i++) TRY(add_block(&m, i, &x));
+    mask_site none;
     layer_name norm = {.name = "norm"};
     snprintf(norm.module, sizeof norm.module, "%sln_f", m.prefix);
-    TRY(add_norm(&m, &norm, NULL, x, &x));
+    TRY(add_norm(&m, &norm, NULL, x, &none, &x));
     TRY(add_head(&m, table, x, &x));
     pass_over_masks(&m);
     return builder_finish(b, "gpt2", x);
