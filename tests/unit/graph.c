@@ -395,9 +395,9 @@ static void plan_rule(void) {
     plan_free(&plan);
     graph_destroy(g);
 
-    g = net_transformer(NET_INPUTS, ACT_GELU_ERF, 1); /* single channels of attention: their heads are still wanted */
+    g = net_transformer(NET_INPUTS, ACT_GELU_ERF, 1); /* norms, channels of attention, hidden units */
     CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
-    check_forms(g, &plan, (const int[]){D, P, P, D, D, D, P, D, P, D, D, P, D, D, D, P, D, P, D, D, P, P, D});
+    check_forms(g, &plan, (const int[]){D, P, C, D, D, D, C, D, C, C, D, C, D, D, D, C, D, C, C, D, P, P, D});
     plan_free(&plan);
     graph_destroy(g);
     unsetenv("COAR_ISA");
