@@ -8,8 +8,8 @@ void engine_plan(engine *e, const graph *g, engine_options o) {
     CHECK_OK(backend_find(o.backend, NULL, &e->interface));
     CHECK_OK(plan_create(g, o.backend, o.precision ? o.precision : "fp32", o.exact, &e->plan));
     CHECK_OK(thread_pool_create(o.threads ? o.threads : 1, &e->pool));
-    CHECK_OK(output_parse(o.outputs ? o.outputs : "margin,loss,logit:2,logit:1-3", g->values[g->logits].c, e->outputs,
-                          &e->output_count));
+    const char *all = g->vocabulary ? "margin,loss,logit" : "margin,loss,logit:2,logit:1-3";
+    CHECK_OK(output_parse(o.outputs ? o.outputs : all, g, e->outputs, &e->output_count));
     const size_t enough = e->interface && e->interface->devices ? 0 : (size_t)1 << 30;
     e->settings = (backend_settings){.graph = g,
                                      .plan = &e->plan,
