@@ -61,6 +61,8 @@ static const op_case cases[] = {
     {WINDOW(OP_SUBSAMPLE, 9, 7, 5, 0, 0, 2), BATCH(1, 3), .quick = true, .channels = 12, .pad = 3},
     {TOKENS(OP_EMBED, 6, 20), BATCH(1, 3), .quick = true},
     {TOKENS(OP_SELECT, 5, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_MEAN_TOKEN, 6, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_NORMALISE, 5, 20), BATCH(1, 3), .quick = true},
     {TOKENS(OP_LAYERNORM, 5, 20), BATCH(3, 2), .quick = true, .shift = true, EACH(PLACE_OUT)},
     {TOKENS(OP_LAYERNORM, 17, 65), BATCH(1, 3), .quick = true},
     {TOKENS(OP_ATTENTION, 7, 20), BATCH(3, 2), .quick = true, .heads = 4, EACH(PLACE_OUT)},
@@ -85,6 +87,8 @@ static const op_case cases[] = {
     {WINDOW(OP_MAXPOOL, 112, 112, 64, 3, 3, 2), BATCH(1, 2), .pad = 1},
     {WINDOW(OP_AVGPOOL, 7, 7, 2048, 7, 7, 1), BATCH(1, 3)},
     {TOKENS(OP_EMBED, 196, 768), BATCH(1, 2)},
+    {TOKENS(OP_MEAN_TOKEN, 49, 2048), BATCH(1, 3)},
+    {TOKENS(OP_NORMALISE, 1, 1024), BATCH(1, 3)},
     {TOKENS(OP_LAYERNORM, 197, 768), BATCH(2, 2), .shift = true, EACH(PLACE_OUT)},
     {TOKENS(OP_ATTENTION, 197, 768), BATCH(2, 2), .heads = 12, .place = PLACE_OUT, .width = 64},
     {TOKENS(OP_ATTENTION, 257, 160), BATCH(2, 1), .heads = 2, EACH(PLACE_OUT)},
@@ -171,6 +175,7 @@ static coar_status set_parameters(op_builder *b, const op_case *c, uint32_t chan
         TRY(random_array(b, channels, 1, 0.3f, &o->weight));
         return random_array(b, channels, 0, 0.3f, &o->shift);
     case OP_EMBED:
+    case OP_MEAN_TOKEN:
         return random_array(b, (shape_positions(c->in) + 1) * channels, 0, 0.5f, &o->weight);
     case OP_ATTENTION:
         for (int i = 0; i < 3; i++) TRY(add_operand(b, c, channels, &o->input[i]));

@@ -31,8 +31,7 @@ coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out)
 /* Until they are there. */
 static coar_status refuse_new_ops(const graph *g) {
     for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].causal || g->ops[i].kind == OP_MEAN_TOKEN || g->ops[i].kind == OP_LOOKUP ||
-            g->ops[i].kind == OP_NORMALISE || g->ops[i].kind == OP_NEXT)
+        if (g->ops[i].causal || g->ops[i].kind == OP_LOOKUP || g->ops[i].kind == OP_NEXT)
             return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
                               op_kind_name(g->ops[i].kind));
     return COAR_OK;

@@ -320,8 +320,12 @@ static void reverse(const reverse_tile *t, const step *s) {
         t->b->kernels->select_reverse(at(t, s->dy), shape_positions(layer->in), channels, dx);
         break;
     case OP_MEAN_TOKEN:
-    case OP_LOOKUP:
+        t->b->kernels->mean_token_reverse(at(t, s->dy), (uint32_t)shape_positions(layer->out), channels, dx);
+        break;
     case OP_NORMALISE:
+        t->b->kernels->l2norm_reverse(at(t, s->x[0]), at(t, s->dy), shape_positions(layer->in), channels, dx);
+        break;
+    case OP_LOOKUP:
     case OP_NEXT:
         break; /* refused by describe */
     }

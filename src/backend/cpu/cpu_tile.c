@@ -209,8 +209,12 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
         memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
         break;
     case OP_MEAN_TOKEN:
-    case OP_LOOKUP:
+        b->kernels->mean_token(input, o->weight, (uint32_t)shape_positions(layer->out), layer->out.c, output);
+        break;
     case OP_NORMALISE:
+        b->kernels->l2norm(input, cpu_positions(w, layer), layer->out.c, output);
+        break;
+    case OP_LOOKUP:
     case OP_NEXT:
         break; /* refused by describe */
     }
