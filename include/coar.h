@@ -133,9 +133,10 @@ COAR_API coar_status coar_pack(const coar_pack_options *options, coar_pack_resul
 
 /* ----------------------------------------------------------------------------------------------- info */
 
-/* Describes a weight, data or run file. `arch` and `components` as in coar_ablate_options (weights only).
+/* Describes a weight, data or run file. `arch`, `components` and `classes` as in coar_ablate_options (weights only).
  * *text: human-readable, or JSON with `json`; the caller frees it with coar_free. */
-COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text);
+COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, const char *classes, int json,
+                               char **text);
 
 /* Frees what a function of coar handed over. NULL is fine. */
 COAR_API void coar_free(void *memory);
@@ -174,6 +175,8 @@ typedef struct coar_ablate_options {
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
     const char *devices;     /* "0,2": which of the backend's devices; NULL or "all" = all. No result depends on it */
+    const char *classes;     /* of a zero-shot classifier (CLIP), and of no other network: embeddings of its classes, .npy
+                              * of f32 or f16 [classes, width of the image's embedding], of any length */
 } coar_ablate_options;
 #define COAR_ABLATE_INIT { .size = sizeof(coar_ablate_options) }
 
@@ -313,6 +316,7 @@ typedef struct coar_evaluate_options {
     const char *devices;      /* as in coar_ablate_options */
     int baselines;            /* leave-one-out, gradient at the full model, neuron conductance, internal influence: made
                                * where the run lacks them, as its fits loo, gp, nc, ii, and evaluated beside `fits` */
+    const char *classes;      /* as `model`, of a run that has class embeddings */
 } coar_evaluate_options;
 #define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
 
@@ -389,6 +393,7 @@ typedef struct coar_bench_options {
                                cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
     int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
+    const char *classes;    /* as in coar_ablate_options; networks with random weights have 1,000 random classes without */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
 

@@ -12,6 +12,10 @@ const golden_net golden_nets[] = {
     {"vit_torchvision", "vit", "32x32", "vit"},
     {"vit_timm", "vit", "32x32", "vit"},
     {"vit_hf", "vit", "32x32", "vit"},
+    {"clip_vit_openai", "clip_vit", "32x32", "clip_vit", "clip-classes"},
+    {"clip_vit_openclip", "clip_vit_erf", "32x32", "clip_vit", "clip-classes"},
+    {"clip_vit_hf", "clip_vit", "32x32", "clip_vit", "clip-classes"},
+    {"clip_rn", "clip_rn", "32x32", "clip_rn", "clip-classes"},
 };
 const size_t golden_net_count = sizeof golden_nets / sizeof *golden_nets;
 
@@ -68,8 +72,12 @@ float *golden_array(golden *g, component_set set, const char *part, size_t dimen
 
 model *golden_model(const golden *g, component_set set) {
     model *m = NULL;
-    const model_options options = {
-        .set = set, .image_height = (uint32_t)g->images.shape[1], .image_width = (uint32_t)g->images.shape[2]};
+    char classes[512] = "";
+    if (g->net->classes) snprintf(classes, sizeof classes, "%s", path_of(g->net->classes, "", ".npy"));
+    const model_options options = {.set = set,
+                                   .classes = *classes ? classes : NULL,
+                                   .image_height = (uint32_t)g->images.shape[1],
+                                   .image_width = (uint32_t)g->images.shape[2]};
     CHECK_OK(model_open(path_of(g->net->weights, "", ".safetensors"), &options, &m));
     if (!m) return NULL;
     CHECK_TEXT(m->arch, g->net->arch);

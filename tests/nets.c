@@ -198,18 +198,73 @@ static int transformer_block(builder *b, int input, activation act) {
     return block_linear(b, up, width, ACT_NONE, true, middle);
 }
 
+static int embed_patches(builder *b) {
+    op patches = linear_op(b, 0, 20, ACT_NONE);
+    patches.kernel_h = patches.kernel_w = patches.stride = 4;
+    patches.weight = random_array(b, 20 * 3 * 4 * 4, 0, 0.3f);
+    op embed = plain_op(OP_EMBED, add(b, patches, 20));
+    embed.weight = random_array(b, (3 * 2 + 1) * 20, 0, 0.5f);
+    return add(b, embed, 0);
+}
+
 graph *net_transformer(net_components components, activation act, uint64_t seed) {
     builder b = begin((shape){12, 8, 3}, components, seed);
-    op patches = linear_op(&b, 0, 20, ACT_NONE);
-    patches.kernel_h = patches.kernel_w = patches.stride = 4;
-    patches.weight = random_array(&b, 20 * 3 * 4 * 4, 0, 0.3f);
-    op embed = plain_op(OP_EMBED, add(&b, patches, 20));
-    embed.weight = random_array(&b, (3 * 2 + 1) * 20, 0, 0.5f);
-    int v = add(&b, embed, 0);
+    int v = embed_patches(&b);
     v = transformer_block(&b, v, act);
     v = transformer_block(&b, v, act);
     v = add(&b, plain_op(OP_SELECT, layernorm(&b, v, false)), 0);
     return finish(&b, add(&b, linear_op(&b, v, 7, ACT_NONE), 7));
+}
+
+/* A linear layer without bias. */
+static int project(builder *b, int input, uint32_t channels) {
+    op o = linear_op(b, input, channels, ACT_NONE);
+    o.shift = NULL;
+    return add(b, o, channels);
+}
+
+/* Logits of classes that an embedding is compared with. */
+static int compare(builder *b, int embedding, uint32_t classes) {
+    return project(b, add(b, plain_op(OP_NORMALISE, embedding), 0), classes);
+}
+
+graph *net_clip_transformer(net_components components, uint64_t seed) {
+    builder b = begin((shape){12, 8, 3}, components, seed);
+    int v = layernorm(&b, embed_patches(&b), false);
+    v = transformer_block(&b, v, ACT_QUICKGELU);
+    v = transformer_block(&b, v, ACT_QUICKGELU);
+    v = layernorm(&b, add(&b, plain_op(OP_SELECT, v), 0), false);
+    return finish(&b, compare(&b, project(&b, v, 13), 7));
+}
+
+static int average(builder *b, int input) {
+    op pool = plain_op(OP_AVGPOOL, input);
+    pool.kernel_h = pool.kernel_w = pool.stride = 2;
+    return add(b, pool, 0);
+}
+
+/* Strides are average pools: of the branch behind its second convolution, and of the shortcut. */
+static int pooled_block(builder *b, int input, uint32_t inner, uint32_t channels) {
+    int shortcut = add(b, conv_op(b, average(b, input), channels, 1, 1, ACT_NONE), channels);
+    int v = block_conv(b, conv_op(b, input, inner, 1, 1, ACT_RELU), inner, false, -1);
+    v = average(b, block_conv(b, conv_op(b, v, inner, 3, 1, ACT_RELU), inner, false, -1));
+    return block_conv(b, conv_op(b, v, channels, 1, 1, ACT_RELU), channels, true, shortcut);
+}
+
+graph *net_clip_pool(net_components components, uint64_t seed) {
+    builder b = begin((shape){25, 17, 3}, components, seed);
+    int v = block_conv(&b, conv_op(&b, 0, 9, 3, 2, ACT_RELU), 9, false, -1);
+    v = bottleneck_block(&b, v, 6, 20, 1);
+    v = pooled_block(&b, v, 7, 28);
+    v = average(&b, v);
+    op mean = plain_op(OP_MEAN_TOKEN, v);
+    mean.weight = random_array(&b, (3 * 2 + 1) * 28, 0, 0.5f);
+    v = add(&b, mean, 0);
+    op o = plain_op(OP_ATTENTION, -1);
+    o.heads = 4;
+    for (int k = 0; k < 3; k++) o.input[k] = add(&b, linear_op(&b, v, 28, ACT_NONE), 28);
+    v = add(&b, plain_op(OP_SELECT, add(&b, o, 0)), 0);
+    return finish(&b, compare(&b, add(&b, linear_op(&b, v, 13, ACT_NONE), 13), 7));
 }
 
 /* -------------------------------------------------------------------------------------- any graph */
@@ -286,12 +341,15 @@ graph *net_random(uint64_t seed) {
 
 const char *const net_component_names[] = {
     [NET_FILTERS] = "filters", [NET_BLOCKS] = "blocks", [NET_INPUTS] = "inputs", [NET_HEADS] = "heads"};
-const char *const net_family_names[NET_FAMILIES] = {"basic blocks", "bottlenecks", "transformer, erf",
-                                                    "transformer, tanh", "transformer, quick"};
+const char *const net_family_names[NET_FAMILIES] = {"basic blocks",      "bottlenecks",        "transformer, erf",
+                                                    "transformer, tanh", "transformer, quick", "CLIP transformer",
+                                                    "CLIP pool"};
 
 graph *net_family(size_t i, net_components components) {
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU};
     if (i == 0) return net_basic(components, 11);
+    if (i == 5) return net_clip_transformer(components, 18);
+    if (i == 6) return net_clip_pool(components, 19);
     return i == 1 ? net_bottleneck(components, 12) : net_transformer(components, acts[i - 2], 13 + i);
 }
 
@@ -302,6 +360,10 @@ named_net net_number(size_t k) {
         snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
                  net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
+    } else if (k >= 10 && k < NETS_NAMED) {
+        const net_components set = (net_components)(k % 2 ? NET_BLOCKS : k < 14 ? NET_FILTERS : NET_HEADS);
+        snprintf(net.name, sizeof net.name, "CLIP %s, %s", k < 12 ? "pool" : "transformer", net_component_names[set]);
+        net.g = k < 12 ? net_clip_pool(set, 24) : net_clip_transformer(set, 25);
     } else if (k < NETS_NAMED) {
         snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
         net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);

@@ -27,8 +27,13 @@ graph *net_bottleneck(net_components components, uint64_t seed);
 /* Patches of 4 on 12 x 8 x 3, class token, two blocks of width 20 with 4 heads, layer norm, head. `act`: the MLP's. */
 graph *net_transformer(net_components components, activation act, uint64_t seed);
 
+/* CLIP's image encoders, with a layer norm and a length of 1 before the classes: the transformer above with a projection,
+ * and bottlenecks whose stride is an average pool, with attention pooling of 6 tokens and their mean. */
+graph *net_clip_transformer(net_components components, uint64_t seed);
+graph *net_clip_pool(net_components components, uint64_t seed);
+
 /* What kinds of networks there are, all of odd sizes, and of components in them; transformers differ in their activations. */
-enum { NET_FAMILIES = 5 };
+enum { NET_FAMILIES = 7 };
 extern const char *const net_family_names[NET_FAMILIES], *const net_component_names[];
 graph *net_family(size_t i, net_components components);
 
@@ -36,7 +41,7 @@ graph *net_family(size_t i, net_components components);
 graph *net_random(uint64_t seed);
 
 /* All of the above in one row: number k of the NETS_NAMED that have a name each, then random ones without end. */
-enum { NETS_NAMED = 10 }; /* six residual networks, four transformers */
+enum { NETS_TRANSFORMER = 6, NETS_NAMED = 15 }; /* six residual networks, four transformers, five CLIPs */
 typedef struct named_net {
     char name[48];
     graph *g; /* the caller's */

@@ -50,7 +50,7 @@ typedef struct bench {
 } bench;
 
 static coar_status open_model(const coar_bench_options *o, model **out) {
-    model_options options = {.arch = o->arch};
+    model_options options = {.arch = o->arch, .classes = o->classes};
     TRY(component_set_parse(o->components, &options.set));
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name weights or an architecture");
     return file_exists(o->model) ? model_open(o->model, &options, out) : model_random(o->model, &options, out);

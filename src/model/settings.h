@@ -1,8 +1,9 @@
 /*
  * settings.h - what names and shapes of a weight file do not tell: heads, epsilons, activation, pixels.
  *
- * Each key is looked up in this order: --arch NAME,key=value > the file's __metadata__ > a config.json beside the file;
- * the family's default is the caller's `fallback`. Keys: heads, ln_eps, bn_eps, activation, pool, mean, std, image.
+ * Each key is looked up in this order: --arch NAME,key=value > the file's __metadata__ > a config.json beside the file >
+ * an open_clip_config.json there; the family's default is the caller's `fallback`. Keys: heads, ln_eps, bn_eps,
+ * activation, pool, mean, std, logit_scale, image.
  * Must not know: what an architecture does with them.
  */
 #ifndef COAR_MODEL_SETTINGS_H
