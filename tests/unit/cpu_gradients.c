@@ -233,7 +233,7 @@ static void check_pairs(const graph *g, const char *isa, const example_batch *ba
         for (uint32_t first = 0; first < batch->count; first += 9) {
             const mask_range one = {.count = 1, .n = masks->n, .keeps = masks->keeps + s * n};
             example_batch part = first_examples(batch, batch->count - first < 9 ? batch->count - first : 9);
-            part.images += first * elements;
+            part.inputs = (const uint8_t *)part.inputs + first * elements;
             part.labels += first;
             float *few = gradients_of(&e, &part, REVERSE_MASK, &one);
             CHECK(!memcmp(few, expected + (s * batch->count + first) * n, part.count * n * sizeof *few));

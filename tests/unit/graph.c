@@ -279,14 +279,14 @@ static void output_gradients(void) {
     const float expected[CLASSES][CLASSES] = {{1, -1, 0, 0}, {0, 1, -1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
     for (uint32_t label = 0; label < CLASSES; label++) {
         float gradient[CLASSES];
-        output_gradient(&specs[0], equal, 1, CLASSES, label, gradient);
+        output_gradient(&specs[0], &(logits_view){equal, 1, CLASSES, .label = label}, gradient);
         for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], expected[label][c], 0);
     }
 
     test_begin("outputs: the loss of large logits has a gradient");
     const float large[CLASSES] = {3000, 1000, 3000, -3000};
     float gradient[CLASSES];
-    output_gradient(&specs[4], large, 1, CLASSES, 1, gradient);
+    output_gradient(&specs[4], &(logits_view){large, 1, CLASSES, .label = 1}, gradient);
     const float shares[CLASSES] = {0.5f, -1, 0.5f, 0};
     for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], shares[c], 1e-7);
 }
