@@ -333,6 +333,124 @@ typedef struct coar_evaluation {
 COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations,
                                    size_t *count);
 
+/* ------------------------------------------------------------------------------------------------ edit */
+
+typedef struct coar_edit_options {
+    size_t size;
+    const char *run;             /* run.h5 */
+    const char *target;          /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are to change.
+                                    With attributions, as `reference` */
+    const char *reference;       /* likewise: whose outputs are to stay */
+    int raise, lower;            /* one of them: what is to become of the target's outputs */
+    uint32_t max_k;              /* K, at most n; 0 = 100, or n where that is less */
+    const char *validation;      /* SPEC or RUN.h5:SPEC, any rows: chooses k. NULL: see docs/edit.md */
+    const char *test;            /* likewise: only told */
+    const char *target_test;     /* likewise, of fresh examples such as the target's; NULL: none, but for docs/edit.md's */
+    int has_select;              /* 0: 2 points; of language models 0.1 of the mean output */
+    double select;               /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    int has_until;
+    double until;                /* percent: the smallest k within X at which so many of the target's examples are right (lower:
+                                    at most so many), instead of the largest gain; the sweep ends there */
+    const char *fit;             /* NULL = of the first output's fits the one that expects the highest correlation */
+    const char *name;            /* of the edit; NULL = "edit" */
+    const char *method;          /* NULL = "tau" (coar_edit_methods) */
+    int compare;                 /* the same k by leave-one-out, gradient, weight norm and chance, with intervals */
+    const char *attributions;    /* W.npy f32 [M, n] in place of a fit, of the run's first output ... */
+    const char *rows;            /* ... and R.npy, integers [M]: the data file's rows that they are of */
+    const char *classes;         /* FILE.npy of a zero-shot classifier; NULL = the run's */
+    const char *model, *data;    /* NULL = the run's paths; hashes are compared. `data` is the positional run's */
+    const char *backend;         /* as in coar_evaluate_options */
+    const char *devices;
+    int threads;
+    uint64_t memory;
+    const char *output;          /* edited.safetensors; NULL = none */
+    double time_limit;           /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
+    int force;                   /* replace an edit of this name, and `output` */
+    int force_resume;
+    const char *command;
+    const coar_callbacks *callbacks;
+} coar_edit_options;
+#define COAR_EDIT_INIT { .size = sizeof(coar_edit_options) }
+
+/* The sets of examples of an edit. The last may be empty. */
+enum {
+    COAR_EDIT_TARGET,
+    COAR_EDIT_REFERENCE,
+    COAR_EDIT_VALIDATION,
+    COAR_EDIT_TEST,
+    COAR_EDIT_TARGET_TEST,
+    COAR_EDIT_SETS
+};
+
+/* A set under one mask. Accuracies are fractions of 1, NaN of language models, worst and average also of all sets but
+ * validation and test. */
+typedef struct coar_edit_score {
+    double output;    /* mean of the fit's output */
+    double accuracy;  /* examples with a margin above 0 */
+    double worst;     /* the lowest accuracy of a (label, group) pair that has examples; of data without groups, of a label */
+    double average;   /* the pairs' mean accuracy, each pair counting alike */
+} coar_edit_score;
+
+typedef struct coar_edit_point { /* of the sweep */
+    uint32_t k;                  /* components ablated */
+    coar_edit_score set[COAR_EDIT_TEST]; /* target, reference, validation */
+} coar_edit_point;
+
+typedef struct coar_edit_component { /* in the order in which they are ablated */
+    uint32_t component;              /* 0 .. n - 1 */
+    const char *group;               /* its component group ... */
+    uint32_t row;                    /* ... and its place there */
+    double score;                    /* the method's; of tau, docs/design.md, section 7 */
+} coar_edit_component;
+
+/* Accuracies of validation and test examples of one (label, group) pair; NaN where it has none of them. */
+typedef struct coar_edit_pair {
+    int32_t label, group; /* group: -1 of data without groups */
+    const char *label_name, *group_name; /* "" without names */
+    uint64_t examples[2];
+    double before[2], after[2];
+} coar_edit_pair;
+
+typedef struct coar_edit_interval { /* a mean over examples and its 95 % bootstrap interval */
+    double mean, low, high;
+} coar_edit_interval;
+
+/* One way to choose k components. Losses: of accuracy, as fractions of 1; of language models of the mean output. */
+typedef struct coar_edit_comparison {
+    const char *method;
+    coar_edit_interval target_gain;      /* of its output, in the direction asked for */
+    coar_edit_interval validation_loss, test_loss;
+    coar_edit_interval target_test_gain; /* of accuracy, in the direction asked for; NaN without such examples */
+} coar_edit_comparison;
+
+/* One block of memory, freed with coar_free. */
+typedef struct coar_edit_result {
+    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy */
+    uint32_t components, max_k, k;   /* n, K, the k chosen; 0: no edit helps */
+    double select;                   /* X: points, or mean output */
+    uint32_t stopped;                /* the sweep ended before K at this k; 0: it did not */
+    int has_classes;                 /* 0: a language model */
+    uint64_t examples[COAR_EDIT_SETS];
+    coar_edit_score before[COAR_EDIT_SETS], after[COAR_EDIT_SETS]; /* at k = 0 and k */
+    const coar_edit_point *points;   /* k ascending from 0 */
+    size_t point_count;
+    const coar_edit_component *order; /* [order_count]: K of them, or as many as the method has use for */
+    size_t order_count;
+    const coar_edit_pair *pairs;     /* none of a language model */
+    size_t pair_count;
+    const coar_edit_comparison *comparisons; /* the edit itself first; none without `compare`, or where k is 0 */
+    size_t comparison_count;
+    double seconds;
+} coar_edit_result;
+
+/* Chooses components whose ablation raises or lowers the target's outputs and leaves the reference's, by attributions alone;
+ * measures ablations of 0 .. K of them, chooses k on validation examples and tells what it does to test examples; stores all
+ * of it as edit `name` of the run and, with `output`, writes the edited weights. A rerun after COAR_STOPPED goes on. */
+COAR_API coar_status coar_edit(const coar_edit_options *options, coar_edit_result **result);
+
+/* "tau, ...": what `method` may be. Static storage. */
+COAR_API const char *coar_edit_methods(void);
+
 /* ------------------------------------------------------------------------------------- report, bench */
 
 typedef struct coar_report_options {

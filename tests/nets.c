@@ -26,6 +26,7 @@ typedef struct builder {
     graph *g;
     uint64_t state;
     net_components set;
+    bool causal;         /* its attention */
     uint32_t components; /* so far */
 } builder;
 
@@ -35,10 +36,14 @@ static void require(coar_status status) {
     exit(2);
 }
 
-static builder begin(shape input, net_components set, uint64_t seed) {
-    builder b = {.state = seed, .set = set};
-    require(graph_create(input, 0, &b.g));
+static builder begin_with(shape input, uint32_t vocabulary, net_components set, uint64_t seed) {
+    builder b = {.state = seed, .set = set, .causal = vocabulary > 0};
+    require(graph_create(input, vocabulary, &b.g));
     return b;
+}
+
+static builder begin(shape input, net_components set, uint64_t seed) {
+    return begin_with(input, 0, set, seed);
 }
 
 static graph *finish(builder *b, int logits) {
@@ -169,6 +174,7 @@ static int attention(builder *b, int q, int k, int v, uint32_t heads) {
     o.input[1] = k;
     o.input[2] = v;
     o.heads = heads;
+    o.causal = b->causal;
     if (b->set == NET_INPUTS) o.mask = site(b, PLACE_OUT, width, 1);
     if (b->set == NET_HEADS) o.mask = site(b, PLACE_OUT, width, width / heads);
     return add(b, o, 0);
@@ -216,6 +222,42 @@ graph *net_transformer(net_components components, activation act, uint64_t seed)
     return finish(&b, add(&b, linear_op(&b, v, 7, ACT_NONE), 7));
 }
 
+/* ------------------------------------------------------------------------------- language models, CLIP */
+
+graph *net_language(net_components components, uint64_t seed) {
+    const uint32_t tokens = 21, width = 32, vocabulary = 67;
+    builder b = begin_with((shape){1, tokens, 1}, vocabulary, components, seed);
+    op lookup = plain_op(OP_LOOKUP, 0), next = plain_op(OP_NEXT, -1);
+    lookup.vocabulary = next.vocabulary = vocabulary;
+    lookup.weight = next.weight = random_array(&b, vocabulary * width, 0, 0.5f); /* tied */
+    lookup.shift = random_array(&b, tokens * width, 0, 0.5f);
+    int v = add(&b, lookup, width);
+    v = transformer_block(&b, v, ACT_GELU_TANH);
+    v = transformer_block(&b, v, ACT_GELU_TANH);
+    next.input[0] = layernorm(&b, v, false);
+    next.input[1] = 0;
+    return finish(&b, add(&b, next, 0));
+}
+
+graph *net_clip(net_components components, uint64_t seed) {
+    const uint32_t width = 20, classes = 7;
+    builder b = begin((shape){11, 9, 3}, components, seed);
+    int v = block_conv(&b, conv_op(&b, 0, 9, 3, 2, ACT_RELU), 9, false, -1);
+    v = block_conv(&b, conv_op(&b, v, width, 3, 2, ACT_RELU), width, true, -1);
+    op mean = plain_op(OP_MEAN_TOKEN, v);
+    mean.weight = random_array(&b, (3 * 3 + 1) * width, 0, 0.5f);
+    v = add(&b, mean, 0);
+    int q = block_linear(&b, v, width, ACT_NONE, false, -1);
+    int k = block_linear(&b, v, width, ACT_NONE, false, -1);
+    int mixed = attention(&b, q, k, block_linear(&b, v, width, ACT_NONE, false, -1), 4);
+    v = add(&b, linear_op(&b, mixed, 11, ACT_NONE), 11);
+    v = add(&b, plain_op(OP_NORMALISE, add(&b, plain_op(OP_SELECT, v), 0)), 0);
+    op head = linear_op(&b, v, classes, ACT_NONE);
+    head.scale = random_array(&b, classes, 8, 0); /* exp(logit_scale) */
+    head.shift = NULL;
+    return finish(&b, add(&b, head, classes));
+}
+
 /* A linear layer without bias. */
 static int project(builder *b, int input, uint32_t channels) {
     op o = linear_op(b, input, channels, ACT_NONE);
@@ -235,36 +277,6 @@ graph *net_clip_transformer(net_components components, uint64_t seed) {
     v = transformer_block(&b, v, ACT_QUICKGELU);
     v = layernorm(&b, add(&b, plain_op(OP_SELECT, v), 0), false);
     return finish(&b, compare(&b, project(&b, v, 13), 7));
-}
-
-static int average(builder *b, int input) {
-    op pool = plain_op(OP_AVGPOOL, input);
-    pool.kernel_h = pool.kernel_w = pool.stride = 2;
-    return add(b, pool, 0);
-}
-
-/* Strides are average pools: of the branch behind its second convolution, and of the shortcut. */
-static int pooled_block(builder *b, int input, uint32_t inner, uint32_t channels) {
-    int shortcut = add(b, conv_op(b, average(b, input), channels, 1, 1, ACT_NONE), channels);
-    int v = block_conv(b, conv_op(b, input, inner, 1, 1, ACT_RELU), inner, false, -1);
-    v = average(b, block_conv(b, conv_op(b, v, inner, 3, 1, ACT_RELU), inner, false, -1));
-    return block_conv(b, conv_op(b, v, channels, 1, 1, ACT_RELU), channels, true, shortcut);
-}
-
-graph *net_clip_pool(net_components components, uint64_t seed) {
-    builder b = begin((shape){25, 17, 3}, components, seed);
-    int v = block_conv(&b, conv_op(&b, 0, 9, 3, 2, ACT_RELU), 9, false, -1);
-    v = bottleneck_block(&b, v, 6, 20, 1);
-    v = pooled_block(&b, v, 7, 28);
-    v = average(&b, v);
-    op mean = plain_op(OP_MEAN_TOKEN, v);
-    mean.weight = random_array(&b, (3 * 2 + 1) * 28, 0, 0.5f);
-    v = add(&b, mean, 0);
-    op o = plain_op(OP_ATTENTION, -1);
-    o.heads = 4;
-    for (int k = 0; k < 3; k++) o.input[k] = add(&b, linear_op(&b, v, 28, ACT_NONE), 28);
-    v = add(&b, plain_op(OP_SELECT, add(&b, o, 0)), 0);
-    return finish(&b, compare(&b, add(&b, linear_op(&b, v, 13, ACT_NONE), 13), 7));
 }
 
 /* -------------------------------------------------------------------------------------- any graph */
@@ -348,8 +360,6 @@ const char *const net_family_names[NET_FAMILIES] = {"basic blocks",      "bottle
 graph *net_family(size_t i, net_components components) {
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU};
     if (i == 0) return net_basic(components, 11);
-    if (i == 5) return net_clip_transformer(components, 18);
-    if (i == 6) return net_clip_pool(components, 19);
     return i == 1 ? net_bottleneck(components, 12) : net_transformer(components, acts[i - 2], 13 + i);
 }
 
@@ -360,10 +370,14 @@ named_net net_number(size_t k) {
         snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
                  net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
-    } else if (k >= 10 && k < NETS_NAMED) {
-        const net_components set = (net_components)(k % 2 ? NET_BLOCKS : k < 14 ? NET_FILTERS : NET_HEADS);
-        snprintf(net.name, sizeof net.name, "CLIP %s, %s", k < 12 ? "pool" : "transformer", net_component_names[set]);
-        net.g = k < 12 ? net_clip_pool(set, 24) : net_clip_transformer(set, 25);
+    } else if (k >= 10 && k < 13) {
+        const net_components set = k == 10 ? NET_FILTERS : k == 11 ? NET_INPUTS : NET_HEADS;
+        snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
+        net.g = net_clip(set, 24);
+    } else if (k >= 13 && k < NETS_NAMED) {
+        const net_components set = k == 13 ? NET_FILTERS : NET_BLOCKS;
+        snprintf(net.name, sizeof net.name, "CLIP's transformer, %s", net_component_names[set]);
+        net.g = net_clip_transformer(set, 25);
     } else if (k < NETS_NAMED) {
         snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
         net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
@@ -376,7 +390,19 @@ named_net net_number(size_t k) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
+/* Random texts, and lengths of all kinds. */
+static example_batch token_batch(const graph *g, uint32_t count, uint64_t seed) {
+    const uint32_t tokens = g->values[0].w;
+    int32_t *inputs, *lengths;
+    require(memory_new(count * (size_t)tokens, sizeof *inputs, "test tokens", &inputs));
+    require(memory_new(count, sizeof *lengths, "test lengths", &lengths));
+    for (size_t i = 0; i < count * (size_t)tokens; i++) inputs[i] = (int32_t)net_below(&seed, g->vocabulary);
+    for (uint32_t e = 0; e < count; e++) lengths[e] = (int32_t)(e ? 2 + net_below(&seed, tokens - 1) : tokens);
+    return (example_batch){.inputs = inputs, .labels = lengths, .count = count};
+}
+
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed) {
+    if (g->vocabulary) return token_batch(g, count, seed);
     const size_t elements = shape_positions(g->values[0]) * g->values[0].c;
     uint8_t *images;
     int32_t *labels;

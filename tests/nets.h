@@ -27,13 +27,17 @@ graph *net_bottleneck(net_components components, uint64_t seed);
 /* Patches of 4 on 12 x 8 x 3, class token, two blocks of width 20 with 4 heads, layer norm, head. `act`: the MLP's. */
 graph *net_transformer(net_components components, activation act, uint64_t seed);
 
-/* CLIP's image encoders, with a layer norm and a length of 1 before the classes: the transformer above with a projection,
- * and bottlenecks whose stride is an average pool, with attention pooling of 6 tokens and their mean. */
+/* Token and position tables of 67 words and 21 tokens, two causal blocks of width 32 with 4 heads, layer norm, a tied head. */
+graph *net_language(net_components components, uint64_t seed);
+
+/* Two convolutions, CLIP's attention pooling of width 20 with 4 heads, unit vectors, 7 classes. 11 x 9 x 3. */
+graph *net_clip(net_components components, uint64_t seed);
+
+/* CLIP's other encoder: the transformer above with a layer norm before its blocks, a projection and unit vectors. */
 graph *net_clip_transformer(net_components components, uint64_t seed);
-graph *net_clip_pool(net_components components, uint64_t seed);
 
 /* What kinds of networks there are, all of odd sizes, and of components in them; transformers differ in their activations. */
-enum { NET_FAMILIES = 7 };
+enum { NET_FAMILIES = 5 };
 extern const char *const net_family_names[NET_FAMILIES], *const net_component_names[];
 graph *net_family(size_t i, net_components components);
 
@@ -48,7 +52,7 @@ typedef struct named_net {
 } named_net;
 named_net net_number(size_t k);
 
-/* Random pixels and labels for a graph. Free the batch with net_batch_free. */
+/* Random pixels and labels, or texts and lengths, for a graph. Free the batch with net_batch_free. */
 example_batch net_batch(const graph *g, uint32_t count, uint64_t seed);
 void net_batch_free(example_batch *batch);
 

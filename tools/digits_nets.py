@@ -1,4 +1,5 @@
-"""The two small networks of data/, in PyTorch: for train_digits.py, golden_digits.py and golden_baselines.py.
+"""The two small networks of data/, in PyTorch: for train_digits.py, golden_digits.py, golden_edited.py and
+golden_baselines.py.
 
 Tensor names are those of published models, so that coar recognises them: DigitsResNet has the CIFAR ResNet layout of
 He et al. 2016 (section 4.2; option-A shortcuts), DigitsViT the names of torchvision's VisionTransformer. `components`

@@ -3,6 +3,9 @@
  *
  *   y[p][t][h] = out(sum over s of softmax_s(q[p][t][h] . k[p][s][h] / sqrt(width)) v[p][s][h])
  *
+ * over all tokens s or, causal, s <= t: tiles of keys behind a block's last query are not read, and those behind a warp's are
+ * passed over.
+ *
  * q, k, v, y [pairs][tokens][gpu_stride(heads * width)]. The plain kernel computes GPU_F32 (reference grade: no
  * operand is rounded) and, for the other types, the widths that attention_mma.cu does not take; the last head zeroes
  * the channels behind it.
@@ -71,17 +74,18 @@ static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attentio
     float o[ROWS][OWNED] = {}, largest[ROWS], sum[ROWS];
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) largest[r] = -INFINITY, sum[r] = 0;
-    for (uint32_t first = 0; first < a.tokens; first += KEYS) {
+    const uint32_t keys = keys_seen(a, h.row, job.block_rows), row = h.row + warp_row, own = keys_seen(a, row, ROWS);
+    for (uint32_t first = 0; first < keys; first += KEYS) {
         __syncthreads(); /* nobody reads the tile before */
         load_rows<T>(a.k, a, h, first, KEYS, pitch, k);
         load_rows<T>(a.v, a, h, first, KEYS, pitch, v);
         __syncthreads();
-        if (h.row + warp_row >= a.tokens) continue;
+        if (row >= a.tokens || first >= own) continue;
         float s[ROWS];
         score_key(q, k + lane * pitch, a.width, pitch, s);
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r++) {
-            if (first + lane >= a.tokens) s[r] = -INFINITY;
+            if (first + lane >= keys_seen(a, row + r, 1)) s[r] = -INFINITY;
             const float next = fmaxf(largest[r], warp_max(s[r]) * job.scale), rescale = exp2f(largest[r] - next);
             const float p = exp2f(fmaf(s[r], job.scale, -next));
             weights[r * KEYS + lane] = p;
@@ -93,7 +97,7 @@ static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attentio
         __syncwarp(); /* a lane's weights are for all lanes; the barrier above keeps the next tile's from them */
         mix_values(weights, v, a.width, pitch, lane, o);
     }
-    if (h.row + warp_row < a.tokens) write_rows<T>(a, h, h.row + warp_row, lane, o, sum, largest);
+    if (row < a.tokens) write_rows<T>(a, h, row, lane, o, sum, largest);
 }
 
 template <class T> static cudaError_t plain_launch(const gpu_attention *a, cudaStream_t stream) {

@@ -37,6 +37,11 @@ static GPU_INLINE attention_head head_of_block(const attention_job &job) {
             (size_t)pair * (a.tokens * job.stride) + head * a.width};
 }
 
+/* Keys that some of `rows` queries from `row` on see are those below this. */
+static GPU_INLINE uint32_t keys_seen(const gpu_attention &a, uint32_t row, uint32_t rows) {
+    return a.causal ? min(a.tokens, row + rows) : a.tokens;
+}
+
 /* Where a head's logsum, or another number for each of its tokens, begins in [pairs][heads][tokens]. */
 static GPU_INLINE size_t statistics_of(const gpu_attention &a, const attention_head &h) {
     return ((size_t)h.pair * a.heads + h.head) * a.tokens;
@@ -91,6 +96,16 @@ cudaError_t attention_mma_launch(const gpu_attention *a, cudaStream_t stream);
  *   queries   own q, dresult    other k, v          scores = own[0] other[0]', weights' gradients = own[1] other[1]'
  *   keys      own k, v          other q, dresult    the same, transposed */
 enum attention_side { ATTENTION_QUERIES, ATTENTION_KEYS };
+
+/* What `rows` rows of a side from `row` on have weights with: rows of the other side from `first` to before `end`. */
+struct rows_met {
+    uint32_t first, end;
+};
+
+static GPU_INLINE rows_met rows_of_other(const gpu_attention &a, attention_side side, uint32_t row, uint32_t rows) {
+    if (side == ATTENTION_QUERIES) return {0, keys_seen(a, row, rows)};
+    return {a.causal ? row : 0, a.tokens};
+}
 
 struct attention_gradients {
     const void *own[2], *other[2];

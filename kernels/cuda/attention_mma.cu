@@ -15,8 +15,10 @@
  * is rounded after scaling and none overflows. P is rounded to the operand's type and l adds the rounded values, so
  * that the weights which are applied add up to one: a V that is constant over the keys (an ablated row's bias) comes
  * out unchanged but for the fp32 rounding of the two sums. P goes from accumulators to operands in registers. At the
- * end y = out(O / l). The order of all sums depends on T and width only. Causal attention would be a template flag of
- * `attend` (a limit for each row instead of one for all) and an earlier last tile.
+ * end y = out(O / l). The order of all sums depends on T and width only.
+ *
+ * Causal: a block ends with the tile of its last query, a warp with the span of its own last one. All keys of the spans in
+ * front of that are seen by all of its queries: 16 rows from a multiple of 16 on meet the diagonal in one span of 32 keys.
  *
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
  * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank
@@ -214,9 +216,11 @@ template <class T, int WIDTH> static GPU_INLINE void softmax_step(query_rows<T, 
     }
 }
 
-/* SPAN keys of a tile, of which the first `keys` exist: all of them unless PARTIAL. */
+/* SPAN keys of a tile, all of them unless PARTIAL: then the first `keys`, and the lane's first row sees no more than `seen`
+ * of them, its other one 8 more. */
 template <bool PARTIAL, class T, int WIDTH>
-static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile, uint32_t keys, float scale) {
+static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile, uint32_t keys, uint32_t seen,
+                              float scale) {
     using shape = tiling<T, WIDTH>;
     float s[SPAN / 8][4];
     score<T, WIDTH, PARTIAL>(w, tile, keys, s);
@@ -224,8 +228,10 @@ static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile
 #pragma unroll
         for (int n = 0; n < SPAN / 8; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                if (n * 8 + w.lane % 4 * 2 + e % 2 >= keys) s[n][e] = -INFINITY;
+            for (int e = 0; e < 4; e++) {
+                const uint32_t key = n * 8 + w.lane % 4 * 2 + e % 2;
+                if (key >= keys || key >= seen + e / 2 * 8) s[n][e] = -INFINITY;
+            }
     softmax_step(w, scale, s);
 #pragma unroll
     for (int group = 0; group < SPAN / 16; group++) {
@@ -284,7 +290,7 @@ static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T,
     GPU_DYNAMIC_SHARED(unsigned char, stages);
     const gpu_attention &a = job.a;
     const attention_head h = head_of_block(job);
-    const uint32_t tiles = (a.tokens + shape::KEYS - 1) / shape::KEYS, partial = a.tokens % SPAN;
+    const uint32_t tiles = (keys_seen(a, h.row, job.block_rows) + shape::KEYS - 1) / shape::KEYS;
     for (uint32_t tile = 0; tile < shape::STAGES - 1; tile++) {
         if (tile < tiles) load_tile<T, WIDTH>(a, h, tile * shape::KEYS, stage_of<T, WIDTH>(stages, tile));
         cp_async_commit();
@@ -296,7 +302,8 @@ static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T,
     w.first = h.row + warp * WARP_ROWS;
     w.largest[0] = w.largest[1] = -INFINITY;
     load_queries(a, h, w);
-    const unsigned char *span = stages;
+    const uint32_t own = keys_seen(a, w.first, WARP_ROWS);               /* keys of the warp, */
+    const uint32_t whole = a.causal ? (w.first + 1) / SPAN * SPAN : own; /* and of those what all its rows see */
     for (uint32_t tile = 0; tile < tiles; tile++) {
         unsigned char *at = stage_of<T, WIDTH>(stages, tile);
         cp_async_wait<shape::STAGES - 2>();
@@ -305,15 +312,16 @@ static __global__ void __launch_bounds__(tiling<T, WIDTH>::WARPS * 32, tiling<T,
         const uint32_t next = tile + shape::STAGES - 1;
         if (next < tiles) load_tile<T, WIDTH>(a, h, next * shape::KEYS, stage_of<T, WIDTH>(stages, next));
         cp_async_commit(); /* also when empty: the wait above counts groups */
-        const uint32_t keys = min(a.tokens - tile * shape::KEYS, shape::KEYS);
         if (w.first >= a.tokens) continue;
-        span = at;
+        uint32_t first = tile * shape::KEYS;
 #pragma unroll 1
-        for (uint32_t i = 0; i < keys / SPAN; i++, span += SPAN_BYTES) attend<false>(w, span, SPAN, job.scale);
+        for (const uint32_t end = first + shape::KEYS; first < end && first + SPAN <= whole;
+             first += SPAN, at += SPAN_BYTES)
+            attend<false>(w, at, SPAN, SPAN, job.scale);
+        if (first < own && first < (tile + 1) * shape::KEYS)
+            attend<true>(w, at, own - first, a.causal ? w.first + w.lane / 4 + 1 - first : SPAN, job.scale);
     }
-    if (w.first >= a.tokens) return;
-    if (partial) attend<true>(w, span, partial, job.scale);
-    write_rows(a, h, w);
+    if (w.first < a.tokens) write_rows(a, h, w);
 }
 
 /* ------------------------------------------------------------------------------------------------- launch */

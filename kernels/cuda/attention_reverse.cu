@@ -9,6 +9,9 @@
  * block of another owns keys and goes over all queries, giving dK and dV. So S and dP are computed twice, seven
  * products where five would do, but nothing is added up across blocks: no atomics, and one order whatever the batch.
  *
+ * Causal, a block of queries ends with the tile of its last one, a block of keys begins with the tile of its first one: the
+ * queries in front of a key do not see it.
+ *
  * q, k, v, dresult, dq, dk, dv [pairs][tokens][gpu_stride(heads * width)]; logsum, delta [pairs][heads][tokens] fp32.
  * The plain kernels compute GPU_F32 and GPU_TF32 (no operand is rounded) and, for the other types, the widths that
  * attention_reverse_mma.cu does not take; the last head zeroes the channels behind it (or leaves them, with `add`).
@@ -97,12 +100,14 @@ static __global__ void __launch_bounds__(256, 1)
     query_statistics mine[ROWS];
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) mine[r] = statistics_at(a, h, d, row + r);
-    for (uint32_t first = 0; first < a.tokens; first += KEYS) {
+    const rows_met block_meets = rows_of_other(a, SIDE, h.row, job.block_rows),
+                   meets = rows_of_other(a, SIDE, row, ROWS);
+    for (uint32_t first = block_meets.first / KEYS * KEYS; first < block_meets.end; first += KEYS) {
         __syncthreads(); /* nobody reads the tile before */
         load_rows<T>(d.other[0], a, h, first, KEYS, pitch, other);
         load_rows<T>(d.other[1], a, h, first, KEYS, pitch, other + tile);
         __syncthreads();
-        if (row >= a.tokens) continue;
+        if (row >= a.tokens || first + KEYS <= meets.first || first >= meets.end) continue;
         float s[ROWS], dp[ROWS];
         score_key(own + warp_row * pitch, other + lane * pitch, a.width, pitch, s);
         score_key(own + block + warp_row * pitch, other + tile + lane * pitch, a.width, pitch, dp);
@@ -110,7 +115,9 @@ static __global__ void __launch_bounds__(256, 1)
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r++) {
             const query_statistics q = SIDE == ATTENTION_QUERIES ? mine[r] : theirs;
-            const float p = first + lane < a.tokens ? exp2f(fmaf(s[r], job.scale, -q.logsum)) : 0;
+            const rows_met met = rows_of_other(a, SIDE, row + r, 1);
+            const bool inside = first + lane >= met.first && first + lane < met.end;
+            const float p = inside ? exp2f(fmaf(s[r], job.scale, -q.logsum)) : 0;
             slopes[r * KEYS + lane] = p * __fadd_rn(dp[r], -q.delta);
             if (SIDE == ATTENTION_KEYS) weights[r * KEYS + lane] = p;
         }

@@ -12,6 +12,8 @@
  * they travel with the tiles. P and dS go from accumulators to operands in registers. The order of all sums depends on
  * T and width only.
  *
+ * Causal: only the tiles, and of these the spans, in which a query of the block or warp sees one of its keys.
+ *
  * Shared memory: (2 x block rows + 4 x TILE) rows of WIDTH elements (width rounded up to 32, 64, 80, 96, 128, zeros
  * behind), swizzled as in attention_mma.cuh, and two numbers for each row of the tiles: at most 33, 65, 61, 73, 97 KiB.
  * Registers by WIDTH (sm_80), no spills: queries 106, 134, 147, 154, 172; keys 122, 170, 169, 205, 241.
@@ -34,6 +36,7 @@ template <int WIDTH> struct tiling {
     static constexpr int STAGE_BYTES = TILE * (2 * ROW_BYTES + 2 * (int)sizeof(float));
     static_assert(2 * WARPS * WARP_ROWS * ROW_BYTES + STAGES * STAGE_BYTES <= 99 << 10, "every device has it");
     static_assert(TILE % SPAN == 0, "whole spans");
+    static_assert(STAGES == 2, "they take turns");
 };
 
 /* A stage of shared memory: two tiles, and of each row logsum and delta. */
@@ -135,11 +138,11 @@ GPU_INLINE void mix(const float (&s)[SPAN / 8][4], const unsigned char *other, u
     }
 }
 
-/* SPAN rows of the other side, `at` being the first of them in its tile, `left` how many there are before T. Behind T
- * rows are zeros: as queries they give nothing, as keys their weight has to be cleared. */
+/* SPAN rows of the other side, `at` being the first of them in its tile, `first` in the head. Behind T rows are zeros: as
+ * queries they give nothing, as keys their weight has to be cleared; and so has that of a key behind the query. */
 template <class T, int WIDTH, attention_side SIDE>
-GPU_INLINE void reverse_span(const attention_gradients &d, warp_rows<WIDTH> &w, const stage<WIDTH> &tile, uint32_t at,
-                             uint32_t left, float scale) {
+GPU_INLINE void reverse_span(const gpu_attention &a, const attention_gradients &d, warp_rows<WIDTH> &w,
+                             const stage<WIDTH> &tile, uint32_t at, uint32_t first, float scale) {
     const uint32_t skip = at * tiling<WIDTH>::ROW_BYTES;
     float p[SPAN / 8][4], dp[SPAN / 8][4];
     score<T, WIDTH>(w.own[0], tile.tile[0] + skip, w.lane, p);
@@ -153,7 +156,9 @@ GPU_INLINE void reverse_span(const attention_gradients &d, warp_rows<WIDTH> &w, 
             const float logsum = queries ? w.logsum[e / 2] : tile.logsum[at + column];
             const float delta = queries ? w.delta[e / 2] : tile.delta[at + column];
             const float weight = fast_exp2(fmaf(p[n][e], scale, -logsum));
-            p[n][e] = queries && column >= left ? 0 : weight;
+            const rows_met met = rows_of_other(a, SIDE, w.first + w.lane / 4 + e / 2 * 8, 1);
+            const bool hidden = queries ? first + column >= met.end : first + column < met.first;
+            p[n][e] = hidden ? 0 : weight;
             dp[n][e] = p[n][e] * __fadd_rn(dp[n][e], -delta);
         }
     if (SIDE == ATTENTION_QUERIES || d.out[0]) mix<T, WIDTH>(dp, tile.tile[0] + skip, w.lane, w.out[0]);
@@ -195,11 +200,12 @@ __global__ void __launch_bounds__(tiling<WIDTH>::WARPS * 32, 1)
     GPU_DYNAMIC_SHARED(unsigned char, shared);
     const gpu_attention &a = job.a;
     const attention_head h = head_of_block(job);
-    const uint32_t tiles = (a.tokens + shape::TILE - 1) / shape::TILE, own_bytes = job.block_rows * shape::ROW_BYTES;
+    const rows_met block_meets = rows_of_other(a, SIDE, h.row, job.block_rows);
+    const uint32_t begin = block_meets.first / shape::TILE * shape::TILE, own_bytes = job.block_rows * shape::ROW_BYTES;
     unsigned char *stages = shared + 2 * own_bytes;
     load_rows<T, WIDTH>(d.own[0], a, h, h.row, job.block_rows, shared);
     load_rows<T, WIDTH>(d.own[1], a, h, h.row, job.block_rows, shared + own_bytes);
-    load_stage<T, WIDTH, SIDE>(a, h, d, 0, stages);
+    load_stage<T, WIDTH, SIDE>(a, h, d, begin, stages);
     cp_async_commit();
 
     /* The warp's number by a shuffle: so the compiler knows that its lanes take one way at every branch on it. */
@@ -216,18 +222,20 @@ __global__ void __launch_bounds__(tiling<WIDTH>::WARPS * 32, 1)
         w.logsum[r] = a.logsum[statistics_of(a, h) + row];
         w.delta[r] = d.delta[statistics_of(a, h) + row];
     }
-    for (uint32_t tile = 0; tile < tiles; tile++) {
+    const rows_met meets = rows_of_other(a, SIDE, w.first, WARP_ROWS);
+    uint32_t stage_now = 0;
+    for (uint32_t first = begin; first < block_meets.end; first += shape::TILE, stage_now ^= 1) {
         cp_async_wait<0>();
         __syncthreads(); /* the tile is there, and nobody reads the one before, whose place is filled next */
-        const uint32_t first = tile * shape::TILE, next = first + shape::TILE;
-        if (next < a.tokens)
-            load_stage<T, WIDTH, SIDE>(a, h, d, next, stages + (tile + 1) % shape::STAGES * shape::STAGE_BYTES);
+        const uint32_t next = first + shape::TILE;
+        if (next < block_meets.end)
+            load_stage<T, WIDTH, SIDE>(a, h, d, next, stages + (stage_now ^ 1) * shape::STAGE_BYTES);
         cp_async_commit();
         if (w.first >= a.tokens) continue;
-        const stage<WIDTH> at(stages + tile % shape::STAGES * shape::STAGE_BYTES);
+        const stage<WIDTH> at(stages + stage_now * shape::STAGE_BYTES);
 #pragma unroll 1
-        for (uint32_t i = 0; i < shape::TILE && first + i < a.tokens; i += SPAN)
-            reverse_span<T, WIDTH, SIDE>(d, w, at, i, a.tokens - first - i, job.scale);
+        for (uint32_t i = 0; i < shape::TILE && first + i < meets.end; i += SPAN)
+            if (first + i + SPAN > meets.first) reverse_span<T, WIDTH, SIDE>(a, d, w, at, i, first + i, job.scale);
     }
     if (w.first >= a.tokens) return;
     if (d.out[0]) write_rows<T, WIDTH>(a, h, w, w.out[0], 1 / sqrtf((float)a.width), d.out[0], d.add[0]);

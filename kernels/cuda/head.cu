@@ -3,6 +3,7 @@
  *
  *   outputs       out[p] = f(logits[p], label[example[p]])         f: output_value of src/graph/outputs.c
  *   gradients     gradient[p][c] = loss_scale df / dlogits[p][c]         output_gradient of the same file
+ *   next tokens   out[p] = mean over t < length - 1 of f(values[p][t])  f: next_value; its gradient next_gradient
  *   channel sums  sums[c] += sum over p, then q, of x[p][q][c]
  *
  * logits fp32 [pairs][gpu_stride(classes)], gradient likewise in the type's storage; x
@@ -177,6 +178,77 @@ extern "C" cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t
                           stream, kind, a, b, pairs, classes, gpu_stride(classes), logits, label, example, loss_scale,
                           static_cast<T *>(gradient));
     });
+}
+
+/* ---------------------------------------------------------------------------------------- language models */
+
+/* What a position's numbers count for: outputs are linear in them (next_weights of outputs.c). */
+struct next_weights {
+    float logit, largest, logsum;
+};
+
+static GPU_INLINE next_weights weights_of(gpu_output_kind kind) {
+    if (kind == GPU_OUTPUT_LOSS) return {-1, 0, 1};
+    return {1, kind == GPU_OUTPUT_MARGIN ? -1.0f : 0.0f, 0};
+}
+
+/* Numbers that count for nothing are not read: the largest other logit may be infinite where the next one is not. */
+static GPU_INLINE double next_value(gpu_output_kind kind, const float *numbers) {
+    const double logit = numbers[GPU_NEXT_LOGIT];
+    if (kind == GPU_OUTPUT_MARGIN) return logit - numbers[GPU_NEXT_LARGEST];
+    return kind == GPU_OUTPUT_LOSS ? numbers[GPU_NEXT_LOGSUM] - logit : logit;
+}
+
+/* One warp per pair, as above. */
+static __global__ void __launch_bounds__(OUTPUT_WARPS * 32)
+    next_output_kernel(gpu_output_kind kind, uint32_t pairs, uint32_t tokens, const float *values,
+                       const int32_t *length, const uint32_t *example, float *out) {
+    const uint32_t lane = threadIdx.x % 32, pair = blockIdx.x * OUTPUT_WARPS + threadIdx.x / 32;
+    if (pair >= pairs) return; /* whole warps */
+    const float *row = values + (size_t)pair * tokens * GPU_NEXT_CHANNELS;
+    const uint32_t positions = (uint32_t)length[example[pair]] - 1;
+    double sum = 0;
+    for (uint32_t t = lane; t < positions; t += 32) sum += next_value(kind, row + (size_t)t * GPU_NEXT_CHANNELS);
+    sum = sum_of_warp(sum);
+    if (lane == 0) out[pair] = (float)(sum / positions);
+}
+
+static bool next_valid(gpu_output_kind kind, uint32_t pairs, uint32_t tokens) {
+    return pairs && tokens > 1 && (kind == GPU_OUTPUT_MARGIN || kind == GPU_OUTPUT_LOGIT || kind == GPU_OUTPUT_LOSS);
+}
+
+extern "C" cudaError_t gpu_next_output_launch(gpu_output_kind kind, uint32_t pairs, uint32_t tokens,
+                                              const float *values, const int32_t *length, const uint32_t *example,
+                                              float *out, cudaStream_t stream) {
+    if (!next_valid(kind, pairs, tokens)) return cudaErrorInvalidValue;
+    return gpu_launch(next_output_kernel, dim3(blocks_of(pairs, OUTPUT_WARPS)), dim3(OUTPUT_WARPS * 32), 0, stream,
+                      kind, pairs, tokens, values, length, example, out);
+}
+
+/* One thread per position. */
+static __global__ void __launch_bounds__(VECTOR_THREADS)
+    next_gradient_kernel(gpu_output_kind kind, uint32_t tokens, const int32_t *length, const uint32_t *example,
+                         float loss_scale, float *gradient, uint32_t items) {
+    using V = channel_vector<float, GPU_NEXT_CHANNELS>;
+    const uint32_t item = blockIdx.x * VECTOR_THREADS + threadIdx.x;
+    if (item >= items) return;
+    const uint32_t positions = (uint32_t)length[example[item / tokens]] - 1;
+    const next_weights w = weights_of(kind);
+    const double share = item % tokens < positions ? 1.0 / positions : 0;
+    V out = {};
+    out.at[GPU_NEXT_LOGIT] = loss_scale * (float)(w.logit * share);
+    out.at[GPU_NEXT_LARGEST] = loss_scale * (float)(w.largest * share);
+    out.at[GPU_NEXT_LOGSUM] = loss_scale * (float)(w.logsum * share);
+    store_vector(gradient, item, out);
+}
+
+extern "C" cudaError_t gpu_next_gradient_launch(gpu_output_kind kind, uint32_t pairs, uint32_t tokens,
+                                                const int32_t *length, const uint32_t *example, float loss_scale,
+                                                float *gradient, cudaStream_t stream) {
+    const size_t positions = (size_t)pairs * tokens;
+    if (!next_valid(kind, pairs, tokens) || !items_fit(positions, 1)) return cudaErrorInvalidValue;
+    return gpu_launch(next_gradient_kernel, dim3(blocks_of(positions, VECTOR_THREADS)), dim3(VECTOR_THREADS), 0, stream,
+                      kind, tokens, length, example, loss_scale, gradient, (uint32_t)positions);
 }
 
 /* ------------------------------------------------------------------------------------------- channel sums */

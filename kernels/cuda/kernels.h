@@ -135,10 +135,13 @@ bool gpu_reverse_reads_linear(const gpu_conv *c, gpu_reverse_kind kind);
 size_t gpu_reverse_workspace(const gpu_conv *c, const gpu_reverse *r);
 
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
- * softmax(q k' / sqrt(width)) v for each head, then the mask (OUT) on the result. */
+ * softmax(q k' / sqrt(width)) v for each head, over all keys or (causal) those up to the query; then the mask (OUT) on the
+ * result. */
 typedef struct gpu_attention {
     gpu_type type;
     uint32_t pairs, tokens, heads, width; /* width of one head; values are [pairs][tokens][gpu_stride(heads * width)] */
+    bool
+        causal; /* token t sees keys 0 to t. Of later ones, values that are not finite may spoil the results of their tile */
     const void *q, *k, *v;
     void *y;
     gpu_mask mask;
@@ -222,6 +225,67 @@ cudaError_t gpu_select_launch(gpu_type type, uint32_t pairs, uint32_t positions,
 cudaError_t gpu_select_reverse_launch(gpu_type type, uint32_t pairs, uint32_t positions, uint32_t channels,
                                       const void *dy, void *dx, bool add, cudaStream_t stream);
 
+/* --------------------------------------------------------------------------------------------- tokens (tokens.cu) */
+
+/* y[p][t] = table[token[example[p]][t]] + position[t]: token and position embeddings. */
+typedef struct gpu_lookup {
+    gpu_type type;
+    uint32_t pairs, tokens, channels;
+    const float *table;      /* [vocabulary][gpu_stride(channels)], zeros behind: as gpu_conv's weight in fp32 */
+    const float *position;   /* [tokens][channels] */
+    const int32_t *token;    /* [examples][tokens], below the vocabulary */
+    const uint32_t *example; /* [pairs] */
+    void *y;
+} gpu_lookup;
+
+cudaError_t gpu_lookup_launch(const gpu_lookup *l, cudaStream_t stream);
+
+/* y[0] = mean over t of x[t] + table[0], y[t] = x[t - 1] + table[t]: the mean token in front of the others. */
+cudaError_t gpu_mean_token_launch(const gpu_embed *e, cudaStream_t stream);
+cudaError_t gpu_mean_token_reverse_launch(const gpu_embed *e, const void *dy, void *dx, bool add, cudaStream_t stream);
+
+/* y = x / |x|, the Euclidean norm over the channels of each of `rows` positions; 0 stays 0. y may be x. */
+cudaError_t gpu_unit_launch(gpu_type type, uint32_t rows, uint32_t channels, const void *x, void *y,
+                            cudaStream_t stream);
+/* dx may be dy unless `add`. */
+cudaError_t gpu_unit_reverse_launch(gpu_type type, uint32_t rows, uint32_t channels, const void *x, const void *dy,
+                                    void *dx, bool add, cudaStream_t stream);
+
+/* ---------------------------------------------------------------------------------------------- next tokens (next.cu)
+ * What a language model says of the next token. The logits of all positions of a batch would be a thousand times what the
+ * rest of it holds, so they are made by gpu_conv (wide) for some positions at a time, and four numbers a position are left
+ * of them. */
+
+enum gpu_next_channel {
+    GPU_NEXT_LOGIT,   /* of the next token; at a text's last position of token 0 */
+    GPU_NEXT_LARGEST, /* the largest other logit; NaN ranks above all numbers */
+    GPU_NEXT_LOGSUM,  /* log of the sum of exp over all tokens */
+    GPU_NEXT_OTHER,   /* the token whose logit GPU_NEXT_LARGEST is, the first of equal ones */
+    GPU_NEXT_CHANNELS
+};
+
+/* Some positions of a batch: first .. first + rows - 1 of its pairs * tokens, in their order. */
+typedef struct gpu_next {
+    gpu_type type;
+    uint32_t first, rows, tokens;
+    uint32_t vocabulary;     /* 2 to 2^24: OTHER is exact */
+    const int32_t *token;    /* [examples][tokens], below the vocabulary */
+    const uint32_t *example; /* [pairs] */
+    const float *logits;     /* [rows][gpu_stride(vocabulary)], of these positions */
+    float *y;                /* [pairs * tokens][GPU_NEXT_CHANNELS], of the whole batch */
+} gpu_next;
+
+cudaError_t gpu_next_launch(const gpu_next *n, cudaStream_t stream);
+
+/* dlogits[rows][gpu_stride(vocabulary)], of the type's storage, zeros behind: the gradient of these positions' logits, given
+ * dy = dL/dy, shaped like y, which is as the forward pass left it. With fp32 in memory dlogits may be the logits. */
+cudaError_t gpu_next_reverse_launch(const gpu_next *n, const float *dy, void *dlogits, cudaStream_t stream);
+
+/* Where dy has no part in the sum of exponentials, a gradient is made of two rows of the weight: dx[position] = dy[LOGIT]
+ * weight[next token] + dy[LARGEST] weight[other token], without any logits. weight as gpu_conv's; dx of the whole batch. */
+cudaError_t gpu_next_picked_launch(const gpu_next *n, const float *dy, uint32_t channels, const void *weight, void *dx,
+                                   bool add, cudaStream_t stream);
+
 /* y[images][positions][gpu_stride(channels)] = (pixels[images][positions][channels] * mul[c] + add[c]) * scale[image];
  * mul, add and scale fp32, scale NULL = 1. */
 cudaError_t gpu_normalise_launch(gpu_type type, uint32_t images, uint32_t positions, uint32_t channels,
@@ -272,6 +336,15 @@ cudaError_t gpu_output_launch(gpu_output_kind kind, uint32_t a, uint32_t b, uint
 cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_t b, gpu_type type, uint32_t pairs,
                                        uint32_t classes, const float *logits, const int32_t *label,
                                        const uint32_t *example, float loss_scale, void *gradient, cudaStream_t stream);
+
+/* The same of a language model: the mean of f over the positions 0 .. length - 2 of values[pairs][tokens][GPU_NEXT_CHANNELS]
+ * (gpu_next), length[example[pair]] being 2 to tokens: MARGIN, LOGIT or LOSS, whose label is the next token. */
+cudaError_t gpu_next_output_launch(gpu_output_kind kind, uint32_t pairs, uint32_t tokens, const float *values,
+                                   const int32_t *length, const uint32_t *example, float *out, cudaStream_t stream);
+
+/* gradient[pairs][tokens][GPU_NEXT_CHANNELS], fp32: loss_scale times that output's derivative. */
+cudaError_t gpu_next_gradient_launch(gpu_output_kind kind, uint32_t pairs, uint32_t tokens, const int32_t *length,
+                                     const uint32_t *example, float loss_scale, float *gradient, cudaStream_t stream);
 
 /* sums[c] += sum over pairs and positions, in that order, of x[pair][position][c], in double. x fp32 when `wide`. */
 cudaError_t gpu_channel_sums_launch(gpu_type type, bool wide, uint32_t pairs, uint32_t positions, uint32_t channels,

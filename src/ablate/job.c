@@ -53,7 +53,7 @@ static coar_status check_fit_together(const job *j) {
     return COAR_OK;
 }
 
-static coar_status check_labels(const job *j) {
+coar_status job_check_labels(const job *j) {
     for (size_t i = 0; i < j->count; i++)
         if (j->labels[i] < 0 || (uint32_t)j->labels[i] >= j->model->classes)
             return status_set(
@@ -154,25 +154,57 @@ static bool predicts(const job_options *o) {
 }
 
 /* Predictions that choose examples or labels are made in fp32 by own direct forms, whatever the job's plan is: a run that
- * is resumed, or joined by another shard, has its plan already and must find the same ones. */
+ * is resumed, or joined by another shard, has its plan already and must find the same ones. *own: the job's plan. */
+static coar_status plan_for_predictions(job *j, numerics_plan *own) {
+    numerics_plan direct;
+    TRY(plan_create_timed(j->model->graph, j->interface->name, "fp32", 1, j->devices[0], NULL, &direct));
+    *own = j->plan;
+    j->plan = direct;
+    return COAR_OK;
+}
+
+static void plan_back(job *j, const numerics_plan *own) {
+    plan_free(&j->plan);
+    j->plan = *own;
+    j->memory_told = false; /* what was told was for predictions */
+}
+
 static coar_status choose_all(job *j, const job_options *o) {
     coar_status status;
-    numerics_plan direct;
+    numerics_plan own;
     const bool swap = predicts(o);
-    if (swap) {
-        TRY(plan_create_timed(j->model->graph, j->interface->name, "fp32", 1, j->devices[0], NULL, &direct));
-        const numerics_plan own = j->plan;
-        j->plan = direct;
-        direct = own;
-    }
+    if (swap) TRY(plan_for_predictions(j, &own));
     TRY_GOTO(choose_examples(j, o));
     TRY_GOTO(choose_calibration(j, o->calibration));
 done:
-    if (swap) {
-        plan_free(&j->plan);
-        j->plan = direct;
-        j->memory_told = false; /* what was told was for predictions */
-    }
+    if (swap) plan_back(j, &own);
+    return status;
+}
+
+coar_status job_predict(job *j, const uint64_t *rows, size_t count, int32_t *predicted) {
+    coar_status status;
+    numerics_plan own;
+    job_examples other = {.count = count};
+    TRY(memory_new(count, sizeof *other.rows, "rows", &other.rows));
+    memcpy(other.rows, rows, count * sizeof *rows);
+    TRY_GOTO(plan_for_predictions(j, &own));
+    job_swap_examples(j, &other);
+    status = job_forward_all(j, predicted, NULL);
+    job_swap_examples(j, &other);
+    plan_back(j, &own);
+done:
+    free(other.rows);
+    return status;
+}
+
+coar_status job_labels(job *j, bool predicted, const uint64_t *rows, size_t count, int32_t **labels) {
+    int32_t *own;
+    TRY(labels_of(j, rows, count, &own));
+    const coar_status status = predicted ? job_predict(j, rows, count, own) : COAR_OK;
+    if (status == COAR_OK)
+        *labels = own;
+    else
+        free(own);
     return status;
 }
 
@@ -285,7 +317,7 @@ coar_status job_open(const job_options *options, job **out) {
     coar_status status;
     TRY_GOTO(open_parts(j, options, &fresh_plan));
     TRY_GOTO(choose_all(j, options));
-    TRY_GOTO(check_labels(j));
+    TRY_GOTO(job_check_labels(j));
     if (fresh_plan) TRY_GOTO(settle_precision(j, options));
     TRY_GOTO(dataset_hash(j->data));
     *out = j;

@@ -60,6 +60,15 @@ typedef struct job {
 coar_status job_open(const job_options *options, job **out);
 void job_close(job *j);
 
+/* Of other rows of the data file, [count] each: the unablated model's predictions, in fp32 by own direct forms whatever the
+ * job's plan is (so that they are what `--examples wrong` and `--label predicted` mean in every run); and the labels that outputs
+ * of them use, malloc'ed: these predictions, or the data's. */
+coar_status job_predict(job *j, const uint64_t *rows, size_t count, int32_t *predicted);
+coar_status job_labels(job *j, bool predicted, const uint64_t *rows, size_t count, int32_t **labels);
+
+/* An error naming the first of the job's examples whose label the model has not. */
+coar_status job_check_labels(const job *j);
+
 /* What a device is prepared for, and what this process holds for it beside the backend. */
 typedef struct job_pass {
     uint32_t examples;      /* most of one bind */

@@ -141,7 +141,7 @@ static coar_status use_logits(void *context, backend *b, uint64_t first, uint32_
     TRY(b->interface->logits(b, u->logits));
     for (uint32_t i = 0; i < count; i++) {
         view.values = u->logits + (size_t)i * view.count;
-        view.label = (uint32_t)j->labels[first + i];
+        if (u->baseline) view.label = (uint32_t)j->labels[first + i];
         if (u->predicted) u->predicted[first + i] = largest(view.values, view.count);
         for (size_t o = 0; u->baseline && o < j->output_count; o++)
             u->baseline[o * j->count + first + i] = output_value(&j->outputs[o], &view);

@@ -67,6 +67,7 @@ static coar_status check_tokens(const graph *g, const op *o) {
     const bool reads = o->kind == OP_LOOKUP || o->kind == OP_NEXT;
     const int tokens = o->input[o->kind == OP_NEXT];
     if (reads != (g->vocabulary && tokens == 0) || (reads && o->vocabulary != g->vocabulary) ||
+        (g->vocabulary && o->residual == 0) ||
         (o->kind == OP_NEXT && shape_positions(g->values[o->input[0]]) != shape_positions(g->values[0])))
         return status_set(COAR_ERROR_INTERNAL, "layer '%s': a %s does not fit the graph's tokens", o->name,
                           op_kind_name(o->kind));
@@ -172,7 +173,7 @@ static coar_status check_site(const op *o, uint32_t channels) {
 coar_status graph_create(shape input, uint32_t vocabulary, graph **out) {
     *out = NULL;
     TRY(check_shape("input", input.h, input.w, input.c, &input));
-    if (vocabulary && (vocabulary > VOCABULARY_MAX || input.h != 1 || input.w < 2 || input.c != 1))
+    if (vocabulary && (vocabulary < 2 || vocabulary > VOCABULARY_MAX || input.h != 1 || input.w < 2 || input.c != 1))
         return status_set(COAR_ERROR_INPUT, "a vocabulary of %u tokens and texts of %u are not possible", vocabulary,
                           input.w);
     graph *g = calloc(1, sizeof *g);

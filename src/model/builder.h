@@ -16,7 +16,7 @@ typedef struct model_builder {
     const model_settings *settings;
     const model_options *options;
     model *model; /* under construction */
-    size_t group_capacity;
+    size_t group_capacity, slice_capacity;
     char offered[96]; /* the first group of the wanted set, left out or not; "" = none */
 } model_builder;
 
@@ -87,6 +87,16 @@ coar_status builder_batchnorm(const model_builder *b, const char *module, uint32
  * let `name` pass, they get the next numbers and *site is filled; otherwise it says PLACE_NONE. */
 coar_status components_offer(model_builder *b, component_set set, const char *name, const char *layer, mask_place place,
                              uint32_t count, uint32_t width, mask_site *site);
+
+/* Says what an ablation at `site` takes from the weight file (weight_slice in model.h): component i's channels, site->width
+ * of them, are the indices first + i * site->width .. along `axis` of the tensor that `format` names. Once for each tensor
+ * that holds something of the group, after its shape was checked (builder_load); nothing where the site has no component.
+ *
+ *     PRE   the rows of the weight          axis 0 of [O][I]..., first > 0 in the later parts of a fused tensor
+ *     POST  all of the weight and the bias, or of the batch normalisation's weight and bias behind it
+ *     OUT   what the next layer reads: its columns (axis 1 of [O][I]; axis 0 of GPT-2's [I][O]) */
+coar_status components_weights(model_builder *b, const mask_site *site, uint32_t axis, uint32_t first,
+                               const char *format, ...) COAR_PRINTF(5, 6);
 
 /* The last step of a family: the arch's name, the number of classes and the logits; an error when no component is
  * left. */

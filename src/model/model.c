@@ -15,6 +15,7 @@ void model_destroy(model *m) {
     if (!m) return;
     graph_destroy(m->graph);
     free(m->groups);
+    free(m->slices);
     free(m->path);
     free(m);
 }

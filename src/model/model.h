@@ -21,6 +21,15 @@ typedef struct component_group {
     uint32_t first, count;
 } component_group;
 
+/* What an ablation takes from the weight file, so that an edited file can do the same: component i of the group owns the indices
+ * first + i * width .. first + (i + 1) * width - 1 along one axis of a tensor, whole in all other dimensions. A group may
+ * have several: a branch's weight and bias, or copies of one tensor. */
+typedef struct weight_slice {
+    char tensor[192]; /* its name in the file */
+    uint32_t group;   /* index into model->groups */
+    uint32_t axis, first, width;
+} weight_slice;
+
 typedef struct model_options {
     const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
@@ -38,6 +47,8 @@ typedef struct model {
     graph *graph;
     component_group *groups; /* in definition order */
     size_t group_count;
+    weight_slice *slices; /* of every group, in their order */
+    size_t slice_count;
     uint32_t classes;
     int has_normalisation; /* mean and std from --arch, metadata or config.json */
     float mean[4], std[4]; /* of pixels/255, per input channel */

@@ -361,6 +361,10 @@ static void print_run(FILE *f, const void *context) {
                 cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "evaluations"))
         fprintf(f, "evaluation %s: %.0f masks\n", string(item, "name"), number(item, "masks"));
+    cJSON_ArrayForEach(item, cJSON_GetObjectItem(root, "edits"))
+        fprintf(f, "edit %s: %s, %s %s by %s components%s\n", string(item, "name"), string(item, "method"),
+                string(item, "direction"), string(item, "output"), string(item, "k"),
+                cJSON_GetObjectItem(item, "missing") ? " (its part is missing)" : "");
 }
 
 /* Keys too: names of attributes are the file's own. */

@@ -65,7 +65,7 @@ static void neighbours(void) {
     const engine_options o = {
         .backend = "cuda", .precision = "bf16", .examples = EXAMPLES, .masks = MASKS, .outputs = "margin"};
     float *all = outputs_of(g, o, &batch, &range);
-    rest.images += 3 * elements;
+    rest.inputs = (const uint8_t *)rest.inputs + 3 * elements;
     rest.labels += 3;
     rest.count = 2;
     range.count = 2;

@@ -114,6 +114,24 @@ static void families(void) {
     CHECK_INT(zeros, 0);
 }
 
+/* Language models and CLIP's pooling: every set of components, each in another precision, and in fp32. */
+static void texts_and_clip(void) {
+    compared = zeros = 0;
+    for (int clip = 0; clip < 2; clip++)
+        for (net_components set = NET_FILTERS; set <= NET_HEADS; set++)
+            for (size_t p = 0; p < PRECISIONS; p++) {
+                if (p && p != 1 + (set + (size_t)clip) % (PRECISIONS - 1)) continue;
+                if (REDUCED && (set % 2 || p == 0)) continue;
+                test_begin("%s, %s, %s", clip ? "CLIP" : "language model", net_component_names[set], precisions[p]);
+                graph *g = clip ? net_clip(set, 61) : net_language(set, 62);
+                compare_network(g, precisions[p], (ablation){.kind = ABLATION_ZERO}, 80 + set);
+                graph_destroy(g);
+            }
+    test_begin("language models and CLIP have gradients");
+    CHECK(compared > 0);
+    CHECK_INT(zeros, 0);
+}
+
 /* Fills are what x changes to, so the derivative is that of the difference. */
 static void fills(void) {
     for (net_components set = NET_FILTERS; set <= (REDUCED ? NET_FILTERS : NET_INPUTS); set++) {
@@ -439,6 +457,7 @@ static void overflow(void) {
 
 int main(void) {
     families();
+    texts_and_clip();
     fills();
     random_graphs();
     odd_graphs();

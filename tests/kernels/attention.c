@@ -13,6 +13,7 @@ typedef struct shape_case {
 enum { SITE = 3, OTHERS = 5 }; /* rows in front of this site's and behind them */
 typedef struct problem {
     shape_case shape;
+    bool causal;
     size_t elements; /* of one pair */
     uint32_t channels, slots;
     const double *q, *k, *v;
@@ -69,6 +70,7 @@ static void *launch(gpu_type type, const problem *p) {
         .tokens = s.tokens,
         .heads = s.heads,
         .width = s.width,
+        .causal = p->causal,
         .q = kernel_upload(type, p->q, positions, p->channels),
         .k = kernel_upload(type, p->k, positions, p->channels),
         .v = kernel_upload(type, p->v, positions, p->channels),
@@ -81,7 +83,7 @@ static void *launch(gpu_type type, const problem *p) {
 
 static double *reference(const problem *p) {
     const shape_case s = p->shape;
-    const op o = {.kind = OP_ATTENTION, .heads = s.heads};
+    const op o = {.kind = OP_ATTENTION, .heads = s.heads, .causal = p->causal};
     const shape value = {1, s.tokens, p->channels};
     double *y = kernel_zeros(s.pairs * p->elements), *scratch = kernel_zeros(s.tokens);
     for (uint32_t pair = 0; pair < s.pairs; pair++) {
@@ -108,7 +110,8 @@ static void compare(gpu_type type, const problem *p, const double *expected) {
     char what[100];
     const shape_case s = p->shape;
     const size_t positions = (size_t)s.pairs * s.tokens;
-    snprintf(what, sizeof what, "%u pairs, %u tokens, %u heads of %u", s.pairs, s.tokens, s.heads, s.width);
+    snprintf(what, sizeof what, "%u pairs, %u tokens, %u heads of %u%s", s.pairs, s.tokens, s.heads, s.width,
+             p->causal ? ", causal" : "");
     kernel_compare(what, kernel_download(type, launch(type, p), positions, p->channels), expected,
                    positions * p->channels, ALLOWED[type].largest, ALLOWED[type].rms);
 }
@@ -145,6 +148,38 @@ static void masks(gpu_type type) {
         problem p = random_problem(cases[i / 2], kernel_exact(type));
         add_mask(&p, i % 2);
         compare(type, &p, reference(&p));
+    }
+}
+
+/* The diagonal in the first, the second, the last span of a tile; several tiles, and blocks. */
+static void causal(gpu_type type) {
+    static const shape_case cases[] = {{1, 1, 2, 32},  {2, 16, 1, 32}, {1, 17, 2, 8},   {2, 33, 1, 20},
+                                       {1, 65, 1, 64}, {1, 50, 2, 40}, {1, 150, 1, 32}, {1, 37, 1, 136}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        problem p = random_problem(cases[i], kernel_exact(type));
+        p.causal = true;
+        if (i % 2) add_mask(&p, i % 4 == 1);
+        compare(type, &p, reference(&p));
+    }
+}
+
+/* What comes later changes no bit of what is in front of it: also where it is in the same span. */
+static void later_tokens(gpu_type type) {
+    static const shape_case cases[] = {{1, 90, 2, 32}, {1, 90, 2, 20}};
+    const uint32_t kept[] = {1, 40, 64, 89};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases * 4; i++) {
+        problem p = random_problem(cases[i / 4], kernel_exact(type)), other = p;
+        const size_t front = kept[i % 4] * (size_t)p.channels;
+        p.causal = other.causal = true;
+        const double *const from[] = {p.q, p.k, p.v};
+        const double **const to[] = {&other.q, &other.k, &other.v};
+        for (int k = 0; k < 3; k++) {
+            double *changed = kernel_values(p.elements, 20 + (uint64_t)k, kernel_exact(type));
+            memcpy(changed, from[k], front * sizeof *changed);
+            *to[k] = changed;
+        }
+        kernel_same_bytes("tokens in front of others", launch(type, &other), launch(type, &p),
+                          kept[i % 4] * gpu_stride(p.channels) * gpu_type_size(type));
     }
 }
 
@@ -263,7 +298,7 @@ static void refusals(void) {
     bad[6].mask = (gpu_mask){.place = GPU_PLACE_PRE, .keep = &x, .slot = &slot, .rows = 1};
     bad[7].mask = (gpu_mask){.place = GPU_PLACE_OUT, .slot = &slot, .rows = 1};
     bad[8].pairs = bad[8].tokens = 1u << 20; /* more blocks than a grid has */
-    bad[9].tokens = UINT32_MAX;                /* rounding up must not wrap */
+    bad[9].tokens = UINT32_MAX;              /* rounding up must not wrap */
     bad[10].heads = UINT32_MAX;
     for (size_t i = 0; i < 11; i++) CHECK_INT(gpu_attention_launch(&bad[i], 0), cudaErrorInvalidValue);
 }
@@ -273,6 +308,8 @@ static void tests(void) {
     kernel_each("attention: widths", KERNEL_ALL, widths);
     kernel_each("attention: 1,030 tokens", KERNEL_BIT(GPU_F32) | KERNEL_BIT(GPU_BF16), many_tokens);
     kernel_each("attention: masks", KERNEL_ALL, masks);
+    kernel_each("attention: causal", KERNEL_ALL, causal);
+    kernel_each("attention: later tokens", KERNEL_ALL, later_tokens);
     kernel_each("attention: extreme scores", KERNEL_ALL, extreme_scores);
     kernel_each("attention: constant values", KERNEL_ALL, constant_values);
     kernel_each("attention: rounding", KERNEL_BIT(GPU_TF32), tf32_rounding);

@@ -16,6 +16,7 @@ typedef struct shape_case {
 
 typedef struct problem {
     shape_case shape;
+    bool causal;
     uint32_t channels;
     size_t positions, elements; /* of all pairs, of one */
     double slack;               /* how much more than usual rounding may cost */
@@ -28,7 +29,7 @@ typedef struct problem {
 /* One row of queries of one head: its weights, what they give, and what its gradient gives back. Rows of the head begin
  * at `at` and are `channels` apart. */
 static void expect_row(problem *p, size_t at, uint32_t t, double *weight, double *slope, double *logsum) {
-    const uint32_t tokens = p->shape.tokens, width = p->shape.width;
+    const uint32_t tokens = p->causal ? t + 1 : p->shape.tokens, width = p->shape.width;
     const size_t row = at + (size_t)t * p->channels;
     const double scale = 1 / sqrt(width);
     double largest = -INFINITY, sum = 0, mean = 0;
@@ -106,6 +107,7 @@ static launched arguments(const problem *p, gpu_type type, bool masked) {
     const shape_case s = p->shape;
     const size_t statistics = p->positions * s.heads * sizeof(float);
     launched n = {.a = {.type = type, .pairs = s.pairs, .tokens = s.tokens, .heads = s.heads, .width = s.width}};
+    n.a.causal = p->causal;
     const void *in[INPUTS];
     for (int i = 0; i < INPUTS; i++) in[i] = kernel_upload(type, p->in[i], p->positions, p->channels);
     n.a.q = in[Q], n.a.k = in[K], n.a.v = in[V];
@@ -133,7 +135,8 @@ static const struct {
 static void compare(const problem *p, gpu_type type, const char *what, const void *actual, const double *expected) {
     char text[120];
     const shape_case s = p->shape;
-    snprintf(text, sizeof text, "%s, %u pairs, %u tokens, %u heads of %u", what, s.pairs, s.tokens, s.heads, s.width);
+    snprintf(text, sizeof text, "%s, %u pairs, %u tokens, %u heads of %u%s", what, s.pairs, s.tokens, s.heads, s.width,
+             p->causal ? ", causal" : "");
     kernel_compare(text, kernel_download(type, actual, p->positions, p->channels), expected, p->positions * p->channels,
                    p->slack * ALLOWED[type].largest, p->slack * ALLOWED[type].rms);
 }
@@ -175,6 +178,18 @@ static void widths(gpu_type type) {
     static const uint32_t plain[] = {1, 5, 40, 256, 0}, mixed[] = {5, 8, 24, 40, 64, 72, 80, 96, 128, 136, 0};
     for (const uint32_t *width = type == GPU_F32 ? plain : mixed; *width; width++)
         check((shape_case){1, 37, *width < 64 ? 2 : 1, *width}, type, *width % 16);
+}
+
+/* The diagonal in every place of a tile, in one block and in several. */
+static void causal(gpu_type type) {
+    static const shape_case cases[] = {{1, 2, 1, 8}, {2, 16, 2, 32}, {1, 33, 1, 20}, {1, 70, 1, 64}, {1, 45, 1, 96}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases + (type == GPU_BF16); i++) {
+        const shape_case s = i < sizeof cases / sizeof *cases ? cases[i] : (shape_case){1, 150, 1, 32};
+        problem p = inputs_of(s, kernel_exact(type));
+        p.causal = true;
+        p = expect(p);
+        check_problem(&p, type, i % 2);
+    }
 }
 
 /* Scores of -200 and less: a token behind the last one, whose score is zero, would have an infinite weight. The keys
@@ -255,9 +270,11 @@ static void alone(gpu_type type) {
 }
 
 /* The expectation itself: along random directions, against differences of the reference backend's op. */
-static void expectation(void) {
-    problem p = problem_of((shape_case){1, 6, 2, 5}, KERNEL_DOUBLE);
-    const op o = {.kind = OP_ATTENTION, .heads = p.shape.heads};
+static void expectation(bool causal) {
+    problem p = inputs_of((shape_case){1, 6, 2, 5}, KERNEL_DOUBLE);
+    p.causal = causal;
+    p = expect(p);
+    const op o = {.kind = OP_ATTENTION, .heads = p.shape.heads, .causal = causal};
     const shape value = {1, p.shape.tokens, p.channels};
     double *y = kernel_zeros(p.elements), *scratch = kernel_zeros(p.shape.tokens);
     const double h = 1e-5;
@@ -276,6 +293,11 @@ static void expectation(void) {
         if (!(fabs(slope - expected) <= 1e-8))
             test_fail(__FILE__, __LINE__, "d%c: slope %.12g, expected %.12g", "qkv"[k], slope, expected);
     }
+}
+
+static void expectations(void) {
+    expectation(false);
+    expectation(true);
 }
 
 static void refusals(void) {
@@ -297,9 +319,10 @@ static void refusals(void) {
 }
 
 static void tests(void) {
-    kernel_check("attention gradients: expectation", expectation);
+    kernel_check("attention gradients: expectation", expectations);
     kernel_each("attention gradients: token counts", KERNEL_ALL, token_counts);
     kernel_each("attention gradients: widths", KERNEL_ALL & ~KERNEL_BIT(GPU_TF32), widths); /* fp32's kernel */
+    kernel_each("attention gradients: causal", KERNEL_ALL, causal);
     kernel_each("attention gradients: negative scores", KERNEL_ALL, negative_scores);
     kernel_each("attention gradients: added", KERNEL_ALL, added);
     kernel_each("attention gradients: a pair alone", KERNEL_ALL, alone);

@@ -184,28 +184,43 @@ static gpu_output_kind output_kind_of(output_kind kind) {
 static coar_status enqueue_output(const cuda_pass *pass, size_t output, float *outputs) {
     const cuda_backend *b = pass->b;
     const output_spec *o = &b->outputs[output];
-    TRY_CUDA(gpu_output_launch(output_kind_of(o->kind), o->a, o->b, pass->pairs, b->classes, pass->batch->logits,
-                               b->labels, pass->example, outputs, pass->stream),
-             "output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
-    return COAR_OK;
+    const shape s = b->settings.graph->values[b->settings.graph->logits];
+    const gpu_output_kind kind = output_kind_of(o->kind);
+    const cudaError_t error = b->settings.graph->vocabulary
+                                  ? gpu_next_output_launch(kind, pass->pairs, s.w, pass->batch->logits, b->labels,
+                                                           pass->example, outputs, pass->stream)
+                                  : gpu_output_launch(kind, o->a, o->b, pass->pairs, s.c, pass->batch->logits,
+                                                      b->labels, pass->example, outputs, pass->stream);
+    return cuda_error(error, "output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
+}
+
+/* The output's derivative: seed [pairs] of the logits' gradients on the tape. */
+static coar_status enqueue_seed(const cuda_pass *pass, size_t output, void *seed) {
+    const cuda_backend *b = pass->b;
+    const output_spec *o = &b->outputs[output];
+    const shape s = b->settings.graph->values[b->settings.graph->logits];
+    const gpu_output_kind kind = output_kind_of(o->kind);
+    const cudaError_t error =
+        b->settings.graph->vocabulary
+            ? gpu_next_gradient_launch(kind, pass->pairs, s.w, b->labels, pass->example, cuda_loss_scale(b), seed,
+                                       pass->stream)
+            : gpu_output_gradient_launch(kind, o->a, o->b, b->type, pass->pairs, s.c, pass->batch->logits, b->labels,
+                                         pass->example, cuda_loss_scale(b), seed, pass->stream);
+    return cuda_error(error, "gradient of output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
 }
 
 /* Components that no gradient reaches have none: their sums are nobody's to write. */
 static coar_status enqueue_reverse(const cuda_pass *pass, const cuda_lane *lane, const cuda_shape *shape) {
     const cuda_backend *b = pass->b;
     const graph *g = b->settings.graph;
-    const output_spec *o = &b->outputs[shape->output];
     void *seed = cuda_tape_at(pass, b->tape.gradient[g->logits]);
     TRY(enqueue_output(pass, shape->output, lane->outputs));
     TRY_CUDA(cudaMemsetAsync(lane->gradients, 0, (size_t)pass->pairs * g->components * sizeof *lane->gradients,
                              pass->stream),
              "gradients of a batch of %u (compute stream)", pass->pairs);
     if (!seed) return COAR_OK;
-    TRY_CUDA(gpu_output_gradient_launch(output_kind_of(o->kind), o->a, o->b, b->type, pass->pairs, b->classes,
-                                        pass->batch->logits, b->labels, pass->example, cuda_loss_scale(b), seed,
-                                        pass->stream),
-             "gradient of output '%s' of a batch of %u (compute stream)", o->name, pass->pairs);
-    return cuda_reverse(pass, shape->kind, lane->gradients);
+    TRY(enqueue_seed(pass, shape->output, seed));
+    return cuda_reverse(pass, shape->kind, shape->output, lane->gradients);
 }
 
 /* From mask bits to outputs, and gradients, enqueued on `compute`. */
@@ -405,7 +420,7 @@ coar_status cuda_batches_unablated(cuda_backend *b, uint32_t first, uint32_t cou
 }
 
 static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, float *padded, float *logits) {
-    const size_t stride = gpu_stride(b->classes);
+    const size_t stride = b->logits_stride, kept = graph_logits(b->settings.graph, 1).count;
     cuda_pass pass;
     TRY(cuda_batches_unablated(b, first, count, &pass));
     TRY(cuda_forward(&pass));
@@ -414,7 +429,7 @@ static coar_status logits_of(cuda_backend *b, uint32_t first, uint32_t count, fl
              "logits of %u examples (compute stream)", count);
     TRY_CUDA(cudaStreamSynchronize(b->compute), "logits of %u examples (compute stream)", count);
     for (uint32_t p = 0; p < count; p++)
-        memcpy(logits + (size_t)(first + p) * b->classes, padded + p * stride, b->classes * sizeof *logits);
+        memcpy(logits + (first + p) * kept, padded + p * stride, kept * sizeof *logits);
     return COAR_OK;
 }
 
@@ -422,7 +437,7 @@ coar_status cuda_batches_logits(cuda_backend *b, float *logits) {
     coar_status status = COAR_OK;
     const uint32_t pairs = pairs_per_batch(b->examples, b->batch[CUDA_FORWARD].pairs);
     float *padded = NULL;
-    TRY(memory_new((size_t)pairs * gpu_stride(b->classes), sizeof *padded, "logits", &padded));
+    TRY(memory_new(pairs, b->logits_stride * sizeof *padded, "logits", &padded));
     for (uint32_t first = 0; first < b->examples; first += pairs) {
         const uint32_t left = b->examples - first;
         TRY_GOTO(logits_of(b, first, left < pairs ? left : pairs, padded, logits));

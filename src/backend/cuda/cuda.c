@@ -9,7 +9,7 @@
 
 /* ------------------------------------------------------------------------------------ preparation */
 
-/* The logits are fp32 in a buffer of their own: so a convolution makes them, and nobody reads them again. */
+/* The logits are fp32 in a buffer of their own: so a convolution or an OP_NEXT makes them, and nobody reads them again. */
 static coar_status check_logits(const graph *g) {
     const op *last = &g->ops[g->logits - 1];
     bool read = false;
@@ -18,20 +18,10 @@ static coar_status check_logits(const graph *g) {
         for (int k = 0; k < 3; k++) read |= o->input[k] == g->logits;
         read |= o->residual == g->logits;
     }
-    if (last->kind == OP_CONV && !read) return COAR_OK;
+    if ((last->kind == OP_CONV || last->kind == OP_NEXT) && !read) return COAR_OK;
     return status_set(COAR_ERROR_UNSUPPORTED,
                       "layer '%s': the cuda backend wants logits that a linear layer makes and no other layer reads",
                       last->name);
-}
-
-/* Until they are there. */
-static coar_status refuse_new_ops(const graph *g) {
-    for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].causal || g->ops[i].kind == OP_MEAN_TOKEN || g->ops[i].kind == OP_LOOKUP ||
-            g->ops[i].kind == OP_NORMALISE || g->ops[i].kind == OP_NEXT)
-            return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
-                              op_kind_name(g->ops[i].kind));
-    return COAR_OK;
 }
 
 static coar_status check_settings(const backend_settings *s, const cuda_device *device) {
@@ -45,21 +35,21 @@ static coar_status check_settings(const backend_settings *s, const cuda_device *
     if (strcmp(s->plan->device_class, device->device_class))
         return status_set(COAR_ERROR_MISMATCH, "layer '%s': its plan is for device class %s, but device %d is %s",
                           layer, s->plan->device_class, s->device, device->device_class);
-    TRY(refuse_new_ops(s->graph));
     return check_logits(s->graph);
 }
 
 static coar_status describe(const backend_settings *s, cuda_backend *b) {
     const graph *g = s->graph;
-    const shape input = g->values[0];
-    *b = (cuda_backend){.base.interface = &backend_cuda, .settings = *s, .classes = g->values[g->logits].c};
+    const shape input = g->values[0], logits = g->values[g->logits];
+    *b = (cuda_backend){.base.interface = &backend_cuda,
+                        .settings = *s,
+                        .logits_stride = shape_positions(logits) * gpu_stride(logits.c),
+                        .input_bytes = graph_input_bytes(g)};
     TRY(cuda_device_open(s->device, &b->device));
     TRY(check_settings(s, &b->device));
     if (!precision_parse(s->plan->precision, &b->precision))
         return status_set(COAR_ERROR_MISMATCH, "cuda: no precision '%s'", s->plan->precision);
     b->type = cuda_type(s->plan);
-    if (!size_mul(shape_positions(input), input.c, &b->elements))
-        return status_set(COAR_ERROR_MEMORY, "the model's input is more than this machine can address");
     memcpy(b->outputs, s->outputs, s->output_count * sizeof *s->outputs);
     if (!s->memory) TRY(cuda_device_memory(s->device, &b->settings.memory));
     TRY(memory_new(g->op_count, sizeof *b->layers, "cuda backend", &b->layers));
@@ -176,22 +166,27 @@ static coar_status cuda_prepare(const backend_settings *s, backend **out) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
-coar_status cuda_normalise(cuda_backend *b) {
+/* The bound images, from pixels to b->input. */
+static coar_status normalise(cuda_backend *b) {
     const shape s = b->settings.graph->values[0];
     const uint32_t positions = (uint32_t)shape_positions(s);
-    TRY_CUDA(
-        cudaMemcpyAsync(b->labels, b->host_labels, b->examples * sizeof *b->labels, cudaMemcpyHostToDevice, b->compute),
-        "labels of %u examples", b->examples);
     TRY_CUDA(cudaMemcpyAsync(b->pixel_mul, b->mul, s.c * sizeof *b->mul, cudaMemcpyHostToDevice, b->compute), "std");
     TRY_CUDA(cudaMemcpyAsync(b->pixel_add, b->add, s.c * sizeof *b->add, cudaMemcpyHostToDevice, b->compute), "mean");
     TRY_CUDA(
         cudaMemcpyAsync(b->scale, b->host_scale, b->examples * sizeof *b->scale, cudaMemcpyHostToDevice, b->compute),
         "factors of %u examples", b->examples);
-    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->pixels, b->pixel_mul, b->pixel_add, b->scale,
+    TRY_CUDA(gpu_normalise_launch(b->type, b->examples, positions, s.c, b->inputs, b->pixel_mul, b->pixel_add, b->scale,
                                   b->input, b->compute),
              "normalising %u images of %u x %u x %u (compute stream)", b->examples, s.h, s.w, s.c);
-    TRY_CUDA(cudaStreamSynchronize(b->compute), "normalising %u images of %u x %u x %u (compute stream)", b->examples,
-             s.h, s.w, s.c);
+    return COAR_OK;
+}
+
+coar_status cuda_finish_bind(cuda_backend *b) {
+    TRY_CUDA(
+        cudaMemcpyAsync(b->labels, b->host_labels, b->examples * sizeof *b->labels, cudaMemcpyHostToDevice, b->compute),
+        "labels of %u examples", b->examples);
+    if (!b->settings.graph->vocabulary) TRY(normalise(b)); /* tokens are taken as they are */
+    TRY_CUDA(cudaStreamSynchronize(b->compute), "inputs of %u examples (compute stream)", b->examples);
     return COAR_OK;
 }
 
@@ -204,14 +199,16 @@ static coar_status cuda_bind(backend *base, const example_batch *batch) {
         b->host_labels[e] = batch->labels ? batch->labels[e] : 0;
         b->host_scale[e] = batch->scale ? batch->scale[e] : 1;
     }
-    for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
+    const uint32_t channels = b->settings.graph->vocabulary ? 0 : b->settings.graph->values[0].c;
+    for (uint32_t c = 0; c < channels; c++) { /* (pixel / 255 - mean) / std */
         b->mul[c] = (float)(1 / (255.0 * batch->std[c]));
         b->add[c] = (float)(-(double)batch->mean[c] / batch->std[c]);
     }
     if (!batch->count) return COAR_OK;
-    TRY_CUDA(cudaMemcpyAsync(b->pixels, batch->inputs, batch->count * b->elements, cudaMemcpyHostToDevice, b->compute),
-             "%u images", batch->count);
-    return cuda_normalise(b);
+    TRY_CUDA(
+        cudaMemcpyAsync(b->inputs, batch->inputs, batch->count * b->input_bytes, cudaMemcpyHostToDevice, b->compute),
+        "%u examples", batch->count);
+    return cuda_finish_bind(b);
 }
 
 /* -------------------------------------------------------------------------------------------- runs */

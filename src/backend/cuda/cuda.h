@@ -12,6 +12,7 @@
  *   memory.c    all device memory, planned before it is taken; how many pairs fit
  *   layer.c     what never changes about an op: packed weights, the convolution's arguments
  *   engine.c    who computes a convolution: the project's kernels, or a library (one table)
+ *   next.c      OP_NEXT: a vocabulary of logits, for some positions at a time
  *   forward.c   the op list over one batch: op -> launcher
  *   cuda_tape.c what a reverse pass needs of its forward pass, and where all of it lives
  *   reverse.c   the op list over one batch, backwards
@@ -66,12 +67,14 @@ typedef struct cuda_layer {
     const struct cuda_engine *engine; /* OP_CONV: who computes it */
     int form;                         /* own kernels: gpu_conv_form's number */
     uint32_t splits;
-    void *state;  /* the engine's, host memory; engine->release frees it */
-    void *weight; /* OP_CONV: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma, OP_EMBED table; NULL = none */
+    void *state; /* the engine's, host memory; engine->release frees it */
+    void *
+        weight; /* OP_CONV, OP_NEXT: packed as gpu_conv wants it; else fp32: OP_LAYERNORM gamma; OP_EMBED, OP_MEAN_TOKEN
+                   * table; OP_LOOKUP table with padded rows, of a tied OP_NEXT perhaps. NULL = none */
     float *scale; /* OP_CONV [O]; NULL = 1 */
-    float *shift; /* OP_CONV, OP_LAYERNORM: [channels]; NULL = 0 */
+    float *shift; /* OP_CONV, OP_LAYERNORM: [channels]; OP_LOOKUP: [tokens][channels]; NULL = 0 */
 
-    /* OP_CONV, of a reverse pass. The forward half takes own kernels, which keep W x. */
+    /* OP_CONV, OP_NEXT (data_form, transposed), of a reverse pass. The forward half takes own kernels, which keep W x. */
     int saving_form;
     uint32_t saving_splits;
     const struct cuda_engine *data_engine; /* who computes the transpose */
@@ -188,7 +191,7 @@ typedef struct cuda_batch {
     uint32_t oldest;                  /* of them: gives way to a new shape */
     void **buffer;                    /* CUDA_FORWARD: host array [buffers.buffers]: device address of each */
     char *tape;                       /* CUDA_REVERSE: where offset * pairs of the backend's tape begins */
-    float *logits;                    /* [pairs][gpu_stride(classes)] */
+    float *logits;                    /* [pairs][logits_stride] */
     float *keep;                      /* [slots][rows] */
     float *observed;                  /* x of one PRE or POST site of observed_pairs pairs, fp32 */
     void *workspace;                  /* of one convolution */
@@ -230,15 +233,15 @@ typedef struct cuda_backend {
     buffer_plan buffers;
     size_t *buffer_bytes; /* [buffers.buffers] for one pair */
     cuda_tape tape;       /* settings.reverse */
-    uint32_t classes;
-    size_t elements;    /* of one image */
-    bool gathers;       /* an op other than a convolution reads the input: it is copied for each pair */
-    cuda_layer *layers; /* [op_count] */
+    size_t logits_stride; /* floats from one pair's logits to the next */
+    size_t input_bytes;   /* of one example */
+    bool gathers;         /* an op other than a convolution reads the input: it is copied for each pair */
+    cuda_layer *layers;   /* [op_count] */
     cudaStream_t compute, upload, download;
-    size_t fixed_bytes;           /* of device memory that no batch is in; 0 = not measured yet */
-    void *memory;                 /* one device allocation for all that follows */
-    uint8_t *pixels;              /* [examples_max][elements] */
-    void *input;                  /* [examples_max][positions][stride] normalised, in the type */
+    size_t fixed_bytes; /* of device memory that no batch is in; 0 = not measured yet */
+    void *memory;       /* one device allocation for all that follows */
+    void *inputs;       /* [examples_max] of input_bytes: pixels, or i32 tokens */
+    void *input;        /* [examples_max][positions][stride] normalised, in the type; NULL of tokens, as are */
     float *pixel_mul, *pixel_add; /* [input channels] */
     float *scale;                 /* [examples_max] */
     int32_t *labels;              /* [examples_max] */
@@ -265,9 +268,9 @@ coar_status cuda_describe(const backend_settings *s, cuda_backend **out);
 /* Ready for bind and run; `s` as in backend.h. */
 coar_status cuda_create(const backend_settings *s, cuda_backend **out);
 void cuda_destroy(backend *b);
-/* The bound examples' pixels are on the device, labels, mul, add and scale on the host: uploads the latter, and fills
- * b->input. */
-coar_status cuda_normalise(cuda_backend *b);
+/* The bound examples' inputs are on the device, labels, mul, add and scale on the host: uploads the latter, and fills
+ * b->input. Of tokens labels alone. */
+coar_status cuda_finish_bind(cuda_backend *b);
 
 /* ------------------------------------------------------------------------------------------ forward.c */
 
@@ -296,14 +299,28 @@ gpu_attention cuda_attention_args(const cuda_pass *pass, const cuda_layer *layer
 gpu_layernorm cuda_layernorm_args(const cuda_pass *pass, const cuda_layer *layer);
 gpu_pool cuda_pool_args(const cuda_pass *pass, const cuda_layer *layer);
 gpu_subsample cuda_subsample_args(const cuda_pass *pass, const cuda_layer *layer);
-gpu_embed cuda_embed_args(const cuda_pass *pass, const cuda_layer *layer);
+gpu_embed cuda_embed_args(const cuda_pass *pass, const cuda_layer *layer); /* OP_MEAN_TOKEN too */
 /* A launcher's result as a status that names op, shape and stream; waits for it when the pass is checked. */
 coar_status cuda_launched(const cuda_pass *pass, const cuda_layer *layer, cudaError_t error);
 
+/* --------------------------------------------------------------------------------------------- next.c */
+
+/* Chooses the kernels of an OP_NEXT. COAR_ERROR_UNSUPPORTED where the vocabulary is too large for them. */
+coar_status cuda_next_describe(const cuda_backend *b, cuda_layer *layer);
+/* Whether some output's reverse pass computes the layer's transpose. The tape must be there. */
+bool cuda_next_wants_transposed(const cuda_backend *b, const cuda_layer *layer);
+/* Bytes of workspace for a batch of `pairs`, reverse pass included where there are any. */
+size_t cuda_next_workspace(const cuda_backend *b, const cuda_layer *layer, uint32_t pairs);
+coar_status cuda_next_forward(const cuda_pass *pass, const cuda_layer *layer);
+/* dx = dL/d(the op's input) from dy = dL/dlogits of output `output`, or that is added to it. */
+coar_status cuda_next_reverse(const cuda_pass *pass, const cuda_layer *layer, size_t output, const float *dy, void *dx,
+                              bool add);
+
 /* ------------------------------------------------------------------------------------------ reverse.c */
 
-/* After cuda_forward, with dL/dlogits at its place on the tape: sums[pairs][n] of every component. */
-coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums);
+/* After cuda_forward, with the derivative of output `output` at the logits' place on the tape: sums[pairs][n] of every
+ * component. */
+coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, size_t output, float *sums);
 /* Where something of the tape is for this batch; NULL for CUDA_NOWHERE. */
 void *cuda_tape_at(const cuda_pass *pass, size_t place);
 /* Bytes of workspace of the hungriest launch of a forward and a reverse pass on `pairs`. */
@@ -318,7 +335,7 @@ coar_status cuda_batches_run(cuda_backend *b, const mask_range *masks, float *ou
 /* gradients [S][E][n], outputs [S][E] or NULL. */
 coar_status cuda_batches_reverse(cuda_backend *b, reverse_kind kind, size_t output, const mask_range *masks,
                                  float *gradients, float *outputs);
-/* The unablated model: logits [E][classes]. */
+/* The unablated model: logits [E][graph_logits count]. */
 coar_status cuda_batches_logits(cuda_backend *b, float *logits);
 /* Bound examples first .. first + count - 1 as a batch in which everything is kept: uploads and expands what it needs
  * (by lane 0, on the compute stream, not waited for) and fills *pass for cuda_forward. */

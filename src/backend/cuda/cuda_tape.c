@@ -136,6 +136,10 @@ static void keep_for_reverse(builder *b, size_t i) {
     case OP_ATTENTION:
         keep_attention(b, i);
         break;
+    case OP_NORMALISE:
+    case OP_NEXT:
+        use_item(b, b->value[o->input[0]], now);
+        break;
     case OP_LAYERNORM:
         use_item(b, b->value[o->input[0]], now);
         if (has_site(o)) request_place(b, add_item(b, now, bytes_of(b, o->output)), &step->kept);
@@ -150,13 +154,18 @@ static void keep_for_reverse(builder *b, size_t i) {
     case OP_SELECT:
     case OP_MEAN_TOKEN:
     case OP_LOOKUP:
-    case OP_NORMALISE:
-    case OP_NEXT:
         break;
     }
 }
 
 /* ------------------------------------------------------------------------------------------- gradients */
+
+/* What an output begins with. A language model's stays fp32: products read what is made of it (kernels.h,
+ * gpu_next_gradient_launch). */
+static size_t seed_bytes(const builder *b) {
+    const shape s = b->g->values[b->g->logits];
+    return b->g->vocabulary ? shape_positions(s) * s.c * sizeof(float) : bytes_of(b, b->g->logits);
+}
 
 /* Op i gives `value` a part of its gradient; returns whether there was one already. */
 static bool give_gradient(builder *b, size_t i, int value) {
@@ -194,7 +203,7 @@ static void place_linear(builder *b, size_t i, cuda_tape_step *step) {
 static void walk_reverse(builder *b) {
     const graph *g = b->g;
     if (!b->wanted[g->logits]) return;
-    b->gradient[g->logits] = add_item(b, seed_time(b), bytes_of(b, g->logits));
+    b->gradient[g->logits] = add_item(b, seed_time(b), seed_bytes(b));
     for (size_t i = g->op_count; i-- > 0;) {
         const op *o = &g->ops[i];
         cuda_tape_step *step = &b->tape->step[i];

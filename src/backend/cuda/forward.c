@@ -152,6 +152,7 @@ gpu_attention cuda_attention_args(const cuda_pass *pass, const cuda_layer *layer
                            .tokens = (uint32_t)shape_positions(layer->out),
                            .heads = o->heads,
                            .width = layer->out.c / o->heads,
+                           .causal = o->causal,
                            .q = cuda_value(pass, o->input[0]),
                            .k = cuda_value(pass, o->input[1]),
                            .v = cuda_value(pass, o->input[2]),
@@ -175,11 +176,37 @@ static coar_status launch_select(const cuda_pass *pass, const cuda_layer *layer)
                                            pass->stream));
 }
 
+static coar_status launch_mean_token(const cuda_pass *pass, const cuda_layer *layer) {
+    const gpu_embed e = cuda_embed_args(pass, layer);
+    return cuda_launched(pass, layer, gpu_mean_token_launch(&e, pass->stream));
+}
+
+static coar_status launch_lookup(const cuda_pass *pass, const cuda_layer *layer) {
+    const gpu_lookup l = {.type = pass->b->type,
+                          .pairs = pass->pairs,
+                          .tokens = (uint32_t)shape_positions(layer->out),
+                          .channels = layer->out.c,
+                          .table = layer->weight,
+                          .position = layer->shift,
+                          .token = pass->b->inputs,
+                          .example = pass->example,
+                          .y = cuda_value(pass, layer->op->output)};
+    return cuda_launched(pass, layer, gpu_lookup_launch(&l, pass->stream));
+}
+
+static coar_status launch_normalise(const cuda_pass *pass, const cuda_layer *layer) {
+    const op *o = layer->op;
+    return cuda_launched(pass, layer,
+                         gpu_unit_launch(pass->b->type, pass->pairs * (uint32_t)shape_positions(layer->in), layer->in.c,
+                                         cuda_value(pass, o->input[0]), cuda_value(pass, o->output), pass->stream));
+}
+
 coar_status cuda_forward(const cuda_pass *pass) {
     static coar_status (*const launches[])(const cuda_pass *, const cuda_layer *) = {
-        [OP_CONV] = launch_conv,           [OP_MAXPOOL] = launch_pool,  [OP_AVGPOOL] = launch_pool,
-        [OP_SUBSAMPLE] = launch_subsample, [OP_EMBED] = launch_embed,   [OP_LAYERNORM] = launch_layernorm,
-        [OP_ATTENTION] = launch_attention, [OP_SELECT] = launch_select,
+        [OP_CONV] = launch_conv,           [OP_MAXPOOL] = launch_pool,        [OP_AVGPOOL] = launch_pool,
+        [OP_SUBSAMPLE] = launch_subsample, [OP_EMBED] = launch_embed,         [OP_MEAN_TOKEN] = launch_mean_token,
+        [OP_LOOKUP] = launch_lookup,       [OP_LAYERNORM] = launch_layernorm, [OP_ATTENTION] = launch_attention,
+        [OP_SELECT] = launch_select,       [OP_NORMALISE] = launch_normalise, [OP_NEXT] = cuda_next_forward,
     };
     for (size_t i = 0; i < pass->b->settings.graph->op_count; i++) {
         const cuda_layer *layer = &pass->b->layers[i];

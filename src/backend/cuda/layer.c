@@ -54,7 +54,8 @@ coar_status cuda_layers_describe(cuda_backend *b) {
             if (b->settings.reverse) TRY(describe_transposed(b, i, layer));
         } else {
             const bool reads_input = o->input[0] == 0 || o->input[1] == 0 || o->input[2] == 0;
-            b->gathers |= reads_input;
+            b->gathers |= reads_input && !g->vocabulary; /* tokens are read by example */
+            if (o->kind == OP_NEXT) TRY(cuda_next_describe(b, layer));
         }
         b->gathers |= o->residual == 0;
     }
@@ -146,47 +147,98 @@ void cuda_layers_release(cuda_backend *b) {
 
 /* ----------------------------------------------------------------------------------------- weights */
 
-/* Elements of a convolution's packed weights: [stride(O)][kernel_h][kernel_w][stride(I)]; transposed
- * [stride(I)][kernel_h][kernel_w][stride(O)]. */
+/* A weight as products want it: `rows` of the result, `taps` under the kernel, `inputs` that are summed over. A table of
+ * tokens is laid out likewise: so an OP_NEXT's can be read as one. */
+typedef struct weight_shape {
+    size_t rows, taps, inputs;
+} weight_shape;
+
+static weight_shape weight_shape_of(const cuda_layer *layer) {
+    const op *o = layer->op;
+    if (o->kind == OP_NEXT) return (weight_shape){o->vocabulary, 1, layer->in.c};
+    if (o->kind == OP_LOOKUP) return (weight_shape){o->vocabulary, 1, layer->out.c};
+    return (weight_shape){layer->out.c, (size_t)o->kernel_h * o->kernel_w, layer->in.c};
+}
+
+static bool is_packed(const op *o) {
+    return o->kind == OP_CONV || o->kind == OP_NEXT || o->kind == OP_LOOKUP;
+}
+
+/* Elements: [stride(rows)][taps][stride(inputs)]; transposed [stride(inputs)][taps][stride(rows)]. */
 static size_t packed_count(const cuda_layer *layer) {
-    return (size_t)gpu_stride(layer->out.c) * layer->op->kernel_h * layer->op->kernel_w * gpu_stride(layer->in.c);
+    const weight_shape s = weight_shape_of(layer);
+    return gpu_stride((uint32_t)s.rows) * s.taps * gpu_stride((uint32_t)s.inputs);
+}
+
+/* A table is added, not multiplied: it stays fp32. */
+static bool is_narrow(const cuda_backend *b, const cuda_layer *layer) {
+    return gpu_type_size(b->type) == 2 && layer->op->kind != OP_LOOKUP;
+}
+
+static size_t packed_bytes(const cuda_backend *b, const cuda_layer *layer) {
+    return packed_count(layer) * (is_narrow(b, layer) ? sizeof(uint16_t) : sizeof(float));
 }
 
 bool cuda_layer_wants_transposed(const cuda_backend *b, const cuda_layer *layer) {
     return b->settings.reverse && b->tape.step[layer - b->layers].linear != CUDA_NOWHERE;
 }
 
+/* Libraries read the weight of the forward pass. */
+static bool packs_transposed(const cuda_backend *b, const cuda_layer *layer) {
+    if (layer->op->kind == OP_NEXT) return cuda_next_wants_transposed(b, layer);
+    return cuda_layer_wants_transposed(b, layer) && layer->data_engine == &cuda_engine_own;
+}
+
+/* The OP_NEXT whose weight is a table's very numbers, a tied head's in fp32; NULL = none. */
+static const cuda_layer *tied_head(const cuda_backend *b, const cuda_layer *layer) {
+    for (size_t i = 0; layer->op->kind == OP_LOOKUP && i < b->settings.graph->op_count; i++) {
+        const cuda_layer *head = &b->layers[i];
+        if (head->op->kind == OP_NEXT && head->op->weight == layer->op->weight && head->in.c == layer->out.c &&
+            !is_narrow(b, head))
+            return head;
+    }
+    return NULL;
+}
+
+static size_t shift_count(const cuda_layer *layer) {
+    return layer->op->kind == OP_LOOKUP ? shape_positions(layer->out) * layer->out.c : layer->out.c;
+}
+
+static void place_layer(cuda_backend *b, cuda_layer *layer, arena *arena) {
+    const op *o = layer->op;
+    layer->weight = layer->transposed = NULL;
+    layer->scale = layer->shift = NULL;
+    if (packs_transposed(b, layer)) arena_place(arena, 1, packed_bytes(b, layer), &layer->transposed);
+    if (o->weight && is_packed(o)) {
+        if (!tied_head(b, layer)) arena_place(arena, 1, packed_bytes(b, layer), &layer->weight);
+    } else if (o->weight) {
+        arena_place(arena, graph_weight_count(b->settings.graph, o), sizeof(float), &layer->weight);
+    }
+    if (o->scale) arena_place(arena, layer->out.c, sizeof(float), &layer->scale);
+    if (o->shift) arena_place(arena, shift_count(layer), sizeof(float), &layer->shift);
+}
+
 void cuda_layers_place(cuda_backend *b, arena *arena) {
-    const graph *g = b->settings.graph;
-    for (size_t i = 0; i < g->op_count; i++) {
-        cuda_layer *layer = &b->layers[i];
-        const op *o = layer->op;
-        layer->weight = layer->transposed = NULL;
-        layer->scale = layer->shift = NULL;
-        if (cuda_layer_wants_transposed(b, layer) && layer->data_engine == &cuda_engine_own)
-            arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->transposed);
-        if (o->weight && o->kind == OP_CONV)
-            arena_place(arena, packed_count(layer), gpu_type_size(b->type), &layer->weight);
-        else if (o->weight)
-            arena_place(arena, graph_weight_count(g, o), sizeof(float), &layer->weight);
-        if (o->scale) arena_place(arena, layer->out.c, sizeof(float), &layer->scale);
-        if (o->shift) arena_place(arena, layer->out.c, sizeof(float), &layer->shift);
+    const size_t count = b->settings.graph->op_count;
+    for (size_t i = 0; i < count; i++) place_layer(b, &b->layers[i], arena);
+    for (size_t i = 0; i < count; i++) {
+        const cuda_layer *head = tied_head(b, &b->layers[i]);
+        if (head) b->layers[i].weight = head->weight;
     }
 }
 
-/* [O][I][kernel_h][kernel_w] fp32 into packed[...] in the backend's type; the rest of it is zeros already. */
+/* [rows][inputs][taps] fp32 into packed[...]; the rest of it is zeros already. */
 static void pack(const cuda_backend *b, const cuda_layer *layer, bool transposed, void *packed) {
-    const op *o = layer->op;
-    const size_t taps = (size_t)o->kernel_h * o->kernel_w, inputs = layer->in.c;
-    const size_t stride = gpu_stride(transposed ? layer->out.c : layer->in.c);
-    const bool narrow = gpu_type_size(b->type) == 2;
+    const weight_shape s = weight_shape_of(layer);
+    const size_t stride = gpu_stride((uint32_t)(transposed ? s.rows : s.inputs));
+    const bool narrow = is_narrow(b, layer);
     uint16_t *narrow_weights = packed;
     float *wide_weights = packed;
-    for (size_t c = 0; c < layer->out.c; c++)
-        for (size_t i = 0; i < inputs; i++)
-            for (size_t t = 0; t < taps; t++) {
-                const float w = o->weight[(c * inputs + i) * taps + t];
-                const size_t at = transposed ? (i * taps + t) * stride + c : (c * taps + t) * stride + i;
+    for (size_t c = 0; c < s.rows; c++)
+        for (size_t i = 0; i < s.inputs; i++)
+            for (size_t t = 0; t < s.taps; t++) {
+                const float w = layer->op->weight[(c * s.inputs + i) * s.taps + t];
+                const size_t at = transposed ? (i * s.taps + t) * stride + c : (c * s.taps + t) * stride + i;
                 if (narrow)
                     narrow_weights[at] = precision_bits(b->precision, w);
                 else
@@ -203,7 +255,7 @@ static coar_status upload_floats(const cuda_layer *layer, const float *values, s
 
 static coar_status upload_packed(const cuda_backend *b, const cuda_layer *layer, bool transposed, void *device) {
     coar_status status = COAR_OK;
-    const size_t bytes = packed_count(layer) * gpu_type_size(b->type);
+    const size_t bytes = packed_bytes(b, layer);
     void *packed = NULL;
     TRY(memory_new(bytes, 1, "packed weights", &packed));
     pack(b, layer, transposed, packed);
@@ -219,12 +271,12 @@ coar_status cuda_layers_upload(cuda_backend *b) {
         const cuda_layer *layer = &b->layers[i];
         const op *o = layer->op;
         if (layer->transposed) TRY(upload_packed(b, layer, true, layer->transposed));
-        if (o->kind == OP_CONV)
-            TRY(upload_packed(b, layer, false, layer->weight));
-        else
+        if (!is_packed(o))
             TRY(upload_floats(layer, o->weight, graph_weight_count(g, o), layer->weight));
+        else if (!tied_head(b, layer))
+            TRY(upload_packed(b, layer, false, layer->weight));
         TRY(upload_floats(layer, o->scale, layer->out.c, layer->scale));
-        TRY(upload_floats(layer, o->shift, layer->out.c, layer->shift));
+        TRY(upload_floats(layer, o->shift, shift_count(layer), layer->shift));
     }
     return COAR_OK;
 }

@@ -34,16 +34,23 @@ static size_t value_bytes(const cuda_backend *b, shape s) {
 
 /* ------------------------------------------------------------------------------------------- fixed */
 
+/* Pixels normalised, and what that takes. */
+static void place_images(cuda_backend *b, arena *arena) {
+    const uint32_t examples = b->settings.examples_max;
+    const shape s = b->settings.graph->values[0];
+    arena_place(arena, examples, value_bytes(b, s), &b->input);
+    arena_place(arena, s.c, sizeof *b->pixel_mul, &b->pixel_mul);
+    arena_place(arena, s.c, sizeof *b->pixel_add, &b->pixel_add);
+    arena_place(arena, examples, sizeof *b->scale, &b->scale);
+}
+
 static void place_fixed(cuda_backend *b, arena *arena) {
     const backend_settings *s = &b->settings;
     const graph *g = s->graph;
     cuda_layers_place(b, arena);
-    arena_place(arena, s->examples_max, b->elements, &b->pixels);
-    arena_place(arena, s->examples_max, value_bytes(b, g->values[0]), &b->input);
-    arena_place(arena, g->values[0].c, sizeof *b->pixel_mul, &b->pixel_mul);
-    arena_place(arena, g->values[0].c, sizeof *b->pixel_add, &b->pixel_add);
+    arena_place(arena, s->examples_max, b->input_bytes, &b->inputs);
+    if (!g->vocabulary) place_images(b, arena);
     arena_place(arena, s->examples_max, sizeof *b->labels, &b->labels);
-    arena_place(arena, s->examples_max, sizeof *b->scale, &b->scale);
     arena_place(arena, g->rows, sizeof *b->component, &b->component);
     arena_place(arena, g->rows, sizeof *b->sums, &b->sums);
     b->fill = NULL;
@@ -68,6 +75,7 @@ static size_t workspace_bytes(const cuda_backend *b, const cuda_batch *batch) {
     if (batch->mode == CUDA_REVERSE) return cuda_reverse_workspace(b, batch->pairs);
     for (size_t i = 0; i < b->settings.graph->op_count; i++) {
         const cuda_layer *layer = &b->layers[i];
+        if (layer->op->kind == OP_NEXT) most = larger(most, cuda_next_workspace(b, layer, batch->pairs));
         if (layer->op->kind != OP_CONV) continue;
         const gpu_conv c = cuda_layer_conv(b, layer, batch->pairs);
         most = larger(most, layer->engine->workspace(b, layer, &c));
@@ -129,7 +137,7 @@ static void place_device(const cuda_backend *b, cuda_batch *batch, arena *arena)
         }
         arena_place(arena, batch->observed_pairs, observed_bytes(b), &batch->observed);
     }
-    arena_place(arena, batch->pairs, gpu_stride(b->classes) * sizeof *batch->logits, &batch->logits);
+    arena_place(arena, batch->pairs, b->logits_stride * sizeof *batch->logits, &batch->logits);
     arena_place(arena, batch->slots, g->rows * sizeof *batch->keep, &batch->keep);
     arena_place(arena, 1, workspace_bytes(b, batch), &batch->workspace);
     for (int i = 0; i < CUDA_LANES; i++) {

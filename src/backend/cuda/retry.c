@@ -89,7 +89,7 @@ static uint32_t find(const retry *r, size_t s, uint32_t *examples) {
     return count;
 }
 
-/* The fp32 backend gets the same pixels, device to device, and normalises them without rounding. */
+/* The fp32 backend gets the same pixels or tokens, device to device, and normalises the former without rounding. */
 static coar_status bind_some(cuda_backend *b, const uint32_t *examples, uint32_t count) {
     cuda_backend *to = b->fp32;
     const uint32_t channels = b->settings.graph->values[0].c;
@@ -99,11 +99,12 @@ static coar_status bind_some(cuda_backend *b, const uint32_t *examples, uint32_t
     for (uint32_t i = 0; i < count; i++) {
         to->host_labels[i] = b->host_labels[examples[i]];
         to->host_scale[i] = b->host_scale[examples[i]];
-        TRY_CUDA(cudaMemcpyAsync(to->pixels + i * b->elements, b->pixels + examples[i] * b->elements, b->elements,
+        TRY_CUDA(cudaMemcpyAsync((char *)to->inputs + i * b->input_bytes,
+                                 (const char *)b->inputs + examples[i] * b->input_bytes, b->input_bytes,
                                  cudaMemcpyDeviceToDevice, to->compute),
-                 "pixels of example %u", examples[i]);
+                 "input of example %u", examples[i]);
     }
-    return cuda_normalise(to);
+    return cuda_finish_bind(to);
 }
 
 /* Mask s on `count` examples. All but the first `skip` of them take their places. */

@@ -26,6 +26,7 @@ float cuda_loss_scale(const cuda_backend *b) {
 typedef struct walk {
     const cuda_pass *pass;
     reverse_kind kind;
+    size_t output;
     float *sums; /* [pairs][n] */
 } walk;
 
@@ -181,15 +182,42 @@ static coar_status reverse_select(const walk *w, const cuda_layer *layer) {
                                                    pass->stream));
 }
 
-coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, float *sums) {
+static coar_status reverse_mean_token(const walk *w, const cuda_layer *layer) {
+    const cuda_pass *pass = w->pass;
+    const gpu_embed e = cuda_embed_args(pass, layer);
+    return cuda_launched(pass, layer,
+                         gpu_mean_token_reverse_launch(&e, gradient_of(pass, layer->op->output),
+                                                       gradient_of(pass, layer->op->input[0]),
+                                                       step_of(pass, layer)->add[0], pass->stream));
+}
+
+static coar_status reverse_normalise(const walk *w, const cuda_layer *layer) {
+    const cuda_pass *pass = w->pass;
+    const op *o = layer->op;
+    return cuda_launched(pass, layer,
+                         gpu_unit_reverse_launch(pass->b->type, pass->pairs * (uint32_t)shape_positions(layer->in),
+                                                 layer->in.c, cuda_value(pass, o->input[0]),
+                                                 gradient_of(pass, o->output), gradient_of(pass, o->input[0]),
+                                                 step_of(pass, layer)->add[0], pass->stream));
+}
+
+static coar_status reverse_next(const walk *w, const cuda_layer *layer) {
+    const cuda_pass *pass = w->pass;
+    return cuda_next_reverse(pass, layer, w->output, gradient_of(pass, layer->op->output),
+                             gradient_of(pass, layer->op->input[0]), step_of(pass, layer)->add[0]);
+}
+
+/* An OP_LOOKUP has no entry: no component lies in front of it. */
+coar_status cuda_reverse(const cuda_pass *pass, reverse_kind kind, size_t output, float *sums) {
     static coar_status (*const launches[])(const walk *, const cuda_layer *) = {
-        [OP_CONV] = reverse_conv,           [OP_MAXPOOL] = reverse_pool,  [OP_AVGPOOL] = reverse_pool,
-        [OP_SUBSAMPLE] = reverse_subsample, [OP_EMBED] = reverse_embed,   [OP_LAYERNORM] = reverse_layernorm,
-        [OP_ATTENTION] = reverse_attention, [OP_SELECT] = reverse_select,
+        [OP_CONV] = reverse_conv,           [OP_MAXPOOL] = reverse_pool,        [OP_AVGPOOL] = reverse_pool,
+        [OP_SUBSAMPLE] = reverse_subsample, [OP_EMBED] = reverse_embed,         [OP_MEAN_TOKEN] = reverse_mean_token,
+        [OP_LAYERNORM] = reverse_layernorm, [OP_ATTENTION] = reverse_attention, [OP_SELECT] = reverse_select,
+        [OP_NORMALISE] = reverse_normalise, [OP_NEXT] = reverse_next,
     };
     cuda_pass backwards = *pass;
     backwards.backwards = true;
-    const walk w = {.pass = &backwards, .kind = kind, .sums = sums};
+    const walk w = {.pass = &backwards, .kind = kind, .output = output, .sums = sums};
     for (size_t i = pass->b->settings.graph->op_count; i-- > 0;) {
         const cuda_layer *layer = &pass->b->layers[i];
         if (pass->b->tape.step[i].active) TRY(launches[layer->op->kind](&w, layer));
@@ -224,6 +252,7 @@ size_t cuda_reverse_workspace(const cuda_backend *b, uint32_t pairs) {
         most = larger(most, sums_workspace(b, layer, pairs));
         if (o->kind == OP_ATTENTION)
             most = larger(most, shape_positions(layer->out) * o->heads * pairs * sizeof(float));
+        if (o->kind == OP_NEXT) most = larger(most, cuda_next_workspace(b, layer, pairs));
         if (o->kind != OP_CONV) continue;
         const gpu_conv forward = cuda_layer_saving(b, layer, pairs), back = cuda_layer_transposed(b, layer, pairs);
         most = larger(most, gpu_conv_workspace(&forward));
