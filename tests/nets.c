@@ -353,9 +353,8 @@ graph *net_random(uint64_t seed) {
 
 const char *const net_component_names[] = {
     [NET_FILTERS] = "filters", [NET_BLOCKS] = "blocks", [NET_INPUTS] = "inputs", [NET_HEADS] = "heads"};
-const char *const net_family_names[NET_FAMILIES] = {"basic blocks",      "bottlenecks",        "transformer, erf",
-                                                    "transformer, tanh", "transformer, quick", "CLIP transformer",
-                                                    "CLIP pool"};
+const char *const net_family_names[NET_FAMILIES] = {"basic blocks", "bottlenecks", "transformer, erf",
+                                                    "transformer, tanh", "transformer, quick"};
 
 graph *net_family(size_t i, net_components components) {
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU};

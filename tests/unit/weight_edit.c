@@ -74,10 +74,7 @@ static void compare_edit(const golden *g, const model *m, const char *ablated, d
         if (keeps[j] == 0) components[count++] = j; /* backwards: any order will do */
     CHECK_OK(weight_edit_write(m, components, count, gain, copy, 1));
     if (count == 0) CHECK(same_files(copy, m->path));
-    model *edited = NULL;
-    const shape image = m->graph->values[0];
-    CHECK_OK(
-        model_open(copy, &(model_options){.set = m->set, .image_height = image.h, .image_width = image.w}, &edited));
+    model *edited = golden_copy(g, copy, m->set);
     if (edited) {
         float *alone = margins(g, edited, "reference", "zero", NULL);
         float *masked = margins(g, m, "reference", ablated, keeps);
