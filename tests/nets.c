@@ -369,17 +369,16 @@ named_net net_number(size_t k) {
         snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
                  net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
-    } else if (k >= 10 && k < 13) {
-        const net_components set = k == 10 ? NET_FILTERS : k == 11 ? NET_INPUTS : NET_HEADS;
-        snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
-        net.g = net_clip(set, 24);
-    } else if (k >= 13 && k < NETS_NAMED) {
-        const net_components set = k == 13 ? NET_FILTERS : NET_BLOCKS;
-        snprintf(net.name, sizeof net.name, "CLIP's transformer, %s", net_component_names[set]);
-        net.g = net_clip_transformer(set, 25);
-    } else if (k < NETS_NAMED) {
+    } else if (k < 10) {
         snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
         net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
+    } else if (k < 12) {
+        const net_components set = k == 10 ? NET_FILTERS : NET_HEADS;
+        snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
+        net.g = net_clip(set, 24);
+    } else if (k < NETS_NAMED) {
+        snprintf(net.name, sizeof net.name, "CLIP's transformer, blocks");
+        net.g = net_clip_transformer(NET_BLOCKS, 25);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);

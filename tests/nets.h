@@ -45,7 +45,7 @@ graph *net_family(size_t i, net_components components);
 graph *net_random(uint64_t seed);
 
 /* All of the above in one row: number k of the NETS_NAMED that have a name each, then random ones without end. */
-enum { NETS_TRANSFORMER = 6, NETS_NAMED = 15 }; /* six residual networks, four transformers, five CLIPs */
+enum { NETS_TRANSFORMER = 6, NETS_NAMED = 13 }; /* six residual networks, four transformers, three CLIPs */
 typedef struct named_net {
     char name[48];
     graph *g; /* the caller's */

@@ -86,10 +86,15 @@ static void build(const uint8_t *data, size_t size) {
 /* CLIPs' classes, which otherwise come from a file of their own. */
 static coar_status add_classes(tensor_table *table) {
     enum { CLASSES = 7, WIDTH = 11 };
-    float *values;
-    TRY(memory_new(CLASSES * WIDTH, sizeof *values, "classes", &values));
+    static float values[CLASSES * WIDTH]; /* no table's own: copies of the network share it */
     for (size_t i = 0; i < CLASSES * WIDTH; i++) values[i] = (float)(i % 5) - 2;
-    TRY(tensor_table_add(table, "class_embeddings", 2, (size_t[]){CLASSES, WIDTH}, values));
+    const tensor t = {.type = TENSOR_F32,
+                      .rank = 2,
+                      .shape = {CLASSES, WIDTH},
+                      .count = CLASSES * WIDTH,
+                      .data = values,
+                      .bytes = sizeof values};
+    TRY(tensor_table_push(table, &t, "class_embeddings"));
     return tensor_table_index(table);
 }
 
