@@ -57,7 +57,7 @@ static cost cost_of(const graph *g, const op *o, double pairs, double masks) {
     c.bytes = input + value_bytes(out, pairs) * (logits ? 2 : 1);
     if (o->kind == OP_SELECT) c.bytes = 2 * value_bytes(out, pairs);
     if (o->kind == OP_CONV) c.bytes += weight_bytes(g, o) + 8.0 * out.c;
-    if (o->kind == OP_EMBED) c.bytes += 4.0 * (double)shape_positions(out) * out.c;
+    if (o->kind == OP_EMBED || o->kind == OP_MEAN_TOKEN) c.bytes += 4.0 * (double)shape_positions(out) * out.c;
     if (o->kind == OP_LAYERNORM) c.bytes += 8.0 * out.c;
     if (o->residual >= 0) c.bytes += value_bytes(out, pairs);
     if (o->mask.place != PLACE_NONE) c.bytes += 4.0 * masks * out.c;
