@@ -106,7 +106,7 @@ typedef struct coar_callbacks {
 
 typedef struct coar_pack_options {
     size_t size;
-    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy */
+    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy, tokens */
     const char *path;        /* what to read */
     const char *labels;      /* label file (idx, npy); NULL where the source has labels itself */
     const char *groups;      /* CSV of subpopulation labels (docs/formats.md) */
@@ -119,13 +119,19 @@ typedef struct coar_pack_options {
     int threads;
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
+    /* tokens: texts for a language model, as integers [N, T] in a .npy file or as a UTF-8 file that <|endoftext|> separates */
+    const char *lengths;     /* .npy of each text's length [N]; NULL = T each */
+    const char *vocabulary;  /* vocab.json: needed for text; of an array it says how many tokens there are */
+    const char *merges;      /* merges.txt, for text */
+    uint32_t length;         /* longer texts are cut after so many tokens; 0 = never */
 } coar_pack_options;
 #define COAR_PACK_INIT { .size = sizeof(coar_pack_options) }
 
 typedef struct coar_pack_result {
     uint64_t examples, classes, groups;
-    uint32_t height, width, channels;
+    uint32_t height, width, channels; /* of images */
     double seconds;
+    uint32_t tokens, vocabulary;      /* of texts: T, and 0 where the vocabulary is not known */
 } coar_pack_result;
 
 /* Makes a data set file. The file appears complete or not at all. */
@@ -329,6 +335,124 @@ typedef struct coar_evaluation {
 COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations,
                                    size_t *count);
 
+/* ------------------------------------------------------------------------------------------------ edit */
+
+typedef struct coar_edit_options {
+    size_t size;
+    const char *run;             /* run.h5 */
+    const char *target;          /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are to change.
+                                    With attributions, as `reference` */
+    const char *reference;       /* likewise: whose outputs are to stay */
+    int raise, lower;            /* one of them: what is to become of the target's outputs */
+    uint32_t max_k;              /* K, at most n; 0 = 100, or n where that is less */
+    const char *validation;      /* SPEC or RUN.h5:SPEC, any rows: chooses k. NULL: see docs/edit.md */
+    const char *test;            /* likewise: only told */
+    const char *target_test;     /* likewise, of fresh examples such as the target's; NULL: none, but for docs/edit.md's */
+    int has_select;              /* 0: 2 points; of language models 0.1 of the mean output */
+    double select;               /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    int has_until;
+    double until;                /* percent: the smallest k within X at which so many of the target's examples are right (lower:
+                                    at most so many), instead of the largest gain; the sweep ends there */
+    const char *fit;             /* NULL = of the first output's fits the one that expects the highest correlation */
+    const char *name;            /* of the edit; NULL = "edit" */
+    const char *method;          /* NULL = "tau" (coar_edit_methods) */
+    int compare;                 /* the same k by leave-one-out, gradient, weight norm and chance, with intervals */
+    const char *attributions;    /* W.npy f32 [M, n] in place of a fit, of the run's first output ... */
+    const char *rows;            /* ... and R.npy, integers [M]: the data file's rows that they are of */
+    const char *classes;         /* FILE.npy of a zero-shot classifier; NULL = the run's */
+    const char *model, *data;    /* NULL = the run's paths; hashes are compared. `data` is the positional run's */
+    const char *backend;         /* as in coar_evaluate_options */
+    const char *devices;
+    int threads;
+    uint64_t memory;
+    const char *output;          /* edited.safetensors; NULL = none */
+    double time_limit;           /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
+    int force;                   /* replace an edit of this name, and `output` */
+    int force_resume;
+    const char *command;
+    const coar_callbacks *callbacks;
+} coar_edit_options;
+#define COAR_EDIT_INIT { .size = sizeof(coar_edit_options) }
+
+/* The sets of examples of an edit. The last may be empty. */
+enum {
+    COAR_EDIT_TARGET,
+    COAR_EDIT_REFERENCE,
+    COAR_EDIT_VALIDATION,
+    COAR_EDIT_TEST,
+    COAR_EDIT_TARGET_TEST,
+    COAR_EDIT_SETS
+};
+
+/* A set under one mask. Accuracies are fractions of 1, NaN of language models, worst and average also of all sets but
+ * validation and test. */
+typedef struct coar_edit_score {
+    double output;    /* mean of the fit's output */
+    double accuracy;  /* examples with a margin above 0 */
+    double worst;     /* the lowest accuracy of a (label, group) pair that has examples; of data without groups, of a label */
+    double average;   /* the pairs' mean accuracy, each pair counting alike */
+} coar_edit_score;
+
+typedef struct coar_edit_point { /* of the sweep */
+    uint32_t k;                  /* components ablated */
+    coar_edit_score set[COAR_EDIT_TEST]; /* target, reference, validation */
+} coar_edit_point;
+
+typedef struct coar_edit_component { /* in the order in which they are ablated */
+    uint32_t component;              /* 0 .. n - 1 */
+    const char *group;               /* its component group ... */
+    uint32_t row;                    /* ... and its place there */
+    double score;                    /* the method's; of tau, docs/design.md, section 7 */
+} coar_edit_component;
+
+/* Accuracies of validation and test examples of one (label, group) pair; NaN where it has none of them. */
+typedef struct coar_edit_pair {
+    int32_t label, group; /* group: -1 of data without groups */
+    const char *label_name, *group_name; /* "" without names */
+    uint64_t examples[2];
+    double before[2], after[2];
+} coar_edit_pair;
+
+typedef struct coar_edit_interval { /* a mean over examples and its 95 % bootstrap interval */
+    double mean, low, high;
+} coar_edit_interval;
+
+/* One way to choose k components. Losses: of accuracy, as fractions of 1; of language models of the mean output. */
+typedef struct coar_edit_comparison {
+    const char *method;
+    coar_edit_interval target_gain;      /* of its output, in the direction asked for */
+    coar_edit_interval validation_loss, test_loss;
+    coar_edit_interval target_test_gain; /* of accuracy, in the direction asked for; NaN without such examples */
+} coar_edit_comparison;
+
+/* One block of memory, freed with coar_free. */
+typedef struct coar_edit_result {
+    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy */
+    uint32_t components, max_k, k;   /* n, K, the k chosen; 0: no edit helps */
+    double select;                   /* X: points, or mean output */
+    uint32_t stopped;                /* the sweep ended before K at this k; 0: it did not */
+    int has_classes;                 /* 0: a language model */
+    uint64_t examples[COAR_EDIT_SETS];
+    coar_edit_score before[COAR_EDIT_SETS], after[COAR_EDIT_SETS]; /* at k = 0 and k */
+    const coar_edit_point *points;   /* k ascending from 0 */
+    size_t point_count;
+    const coar_edit_component *order; /* [order_count]: K of them, or as many as the method has use for */
+    size_t order_count;
+    const coar_edit_pair *pairs;     /* none of a language model */
+    size_t pair_count;
+    const coar_edit_comparison *comparisons; /* the edit itself first; none without `compare`, or where k is 0 */
+    size_t comparison_count;
+    double seconds;
+} coar_edit_result;
+
+/* Chooses components whose ablation raises or lowers the target's outputs and leaves the reference's, by attributions alone;
+ * measures ablations of 0 .. K of them, chooses k on validation examples and tells what it does to test examples; stores all
+ * of it as edit `name` of the run and, with `output`, writes the edited weights. A rerun after COAR_STOPPED goes on. */
+COAR_API coar_status coar_edit(const coar_edit_options *options, coar_edit_result **result);
+
+/* "tau, ...": what `method` may be. Static storage. */
+COAR_API const char *coar_edit_methods(void);
+
 /* ------------------------------------------------------------------------------------- report, bench */
 
 typedef struct coar_report_options {
@@ -375,7 +499,7 @@ typedef struct coar_bench_options {
     const char *components;
     double alpha;           /* 0 = 0.05 */
     int dense;              /* no ablation at all (alpha is ignored) */
-    uint32_t batch;         /* images per mask; 0 = 200 (32x32) or 64 (224x224) */
+    uint32_t batch;         /* images or texts per mask; 0 = 200 (32x32), 64 (224x224) or 32 (texts) */
     const char *precision;
     const char *backend;
     int exact;
@@ -389,6 +513,7 @@ typedef struct coar_bench_options {
                                cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
     int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
+    uint32_t tokens;        /* of a text, for a language model; 0 = 128, or its context where that is less */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
 

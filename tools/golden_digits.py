@@ -22,9 +22,9 @@ FOLDER = "tests/golden/digits"
 ALPHAS = np.repeat([0.10, 0.05], 10)
 
 
-def load(name):
+def load(name, path=None):
     net = NETS[name]()
-    with safe_open(f"data/digits-{name}.safetensors", "pt") as file:
+    with safe_open(path or f"data/digits-{name}.safetensors", "pt") as file:
         metadata = file.metadata()
         net.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=False)
         missing = [k for k in net.state_dict() if k not in file.keys() and not k.endswith("num_batches_tracked")]

@@ -60,6 +60,15 @@ typedef struct job {
 coar_status job_open(const job_options *options, job **out);
 void job_close(job *j);
 
+/* Of other rows of the data file, [count] each: the unablated model's predictions, in fp32 by own direct forms whatever the
+ * job's plan is (so that they are what `--examples wrong` and `--label predicted` mean in every run); and the labels that outputs
+ * of them use, malloc'ed: these predictions, or the data's. */
+coar_status job_predict(job *j, const uint64_t *rows, size_t count, int32_t *predicted);
+coar_status job_labels(job *j, bool predicted, const uint64_t *rows, size_t count, int32_t **labels);
+
+/* An error naming the first of the job's examples whose label the model has not. */
+coar_status job_check_labels(const job *j);
+
 /* What a device is prepared for, and what this process holds for it beside the backend. */
 typedef struct job_pass {
     uint32_t examples;      /* most of one bind */
@@ -91,11 +100,10 @@ coar_status job_tell_memory(job *j, const job_pass *pass);
 /* The job's backend on one of its devices, ready for the pass. From any thread; `pool` is the backend's alone. */
 coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out);
 
-/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and
- * binds them with their labels. From any thread. */
-coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images);
-coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
-size_t job_image_bytes(const job *j);
+/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images, which has room for
+ * dataset_example_bytes of each (texts are images in these names), and binds them with their labels. From any thread. */
+coar_status job_read(const job *j, uint64_t first, uint32_t count, void *images);
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const void *images);
 
 /* The means of `mean` ablation that a run stored, its path being for messages: *means is the job's from here on.
  * Nothing for other ablations; COAR_ERROR_INPUT when there is not one for each of the model's rows. */

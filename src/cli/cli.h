@@ -22,6 +22,7 @@ typedef enum option_type {
     OPTION_SEED,     /* uint64_t */
     OPTION_FRACTION, /* double, above 0 and below 1 */
     OPTION_SHARE,    /* double, above 0 and up to 1 */
+    OPTION_REAL,     /* double, from 0 */
     OPTION_SIZE,     /* uint64_t, "8G" */
     OPTION_SECONDS,  /* double, "90", "90s", "30m", "2h" */
     OPTION_VARIABLE, /* `value` is the name of an environment variable that the library reads: it is set */
@@ -48,7 +49,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command command_pack, command_info, command_ablate, command_gradients, command_masks, command_fit, command_evaluate,
-    command_run, command_report, command_merge, command_bench, command_selftest;
+    command_edit, command_run, command_report, command_merge, command_bench, command_selftest;
 
 /* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,
  * --name=value or --name value, -- ends options. --help prints the help to stdout and exits 0. False: an error was printed

@@ -106,6 +106,10 @@ static bool set_value(const cli_option *o, const char *text) {
         if (!parse_real(text, &real) || !(real > 0 && real <= 1)) return false;
         *(double *)o->value = real;
         return true;
+    case OPTION_REAL:
+        if (!parse_real(text, &real) || real < 0) return false;
+        *(double *)o->value = real;
+        return true;
     case OPTION_SIZE:
         return coar_parse_size(text, o->value) == COAR_OK;
     case OPTION_SECONDS:
@@ -130,6 +134,8 @@ static const char *expected(option_type type) {
         return "a number above 0 and below 1";
     case OPTION_SHARE:
         return "a number above 0, at most 1";
+    case OPTION_REAL:
+        return "a number from 0 up";
     case OPTION_SIZE:
         return "a size, as in 512M or 8G";
     case OPTION_SECONDS:

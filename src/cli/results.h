@@ -13,4 +13,7 @@ void evaluations_print(const coar_evaluation *list, size_t count, const coar_fit
 /* One line of JSON. */
 void fit_print_json(const coar_fit_result *fit);
 
+/* An edit: the sweep's notable rows, what was chosen, before and after, comparisons; or all of it as one line of JSON. */
+void edit_print(const coar_edit_result *result, int json);
+
 #endif

@@ -36,3 +36,22 @@ bool half_from_float(float value, uint16_t *out) {
     *out = (uint16_t)(sign | ((bits >> 13) - ((127 - 15) << 10)));
     return true;
 }
+
+float bfloat_to_float(uint16_t b) {
+    uint32_t bits = (uint32_t)b << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+bool bfloat_from_float(float value, uint16_t *out) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (isnan(value) || isinf(value)) {
+        *out = (uint16_t)(bits >> 16 | (isnan(value) ? 0x40 : 0)); /* a NaN whose fraction is in the lower half alone */
+        return true;
+    }
+    bits += 0x7FFF + (bits >> 16 & 1); /* round the 16 bits that go; a carry moves into the exponent, as it must */
+    *out = (uint16_t)(bits >> 16);
+    return (bits & 0x7F800000) != 0x7F800000;
+}

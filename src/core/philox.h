@@ -17,6 +17,7 @@ enum {
     PHILOX_STREAM_CALIBRATION = 5,
     PHILOX_STREAM_WEIGHTS = 6, /* random weights (src/model/random.c) */
     PHILOX_STREAM_PROBES = 7,  /* random signs (src/fit/conjugate.c) */
+    PHILOX_STREAM_EDIT = 8,    /* choices of an edit (src/edit/method.h) */
 };
 
 /* out[4] = ten rounds over counter[4] with key[2]. */

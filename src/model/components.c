@@ -1,5 +1,7 @@
-/* components.c - component sets: their names, which groups a run wants, and how components are numbered. */
+/* components.c - component sets: their names, which groups a run wants, how components are numbered, and what each takes
+ * from the weight file. */
 #include <fnmatch.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,5 +52,33 @@ coar_status components_offer(model_builder *b, component_set set, const char *na
     snprintf(group->layer, sizeof group->layer, "%s", layer);
     snprintf(group->kind, sizeof group->kind, "%s", sets[set].kind);
     *site = (mask_site){.place = place, .first = first, .count = count, .width = width};
+    return COAR_OK;
+}
+
+/* The group that a site with components was given: components_offer has handed out each first number once. */
+static uint32_t group_of(const model *m, const mask_site *site) {
+    size_t at = m->group_count - 1;
+    while (m->groups[at].first != site->first) at--;
+    return (uint32_t)at;
+}
+
+coar_status components_weights(model_builder *b, const mask_site *site, uint32_t axis, uint32_t first,
+                               const char *format, ...) {
+    model *m = b->model;
+    if (site->place == PLACE_NONE) return COAR_OK;
+    TRY(memory_grow(&m->slices, &b->slice_capacity, m->slice_count + 1, sizeof *m->slices, "weights of components"));
+    weight_slice *slice = &m->slices[m->slice_count];
+    *slice = (weight_slice){.group = group_of(m, site), .axis = axis, .first = first, .width = site->width};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(slice->tensor, sizeof slice->tensor, format, arguments);
+    va_end(arguments);
+
+    const tensor *t = tensor_find(b->table, slice->tensor);
+    const uint64_t end = first + (uint64_t)site->count * site->width;
+    if (!t || axis >= (uint32_t)t->rank || end > t->shape[axis])
+        return status_set(COAR_ERROR_INTERNAL, "%s: tensor '%s' has no %llu places for the components of '%s'",
+                          b->table->path, slice->tensor, (unsigned long long)end, m->groups[slice->group].name);
+    m->slice_count++;
     return COAR_OK;
 }

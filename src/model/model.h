@@ -21,11 +21,22 @@ typedef struct component_group {
     uint32_t first, count;
 } component_group;
 
+/* What an ablation takes from the weight file, so that an edited file can do the same: component i of the group owns the indices
+ * first + i * width .. first + (i + 1) * width - 1 along one axis of a tensor, whole in all other dimensions. A group may
+ * have several: a branch's weight and bias, or copies of one tensor. */
+typedef struct weight_slice {
+    char tensor[192]; /* its name in the file */
+    uint32_t group;   /* index into model->groups */
+    uint32_t axis, first, width;
+} weight_slice;
+
 typedef struct model_options {
     const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
     const char *only, *except;          /* globs over group names, or NULL */
     uint32_t image_height, image_width; /* the data's images; 0 = the family's default (CIFAR nets 32, others 224) */
+    uint32_t tokens;                    /* of the data's texts, padding included; 0 = the model's context, */
+    uint32_t tokens_max;                /* but at most so many; 0 = no bound */
 } model_options;
 
 typedef struct model {
@@ -36,13 +47,16 @@ typedef struct model {
     graph *graph;
     component_group *groups; /* in definition order */
     size_t group_count;
-    uint32_t classes;
+    weight_slice *slices; /* of every group, in their order */
+    size_t slice_count;
+    uint32_t classes;      /* of a language model: tokens in its vocabulary */
     int has_normalisation; /* mean and std from --arch, metadata or config.json */
     float mean[4], std[4]; /* of pixels/255, per input channel */
 } model;
 
 /* Recognises and loads. `path` is a safetensors file. A convolutional net takes the images' size from the options (or
- * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. */
+ * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. A language model
+ * takes texts of options->tokens, which its context must be enough for. */
 coar_status model_open(const char *path, const model_options *options, model **out);
 
 /* The same from tensors in memory (path, sha256: the caller's business). Takes arrays that the table owns. */

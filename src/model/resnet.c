@@ -32,6 +32,16 @@ typedef struct conv_bn {
     activation act;
 } conv_bn;
 
+/* What the components at `site` take from a module. MiniResNet's checkpoints may hold it twice: block0 is layer.0. */
+static coar_status add_weights(const resnet *r, const mask_site *site, const char *module, const char *part) {
+    static const char original[] = "layer.";
+    TRY(components_weights(r->b, site, 0, 0, "%s.%s", module, part));
+    if (strncmp(module, original, sizeof original - 1) != 0) return COAR_OK;
+    const char *rest = module + sizeof original - 1;
+    if (!builder_has(r->b, "block%s.%s", rest, part)) return COAR_OK;
+    return components_weights(r->b, site, 0, 0, "block%s.%s", rest, part);
+}
+
 static coar_status add_conv_bn(const resnet *r, const conv_bn *c, int in, int *value) {
     tensor *t;
     TRY(builder_find(r->b, 4, &t, "%s.weight", c->conv));
@@ -51,6 +61,11 @@ static coar_status add_conv_bn(const resnet *r, const conv_bn *c, int in, int *v
     if (c->filters) TRY(components_offer(r->b, SET_FILTERS, c->name, c->name, PLACE_PRE, outputs, 1, &o.mask));
     if (c->block && o.mask.place == PLACE_NONE)
         TRY(components_offer(r->b, SET_BLOCKS, c->block, c->name, PLACE_POST, 1, outputs, &o.mask));
+    if (o.mask.place == PLACE_PRE) TRY(add_weights(r, &o.mask, c->conv, "weight"));
+    if (o.mask.place == PLACE_POST) {
+        TRY(add_weights(r, &o.mask, c->bn, "weight"));
+        TRY(add_weights(r, &o.mask, c->bn, "bias"));
+    }
     return builder_add(r->b, &o, outputs, value);
 }
 

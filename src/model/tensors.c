@@ -107,13 +107,6 @@ const char *tensor_metadata(const tensor_table *table, const char *key) {
     return NULL;
 }
 
-static float bfloat_to_float(uint16_t b) {
-    uint32_t bits = (uint32_t)b << 16; /* the upper half of a binary32 */
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 static void convert(const tensor *t, float *out) {
     const char *data = t->data;
     uint16_t half;

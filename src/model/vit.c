@@ -117,6 +117,8 @@ static layer_name in_block(const vit *v, uint32_t i, const char *part, const cha
 
 typedef struct qkv {
     const float *weight[3], *bias[3];
+    char tensor[3][160]; /* the name of the weight in the file, */
+    uint32_t row[3];     /* and the row at which the part begins there */
 } qkv;
 
 static coar_status load_fused(const vit *v, uint32_t i, qkv *out) {
@@ -129,6 +131,8 @@ static coar_status load_fused(const vit *v, uint32_t i, qkv *out) {
     for (size_t k = 0; k < 3; k++) {
         out->weight[k] = weight + k * d * d;
         out->bias[k] = bias ? bias + k * d : NULL;
+        out->row[k] = (uint32_t)(k * d);
+        snprintf(out->tensor[k], sizeof out->tensor[k], "%s%u.%s", n->block, i, n->qkv_weight);
     }
     return COAR_OK;
 }
@@ -138,14 +142,16 @@ static coar_status load_separate(const vit *v, uint32_t i, qkv *out) {
     const char *const parts[3] = {n->q, n->k, n->v};
     size_t d = v->width;
     for (size_t k = 0; k < 3; k++) {
-        TRY(builder_load(v->b, 2, (size_t[]){d, d}, &out->weight[k], "%s%u.%s.weight", n->block, i, parts[k]));
+        snprintf(out->tensor[k], sizeof out->tensor[k], "%s%u.%s.weight", n->block, i, parts[k]);
+        TRY(builder_load(v->b, 2, (size_t[]){d, d}, &out->weight[k], "%s", out->tensor[k]));
         if (builder_has(v->b, "%s%u.%s.bias", n->block, i, parts[k]))
             TRY(builder_load(v->b, 1, &d, &out->bias[k], "%s%u.%s.bias", n->block, i, parts[k]));
     }
     return COAR_OK;
 }
 
-static coar_status add_attention(const vit *v, uint32_t i, int in, int *value) {
+/* *heads: where heads act; what they take from the file is the next layer's. */
+static coar_status add_attention(const vit *v, uint32_t i, int in, mask_site *heads, int *value) {
     static const char *const canonical[3] = {"attn.q", "attn.k", "attn.v"};
     qkv w = {0};
     TRY(v->names->qkv_weight ? load_fused(v, i, &w) : load_separate(v, i, &w));
@@ -158,10 +164,12 @@ static coar_status add_attention(const vit *v, uint32_t i, int in, int *value) {
         o.weight = w.weight[k];
         o.shift = w.bias[k];
         TRY(components_offer(v->b, SET_NEURONS, l.name, l.name, PLACE_PRE, v->width, 1, &o.mask));
+        TRY(components_weights(v->b, &o.mask, 0, w.row[k], "%s", w.tensor[k]));
         TRY(builder_add(v->b, &o, v->width, &attention.input[k]));
     }
     TRY(components_offer(v->b, SET_HEADS, group.name, attention.name, PLACE_OUT, v->heads, v->width / v->heads,
                          &attention.mask));
+    *heads = attention.mask;
     return builder_add(v->b, &attention, 0, value);
 }
 
@@ -176,7 +184,10 @@ static coar_status add_layer(const vit *v, const layer_name *l, const char *bran
     TRY(components_offer(v->b, SET_NEURONS, l->name, l->name, PLACE_PRE, outputs, 1, &o.mask));
     if (branch && o.mask.place == PLACE_NONE)
         TRY(components_offer(v->b, SET_BLOCKS, branch, l->name, PLACE_POST, 1, outputs, &o.mask));
-    return builder_linear(v->b, l->module, &o, outputs, value);
+    TRY(builder_linear(v->b, l->module, &o, outputs, value));
+    TRY(components_weights(v->b, &o.mask, 0, 0, "%s.weight", l->module));
+    if (o.mask.place == PLACE_POST) TRY(components_weights(v->b, &o.mask, 0, 0, "%s.bias", l->module));
+    return COAR_OK;
 }
 
 static coar_status add_block(const vit *v, uint32_t i, int *value) {
@@ -186,10 +197,12 @@ static coar_status add_block(const vit *v, uint32_t i, int *value) {
     layer_name fc1 = in_block(v, i, n->fc1, "mlp.fc1"), fc2 = in_block(v, i, n->fc2, "mlp.fc2");
     layer_name mlp = in_block(v, i, "", "mlp");
     tensor *hidden;
+    mask_site heads;
     int x = *value, y;
     TRY(builder_layernorm(v->b, norm1.module, norm1.name, v->eps, x, &y));
-    TRY(add_attention(v, i, y, &y));
+    TRY(add_attention(v, i, y, &heads, &y));
     TRY(add_layer(v, &out, attn.name, v->width, ACT_NONE, x, y, &x));
+    TRY(components_weights(v->b, &heads, 1, 0, "%s.weight", out.module));
     TRY(builder_layernorm(v->b, norm2.module, norm2.name, v->eps, x, &y));
     TRY(builder_find(v->b, 2, &hidden, "%s.weight", fc1.module));
     TRY(add_layer(v, &fc1, NULL, (uint32_t)hidden->shape[0], v->act, -1, y, &y));

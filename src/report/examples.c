@@ -60,20 +60,19 @@ coar_status report_pick(const double *score, uint64_t examples, report_data *dat
 
 /* Means of step x step pixels (fewer at the far edges), of the channels that a PNG can show. */
 static void reduce(const uint8_t *image, uint32_t height, uint32_t width, uint32_t channels, uint32_t step,
-                   report_example *e) {
-    for (uint32_t y = 0; y < e->height; y++)
-        for (uint32_t x = 0; x < e->width; x++)
-            for (uint32_t c = 0; c < e->channels; c++) {
+                   report_picture *out) {
+    for (uint32_t y = 0; y < out->height; y++)
+        for (uint32_t x = 0; x < out->width; x++)
+            for (uint32_t c = 0; c < out->channels; c++) {
                 uint64_t sum = 0, count = 0;
                 for (uint32_t v = y * step; v < (y + 1) * step && v < height; v++)
                     for (uint32_t u = x * step; u < (x + 1) * step && u < width; u++, count++)
                         sum += image[((size_t)v * width + u) * channels + c];
-                e->pixels[((size_t)y * e->width + x) * e->channels + c] = (uint8_t)((sum + count / 2) / count);
+                out->pixels[((size_t)y * out->width + x) * out->channels + c] = (uint8_t)((sum + count / 2) / count);
             }
 }
 
-/* Gray and RGB as they are; of two channels the first, of four the first three. */
-static coar_status read_picture(const dataset *data, uint64_t row, report_example *e) {
+coar_status report_read_picture(const dataset *data, uint64_t row, uint32_t most, report_picture *out) {
     coar_status status;
     uint8_t *image = NULL;
     size_t pixels;
@@ -81,12 +80,12 @@ static coar_status read_picture(const dataset *data, uint64_t row, report_exampl
     TRY_GOTO(memory_new(pixels, data->channels, "image", &image));
     TRY_GOTO(dataset_read(data, &row, 1, image));
     uint32_t side = data->height > data->width ? data->height : data->width;
-    uint32_t step = side / REPORT_IMAGE_SIDE + (side % REPORT_IMAGE_SIDE != 0);
-    e->height = data->height / step + (data->height % step != 0);
-    e->width = data->width / step + (data->width % step != 0);
-    e->channels = data->channels < 3 ? 1 : 3;
-    TRY_GOTO(memory_new((size_t)e->height * e->width, e->channels, "picture", &e->pixels));
-    reduce(image, data->height, data->width, data->channels, step, e);
+    uint32_t step = side / most + (side % most != 0);
+    out->height = data->height / step + (data->height % step != 0);
+    out->width = data->width / step + (data->width % step != 0);
+    out->channels = data->channels < 3 ? 1 : 3;
+    TRY_GOTO(memory_new((size_t)out->height * out->width, out->channels, "picture", &out->pixels));
+    reduce(image, data->height, data->width, data->channels, step, out);
 done:
     free(image);
     return status;
@@ -129,7 +128,7 @@ static void strongest(const run_tables *tables, const float *weight, report_exam
 
 /* ------------------------------------------------------------------------------------------------------- cards */
 
-static void name_of(char out[REPORT_TEXT + 4], char *const *names, size_t count, const char *what, int32_t number) {
+void report_name(char out[REPORT_TEXT + 4], char *const *names, size_t count, const char *what, int32_t number) {
     if (names && number >= 0 && (size_t)number < count)
         report_cut(out, names[number]);
     else
@@ -146,10 +145,13 @@ static coar_status fill(const report_source *source, uint64_t index, const float
                           store_path(source->store), (unsigned long long)e->row, data->path,
                           (unsigned long long)data->count);
     e->baseline = baseline ? baseline[index] : NAN;
-    name_of(e->label, data->class_names, data->classes, "class", tables->labels[index]);
+    if (data->tokens)
+        snprintf(e->label, sizeof e->label, "%d tokens", tables->labels[index]);
+    else
+        report_name(e->label, data->class_names, data->classes, "class", tables->labels[index]);
     if (tables->subgroups)
-        name_of(e->subgroup, data->group_names, data->group_names_count, "group", tables->subgroups[index]);
-    TRY(read_picture(data, e->row, e));
+        report_name(e->subgroup, data->group_names, data->group_names_count, "group", tables->subgroups[index]);
+    if (!data->tokens) TRY(report_read_picture(data, e->row, REPORT_IMAGE_SIDE, &e->picture));
     TRY(store_read_fit(source->store, source->fit.name, index, 1, weight, NULL, NULL, NULL, NULL));
     strongest(tables, weight, e);
     return COAR_OK;

@@ -12,12 +12,12 @@
 #include "report/png_url.h"
 #include "report/svg.h"
 
-static void picture(html *h, const report_example *e) {
-    if (!e->pixels || h->status != COAR_OK) return;
+void page_picture(html *h, const report_picture *p, const char *label) {
+    if (!p->pixels || h->status != COAR_OK) return;
     char *url;
-    h->status = png_url(e->pixels, e->width, e->height, e->channels, &url);
+    h->status = png_url(p->pixels, p->width, p->height, p->channels, &url);
     if (h->status != COAR_OK) return;
-    html_print(h, "<img alt=\"%s\" src=\"", e->label[0] ? e->label : "example");
+    html_print(h, "<img alt=\"%s\" src=\"", label[0] ? label : "example");
     html_raw(h, url, strlen(url));
     html_print(h, "\">");
     free(url);
@@ -34,7 +34,7 @@ static void name(html *h, const report_example *e) {
 static void panel(html *h, const report_example *e) {
     char title[160];
     html_print(h, "<figure class=\"panel\"><div class=\"who\">");
-    picture(h, e);
+    page_picture(h, &e->picture, e->label);
     html_print(h, "<p><b>%s</b><br>", e->rank);
     name(h, e);
     html_print(h, "<br><span class=\"soft\"><i>r</i> = %s</span></p></div>", FIXED(e->correlation));
@@ -85,7 +85,7 @@ static void component_table(html *h, const report_example *e) {
 
 static void card(html *h, const report_data *data, const report_example *e) {
     html_print(h, "<article class=\"card\"><div class=\"head\">");
-    picture(h, e);
+    page_picture(h, &e->picture, e->label);
     html_print(h, "<div><h3>");
     name(h, e);
     html_print(h, "</h3><p>row %s", COUNT(e->row));

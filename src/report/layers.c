@@ -23,24 +23,23 @@ static int same_stage(const char *a, const char *b, int dots) {
     return length == stage_length(b, dots) && !memcmp(a, b, length);
 }
 
-static int stage_dots(const report_data *data) {
-    for (size_t i = 1; i < data->group_count; i++)
-        if (!same_stage(data->groups[0].name, data->groups[i].name, 1)) return 1;
+static int stage_dots(const page_bar *bars, size_t count) {
+    for (size_t i = 1; i < count; i++)
+        if (!same_stage(bars[0].name, bars[i].name, 1)) return 1;
     return 2;
 }
 
 /* Names under the skyline, each as wide as its stage. */
-static void stage_labels(html *h, const report_data *data, int dots) {
+static void stage_labels(html *h, const page_bar *bars, size_t count, int dots) {
     double wide = 0;
-    for (size_t i = 0; i < data->group_count; i++) wide += data->groups[i].count;
+    for (size_t i = 0; i < count; i++) wide += bars[i].width;
     html_print(h, "<div class=\"stages\" aria-hidden=\"true\">");
-    for (size_t i = 0, stage = 0; i < data->group_count; stage++) {
+    for (size_t i = 0, stage = 0; i < count; stage++) {
         char name[96];
-        const char *full = data->groups[i].name;
+        const char *full = bars[i].name;
         snprintf(name, sizeof name, "%.*s", (int)stage_length(full, dots), full);
         double part = 0;
-        for (; i < data->group_count && same_stage(full, data->groups[i].name, dots); i++)
-            part += data->groups[i].count;
+        for (; i < count && same_stage(full, bars[i].name, dots); i++) part += bars[i].width;
         double percent = 100 * part / wide;
         html_print(h, "<span class=\"%s\" style=\"width:%.3f%%\" title=\"%s\">%s</span>", stage & 1 ? "odd" : "even",
                    percent, name, percent < 3.5 ? "" : name);
@@ -48,23 +47,37 @@ static void stage_labels(html *h, const report_data *data, int dots) {
     html_print(h, "</div>");
 }
 
+void page_skyline(html *h, const char *title, const page_bar *bars, size_t count) {
+    svg_bar *shaded;
+    coar_status status = memory_new(count, sizeof *shaded, "report", &shaded);
+    if (status != COAR_OK) {
+        if (h->status == COAR_OK) h->status = status;
+        return;
+    }
+    int dots = stage_dots(bars, count), shade = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (i && !same_stage(bars[i - 1].name, bars[i].name, dots)) shade = !shade;
+        shaded[i] = (svg_bar){bars[i].width, bars[i].height, shade, bars[i].title};
+    }
+    svg_skyline(h, title, shaded, count);
+    stage_labels(h, bars, count, dots);
+    free(shaded);
+}
+
 static coar_status skyline(html *h, const report_data *data) {
     coar_status status;
-    svg_bar *bars = NULL;
+    page_bar *bars = NULL;
     char(*titles)[240] = NULL;
     TRY_GOTO(memory_new(data->group_count, sizeof *bars, "report", &bars));
     TRY_GOTO(memory_new(data->group_count, sizeof *titles, "report", &titles));
-    int dots = stage_dots(data), shade = 0;
     for (size_t i = 0; i < data->group_count; i++) {
         const report_group *g = &data->groups[i];
-        if (i && !same_stage(data->groups[i - 1].name, g->name, dots)) shade = !shade;
         snprintf(titles[i], sizeof titles[i], "%s: %s components, mean |w| %s, %s of the effect", g->name,
                  COUNT(g->count), NUMBER(g->strength), PERCENT(g->share));
-        bars[i] = (svg_bar){.width = g->count, .height = g->strength, .shade = shade, .title = titles[i]};
+        bars[i] = (page_bar){.name = g->name, .width = g->count, .height = g->strength, .title = titles[i]};
     }
     html_print(h, "<figure class=\"panel\"><p class=\"label\">Mean |<i>w</i>| of a component</p>");
-    svg_skyline(h, "Mean absolute attribution by component group, in model order", bars, data->group_count);
-    stage_labels(h, data, dots);
+    page_skyline(h, "Mean absolute attribution by component group, in model order", bars, data->group_count);
     html_print(h,
                "<figcaption>The network from input (left) to output (right). Each bar is a component group, as wide as "
                "it has components and as "

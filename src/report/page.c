@@ -174,6 +174,7 @@ coar_status report_render(const report_data *data, html *page) {
     page_layers(page, data);
     page_scatter(page, data);
     page_gallery(page, data);
+    page_edits(page, data);
     html_print(page, "</main>\n");
     footer(page);
     html_print(page, "</body></html>\n");

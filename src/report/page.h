@@ -24,6 +24,20 @@ void page_scatter(html *h, const report_data *data);
 /* Examples with their strongest components. */
 void page_gallery(html *h, const report_data *data);
 
+/* Edits: what was ablated for good, and what it did. Nothing where there is none. */
+void page_edits(html *h, const report_data *data);
+
+/* A picture as an image element; nothing without pixels. */
+void page_picture(html *h, const report_picture *p, const char *label);
+
+/* A strip of the network, groups from input to output, with a bar each (layers.c). */
+typedef struct page_bar {
+    const char *name; /* of the group: tells its stage */
+    double width, height;
+    const char *title;
+} page_bar;
+void page_skyline(html *h, const char *title, const page_bar *bars, size_t count);
+
 /* "the filters" and the like: the plural of data->kind. */
 const char *page_components(const report_data *data, char buffer[32]);
 

@@ -4,13 +4,24 @@
 #include <math.h>
 #include <stdlib.h>
 
+static void edit_free(report_edit *e) {
+    for (size_t i = 0; i < REPORT_EDIT_SWEPT; i++)
+        for (size_t k = 0; k < REPORT_SCORES; k++) free(e->sweep[i][k]);
+    for (size_t i = 0; i < REPORT_EDIT_SETS; i++)
+        for (size_t k = 0; k < e->example_count[i]; k++) free(e->examples[i][k].picture.pixels);
+    free(e->ablated);
+    free(e->groups);
+}
+
 void report_data_free(report_data *data) {
     for (size_t i = 0; i < data->fact_count; i++) free(data->facts[i].full);
     for (size_t i = 0; i < data->shown_count; i++) {
-        free(data->shown[i].pixels);
+        free(data->shown[i].picture.pixels);
         free(data->shown[i].truth);
         free(data->shown[i].predicted);
     }
+    for (size_t i = 0; i < data->edit_count; i++) edit_free(&data->edits[i]);
+    free(data->edits);
     free(data->groups);
     *data = (report_data){0};
 }

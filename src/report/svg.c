@@ -122,17 +122,60 @@ void svg_sparkline(html *h, const char *title, const uint32_t *bins, size_t coun
     svg_close(h);
 }
 
-/* The range of both arrays' finite pairs with a margin; {0, 1} when there is none. */
+/* A range widened by a margin, also where it is a single value; {0, 1} where it is empty. */
+static svg_range with_room(svg_range range) {
+    if (range.low > range.high) return (svg_range){0, 1};
+    double room = fmax(.06 * (range.high - range.low), 1e-6 * fmax(fabs(range.high), 1));
+    return (svg_range){range.low - room, range.high + room};
+}
+
+static void widen(svg_range *range, double value) {
+    range->low = fmin(range->low, value);
+    range->high = fmax(range->high, value);
+}
+
+/* One line: a new stroke behind every gap, begun by a dot so that a value between two gaps is seen. */
+static void curve(html *h, const svg_curve *c, const double *x, size_t count, svg_range across, svg_range heights,
+                  double unit) {
+    html_print(h, "<path class=\"curve %s\" d=\"", c->class);
+    for (size_t i = 0, drawing = 0; i < count; i++) {
+        if (isfinite(c->y[i]))
+            html_print(h, drawing ? "L%.1f %.1f" : "M%.1f %.1fh0", place(across, x[i]),
+                       SIDE - place(heights, unit * c->y[i]));
+        drawing = isfinite(c->y[i]);
+    }
+    html_print(h, "\"/>");
+}
+
+void svg_curves(html *h, const char *title, const double *x, size_t count, const svg_curve *curves, size_t curve_count,
+                double unit, double mark) {
+    svg_range heights = {INFINITY, -INFINITY}, across = {0, 1};
+    for (size_t i = 0; i < curve_count; i++)
+        for (size_t k = 0; k < count; k++)
+            if (isfinite(curves[i].y[k])) widen(&heights, unit * curves[i].y[k]);
+    heights = with_room(heights);
+    if (count && x[count - 1] > x[0]) across = (svg_range){x[0], x[count - 1]};
+    const double steps = across.high - across.low; /* no ticks between whole numbers */
+    html_print(h, "<div class=\"plot\">");
+    ticks_beside(h, heights, 6);
+    svg_open(h, "area", title);
+    grid(h, heights, 6, 1);
+    for (size_t i = 0; i < curve_count; i++) curve(h, &curves[i], x, count, across, heights, unit);
+    if (isfinite(mark)) html_print(h, "<path class=\"mark\" d=\"M%.1f 0V1000\"/>", place(across, mark));
+    svg_close(h);
+    svg_ticks(h, "x", across, steps < 6 ? (int)fmax(steps, 1) : 6);
+    html_print(h, "</div>");
+}
+
+/* The range of both arrays' finite pairs with a margin. */
 static svg_range common_range(const float *x, const float *y, size_t count) {
     svg_range range = {INFINITY, -INFINITY};
     for (size_t i = 0; i < count; i++) {
         if (!isfinite(x[i]) || !isfinite(y[i])) continue;
-        range.low = fmin(range.low, fmin(x[i], y[i]));
-        range.high = fmax(range.high, fmax(x[i], y[i]));
+        widen(&range, x[i]);
+        widen(&range, y[i]);
     }
-    if (range.low > range.high) return (svg_range){0, 1};
-    double room = fmax(.06 * (range.high - range.low), 1e-6 * fmax(fabs(range.high), 1)); /* also for equal points */
-    return (svg_range){range.low - room, range.high + room};
+    return with_room(range);
 }
 
 void svg_scatter(html *h, const char *title, const float *truth, const float *predicted, size_t count) {
@@ -162,6 +205,15 @@ void svg_box(html *h, const char *title, const double q[5], double mean, double 
         html_print(h, "<path class=\"median\" d=\"M%.1f 180V820\"/>", place(range, q[2]));
     }
     if (isfinite(mean)) html_print(h, "<path class=\"dot\" d=\"M%.1f 500h0\"/>", place(range, mean));
+    svg_close(h);
+}
+
+void svg_interval(html *h, const char *title, double value, double low, double high, svg_range range) {
+    svg_open(h, "strip", title);
+    html_print(h, "<path class=\"axis\" d=\"M%.1f 0V1000\"/>", place(range, 0));
+    if (isfinite(low) && isfinite(high))
+        html_print(h, "<path class=\"whisker\" d=\"M%.1f 500H%.1f\"/>", place(range, low), place(range, high));
+    if (isfinite(value)) html_print(h, "<path class=\"dot\" d=\"M%.1f 500h0\"/>", place(range, value));
     svg_close(h);
 }
 

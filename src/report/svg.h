@@ -27,11 +27,24 @@ void svg_histogram(html *h, const char *title, const uint32_t *bins, size_t coun
 /* The same without axes, for a table's cell. */
 void svg_sparkline(html *h, const char *title, const uint32_t *bins, size_t count);
 
+typedef struct svg_curve {
+    const char *class; /* of the style sheet */
+    const double *y;
+} svg_curve;
+
+/* Lines of unit * curves[].y [count] over x [count] (finite whole numbers, ascending), with axes; gaps where y is not finite;
+ * a mark at x = mark (unless NaN). */
+void svg_curves(html *h, const char *title, const double *x, size_t count, const svg_curve *curves, size_t curve_count,
+                double unit, double mark);
+
 /* predicted (up) against truth (right), with the diagonal; pairs with a non-finite side are left out. */
 void svg_scatter(html *h, const char *title, const float *truth, const float *predicted, size_t count);
 
 /* Box of the quantiles q = {5, 25, 50, 75, 95 %} and a dot at `mean`, on 0..limit. NaN anywhere: an empty strip. */
 void svg_box(html *h, const char *title, const double q[5], double mean, double limit);
+
+/* A dot at value and a line from low to high on a range that holds 0, which is marked. */
+void svg_interval(html *h, const char *title, double value, double low, double high, svg_range range);
 
 /* Bar from the middle to value, on -limit..limit. */
 void svg_signed_bar(html *h, const char *title, double value, double limit);

@@ -86,23 +86,34 @@ static void add_tables(description *d, const run_tables *tables) {
         cJSON_AddItemToArray(outputs, cJSON_CreateString(tables->output_names[o]));
 }
 
-/* ------------------------------------------------------------------------ fits, gradients and evaluations */
+/* ----------------------------------------------------------------- fits, edits, gradients and evaluations */
 
-static herr_t add_fit(hid_t group, const char *name, const H5L_info_t *info, void *data) {
-    description *d = data;
-    (void)info;
-    hid_t fit = h5_has(group, name) ? H5Gopen2(group, name, H5P_DEFAULT) : H5I_INVALID_HID;
+/* A fit or an edit: a group's name and some of its attributes (NULL at the end), into a list of the document. */
+static void add_part(description *d, const char *list, hid_t group, const char *name, const char *const *keys) {
+    hid_t part = h5_has(group, name) ? H5Gopen2(group, name, H5P_DEFAULT) : H5I_INVALID_HID;
     cJSON *item = cJSON_CreateObject();
     cJSON_AddStringToObject(item, "name", name);
-    static const char *const keys[] = {"estimator", "output", "masks"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys && fit >= 0; i++) {
-        char *text = attribute_text(fit, d->path, keys[i]);
-        cJSON_AddStringToObject(item, keys[i], text ? text : "?");
+    for (; *keys && part >= 0; keys++) {
+        char *text = attribute_text(part, d->path, *keys);
+        cJSON_AddStringToObject(item, *keys, text ? text : "?");
         free(text);
     }
-    if (fit < 0) cJSON_AddBoolToObject(item, "missing", true); /* its part is gone */
-    cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, "fits"), item);
-    h5_close(&fit);
+    if (part < 0) cJSON_AddBoolToObject(item, "missing", true); /* its file is gone */
+    cJSON_AddItemToArray(cJSON_GetObjectItem(d->root, list), item);
+    h5_close(&part);
+}
+
+static herr_t add_fit(hid_t group, const char *name, const H5L_info_t *info, void *data) {
+    static const char *const keys[] = {"estimator", "output", "masks", NULL};
+    (void)info;
+    add_part(data, "fits", group, name, keys);
+    return 0;
+}
+
+static herr_t add_edit(hid_t group, const char *name, const H5L_info_t *info, void *data) {
+    static const char *const keys[] = {"method", "fit", "output", "direction", "k", NULL};
+    (void)info;
+    add_part(data, "edits", group, name, keys);
     return 0;
 }
 
@@ -253,6 +264,7 @@ static coar_status describe_file(description *d) {
     add_list(d, "gradients", "/gradients", add_gradients);
     add_list(d, "fits", "/attributions", add_fit);
     add_list(d, "evaluations", "/evaluation", add_evaluation);
+    add_list(d, "edits", "/edits", add_edit);
     return COAR_OK;
 }
 

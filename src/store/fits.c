@@ -170,8 +170,9 @@ static coar_status commit(fit_writer *w) {
     coar_status status = COAR_OK;
     if (!w->store) return file_commit(w->temporary, w->path);
     TRY(folder_lock(w->store));
-    /* Predictions of the fit that is replaced go first: none may be taken for the new one's after a kill. */
+    /* What was made with the fit that is replaced goes first: none of it may be taken for the new one's after a kill. */
     TRY_GOTO(predicted_remove(w->store, w->name));
+    TRY_GOTO(edits_remove(w->store, w->name));
     TRY_GOTO(file_commit(w->temporary, w->path));
     TRY_GOTO(index_refresh(w->store));
 done:
@@ -210,25 +211,7 @@ void fit_writer_destroy(fit_writer *w) {
 /* --------------------------------------------------------------------------------------------- reading */
 
 coar_status fit_names(const run_store *store, name_list *out) {
-    name_list list;
-    TRY(folder_list(store, "fit-", ".h5", &list));
-    size_t kept = 0;
-    for (size_t i = 0; i < list.count; i++) {
-        char *name = list.names[i];
-        size_t length = strlen(name) - strlen("fit-.h5");
-        memmove(name, name + strlen("fit-"), length);
-        name[length] = '\0';
-        if (name_check("fit", name) == COAR_OK) {
-            list.names[kept++] = name;
-        } else {
-            status_clear();
-            free(name);
-        }
-    }
-    list.count = kept;
-    name_list_sort(&list); /* "a" before "a-b": file names have them the other way round */
-    *out = list;
-    return COAR_OK;
+    return part_names(store, "fit-", out);
 }
 
 /* Opens the group of a fit with its file. */

@@ -93,6 +93,28 @@ done:
     return status;
 }
 
+coar_status part_names(const run_store *store, const char *prefix, name_list *out) {
+    name_list list;
+    TRY(folder_list(store, prefix, ".h5", &list));
+    size_t kept = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        char *name = list.names[i];
+        const size_t length = strlen(name) - strlen(prefix) - strlen(".h5");
+        memmove(name, name + strlen(prefix), length);
+        name[length] = '\0';
+        if (name_check(prefix, name) == COAR_OK) {
+            list.names[kept++] = name;
+        } else {
+            status_clear();
+            free(name);
+        }
+    }
+    list.count = kept;
+    name_list_sort(&list); /* "a" before "a-b": file names have them the other way round */
+    *out = list;
+    return COAR_OK;
+}
+
 /* ------------------------------------------------------------------------------------------------- lock */
 
 coar_status folder_lock(run_store *store) {

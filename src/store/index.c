@@ -205,6 +205,20 @@ done:
     return status;
 }
 
+static coar_status write_edits(index_sink *sink) {
+    coar_status status = COAR_OK;
+    name_list edits;
+    char name[128], part[128];
+    TRY(edit_names(sink->store, &edits));
+    for (size_t i = 0; i < edits.count && status == COAR_OK; i++) {
+        snprintf(part, sizeof part, EDIT_PART "%s.h5", edits.names[i]);
+        snprintf(name, sizeof name, "/edits/%s", edits.names[i]);
+        status = sink->object(sink, part, name);
+    }
+    name_list_free(&edits);
+    return status;
+}
+
 /* Every fit, truth and prediction: the objects of a part that stand alone in the run file. */
 static coar_status write_others(index_sink *sink) {
     coar_status status = COAR_OK;
@@ -258,7 +272,8 @@ coar_status index_write(index_sink *sink) {
     TRY(copy_tables(sink));
     TRY(write_ablations(sink));
     TRY(gradients_index(sink));
-    return write_others(sink);
+    TRY(write_others(sink));
+    return write_edits(sink);
 }
 
 /* -------------------------------------------------------------------------------------------- as links */

@@ -9,6 +9,7 @@
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
  *   gradients.c gradients.h5, read                                         gradients_write.c  and made of units
  *   fits.c      fits                                                       evaluations.c  predictions
+ *   edits.c     edits
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
  *   describe.c  what is in a run file, as JSON
  *
@@ -30,6 +31,7 @@ enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 #define ABLATE_STAGE "ablate-" /* and the first mask */
 #define GRADIENTS_STAGE "gradients-" /* and the first pass */
 #define GRADIENTS_FILE "gradients.h5"
+#define EDIT_PART "edit-" /* and its name */
 #define STAGE_FORMAT "coar.stage"
 
 /* ------------------------------------------------------------------------------------------- settings.c */
@@ -255,10 +257,14 @@ coar_status part_read_done(hid_t file, const char *path, const char *name, const
 struct index_sink;
 coar_status gradients_index(struct index_sink *sink);
 
-/* ------------------------------------------------------------------------------------ fits.c, evaluations.c */
+/* --------------------------------------------------------------------------- fits.c, evaluations.c, edits.c */
 
-/* Names of fits in name order; files whose names could not be coar's are passed over. */
+/* NAME of all parts PREFIX-NAME.h5, in name order; files whose names could not be coar's are passed over. */
+coar_status part_names(const run_store *store, const char *prefix, name_list *out);
 coar_status fit_names(const run_store *store, name_list *out);
+coar_status edit_names(const run_store *store, name_list *out);
+/* Removes the edits that a fit which is about to be replaced has made. */
+coar_status edits_remove(run_store *store, const char *fit);
 /* Part "predicted-aALPHA-sSEED-FIT.h5" <-> stage "truth-aALPHA-sSEED" and fit. */
 void predicted_name(const char *truth_stage, const char *fit, char out[256]);
 bool predicted_parse(const char *name, char truth_stage[NAME_SIZE], char fit[NAME_SIZE]);

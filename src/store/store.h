@@ -288,7 +288,7 @@ typedef struct fit_writer fit_writer;
 /* COAR_ERROR_USAGE for what no fit can be called: a name becomes part of a file's name and an HDF5 group. */
 coar_status fit_name_check(const char *name);
 
-/* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions go with it). store ==
+/* store != NULL: part fit-NAME.h5 of that run (an existing name needs force; its predictions and edits go with it). store ==
  * NULL: a file of its own at `path` with /attributions/NAME. */
 coar_status fit_writer_create(run_store *store, const char *path, const fit_header *header, bool force,
                               fit_writer **out);
@@ -340,7 +340,7 @@ coar_status store_write_text(run_store *store, const char *name, const char *tex
 coar_status store_read_text(run_store *store, const char *name, char **text);
 
 /* What is in a run file (also a merged one): {kind, path, merged, settings, components, examples, outputs, masks, fits,
- * evaluations, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
+ * evaluations, edits, stages}. Texts in it are the file's own: whoever shows them cleans them. cJSON_Delete frees it. */
 struct cJSON;
 coar_status store_describe(const char *path, struct cJSON **root);
 

@@ -1,0 +1,65 @@
+/* choice.c - a method's order of components, from the attributions that it takes. See edit.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "core/memory.h"
+#include "edit/edit.h"
+
+/* The evidence of one set for a method; *there as edit_choose. */
+static coar_status read_evidence(const edit_run *e, const edit_method *method, size_t k, edit_weights *own,
+                                 edit_evidence *out, bool *there) {
+    static const char *const estimators[] = {[EDIT_OF_LOO] = "loo", [EDIT_OF_GRADIENT] = "gp"};
+    const edit_set *set = &e->sets.set[k];
+    const char *set_name = edit_set_names[k];
+    char name[64];
+    if (method->source == EDIT_OF_NOTHING) return COAR_OK;
+    if (method->source == EDIT_OF_FIT && e->given.rows)
+        return edit_evidence_given(set, set_name, &e->given, e->n, own, out);
+    if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, e->fit.output, own, out);
+    TRY(edit_fit_baseline(set->side, estimators[method->source], e->fit.output, there, name));
+    if (!*there) {
+        log_warning(e->o->callbacks,
+                    "%s: has no leave-one-out and gradient of %s to compare with: make them with "
+                    "'coar evaluate %s --baselines'",
+                    set->side->path, e->fit.output, set->side->path);
+        return COAR_OK;
+    }
+    return edit_evidence_read(set, set_name, name, e->fit.output, own, out);
+}
+
+/* Attributions are held in memory, of all target and reference examples at once. */
+static coar_status check_memory(const edit_run *e) {
+    const job *j = e->sets.sides[0].job;
+    const double examples =
+        (double)e->sets.set[COAR_EDIT_TARGET].count + (double)e->sets.set[COAR_EDIT_REFERENCE].count;
+    const double bytes = 4.0 * examples * e->n,
+                 most = j->interface->devices ? (double)memory_default() : (double)j->memory;
+    if (bytes <= most) return COAR_OK;
+    return status_set(COAR_ERROR_MEMORY,
+                      "--target, --reference: attributions of %.0f examples take %.0f MiB, and may take %.0f MiB: name "
+                      "fewer examples, or give more --memory",
+                      examples, bytes / 1048576, most / 1048576);
+}
+
+coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, uint32_t *order, uint32_t *count,
+                        bool *there) {
+    coar_status status;
+    edit_weights target = {NULL}, reference = {NULL};
+    edit_problem p = {.n = e->n,
+                      .direction = e->rules.direction,
+                      .group_first = e->group_first,
+                      .groups = (uint32_t)e->sets.sides[0].tables.group_count,
+                      .norms = e->norms,
+                      .seed = e->seed,
+                      .pool = e->sets.sides[0].job->pool};
+    *there = true;
+    if (method->source != EDIT_OF_NOTHING) TRY_GOTO(check_memory(e));
+    TRY_GOTO(read_evidence(e, method, COAR_EDIT_TARGET, &target, &p.target, there));
+    if (*there) TRY_GOTO(read_evidence(e, method, COAR_EDIT_REFERENCE, &reference, &p.reference, there));
+    if (*there) TRY_GOTO(method->choose(&p, scores, order, count));
+done:
+    edit_weights_free(&reference);
+    edit_weights_free(&target);
+    return status;
+}
