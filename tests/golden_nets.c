@@ -12,6 +12,8 @@ const golden_net golden_nets[] = {
     {"vit_torchvision", "vit", "32x32", "vit"},
     {"vit_timm", "vit", "32x32", "vit"},
     {"vit_hf", "vit", "32x32", "vit"},
+    {"gpt2", "gpt2", "tokens", "gpt2"},
+    {"gpt2_prefixed", "gpt2", "tokens", "gpt2"},
 };
 const size_t golden_net_count = sizeof golden_nets / sizeof *golden_nets;
 
@@ -66,15 +68,21 @@ float *golden_array(golden *g, component_set set, const char *part, size_t dimen
     return values;
 }
 
-model *golden_model(const golden *g, component_set set) {
+model *golden_copy(const golden *g, const char *weights, component_set set) {
     model *m = NULL;
-    const model_options options = {
-        .set = set, .image_height = (uint32_t)g->images.shape[1], .image_width = (uint32_t)g->images.shape[2]};
-    CHECK_OK(model_open(path_of(g->net->weights, "", ".safetensors"), &options, &m));
+    const bool texts = g->images.rank == 2;
+    model_options options = {.set = set};
+    if (texts) options.tokens = (uint32_t)g->images.shape[1];
+    if (!texts) options.image_height = (uint32_t)g->images.shape[1], options.image_width = (uint32_t)g->images.shape[2];
+    CHECK_OK(model_open(weights, &options, &m));
     if (!m) return NULL;
     CHECK_TEXT(m->arch, g->net->arch);
-    CHECK(m->has_normalisation);
+    CHECK(m->has_normalisation == !texts);
     return m;
+}
+
+model *golden_model(const golden *g, component_set set) {
+    return golden_copy(g, path_of(g->net->weights, "", ".safetensors"), set);
 }
 
 example_batch golden_batch(const golden *g, const model *m) {

@@ -1,5 +1,5 @@
 /*
- * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py), and what PyTorch says about them.
+ * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, tools/golden_gpt2.py), and what PyTorch says about them.
  * A part that is missing, or has another shape, is a failed check.
  */
 #ifndef COAR_TEST_GOLDEN_NETS_H
@@ -20,8 +20,8 @@ extern const size_t golden_net_count;
 typedef struct golden {
     const golden_net *net;
     tensor_table table;
-    npy_array images;
-    int32_t *labels; /* [examples] */
+    npy_array images; /* u8 [E][H][W][C], or of a language model texts, i32 [E][T] */
+    int32_t *labels;  /* [examples]; of texts lengths */
     uint32_t examples;
 } golden;
 
@@ -34,8 +34,10 @@ void golden_close(golden *g);
 bool golden_has(const golden *g, component_set set, const char *part);
 float *golden_array(golden *g, component_set set, const char *part, size_t dimensions, size_t *lengths);
 
-/* The network with the components of a set; NULL and a failed check when it cannot be opened. */
+/* The network with the components of a set, or what an edited copy of its weights makes; NULL and a failed check when it
+ * cannot be opened. */
 model *golden_model(const golden *g, component_set set);
+model *golden_copy(const golden *g, const char *weights, component_set set);
 
 example_batch golden_batch(const golden *g, const model *m);
 

@@ -16,17 +16,17 @@ import sys
 
 def write_safetensors(path, tensors, metadata, half=False):
     """fp32 or fp16, in the dictionary's order, the same bytes each time (the format's own library shuffles the metadata)."""
-    name_of, stored = ("F16", "<f2") if half else ("F32", "<f4")
     header, end = {"__metadata__": metadata}, 0
+    kind, bytes, dtype = ("F16", 2, "<f2") if half else ("F32", 4, "<f4")
     for name, tensor in tensors.items():
-        begin, end = end, end + int(stored[-1]) * tensor.numel()
-        header[name] = {"dtype": name_of, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [end, end + bytes * tensor.numel()]}
+        end += bytes * tensor.numel()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            file.write(tensor.float().contiguous().numpy().astype(stored).tobytes())
+            file.write(tensor.float().contiguous().numpy().astype(dtype).tobytes())
 
 
 def state_dict(checkpoint):

@@ -164,7 +164,7 @@ static bool notable(const coar_edit_result *r, size_t i) {
 static void print_table(const coar_edit_result *r) {
     const bool pairs = has_groups(r);
     printf("%-7s %10s %9s %10s %9s %11s%s\n", "k", "target", "right", "reference", "right", "validation",
-           pairs ? "     worst" : "");
+           pairs ? "      worst" : "");
     for (size_t i = 0; i < r->point_count; i++) {
         const coar_edit_point *p = &r->points[i];
         const coar_edit_score *t = &p->set[COAR_EDIT_TARGET], *f = &p->set[COAR_EDIT_REFERENCE],
@@ -175,7 +175,8 @@ static void print_table(const coar_edit_result *r) {
             printf("%11s", PERCENT(v->accuracy));
         else
             printf("%11.3f", v->output);
-        printf("%s%s\n", pairs ? PERCENT(v->worst) : "", p->k == r->k ? "  <" : "");
+        if (pairs) printf(" %9s", PERCENT(v->worst));
+        printf("%s\n", p->k == r->k ? "  <" : "");
     }
     if (r->stopped) printf("ended at k = %u of %u\n", r->stopped, r->max_k);
 }
@@ -183,7 +184,7 @@ static void print_table(const coar_edit_result *r) {
 /* "layer1.0.conv1: 3, layer2.0.conv1: 1" */
 static void print_components(const coar_edit_result *r) {
     if (!r->k) {
-        printf("\nk = 0: no edit raises or lowers the target within what it may cost\n");
+        printf("\nk = 0: no edit %ss the target within what it may cost\n", r->direction);
         return;
     }
     printf("\nk = %u components:", r->k);
@@ -208,12 +209,13 @@ static void print_change(const char *name, const char *before, const char *after
 }
 
 static void print_before_after(const coar_edit_result *r) {
+    putchar('\n');
     for (int k = 0; k < COAR_EDIT_SETS; k++) {
         const coar_edit_score *b = &r->before[k], *a = &r->after[k];
         if (!r->examples[k]) continue;
         printf("%-11s %7llu examples  %s %.3f -> %.3f", set_names[k], (unsigned long long)r->examples[k], r->output,
                b->output, a->output);
-        if (r->has_classes) printf("  right %s -> %s", PERCENT(b->accuracy), PERCENT(a->accuracy));
+        if (r->has_classes) printf(", right %s -> %s", PERCENT(b->accuracy), PERCENT(a->accuracy));
         putchar('\n');
         if (isnan(b->worst) || !has_groups(r)) continue;
         print_change("worst pair", PERCENT(b->worst), PERCENT(a->worst));
@@ -251,6 +253,6 @@ void edit_print(const coar_edit_result *result, int json) {
     }
     print_table(result);
     print_components(result);
-    print_before_after(result);
     print_comparisons(result);
+    print_before_after(result);
 }

@@ -1,7 +1,7 @@
 /*
  * select.c - SPEC: which examples of a data set a user means (docs/design.md, section 5).
  *
- *   SPEC = TERM { "&" TERM }                                     the examples that satisfy every term
+ *   SPEC = [ "!" ] TERM { "&" [ "!" ] TERM }                     the examples that satisfy every term (!: do not satisfy it)
  *   TERM = "all" | A ":" B (half open) | A { "," A } | "class:" C | "group:" G | "wrong" | "correct" | "rest"
  *        | "@" FILE.npy
  *
@@ -9,6 +9,7 @@
  * Must not know: models, what the selection is for.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,7 +156,10 @@ static coar_status select_term(selection *s, const char *term) {
     memset(s->member, 0, (size_t)data->count);
     if (!*term) return bad_term(s, term, "a term is empty");
     if (*term == '@') return select_file(s, term);
-    if (!strncmp(term, "class:", 6)) return select_value(s, term, data->labels, data->class_names, data->classes);
+    if (!strncmp(term, "class:", 6)) {
+        if (data->tokens) return bad_term(s, term, "texts have no classes");
+        return select_value(s, term, data->labels, data->class_names, data->classes);
+    }
     if (!strncmp(term, "group:", 6)) {
         if (!data->groups) return bad_term(s, term, "the file has no groups; give `coar pack` --groups");
         return select_value(s, term, data->groups, data->group_names, data->group_names_count);
@@ -169,6 +173,17 @@ static coar_status select_term(selection *s, const char *term) {
     }
     const char *colon = strchr(term, ':');
     return colon ? select_range(s, term, colon) : select_list(s, term);
+}
+
+/* !TERM: the others. A list that is left out orders nothing. */
+static coar_status select_others(selection *s, const char *term) {
+    const bool ordered = s->order != NULL;
+    TRY(select_term(s, term));
+    for (uint64_t row = 0; row < s->data->count; row++) s->member[row] = !s->member[row];
+    if (ordered) return COAR_OK;
+    free(s->order);
+    s->order = NULL;
+    return COAR_OK;
 }
 
 /* --------------------------------------------------------------------------------------------------- a SPEC */
@@ -187,7 +202,8 @@ static coar_status select_all_terms(selection *s, const char *text) {
     memset(s->selected, 1, (size_t)s->data->count);
     TRY_GOTO(names_copy(text, &copy));
     for (char *rest = copy; rest;) {
-        TRY_GOTO(select_term(s, next_term(&rest)));
+        const char *term = next_term(&rest);
+        TRY_GOTO(*term == '!' ? select_others(s, term + 1) : select_term(s, term));
         for (uint64_t row = 0; row < s->data->count; row++) s->selected[row] &= s->member[row];
     }
 done:

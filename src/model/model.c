@@ -7,7 +7,7 @@
 
 #include "model/builder.h"
 
-static const model_family *const families[] = {&family_resnet, &family_mini_resnet, &family_vit};
+static const model_family *const families[] = {&family_resnet, &family_mini_resnet, &family_vit, &family_gpt2};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 void model_destroy(model *m) {
@@ -32,8 +32,8 @@ static coar_status find_family(const tensor_table *table, const char *name, cons
             return COAR_OK;
         }
     return status_set(COAR_ERROR_INPUT,
-                      "%s: its tensors ('%s', ...) are of no known architecture (ResNet, MiniResNet, ViT)", table->path,
-                      table->items[0].name);
+                      "%s: its tensors ('%s', ...) are of no known architecture (ResNet, MiniResNet, ViT, GPT-2)",
+                      table->path, table->items[0].name);
 }
 
 static bool name_known(const char *name) {
@@ -50,8 +50,8 @@ static coar_status check_name(const tensor_table *table, const model_family *fam
                               const char *name) {
     if (!name || strcmp(name, arch) == 0 || strcmp(name, family->name) == 0) return COAR_OK;
     if (!name_known(name) && strncmp(name, "mini_resnet_", 12) != 0)
-        return status_set(COAR_ERROR_USAGE, "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, %s", name,
-                          model_random_names());
+        return status_set(COAR_ERROR_USAGE, "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, gpt2, %s",
+                          name, model_random_names());
     return status_set(COAR_ERROR_INPUT, "%s: is a %s, not the %s that --arch names", table->path, arch, name);
 }
 

@@ -30,6 +30,11 @@ typedef struct vit_spec {
     uint32_t width, depth, hidden, patch, image, classes; /* the number of heads follows from these (vit.c) */
 } vit_spec;
 
+typedef struct gpt2_spec {
+    const char *name;
+    uint32_t vocabulary, context, width, depth; /* hidden units: four times the width; head width 64 (gpt2.c) */
+} gpt2_spec;
+
 static const resnet_spec resnets[] = {
     {"resnet8", 3, {1, 1, 1}, 16, 1, true, true, 10},
     {"resnet20", 3, {3, 3, 3}, 16, 1, true, true, 10},
@@ -52,9 +57,13 @@ static const vit_spec vits[] = {
     {"vit_mini", 128, 2, 256, 16, 48, 10}, /* src/selftest */
 };
 
+static const gpt2_spec gpt2s[] = {
+    {"gpt2", 50257, 1024, 768, 12}, {"gpt2_mini", 300, 24, 128, 2}, /* src/selftest */
+};
+
 const char *model_random_names(void) {
     return "resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18_cifar, resnet18, "
-           "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14";
+           "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14, gpt2";
 }
 
 /* ----------------------------------------------------------------------------------------- one tensor */
@@ -192,6 +201,44 @@ static coar_status add_vit(tensor_table *table, const vit_spec *spec) {
     return add_linear(table, "heads.head", spec->classes, d, 1);
 }
 
+/* A linear layer of GPT-2: [in, out]. */
+static coar_status add_conv1d(tensor_table *table, const char *name, size_t inputs, size_t outputs, float gain) {
+    const float deviation = gain * (float)sqrt(1.0 / (double)inputs);
+    TRY(add(table, 2, (size_t[]){inputs, outputs}, 0, deviation, "%s.weight", name));
+    return add(table, 1, &outputs, 0, 0.02f, "%s.bias", name);
+}
+
+static coar_status add_gpt2_block(tensor_table *table, size_t d, uint32_t i) {
+    static const struct {
+        const char *name;
+        size_t inputs, outputs; /* times d */
+        float gain;
+    } layers[] = {{"attn.c_attn", 1, 3, 1},
+                  {"attn.c_proj", 1, 1, 1.0f / BRANCH_STEPS},
+                  {"mlp.c_fc", 1, 4, 1},
+                  {"mlp.c_proj", 4, 1, 1.0f / BRANCH_STEPS}};
+    char name[64];
+    for (int k = 1; k <= 2; k++) {
+        snprintf(name, sizeof name, "h.%u.ln_%d", i, k);
+        TRY(add_layernorm(table, name, d));
+    }
+    for (size_t k = 0; k < sizeof layers / sizeof *layers; k++) {
+        snprintf(name, sizeof name, "h.%u.%s", i, layers[k].name);
+        TRY(add_conv1d(table, name, layers[k].inputs * d, layers[k].outputs * d, layers[k].gain));
+    }
+    return COAR_OK;
+}
+
+/* The table is the head as well: logits of order one from normalised values. */
+static coar_status add_gpt2(tensor_table *table, const gpt2_spec *spec) {
+    const size_t d = spec->width;
+    const float deviation = (float)sqrt(1.0 / (double)d);
+    TRY(add(table, 2, (size_t[]){spec->vocabulary, d}, 0, deviation, "wte.weight"));
+    TRY(add(table, 2, (size_t[]){spec->context, d}, 0, deviation, "wpe.weight"));
+    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_gpt2_block(table, d, i));
+    return add_layernorm(table, "ln_f", d);
+}
+
 /* P of "mini_resnet_P", 0 for other names. */
 static uint32_t mini_planes(const char *arch) {
     static const char prefix[] = "mini_resnet_";
@@ -207,6 +254,8 @@ static coar_status add_named(tensor_table *table, const char *arch) {
         if (strcmp(arch, resnets[i].name) == 0) return add_resnet(table, &resnets[i]);
     for (size_t i = 0; i < sizeof vits / sizeof *vits; i++)
         if (strcmp(arch, vits[i].name) == 0) return add_vit(table, &vits[i]);
+    for (size_t i = 0; i < sizeof gpt2s / sizeof *gpt2s; i++)
+        if (strcmp(arch, gpt2s[i].name) == 0) return add_gpt2(table, &gpt2s[i]);
     uint32_t planes = mini_planes(arch);
     if (planes) return add_mini_resnet(table, planes);
     return status_set(COAR_ERROR_USAGE, "'%s' is no architecture with random weights: %s", arch, model_random_names());

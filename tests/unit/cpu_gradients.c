@@ -226,14 +226,14 @@ static void check_memory(const graph *g, const char *isa, const example_batch *b
 /* Pair by pair: a mask of its own call, an example of its own batch. */
 static void check_pairs(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
                         const float *expected) {
-    const size_t elements = shape_positions(g->values[0]) * g->values[0].c, n = g->components;
+    const size_t n = g->components;
     engine e;
     open_engine(&e, g, (conditions){.isa = isa});
     for (size_t s = 0; s < MASKS; s++)
         for (uint32_t first = 0; first < batch->count; first += 9) {
             const mask_range one = {.count = 1, .n = masks->n, .keeps = masks->keeps + s * n};
             example_batch part = first_examples(batch, batch->count - first < 9 ? batch->count - first : 9);
-            part.images += first * elements;
+            part.inputs = (const uint8_t *)batch->inputs + first * graph_input_bytes(g);
             part.labels += first;
             float *few = gradients_of(&e, &part, REVERSE_MASK, &one);
             CHECK(!memcmp(few, expected + (s * batch->count + first) * n, part.count * n * sizeof *few));
@@ -277,7 +277,7 @@ static double *row_sums_of(engine *e, const example_batch *batch) {
 
 static float *logits_of(engine *e, const example_batch *batch) {
     const graph *g = e->settings.graph;
-    float *logits = calloc((size_t)batch->count * g->values[g->logits].c, sizeof *logits);
+    float *logits = calloc((size_t)batch->count * graph_logits(g, 1).count, sizeof *logits);
     CHECK_OK(e->interface->bind(e->b, batch));
     CHECK_OK(e->interface->logits(e->b, logits));
     return logits;
@@ -291,7 +291,7 @@ static void check_forward_between(const graph *g, const char *isa, const example
     open_engine(&e, g, (conditions){.isa = isa});
     open_engine(&alone, g, (conditions){.isa = isa});
     const size_t outputs = e.output_count * masks->count * batch->count;
-    const size_t logits = (size_t)batch->count * g->values[g->logits].c;
+    const size_t logits = (size_t)batch->count * graph_logits(g, 1).count;
     double *sums_alone = row_sums_of(&alone, batch);
     float *y_alone = engine_run(&alone, batch, masks), *z_alone = logits_of(&alone, batch);
     for (int round = 0; round < 3; round++) {

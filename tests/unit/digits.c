@@ -113,7 +113,7 @@ static coar_status compute(const model *m, const way *w, const digits *d, const 
     TRY_GOTO(thread_pool_create(2, &pool));
     TRY_GOTO(plan_create(m->graph, w->backend, "fp32", w->exact, &plan));
     if (!w->compacted) leave_nothing_out(&plan);
-    TRY_GOTO(output_parse("margin", m->classes, output, &outputs));
+    TRY_GOTO(output_parse("margin", m->graph, output, &outputs));
     const backend_settings settings = {.graph = m->graph,
                                        .plan = &plan,
                                        .outputs = output,

@@ -10,13 +10,21 @@ window cpu_layer_window(const cpu_layer *layer) {
     return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
 }
 
+window cpu_tile_window(const cpu_worker *w, const cpu_layer *layer) {
+    window window = cpu_layer_window(layer);
+    const size_t positions = cpu_positions(w, layer);
+    if (positions < shape_positions(layer->out)) /* a row of positions, each by itself */
+        window.in_w = window.out_w = (uint32_t)positions;
+    return window;
+}
+
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
     const bool leaves_out = group && layer->left_out, left_out = group && layer->feeder >= 0;
-    conv_args args = {
-        .window = cpu_layer_window(layer),
+    return (conv_args){
+        .window = cpu_tile_window(w, layer),
         .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
         .input = cpu_value(w, o->input[0]),
@@ -44,9 +52,6 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, con
                              : form->columns,
         .pair = (const uint32_t(*)[2])(left_out ? p->pair : b->pair),
     };
-    if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
-        args.window.in_w = args.window.out_w = (uint32_t)cpu_positions(w, layer);
-    return args;
 }
 
 void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args) {
@@ -141,10 +146,13 @@ static double attention_products(const attention_args *a) {
 static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer, bool group) {
     const op *o = layer->op;
     const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
-    const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
+    const bool whole =
+        values && b->layers[layer->stored_by].left_out == &o->mask && plan_ablates_heads(b->settings.graph, o);
+    const uint32_t queries = (uint32_t)cpu_positions(w, layer);
     const attention_args args = {
-        .tokens = (uint32_t)shape_positions(layer->in),
-        .queries = (uint32_t)cpu_positions(w, layer),
+        .tokens = o->causal ? queries : (uint32_t)shape_positions(layer->in),
+        .queries = queries,
+        .causal = o->causal,
         .heads = values ? list_heads(w, layer, values, whole) : o->heads,
         .head_width = layer->in.c / o->heads,
         .value_width = values ? w->value_width : NULL,
@@ -155,7 +163,14 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += 2.0 * LANES * args.queries * args.tokens * attention_products(&args);
+    const double keys = o->causal ? (queries + 1.0) / 2 : args.tokens; /* in the mean */
+    w->flops += 2.0 * LANES * queries * keys * attention_products(&args);
+}
+
+static void run_next(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    cpu_next(b, w, layer, &layer->form, cpu_value(w, o->input[0]), cpu_value(w, o->input[1]), cpu_value(w, o->output));
+    w->flops += 2.0 * LANES * o->vocabulary * layer->in.c * cpu_positions(w, layer);
 }
 
 uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
@@ -176,8 +191,23 @@ uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool
     return channels;
 }
 
+/* The channels that a layer norm stores, from all of them, which lie in the same place. */
+static void mask_and_compact(const cpu_worker *w, const cpu_layer *layer, const cpu_packed *p, float *x) {
+    float *to = x;
+    for (size_t position = 0; position < cpu_positions(w, layer); position++, x += (size_t)layer->out.c * LANES)
+        for (uint32_t r = 0; r < p->rows; r++, to += LANES) {
+            const float *from = x + (size_t)p->row[r] * LANES;
+            const float *mul = w->out_mul + (size_t)r * LANES, *add = w->out_add + (size_t)r * LANES;
+            for (size_t lane = 0; lane < LANES; lane++) to[lane] = from[lane] * mul[lane] + add[lane];
+        }
+}
+
 void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y) {
     const uint32_t channels = cpu_out_keeps(b, w, i, group);
+    if (group && b->layers[i].op->kind == OP_LAYERNORM && b->layers[i].left_out) {
+        mask_and_compact(w, &b->layers[i], &w->packed[i], y); /* x is y */
+        return;
+    }
     b->kernels->scale_channels(x, cpu_positions(w, &b->layers[i]), channels, w->out_mul, w->out_add, NULL, y);
 }
 
@@ -208,15 +238,24 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
     case OP_SELECT:
         memcpy(output, input, (size_t)layer->out.c * LANES * sizeof *output);
         break;
-    case OP_MEAN_TOKEN:
     case OP_LOOKUP:
-    case OP_NORMALISE:
+        cpu_lookup(layer, cpu_positions(w, layer), input, output);
+        break;
     case OP_NEXT:
+        run_next(b, w, layer);
+        break;
+    case OP_MEAN_TOKEN:
+    case OP_NORMALISE:
         break; /* refused by describe */
     }
 }
 
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
+    if (b->settings.graph->vocabulary) {
+        const int32_t *tokens = (const int32_t *)images.pixels;
+        for (size_t i = 0; i < b->elements * LANES; i++) x[i] = (float)tokens[i];
+        return;
+    }
     b->kernels->normalise(images.pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add, x);
     if (images.scale) b->kernels->scale_channels(x, b->elements, 1, images.scale, b->zeros, NULL, x);
 }
@@ -224,6 +263,7 @@ void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,
                   const tile_observer *observer) {
     const graph *g = b->settings.graph;
+    w->positions = images.positions;
     for (size_t v = 0; v < g->value_count; v++) w->value[v] = w->buffer + b->buffer_start[b->buffers.buffer[v]];
     cpu_load_images(b, images, cpu_value(w, 0));
     for (size_t i = 0; i < g->op_count; i++) {
@@ -232,6 +272,7 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
             run_conv(b, w, i, group, fresh);
         else
             cpu_run_op(b, w, i, group);
+        if (g->ops[i].kind == OP_LAYERNORM && b->layers[i].left_out && group && fresh) cpu_pack_norm(b, w, i);
         float *y = cpu_value(w, g->ops[i].output);
         if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, group, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
