@@ -32,7 +32,7 @@ ARCH     := $(shell uname -m)
 say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
 include tools/cuda.mk
 
-PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto
+PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto libpcre2-8
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
 ifeq ($(filter $(CONFIG),release asan tsan $(if $(filter simt,$(CUDA)),check)),)
 $(error CONFIG=$(CONFIG): must be release, asan or tsan; with CUDA=simt also check)

@@ -106,7 +106,7 @@ typedef struct coar_callbacks {
 
 typedef struct coar_pack_options {
     size_t size;
-    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy */
+    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy, tokens */
     const char *path;        /* what to read */
     const char *labels;      /* label file (idx, npy); NULL where the source has labels itself */
     const char *groups;      /* CSV of subpopulation labels (docs/formats.md) */
@@ -119,13 +119,19 @@ typedef struct coar_pack_options {
     int threads;
     const char *command;     /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
+    /* tokens: texts for a language model, as integers [N, T] in a .npy file or as a UTF-8 file that <|endoftext|> separates */
+    const char *lengths;     /* .npy of each text's length [N]; NULL = T each */
+    const char *vocabulary;  /* vocab.json: needed for text; of an array it says how many tokens there are */
+    const char *merges;      /* merges.txt, for text */
+    uint32_t length;         /* longer texts are cut after so many tokens; 0 = never */
 } coar_pack_options;
 #define COAR_PACK_INIT { .size = sizeof(coar_pack_options) }
 
 typedef struct coar_pack_result {
     uint64_t examples, classes, groups;
-    uint32_t height, width, channels;
+    uint32_t height, width, channels; /* of images */
     double seconds;
+    uint32_t tokens, vocabulary;      /* of texts: T, and 0 where the vocabulary is not known */
 } coar_pack_result;
 
 /* Makes a data set file. The file appears complete or not at all. */
@@ -497,7 +503,7 @@ typedef struct coar_bench_options {
     const char *components;
     double alpha;           /* 0 = 0.05 */
     int dense;              /* no ablation at all (alpha is ignored) */
-    uint32_t batch;         /* images per mask; 0 = 200 (32x32) or 64 (224x224) */
+    uint32_t batch;         /* images or texts per mask; 0 = 200 (32x32), 64 (224x224) or 32 (texts) */
     const char *precision;
     const char *backend;
     int exact;
@@ -511,6 +517,7 @@ typedef struct coar_bench_options {
                                cannot time them are COAR_ERROR_UNSUPPORTED */
     void *user;             /* handed to `layer` */
     int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
+    uint32_t tokens;        /* of a text, for a language model; 0 = 128, or its context where that is less */
     const char *classes;    /* as in coar_ablate_options; networks with random weights have 1,000 random classes without */
 } coar_bench_options;
 #define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }

@@ -1,6 +1,6 @@
 /*
- * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, golden_clips.py), and what PyTorch
- * says about them.
+ * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, golden_clips.py, golden_gpt2.py),
+ * and what PyTorch says about them.
  * A part that is missing, or has another shape, is a failed check.
  */
 #ifndef COAR_TEST_GOLDEN_NETS_H
@@ -22,8 +22,8 @@ extern const size_t golden_net_count;
 typedef struct golden {
     const golden_net *net;
     tensor_table table;
-    npy_array images;
-    int32_t *labels; /* [examples] */
+    npy_array images; /* u8 [E][H][W][C], or of a language model texts, i32 [E][T] */
+    int32_t *labels;  /* [examples]; of texts lengths */
     uint32_t examples;
 } golden;
 

@@ -183,11 +183,11 @@ static void fill_sweep(report_edit *e) {
 static void fill_choice(report_edit *e, const char *method, double gain) {
     report_edit_choice *c = &e->choices[e->choice_count++];
     snprintf(c->method, sizeof c->method, "%s", method);
-    for (int k = 0; k < 3; k++) {
-        c->gain[k] = gain + (k ? k == 1 ? -.6 : .7 : 0);
-        c->validation[k] = .01 + (k ? k == 1 ? -.004 : .004 : 0);
-        c->test[k] = .013 + (k ? k == 1 ? -.005 : .005 : 0);
-    }
+    for (int f = 0; f < REPORT_FIGURES; f++)
+        for (int k = 0; k < 3; k++)
+            c->figure[f][k] = f == REPORT_GAIN         ? gain + .7 * (k == 2) - .6 * (k == 1)
+                              : f == REPORT_FRESH_GAIN ? NAN
+                                                       : .01 * f + .004 * (k == 2) - .005 * (k == 1);
 }
 
 static void fill_turn(report_edit *e, size_t set, size_t i) {
@@ -216,11 +216,11 @@ void made_edit(report_data *data, const char *name, size_t pairs) {
     snprintf(e->fit, sizeof e->fit, "ridge");
     snprintf(e->output, sizeof e->output, "margin");
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
-        e->sets[i] = (report_edit_set){.examples = 10 + 500 * i * i,
+        e->sets[i] = (report_edit_set){.examples = i == 4 ? 0 : 10 + 500 * i * i,
                                        .before = {i ? 5 : -4, i ? .96 : 0, .71, .88},
                                        .after = {i ? 4.8 : 2.1, i ? .95 : .9, .86, .93}};
         snprintf(e->sets[i].spec, sizeof e->sets[i].spec, i ? "rest" : "class:ship & wrong");
-        for (size_t k = 0; i != 2 && k < REPORT_EDIT_EXAMPLES; k++) fill_turn(e, i, k);
+        for (size_t k = 0; i != 2 && i != 4 && k < REPORT_EDIT_EXAMPLES; k++) fill_turn(e, i, k);
     }
     fill_sweep(e);
     e->groups = calloc(data->group_count, sizeof *e->groups);
@@ -241,6 +241,7 @@ void made_edit(report_data *data, const char *name, size_t pairs) {
         snprintf(p->label, sizeof p->label, "ship");
         snprintf(p->group, sizeof p->group, "group %zu", e->pair_count);
     }
+    e->has_groups = pairs > 0;
     fill_choice(e, "tau", 6);
     fill_choice(e, "loo", 4.1);
     fill_choice(e, "gradient", 1.2);

@@ -224,8 +224,8 @@ graph *net_transformer(net_components components, activation act, uint64_t seed)
 
 /* ------------------------------------------------------------------------------- language models, CLIP */
 
-graph *net_language(net_components components, uint64_t seed) {
-    const uint32_t tokens = 21, width = 32, vocabulary = 67;
+static graph *language(net_components components, uint32_t vocabulary, uint64_t seed) {
+    const uint32_t tokens = 21, width = 32;
     builder b = begin_with((shape){1, tokens, 1}, vocabulary, components, seed);
     op lookup = plain_op(OP_LOOKUP, 0), next = plain_op(OP_NEXT, -1);
     lookup.vocabulary = next.vocabulary = vocabulary;
@@ -237,6 +237,10 @@ graph *net_language(net_components components, uint64_t seed) {
     next.input[0] = layernorm(&b, v, false);
     next.input[1] = 0;
     return finish(&b, add(&b, next, 0));
+}
+
+graph *net_language(net_components components, uint64_t seed) {
+    return language(components, 67, seed);
 }
 
 graph *net_clip(net_components components, uint64_t seed) {
@@ -365,20 +369,24 @@ graph *net_family(size_t i, net_components components) {
 named_net net_number(size_t k) {
     static const activation acts[] = {ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICKGELU, ACT_RELU};
     named_net net;
-    if (k < 6) {
+    if (k < NETS_TRANSFORMERS) {
         snprintf(net.name, sizeof net.name, "%s, %s", k % 2 ? "bottlenecks" : "basic blocks",
                  net_component_names[k / 2]);
         net.g = k % 2 ? net_bottleneck((net_components)(k / 2), 22) : net_basic((net_components)(k / 2), 21);
-    } else if (k < 10) {
-        snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - 6]);
-        net.g = net_transformer((net_components)(k - 6), acts[k - 6], 23);
-    } else if (k < 12) {
-        const net_components set = k == 10 ? NET_FILTERS : NET_HEADS;
+    } else if (k < NETS_LANGUAGE) {
+        snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - NETS_TRANSFORMERS]);
+        net.g = net_transformer((net_components)(k - NETS_TRANSFORMERS), acts[k - NETS_TRANSFORMERS], 23);
+    } else if (k < NETS_CLIP) {
+        const net_components set = k == NETS_LANGUAGE ? NET_INPUTS : NET_HEADS;
+        snprintf(net.name, sizeof net.name, "language model, %s", net_component_names[set]);
+        net.g = language(set, set == NET_HEADS ? 401 : 67, 24);
+    } else if (k < NETS_CLIP + 2) {
+        const net_components set = k == NETS_CLIP ? NET_FILTERS : NET_HEADS;
         snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
-        net.g = net_clip(set, 24);
+        net.g = net_clip(set, 25);
     } else if (k < NETS_NAMED) {
         snprintf(net.name, sizeof net.name, "CLIP's transformer, blocks");
-        net.g = net_clip_transformer(NET_BLOCKS, 25);
+        net.g = net_clip_transformer(NET_BLOCKS, 26);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);

@@ -45,7 +45,12 @@ graph *net_family(size_t i, net_components components);
 graph *net_random(uint64_t seed);
 
 /* All of the above in one row: number k of the NETS_NAMED that have a name each, then random ones without end. */
-enum { NETS_TRANSFORMER = 6, NETS_NAMED = 13 }; /* six residual networks, four transformers, three CLIPs */
+enum {
+    NETS_TRANSFORMERS = 6, /* before them six residual networks */
+    NETS_LANGUAGE = 10,    /* two, one with a vocabulary of 401, which the CPU backend cuts */
+    NETS_CLIP = 12,        /* two poolings and a transformer */
+    NETS_NAMED = 15,
+};
 typedef struct named_net {
     char name[48];
     graph *g; /* the caller's */

@@ -14,18 +14,19 @@ import struct
 import sys
 
 
-def write_safetensors(path, tensors, metadata):
-    """fp32, in the dictionary's order, the same bytes each time (the format's own library shuffles the metadata)."""
+def write_safetensors(path, tensors, metadata, half=False):
+    """fp32 or fp16, in the dictionary's order, the same bytes each time (the format's own library shuffles the metadata)."""
     header, end = {"__metadata__": metadata}, 0
+    kind, bytes, dtype = ("F16", 2, "<f2") if half else ("F32", 4, "<f4")
     for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + 4 * tensor.numel()]}
-        end += 4 * tensor.numel()
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [end, end + bytes * tensor.numel()]}
+        end += bytes * tensor.numel()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            file.write(tensor.float().contiguous().numpy().astype("<f4").tobytes())
+            file.write(tensor.float().contiguous().numpy().astype(dtype).tobytes())
 
 
 def state_dict(checkpoint):

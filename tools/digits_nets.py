@@ -11,16 +11,19 @@ import torch.nn.functional as F
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, planes, stride):
+    def __init__(self, inputs, planes, stride, drop=0):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.stride, self.extra = stride, planes - inputs
+        self.stride, self.extra, self.drop = stride, planes - inputs, drop
+
+    def filters(self, conv, x):  # whole channels are dropped, and only while training
+        return F.dropout2d(conv(x), self.drop, self.training and self.drop > 0)
 
     def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.filters(self.conv2, F.relu(self.bn1(self.filters(self.conv1, x)))))
         if self.stride != 1 or self.extra:  # option A: every second pixel, zero channels half before, half after
             before = self.extra // 2
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
@@ -28,20 +31,22 @@ class Block(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """6 n + 2 layers with n = 1: one block in each of three stages, on 8x8, 4x4 and 2x2 pixels."""
+    """6 n + 2 layers with n = 1: one block in each of three stages; of the digits on 8x8, 4x4 and 2x2 pixels. `drop`: the part
+    of the blocks' filters that is dropped in each step of training."""
 
-    def __init__(self, widths=(12, 24, 48), blocks=1):
+    def __init__(self, widths=(12, 24, 48), blocks=1, inputs=1, classes=10, drop=0, image=8):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, widths[0], 3, 1, 1, bias=False)
+        self.image = image
+        self.conv1 = nn.Conv2d(inputs, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs = widths[0]
         for stage, planes in enumerate(widths):
             layers = []
             for block in range(blocks):
-                layers.append(Block(inputs, planes, 2 if stage and not block else 1))
+                layers.append(Block(inputs, planes, 2 if stage and not block else 1, drop))
                 inputs = planes
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
-        self.linear = nn.Linear(inputs, 10)
+        self.linear = nn.Linear(inputs, classes)
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
@@ -53,9 +58,8 @@ class DigitsResNet(nn.Module):
         convs = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
         return [(f"{name}.weight", 0, module.out_channels) for name, module in convs]
 
-    @staticmethod
-    def metadata():
-        return {"image": "8"}  # a convolutional network does not tell the size of its images
+    def metadata(self):
+        return {"image": str(self.image)}  # a convolutional network does not tell the size of its images
 
 
 class Attention(nn.Module):

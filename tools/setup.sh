@@ -2,7 +2,7 @@
 # Makes sure that the Debian or Ubuntu packages coar is built from are there: installs them as root, else prints the
 # one command that would and fails. Quiet and quick when nothing is missing.
 set -eu
-build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev"
+build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev libpcre2-dev"
 [ "${CUDA:-0}" = 0 ] || build="$build g++"
 [ "${1:-}" = test ] && build="$build g++ python3-h5py python3-numpy"
 
@@ -18,7 +18,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >/dev/null
 else
-    if pkg-config --exists hdf5 openblas lapacke libjpeg libpng libcjson libcrypto 2>/dev/null && [ "${1:-}" != test ]; then
+    if pkg-config --exists hdf5 openblas lapacke libjpeg libpng libcjson libcrypto libpcre2-8 2>/dev/null && [ "${1:-}" != test ]; then
         exit 0 # not Debian's packages, but all libraries are there
     fi
     echo "setup: packages are missing; run: sudo apt-get install$missing" >&2

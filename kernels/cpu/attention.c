@@ -12,6 +12,8 @@
  * Flops: 4 T^2 d per head and lane, both products in register tiles of ROWS x TILE_VECTORS accumulators.
  * Bytes: q, k, v, y once from memory; the copies T / ROWS times from the second- or third-level cache.
  * fp32, sums in the order of channels and of keys.
+ * Causal: a tile of queries meets the keys up to its last query alone, rounded up to whole panels, half of all in the mean;
+ * what the others of the tile do not see among these gets the weight 0.
  *
  * In reverse, with g = dL/dy and p the probabilities, computed again:
  *   s = p (g v^T - sum over keys of p g v^T)     dL/dv = p^T g     dL/dq = s k / sqrt(d)     dL/dk = s^T q / sqrt(d)
@@ -147,33 +149,50 @@ INLINE void store_sums(float *sums, vec acc[ROWS][TILE_VECTORS]) {
     }
 }
 
-/* sums[i] = sum over keys of weights[key][i] times the key's value. */
-static void mix_values(const float *weights, const float *values, uint32_t tokens, uint32_t d, float *sums) {
+/* sums[i] = sum over keys < seen of weights[key][i] times the key's value. */
+static void mix_values(const float *weights, const float *values, uint32_t tokens, uint32_t seen, uint32_t d,
+                       float *sums) {
     memset(sums, 0, sums_size(d) * sizeof *sums);
-    for (uint32_t key = 0; key < tokens; key += KEYS)
+    for (uint32_t key = 0; key < seen; key += KEYS)
         for (size_t panel = 0; panel < panels(d); panel++) {
             vec acc[ROWS][TILE_VECTORS];
             load_sums(sums + panel * sums_size(1), acc);
             product_tile(weights + tile_size(key), in_tile, values + panel * panel_size(tokens) + panel_size(key),
-                         in_panel, at_most(tokens - key, KEYS), acc);
+                         in_panel, at_most(seen - key, KEYS), acc);
             store_sums(sums + panel * sums_size(1), acc);
         }
 }
 
 /* --------------------------------------------------------------------------------------------------- forwards */
 
-/* Replaces the scores by exp(score - largest of the query); inverse[i] = 1 / their sum. */
-static void exponentials(float *weights, uint32_t tokens, vec inverse[ROWS]) {
+/* Which keys a tile of queries meets. */
+typedef struct sight {
+    uint32_t keys;  /* of the tile: all tokens or, causal, whole panels with its last query's own */
+    uint32_t first; /* keys that its first query sees; each that follows, */
+    uint32_t more;  /* so many more: 0, or causal 1 */
+} sight;
+
+static sight tile_sight(bool causal, uint32_t tokens, uint32_t first, uint32_t queries) {
+    if (!causal) return (sight){.keys = tokens, .first = tokens};
+    const uint32_t whole = (first + queries + TILE_VECTORS - 1) / TILE_VECTORS * TILE_VECTORS;
+    return (sight){.keys = at_most(whole, tokens), .first = first + 1, .more = 1};
+}
+
+/* Replaces the scores by exp(score - largest of the query), and those of keys that it does not see by 0; inverse[i] = 1 /
+ * their sum. */
+static void exponentials(float *weights, sight s, vec inverse[ROWS]) {
     for (uint32_t i = 0; i < ROWS; i++) {
+        const uint32_t seen = at_most(s.first + i * s.more, s.keys);
         float *row = weights + i * VEC;
         const size_t step = ROWS * VEC;
         vec largest = vec_load(row), sum = vec_zero();
-        for (uint32_t t = 1; t < tokens; t++) largest = vec_max(largest, vec_load(row + t * step));
-        for (uint32_t t = 0; t < tokens; t++) {
+        for (uint32_t t = 1; t < seen; t++) largest = vec_max(largest, vec_load(row + t * step));
+        for (uint32_t t = 0; t < seen; t++) {
             vec e = vec_exp(vec_load(row + t * step) - largest);
             vec_store(row + t * step, e);
             sum += e;
         }
+        for (uint32_t t = seen; t < s.keys; t++) vec_store(row + t * step, vec_zero());
         inverse[i] = vec_set1(1.0f) / sum;
     }
 }
@@ -232,10 +251,11 @@ static void attend(const attention_args *a, const workspace *w, uint32_t head, u
     for (uint32_t first = 0; first < a->queries; first += ROWS) {
         vec inverse[ROWS];
         const uint32_t queries = at_most(a->queries - first, ROWS);
+        const sight s = tile_sight(a->causal, tokens, first, queries);
         gather_queries(a->q + first * stride + offset, stride, queries, d, score_scale(d), w->queries);
-        multiply_keys(w->queries, w->keys, tokens, d, w->weights);
-        exponentials(w->weights, tokens, inverse);
-        mix_values(w->weights, w->values, tokens, e, w->sums);
+        multiply_keys(w->queries, w->keys, s.keys, d, w->weights);
+        exponentials(w->weights, s, inverse);
+        mix_values(w->weights, w->values, tokens, s.keys, e, w->sums);
         scatter_rows(w->sums, queries, e, inverse, a->output + first * value_stride + value_offset, false,
                      value_stride);
     }
@@ -283,15 +303,15 @@ size_t KERNEL(cpu_attention_reverse_scratch)(uint32_t tokens, uint32_t head_widt
 }
 
 /* Scores become probabilities p, and dL/dp becomes dL/d(score) = p (dL/dp - sum over keys of p dL/dp). */
-static void reverse_softmax(float *weights, float *slopes, uint32_t tokens) {
+static void reverse_softmax(float *weights, float *slopes, sight s) {
     vec inverse[ROWS], sum[ROWS] = {0};
-    exponentials(weights, tokens, inverse);
-    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
+    exponentials(weights, s, inverse);
+    for (size_t at = 0; at < tile_size(s.keys); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
             const vec p = vec_load(weights + at + i * VEC) * inverse[i];
             vec_store(weights + at + i * VEC, p);
             sum[i] = vec_fma(p, vec_load(slopes + at + i * VEC), sum[i]);
         }
-    for (size_t at = 0; at < tile_size(tokens); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
+    for (size_t at = 0; at < tile_size(s.keys); at += tile_size(1)) UNROLL for (uint32_t i = 0; i < ROWS; i++) {
             float *slope = slopes + at + i * VEC;
             vec_store(slope, vec_load(weights + at + i * VEC) * (vec_load(slope) - sum[i]));
         }
@@ -299,8 +319,8 @@ static void reverse_softmax(float *weights, float *slopes, uint32_t tokens) {
 
 /* Adds a block's share in sums over queries: sums[key] += sum over queries of weights[key][query] rows[query]. */
 static void add_to_keys(const reverse_workspace *w, const float *weights, const float *rows, uint32_t queries,
-                        uint32_t tokens, uint32_t d, float *sums) {
-    for (uint32_t key = 0; key < tokens; key += ROWS)
+                        uint32_t keys, uint32_t d, float *sums) {
+    for (uint32_t key = 0; key < keys; key += ROWS)
         for (uint32_t c = 0; c < d; c += TILE_VECTORS, sums += sums_size(1)) {
             vec acc[ROWS][TILE_VECTORS];
             load_sums(sums, acc);
@@ -312,11 +332,18 @@ static void add_to_keys(const reverse_workspace *w, const float *weights, const 
         }
 }
 
+/* Nothing of the keys from..until - 1, which other tiles of the block see. */
+static void clear_keys(float *weights, uint32_t from, uint32_t until) {
+    if (until > from) memset(weights + tile_size(from), 0, (until - from) * tile_size(1) * sizeof *weights);
+}
+
 /* Queries first .. first + queries - 1, all but dL/dk and dL/dv themselves. */
 static void reverse_block(const attention_reverse_args *a, const reverse_workspace *w, size_t offset, uint32_t first,
                           uint32_t queries) {
     const uint32_t d = a->head_width, tokens = a->tokens;
     const size_t stride = (size_t)a->heads * d * LANES;
+    const uint32_t block_keys = tile_sight(a->causal, tokens, first, queries).keys;
+    const uint32_t whole_keys = (uint32_t)tiles(block_keys) * ROWS; /* add_to_keys reads whole tiles of them */
     vec scale[ROWS];
     for (uint32_t i = 0; i < ROWS; i++) scale[i] = vec_set1(score_scale(d));
     for (uint32_t t = 0; t * ROWS < queries; t++) {
@@ -326,15 +353,18 @@ static void reverse_block(const attention_reverse_args *a, const reverse_workspa
         float *weights = w->weights + t * w->weights_size, *slopes = w->slopes + t * w->weights_size;
         gather_queries(a->q + from, stride, rows, d, score_scale(d), tile_queries);
         gather_queries(a->gradient + from, stride, rows, d, 1, gradients);
-        multiply_keys(tile_queries, w->k_keys, tokens, d, weights);
-        multiply_keys(gradients, w->v_keys, tokens, d, slopes);
-        reverse_softmax(weights, slopes, tokens);
+        const sight s = tile_sight(a->causal, tokens, first + t * ROWS, rows);
+        multiply_keys(tile_queries, w->k_keys, s.keys, d, weights);
+        multiply_keys(gradients, w->v_keys, s.keys, d, slopes);
+        reverse_softmax(weights, slopes, s);
+        clear_keys(weights, s.keys, whole_keys);
+        clear_keys(slopes, s.keys, whole_keys);
         if (!a->output_q.values) continue;
-        mix_values(slopes, w->k_values, tokens, d, w->sums);
+        mix_values(slopes, w->k_values, tokens, s.keys, d, w->sums);
         scatter_rows(w->sums, rows, d, scale, a->output_q.values + from, a->output_q.add, stride);
     }
-    if (a->output_k.values) add_to_keys(w, w->slopes, w->queries, queries, tokens, d, w->k_sums);
-    if (a->output_v.values) add_to_keys(w, w->weights, w->gradients, queries, tokens, d, w->v_sums);
+    if (a->output_k.values) add_to_keys(w, w->slopes, w->queries, queries, block_keys, d, w->k_sums);
+    if (a->output_v.values) add_to_keys(w, w->weights, w->gradients, queries, block_keys, d, w->v_sums);
 }
 
 static void scatter_keys(const float *sums, uint32_t tokens, uint32_t d, gradient_sum output, size_t offset,
@@ -364,8 +394,6 @@ static void attend_reverse(const attention_reverse_args *a, const reverse_worksp
 void KERNEL(cpu_attention_reverse)(const attention_reverse_args *a) {
     reverse_workspace w;
     carve_reverse(a->scratch, a->tokens, a->head_width, &w);
-    memset(w.weights, 0, TILES * w.weights_size * sizeof *w.weights); /* for the padded keys, which are never written */
-    memset(w.slopes, 0, TILES * w.weights_size * sizeof *w.slopes);
     for (uint32_t h = 0; h < a->heads; h++)
         for (uint32_t lane = 0; lane < LANES; lane += VEC)
             attend_reverse(a, &w, (size_t)h * a->head_width * LANES + lane);

@@ -82,10 +82,11 @@ typedef struct conv_args {
                               * Winograd's form [in_channels] in a point */
     size_t tap;             /* floats between a row's points: all columns there are * tile_rows */
     const uint32_t *channel; /* [rows] where each row goes */
-    const float *mul;        /* [rows][LANES] */
-    const float *add;        /* [zones][rows][LANES]; zone = zone_y[y] * zones_x + zone_x[x] */
-    const uint32_t *zone_y;  /* [out_h] */
-    const uint32_t *zone_x;  /* [out_w] */
+    const float *mul; /* [rows][LANES]; of a 1x1 convolution with stride 1 NULL: the output is the sums themselves,
+                              * row r at channel r, and all that follows is unused */
+    const float *add; /* [zones][rows][LANES]; zone = zone_y[y] * zones_x + zone_x[x] */
+    const uint32_t *zone_y; /* [out_h] */
+    const uint32_t *zone_x; /* [out_w] */
     uint32_t zones_x;
 
     uint32_t constants;
@@ -126,12 +127,32 @@ typedef struct layernorm_args {
 typedef struct attention_args {
     uint32_t tokens, heads, head_width; /* width = heads * head_width */
     uint32_t queries;                   /* tokens whose results are wanted, from the first on */
+    bool causal;                        /* a token sees those up to itself alone: what others hold is not read for it */
     const uint32_t *value_width;        /* [heads] channels of each that are stored in v and output: at most head_width;
                                          * NULL = all of them */
     const float *q, *k, *v;             /* [tokens][width][LANES] each; v fewer channels by value_width */
     float *output;                      /* [tokens][channels of v][LANES]; must not overlap them */
     float *scratch;                     /* attention_scratch(tokens, head_width) floats */
 } attention_args;
+
+/* What is known of a language model's next token when some rows of its logits have been seen: arrays of [LANES] each. */
+enum next_state {
+    NEXT_STATE_LOGIT,   /* of that token, if it was among them */
+    NEXT_STATE_LARGEST, /* of the others; begins with -inf, */
+    NEXT_STATE_OTHER,   /* and with the first token that is not the next one: which it is */
+    NEXT_STATE_PEAK,    /* the largest of all; begins with -inf */
+    NEXT_STATE_SUM,     /* of exp(logit - peak); begins with 0 */
+    NEXT_STATES
+};
+
+typedef struct next_rows_args {
+    size_t positions;
+    uint32_t first, rows; /* the tokens: chunks come in their order, without gaps */
+    const float *logits;  /* [positions][rows][LANES] */
+    const float *next;    /* [positions][LANES]: the token behind each position, a whole number */
+    float *state;         /* [positions][NEXT_STATES][LANES] */
+    bool sums;            /* peak and sum are wanted */
+} next_rows_args;
 
 /* ------------------------------------------------------------------------------------------- the reverse pass
  *
@@ -211,6 +232,7 @@ typedef struct layernorm_reverse_args {
 
 typedef struct attention_reverse_args {
     uint32_t tokens, heads, head_width;
+    bool causal;
     const float *q, *k, *v;                    /* as in attention_args; the probabilities are computed again */
     const float *gradient;                     /* dL/dy [tokens][width][LANES] */
     gradient_sum output_q, output_k, output_v; /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
@@ -251,6 +273,7 @@ typedef struct cpu_kernels {
     void (*layernorm)(const layernorm_args *args);
     void (*attention)(const attention_args *args);
     size_t (*attention_scratch)(uint32_t tokens, uint32_t head_width);
+    void (*next_rows)(const next_rows_args *args);
     activate_kernel relu, gelu_erf, gelu_tanh, quickgelu;
 
     /* output[i][lane] = pixels[i][lane] * mul[i % channels] + add[i % channels] for i < count. */
@@ -280,6 +303,9 @@ typedef struct cpu_kernels {
     void (*layernorm_reverse)(const layernorm_reverse_args *args);
     void (*attention_reverse)(const attention_reverse_args *args);
     size_t (*attention_reverse_scratch)(uint32_t tokens, uint32_t head_width);
+    /* logits[position][row][LANES] = exp(itself - log_sum[position * stride + lane]) * gradient[likewise]. */
+    void (*next_slopes)(float *logits, size_t positions, uint32_t rows, const float *log_sum, const float *gradient,
+                        size_t stride);
     derive_kernel gelu_erf_reverse, gelu_tanh_reverse, quickgelu_reverse;
     void (*subsample_reverse)(const subsample_reverse_args *args);
     /* output[t - 1] (+)= gradient[t], t >= 1; gradient [tokens][channels], output one token shorter. */

@@ -315,6 +315,9 @@ void KERNEL(cpu_epilogue_reverse)(const epilogue_reverse_args *e);
 void KERNEL(cpu_maxpool_reverse)(const pool_reverse_args *p);
 void KERNEL(cpu_avgpool_reverse)(const pool_reverse_args *p);
 void KERNEL(cpu_layernorm_reverse)(const layernorm_reverse_args *a);
+void KERNEL(cpu_next_rows)(const next_rows_args *a);
+void KERNEL(cpu_next_slopes)(float *logits, size_t positions, uint32_t rows, const float *log_sum,
+                             const float *gradient, size_t stride);
 void KERNEL(cpu_attention_reverse)(const attention_reverse_args *a);
 size_t KERNEL(cpu_attention_reverse_scratch)(uint32_t tokens, uint32_t head_width);
 void KERNEL(cpu_gelu_erf_reverse)(const float *x, float *gradient, size_t count);

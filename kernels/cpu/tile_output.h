@@ -53,11 +53,11 @@ INLINE void put_sums(const tile_output *out, uint32_t o, uint32_t lane, const ve
 
 INLINE tile_output conv_output(const conv_args *c, uint32_t y, uint32_t x) {
     const size_t at = ((size_t)y * c->window.out_w + x) * c->out_channels * LANES;
-    const size_t zone = (size_t)c->zone_y[y] * c->zones_x + c->zone_x[x];
+    const size_t zone = c->mul ? (size_t)c->zone_y[y] * c->zones_x + c->zone_x[x] : 0;
     return (tile_output){
-        .channel = c->channel,
+        .channel = c->mul ? c->channel : NULL,
         .mul = c->mul,
-        .add = c->add + zone * c->rows * LANES,
+        .add = c->mul ? c->add + zone * c->rows * LANES : NULL,
         .residual = c->residual ? c->residual + at : NULL,
         .relu = c->relu,
         .linear = c->linear ? c->linear + at : NULL,

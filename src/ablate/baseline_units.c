@@ -47,7 +47,7 @@ static coar_status open_scratch(unit_device *d) {
     const size_t n = g->components;
     TRY(memory_new(1, sizeof *s, what, &s));
     d->scratch = s;
-    TRY(memory_new(BIND_POINTS, job_image_bytes(d->job), what, &s->images));
+    TRY(memory_new(BIND_POINTS, dataset_example_bytes(d->job->data), what, &s->images));
     TRY(memory_new(BIND_POINTS, sizeof *s->labels, what, &s->labels));
     TRY(memory_new(n, sizeof *s->keeps, what, &s->keeps));
     TRY(memory_new(n, BIND_POINTS * sizeof *s->gradients, what, &s->gradients));
@@ -58,7 +58,7 @@ static coar_status open_scratch(unit_device *d) {
 /* The example, BIND_POINTS times over. */
 static coar_status read_example(unit_device *d, uint64_t example) {
     path_scratch *s = d->scratch;
-    const size_t bytes = job_image_bytes(d->job);
+    const size_t bytes = dataset_example_bytes(d->job->data);
     d->bound = NO_BLOCK; /* no block of examples is bound from here on */
     TRY(job_read(d->job, example, 1, s->images));
     for (size_t p = 1; p < BIND_POINTS; p++) memcpy(s->images + p * bytes, s->images, bytes);
@@ -149,7 +149,7 @@ static coar_status compute(unit_device *d, unit_record *record, bool *device_fai
     TRY(read_example(d, record->unit));
     memset(s->sums, 0, baseline_grid_payload(g, record->unit) / sizeof(float) * sizeof *s->sums);
     *device_failed = true;
-    for (uint32_t first = 0; first < PATH_STEPS; first += BIND_POINTS - 1)
+    for (uint32_t first = 0; g->paths && first < PATH_STEPS; first += BIND_POINTS - 1)
         TRY(run_points(d, first, first + BIND_POINTS - 1 < PATH_STEPS ? first + BIND_POINTS - 1 : PATH_STEPS));
     TRY(run_example(d));
     *device_failed = false;
@@ -161,7 +161,7 @@ static uint64_t images(const unit_work *work, uint64_t unit, uint32_t steps) {
     const baseline_grid *g = work->context;
     uint64_t passes = 0;
     (void)unit;
-    for (int e = 0; e < BASELINE_GRADIENTS; e++) passes += baseline_passes(e);
+    for (int e = 0; e < (g->paths ? BASELINE_GRADIENTS : 1); e++) passes += baseline_passes(e);
     return steps ? g->outputs * passes : 0;
 }
 
@@ -179,9 +179,9 @@ unit_work baseline_units_work(const job *j, const baseline_grid *grid) {
         .pass = {.examples = BIND_POINTS,
                  .masks = 1,
                  .reverse = true,
-                 .path_examples = BIND_POINTS,
+                 .path_examples = grid->paths ? BIND_POINTS : 0,
                  /* the scratch, the worker's own images, a record in hand and one on its way to the journal */
-                 .own = BIND_POINTS * (2 * job_image_bytes(j) + n * sizeof(float)) +
+                 .own = BIND_POINTS * (2 * dataset_example_bytes(j->data) + n * sizeof(float)) +
                         rows * n * (sizeof(double) + 2 * sizeof(float))},
         .shards = 1};
 }

@@ -3,7 +3,8 @@
  * output of the job the scores of all components by gradient at the full model, neuron conductance and internal
  * influence.
  *
- * The last two follow the path from the zero image (normalised) to the example in PATH_STEPS equal steps.
+ * The last two follow the path from the zero image (normalised) to the example in PATH_STEPS equal steps. Between texts
+ * there is no such path: of them the gradient is all there is.
  * Must not know: threads, what the scores are for.
  */
 #ifndef COAR_ABLATE_BASELINE_UNITS_H
@@ -20,6 +21,7 @@ enum { PATH_STEPS = 50 };
 typedef struct baseline_grid {
     uint64_t examples;            /* N */
     uint32_t components, outputs; /* n */
+    bool paths;                   /* the examples are images; otherwise conductance and influence are 0 */
 } baseline_grid;
 
 size_t baseline_grid_payload(const void *grid, uint64_t unit); /* payload_bytes for stage_options, context = the grid */

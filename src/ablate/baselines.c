@@ -226,10 +226,16 @@ done:
     return status;
 }
 
+/* Conductance and influence come behind the gradient, which is all that texts have. */
+static int last_gradient(const baselines *b) {
+    return b->job->data->tokens ? BASELINE_GRADIENT : BASELINE_GRADIENTS - 1;
+}
+
 static coar_status complete_gradients(baselines *b) {
     const baseline_grid grid = {.examples = b->tables.examples,
                                 .components = b->tables.components,
-                                .outputs = (uint32_t)b->tables.output_count};
+                                .outputs = (uint32_t)b->tables.output_count,
+                                .paths = !b->job->data->tokens};
     const unit_work work = baseline_units_work(b->job, &grid);
     store_stage *stage = NULL;
     coar_status status;
@@ -237,7 +243,7 @@ static coar_status complete_gradients(baselines *b) {
         TRY_GOTO(status_set(COAR_ERROR_UNSUPPORTED, "%s: --baselines: backend %s has no reverse passes",
                             store_path(b->store), b->job->interface->name));
     TRY_GOTO(run_units(b, PATHS_STAGE, &work, &stage));
-    for (int e = 0; e < BASELINE_GRADIENTS; e++)
+    for (int e = 0; e <= last_gradient(b); e++)
         for (size_t o = 0; o < b->tables.output_count; o++) TRY_GOTO(write_gradient_fit(b, stage, &grid, e, o));
 done:
     stage_close(stage);
@@ -266,6 +272,11 @@ coar_status baselines_complete(run_store *store, const coar_evaluate_options *o)
     TRY_GOTO(find_missing(&b, 0, BASELINE_GRADIENTS - 1, &gradients));
     TRY_GOTO(find_plan(store, &plan));
     if (loo || gradients) TRY_GOTO(reopen_job(store, o, plan, &b.tables, &b.job));
+    if (b.job && b.job->data->tokens) {
+        log_info(o->callbacks,
+                 "baselines of texts: no conductance and no influence, which follow paths between images");
+        TRY_GOTO(find_missing(&b, 0, last_gradient(&b), &gradients));
+    }
     if (gradients) TRY_GOTO(complete_gradients(&b));
     if (loo) TRY_GOTO(complete_loo(&b));
     TRY_GOTO(store_discard_stage(store, PATHS_STAGE)); /* their results are in fits */

@@ -20,10 +20,11 @@
 #include "store/store.h"
 
 enum {
-    TILE_IMAGES = 32, /* a lane tile: what one thread takes at a time, whoever the images belong to */
-    REPETITIONS = 5,  /* medians want an odd number. Fewer where the time is over before */
-    WHOLE_MAX = 4,    /* masks waited for, so that tiles are full: enough for 200 images a mask */
-    REVERSE_MAX = 4,  /* masks of one call of run_reverse: each has derivatives of every image and component */
+    TILE_IMAGES = 32,   /* a lane tile: what one thread takes at a time, whoever the images belong to */
+    REPETITIONS = 5,    /* medians want an odd number. Fewer where the time is over before */
+    WHOLE_MAX = 4,      /* masks waited for, so that tiles are full: enough for 200 images a mask */
+    BENCH_TOKENS = 128, /* of a text: about what the reference's stories have, where --tokens says nothing else */
+    REVERSE_MAX = 4,    /* masks of one call of run_reverse: each has derivatives of every image and component */
 };
 #define DEFAULT_SECONDS 5.0
 
@@ -39,7 +40,7 @@ typedef struct bench {
     uint32_t batch;
     uint32_t masks_max; /* of one call of the backend: those of a work unit */
     sampler sampler;
-    uint8_t *images;
+    void *images; /* or texts */
     int32_t *labels;
     example_batch examples; /* the two above */
     uint8_t *ones;          /* dense: [masks_max][mask_bytes(n)] */
@@ -50,7 +51,7 @@ typedef struct bench {
 } bench;
 
 static coar_status open_model(const coar_bench_options *o, model **out) {
-    model_options options = {.arch = o->arch, .classes = o->classes};
+    model_options options = {.arch = o->arch, .classes = o->classes, .tokens = o->tokens, .tokens_max = BENCH_TOKENS};
     TRY(component_set_parse(o->components, &options.set));
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name weights or an architecture");
     return file_exists(o->model) ? model_open(o->model, &options, out) : model_random(o->model, &options, out);
@@ -64,19 +65,22 @@ static coar_status check_options(const coar_bench_options *o, double *alpha) {
     return COAR_OK;
 }
 
-/* Random pixels and labels: no kernel's time depends on them. Freed with close_bench. */
+/* Random pixels and labels, or texts that fill the context: no kernel's time depends on what they are. Freed with
+ * close_bench. */
 static coar_status make_examples(bench *b) {
-    const shape input = b->model->graph->values[0];
-    const size_t size = shape_positions(input) * input.c * b->batch;
+    const graph *g = b->model->graph;
+    const size_t size = graph_input_bytes(g) * b->batch;
     static const float mean[] = {0.5f, 0.5f, 0.5f, 0.5f}, deviation[] = {0.25f, 0.25f, 0.25f, 0.25f};
     TRY(memory_new(size + 16, 1, "images", &b->images));
     TRY(memory_new(b->batch, sizeof *b->labels, "labels", &b->labels));
     for (size_t i = 0; i < size; i += 16) {
         uint32_t words[4];
         philox_words(0, PHILOX_STREAM_CALIBRATION, 0, (uint32_t)(i / 16), words);
-        memcpy(b->images + i, words, sizeof words);
+        for (size_t k = 0; g->vocabulary && k < 4; k++) words[k] %= g->vocabulary;
+        memcpy((char *)b->images + i, words, sizeof words);
     }
-    for (uint32_t e = 0; e < b->batch; e++) b->labels[e] = (int32_t)(e % b->model->classes);
+    for (uint32_t e = 0; e < b->batch; e++)
+        b->labels[e] = (int32_t)(g->vocabulary ? g->values[0].w : e % b->model->classes);
     b->examples =
         (example_batch){.inputs = b->images, .labels = b->labels, .count = b->batch, .mean = mean, .std = deviation};
     return COAR_OK;
@@ -177,13 +181,15 @@ static coar_status prepare(bench *b, coar_bench_result *r) {
     const shape input = g->values[0];
     memory_plan memory;
     if (input.c > 4) return status_set(COAR_ERROR_UNSUPPORTED, "coar bench: images of %u channels", input.c);
-    b->batch = o->batch ? o->batch : shape_positions(input) > 64 * 64 ? 64 : 200;
+    b->batch = o->batch ? o->batch : g->vocabulary ? TILE_IMAGES : shape_positions(input) > 64 * 64 ? 64 : 200;
     TRY(backend_find(o->backend, o->callbacks, &b->interface));
     if (o->layer && !b->interface->time_layers && !b->interface->profile)
         return status_set(COAR_ERROR_UNSUPPORTED, "--layers: the %s backend does not time single layers",
                           b->interface->name);
     TRY(thread_pool_create(o->threads, &b->pool));
     TRY(output_parse("margin", b->model->graph, b->outputs, &b->output_count));
+    if (o->tokens && !g->vocabulary)
+        return status_set(COAR_ERROR_USAGE, "--tokens %u: %s takes images", o->tokens, b->model->path);
     if (o->gradients && !b->interface->run_reverse)
         return status_set(COAR_ERROR_UNSUPPORTED, "--gradients: the %s backend has no reverse pass",
                           b->interface->name);

@@ -204,7 +204,7 @@ static job_pass pass_of(const job *j, const gradient_grid *g, size_t group) {
     return (job_pass){.examples = (uint32_t)examples,
                       .masks = group,
                       .reverse = true,
-                      .own = examples * job_image_bytes(j) + 2 * state +
+                      .own = examples * dataset_example_bytes(j->data) + 2 * state +
                              group * (masks + examples * (n + 1) * sizeof(float))};
 }
 

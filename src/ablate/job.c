@@ -23,10 +23,11 @@ void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *
     *unit_examples = E;
 }
 
-/* Mean and standard deviation of pixels/255: the model's own, else the data file's. */
+/* Mean and standard deviation of pixels/255: the model's own, else the data file's. Texts have none. */
 static coar_status choose_normalisation(job *j) {
     const model *m = j->model;
     const dataset *d = j->data;
+    if (d->tokens) return COAR_OK;
     if (!m->has_normalisation && !d->has_normalisation)
         return status_set(COAR_ERROR_INPUT,
                           "%s: mean, std: neither the weights nor the data say how pixels are normalised; pack with "
@@ -46,6 +47,16 @@ static coar_status choose_normalisation(job *j) {
 static coar_status check_fit_together(const job *j) {
     const dataset *d = j->data;
     const shape input = j->model->graph->values[0];
+    const uint32_t vocabulary = j->model->graph->vocabulary;
+    if (!vocabulary != !d->tokens)
+        return status_set(COAR_ERROR_INPUT, "%s: holds %s, but %s takes %s", d->path, dataset_kind(d), j->model->path,
+                          vocabulary ? "texts" : "images");
+    if (d->vocabulary && d->vocabulary != vocabulary)
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: its tokens are of a vocabulary of %u, but %s has one of %u: pack the texts with the "
+                          "model's own vocabulary",
+                          d->path, d->vocabulary, j->model->path, vocabulary);
+    if (d->tokens) return COAR_OK; /* the graph was made for them */
     if (input.h != d->height || input.w != d->width || input.c != d->channels)
         return status_set(
             COAR_ERROR_INPUT, "%s: images are %u x %u x %u but %s takes %u x %u x %u; pack them again with --size %u",
@@ -55,12 +66,45 @@ static coar_status check_fit_together(const job *j) {
 
 coar_status job_check_labels(const job *j) {
     for (size_t i = 0; i < j->count; i++)
-        if (j->labels[i] < 0 || (uint32_t)j->labels[i] >= j->model->classes)
+        if (!j->data->tokens &&
+            !graph_label_fits(j->model->graph, j->labels[i])) /* lengths are the data set's to check */
             return status_set(
                 COAR_ERROR_INPUT,
                 "%s: /labels: row %llu has label %d but %s has classes 0 to %u; give --label predicted for "
                 "data without labels of this model",
                 j->data->path, (unsigned long long)j->rows[i], j->labels[i], j->model->path, j->model->classes - 1);
+    return COAR_OK;
+}
+
+/* Whether any conjunct of a SPEC asks for the model's predictions. */
+static bool spec_needs_predictions(const char *spec) {
+    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
+}
+
+static bool predicts(const job_options *o) {
+    return spec_needs_predictions(o->calibration) ||
+           (!o->rows && (spec_needs_predictions(o->examples) || (o->label && !strcmp(o->label, "predicted"))));
+}
+
+/* Texts have no labels that a prediction could replace or be compared with. */
+static coar_status check_text_options(const job *j, const job_options *o) {
+    if (!j->data->tokens || !predicts(o)) return COAR_OK;
+    return status_set(COAR_ERROR_USAGE,
+                      "%s: holds texts: a language model's predictions are no labels, so that --label predicted and "
+                      "examples that are 'wrong' or 'correct' are not possible",
+                      j->data->path);
+}
+
+/* What lies behind a text's last token is none of its own: no mean may be taken over it. */
+static coar_status check_text_means(const job *j) {
+    const uint64_t *rows = j->calibration_rows ? j->calibration_rows : j->rows;
+    const size_t count = j->calibration_rows ? j->calibration_count : j->count;
+    for (size_t i = 0; j->data->tokens && j->ablation.kind == ABLATION_MEAN && i < count; i++)
+        if ((uint32_t)j->data->labels[rows[i]] < j->data->tokens)
+            return status_set(COAR_ERROR_UNSUPPORTED,
+                              "%s: row %llu has %d of %u tokens: --ablation mean needs texts of one length, as `coar "
+                              "pack --length` cuts them, in --examples or --calibration",
+                              j->data->path, (unsigned long long)rows[i], j->data->labels[rows[i]], j->data->tokens);
     return COAR_OK;
 }
 
@@ -72,11 +116,6 @@ static coar_status labels_of(const job *j, const uint64_t *rows, size_t count, i
     for (size_t i = 0; i < count; i++) labels[i] = j->data->labels[rows[i]];
     *out = labels;
     return COAR_OK;
-}
-
-/* Whether any conjunct of a SPEC asks for the model's predictions. */
-static bool spec_needs_predictions(const char *spec) {
-    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
 }
 
 /* [rows of the data file]: 1 = the unablated model is right. The job's own examples stay what they are. */
@@ -146,11 +185,6 @@ static coar_status choose_calibration(job *j, const char *spec) {
 done:
     free(correct);
     return status;
-}
-
-static bool predicts(const job_options *o) {
-    return spec_needs_predictions(o->calibration) ||
-           (!o->rows && (spec_needs_predictions(o->examples) || (o->label && !strcmp(o->label, "predicted"))));
 }
 
 /* Predictions that choose examples or labels are made in fp32 by own direct forms, whatever the job's plan is: a run that
@@ -266,7 +300,7 @@ static coar_status settle_precision(job *j, const job_options *o) {
     const uint32_t count = j->count < AUTO_EXAMPLES ? (uint32_t)j->count : AUTO_EXAMPLES;
     uint8_t *images = NULL;
     if (!tries_precisions(j, o) || !*j->interface->precisions(j->plan.device_class)) return COAR_OK;
-    TRY_GOTO(memory_new(count, job_image_bytes(j), "images", &images));
+    TRY_GOTO(memory_new(count, dataset_example_bytes(j->data), "images", &images));
     TRY_GOTO(job_read(j, 0, count, images));
     if (j->ablation.kind == ABLATION_MEAN) TRY_GOTO(job_collect_means(j));
     const job_pass pass = job_forward_pass(j);
@@ -299,10 +333,12 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
                              .only = o->only,
                              .except = o->except,
                              .image_height = j->data->height,
-                             .image_width = j->data->width};
+                             .image_width = j->data->width,
+                             .tokens = j->data->tokens};
     TRY(component_set_parse(o->components, &options.set));
     TRY(model_open(o->model, &options, &j->model));
     TRY(check_fit_together(j));
+    TRY(check_text_options(j, o));
     TRY(choose_normalisation(j));
     TRY(output_parse(o->outputs ? o->outputs : "margin", j->model->graph, j->outputs, &j->output_count));
     TRY(thread_pool_create(o->threads, &j->pool));
@@ -318,6 +354,7 @@ coar_status job_open(const job_options *options, job **out) {
     TRY_GOTO(open_parts(j, options, &fresh_plan));
     TRY_GOTO(choose_all(j, options));
     TRY_GOTO(job_check_labels(j));
+    TRY_GOTO(check_text_means(j));
     if (fresh_plan) TRY_GOTO(settle_precision(j, options));
     TRY_GOTO(dataset_hash(j->data));
     *out = j;

@@ -100,11 +100,10 @@ coar_status job_tell_memory(job *j, const job_pass *pass);
 /* The job's backend on one of its devices, ready for the pass. From any thread; `pool` is the backend's alone. */
 coar_status job_prepare(const job *j, const job_pass *pass, int device, thread_pool *pool, backend **out);
 
-/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images[count][H][W][C], and
- * binds them with their labels. From any thread. */
-coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images);
-coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images);
-size_t job_image_bytes(const job *j);
+/* Reads examples first .. first + count - 1 of the job (first a multiple of 32) into images, which has room for
+ * dataset_example_bytes of each (texts are images in these names), and binds them with their labels. From any thread. */
+coar_status job_read(const job *j, uint64_t first, uint32_t count, void *images);
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const void *images);
 
 /* The means of `mean` ablation that a run stored, its path being for messages: *means is the job's from here on.
  * Nothing for other ablations; COAR_ERROR_INPUT when there is not one for each of the model's rows. */

@@ -7,22 +7,18 @@
 
 #include "ablate/memory_plan.h"
 
-size_t job_image_bytes(const job *j) {
-    return (size_t)j->data->height * j->data->width * j->data->channels;
-}
-
-coar_status job_read(const job *j, uint64_t first, uint32_t count, uint8_t *images) {
+coar_status job_read(const job *j, uint64_t first, uint32_t count, void *images) {
     return dataset_read(j->data, j->rows + first, count, images);
 }
 
-static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images,
+static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const void *images,
                              const int32_t *labels) {
     const example_batch batch = {
         .inputs = images, .labels = labels, .count = count, .first = first, .mean = j->mean, .std = j->std};
     return b->interface->bind(b, &batch);
 }
 
-coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const uint8_t *images) {
+coar_status job_bind(const job *j, backend *b, uint64_t first, uint32_t count, const void *images) {
     return bind_with(j, b, first, count, images, j->labels + first);
 }
 
@@ -31,7 +27,7 @@ job_pass job_forward_pass(const job *j) {
     return (job_pass){.examples = j->unit_examples,
                       .masks = j->unit_masks,
                       .own = (size_t)j->unit_examples *
-                             (job_image_bytes(j) + 2 * j->output_count * j->unit_masks * sizeof(float))};
+                             (dataset_example_bytes(j->data) + 2 * j->output_count * j->unit_masks * sizeof(float))};
 }
 
 backend_settings job_settings(const job *j, const job_pass *pass, int device, thread_pool *pool) {
@@ -88,10 +84,10 @@ typedef coar_status (*block_use)(void *context, backend *b, uint64_t first, uint
 static coar_status pass_on_device(job *j, int device, block_use use, void *context, bool *device_failed) {
     coar_status status;
     backend *b = NULL;
-    uint8_t *images = NULL;
+    void *images = NULL;
     const job_pass pass = job_forward_pass(j);
     *device_failed = true;
-    TRY_GOTO(memory_new(j->unit_examples, job_image_bytes(j), "images", &images));
+    TRY_GOTO(memory_new(j->unit_examples, dataset_example_bytes(j->data), "images", &images));
     TRY_GOTO(job_prepare(j, &pass, device, j->pool, &b));
     for (uint64_t first = 0; first < j->count; first += j->unit_examples) {
         uint64_t left = j->count - first;

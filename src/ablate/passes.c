@@ -67,7 +67,7 @@ done:
 }
 
 /* With the job's examples and outputs being the request's. */
-static coar_status run(const passes *p, float *out) {
+static coar_status run(passes *p, float *out) {
     coar_status status;
     job *j = p->job;
     store_stage *stage = NULL;
@@ -85,13 +85,14 @@ static coar_status run(const passes *p, float *out) {
                               .force_resume = p->force_resume};
     stage_of_run.work.time_limit = p->time_limit;
     TRY_GOTO(run_stage(j, p->store, &stage_of_run, &stage));
+    p->images = stage_of_run.work.images;
     TRY_GOTO(collect(stage, &units.grid, out));
 done:
     stage_close(stage);
     return status;
 }
 
-coar_status passes_run(const passes *p, float *out) {
+coar_status passes_run(passes *p, float *out) {
     job *j = p->job;
     job_state other = {.examples = {p->rows, p->labels, p->count}};
     TRY(output_parse(p->outputs, j->model->graph, other.outputs, &other.output_count));

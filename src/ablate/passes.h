@@ -25,9 +25,10 @@ typedef struct passes {
     const char *outputs; /* "margin,loss": at most OUTPUTS_MAX */
     bool force_resume;
     double time_limit; /* seconds, 0 = none */
+    uint64_t images;   /* out: masked images computed by this call */
 } passes;
 
 /* out[outputs][mask_count][count]. Values that are not finite are NaN. COAR_STOPPED with everything saved. */
-coar_status passes_run(const passes *p, float *out);
+coar_status passes_run(passes *p, float *out);
 
 #endif

@@ -169,7 +169,7 @@ static coar_status open_device(worker *w) {
     const unit_work *work = d->work;
     for (size_t i = 0; i < RECORDS; i++) /* no unit's record is larger than the first's */
         TRY(memory_new(work->payload_bytes(work->grid, 0), 1, "work unit", &w->slots[i].record.payload));
-    TRY(memory_new(work->pass.examples, job_image_bytes(j), "images", &d->images));
+    TRY(memory_new(work->pass.examples, dataset_example_bytes(j->data), "images", &d->images));
     if (w->crew->count > 1) { /* a pool runs one job at a time */
         const int threads = thread_pool_size(j->pool) / (int)w->crew->count;
         TRY(thread_pool_create(threads > 1 ? threads : 1, &w->own_pool));

@@ -164,7 +164,7 @@ static bool notable(const coar_edit_result *r, size_t i) {
 static void print_table(const coar_edit_result *r) {
     const bool pairs = has_groups(r);
     printf("%-7s %10s %9s %10s %9s %11s%s\n", "k", "target", "right", "reference", "right", "validation",
-           pairs ? "     worst" : "");
+           pairs ? "      worst" : "");
     for (size_t i = 0; i < r->point_count; i++) {
         const coar_edit_point *p = &r->points[i];
         const coar_edit_score *t = &p->set[COAR_EDIT_TARGET], *f = &p->set[COAR_EDIT_REFERENCE],
@@ -175,7 +175,8 @@ static void print_table(const coar_edit_result *r) {
             printf("%11s", PERCENT(v->accuracy));
         else
             printf("%11.3f", v->output);
-        printf("%s%s\n", pairs ? PERCENT(v->worst) : "", p->k == r->k ? "  <" : "");
+        if (pairs) printf(" %9s", PERCENT(v->worst));
+        printf("%s\n", p->k == r->k ? "  <" : "");
     }
     if (r->stopped) printf("ended at k = %u of %u\n", r->stopped, r->max_k);
 }

@@ -1,7 +1,7 @@
 /*
  * dataset.c - opens, checks and reads data set files. Every number that comes out of the file is checked before it sizes
  * an allocation, and the objects are looked at before they are read.
- * Must not know: where the images came from.
+ * Must not know: where the examples came from.
  */
 #include "data/dataset.h"
 
@@ -149,22 +149,47 @@ done:
     return status;
 }
 
+/* Labels are read whole: their size is bounded here, before anything of length N is allocated. */
+static coar_status take_count(dataset *data, const char *name, hsize_t count) {
+    if (count < 1) return status_set(COAR_ERROR_INPUT, "%s: '%s' holds no examples", data->path, name);
+    if (count > memory_available() / 4 / sizeof *data->labels)
+        return status_set(COAR_ERROR_MEMORY, "%s: '%s': %" PRIu64 " examples do not fit this machine's memory",
+                          data->path, name, (uint64_t)count);
+    data->count = count;
+    return COAR_OK;
+}
+
 static coar_status open_images(dataset *data) {
     hsize_t shape[4]; /* N, H, W, C */
-    TRY(open_object(data, "images", 4, 1, H5T_SGN_NONE, shape, &data->images));
-    if (shape[0] < 1) return status_set(COAR_ERROR_INPUT, "%s: 'images' holds no examples", data->path);
+    TRY(open_object(data, "images", 4, 1, H5T_SGN_NONE, shape, &data->examples));
+    TRY(take_count(data, "images", shape[0]));
     if (shape[1] < 1 || shape[1] > DATASET_MAX_SIDE || shape[2] < 1 || shape[2] > DATASET_MAX_SIDE || shape[3] < 1 ||
         shape[3] > DATASET_MAX_CHANNELS)
         return status_set(COAR_ERROR_INPUT, "%s: 'images': %" PRIu64 " x %" PRIu64 " x %" PRIu64 " is no image size",
                           data->path, (uint64_t)shape[1], (uint64_t)shape[2], (uint64_t)shape[3]);
-    /* Labels are read whole: their size is bounded here, before anything of length N is allocated. */
-    if (shape[0] > memory_available() / 4 / sizeof *data->labels)
-        return status_set(COAR_ERROR_MEMORY, "%s: 'images': %" PRIu64 " examples do not fit this machine's memory",
-                          data->path, (uint64_t)shape[0]);
-    data->count = shape[0];
     data->height = (uint32_t)shape[1];
     data->width = (uint32_t)shape[2];
     data->channels = (uint32_t)shape[3];
+    return COAR_OK;
+}
+
+/* Tokens themselves are checked where they are used, like pixels never: a file may hold more than memory does. */
+static coar_status open_tokens(dataset *data) {
+    hsize_t shape[2]; /* N, T */
+    uint64_t vocabulary = 0;
+    TRY(open_object(data, "tokens", 2, 4, H5T_SGN_2, shape, &data->examples));
+    TRY(take_count(data, "tokens", shape[0]));
+    if (shape[1] < 2 || shape[1] > DATASET_MAX_TOKENS)
+        return status_set(COAR_ERROR_INPUT, "%s: 'tokens': texts of %" PRIu64 " tokens; expected 2 to %u", data->path,
+                          (uint64_t)shape[1], DATASET_MAX_TOKENS);
+    if (h5_has_attribute(data->file, "vocabulary"))
+        TRY(h5_read_unsigned(data->file, data->path, "vocabulary", &vocabulary));
+    if (vocabulary > INT32_MAX)
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: attribute 'vocabulary': %" PRIu64 " is more than tokens can tell apart", data->path,
+                          vocabulary);
+    data->tokens = (uint32_t)shape[1];
+    data->vocabulary = (uint32_t)vocabulary;
     return COAR_OK;
 }
 
@@ -176,16 +201,16 @@ static coar_status read_column(const dataset *data, const char *name, int32_t le
     hsize_t length;
     TRY_GOTO(open_object(data, name, 1, 4, H5T_SGN_2, &length, &object));
     if (length != data->count) {
-        status = status_set(COAR_ERROR_INPUT, "%s: '%s' has %" PRIu64 " entries for %" PRIu64 " images", data->path,
-                            name, (uint64_t)length, data->count);
+        status = status_set(COAR_ERROR_INPUT, "%s: '%s' has %" PRIu64 " entries for %" PRIu64 " %s", data->path, name,
+                            (uint64_t)length, data->count, dataset_kind(data));
         goto done;
     }
     TRY_GOTO(memory_new((size_t)length, sizeof *column, name, &column));
     H5_TRY(H5Dread(object, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, column), data->path, name);
     for (uint64_t i = 0; i < data->count; i++)
         if (column[i] < least || (column[i] >= 0 && (size_t)column[i] >= limit)) {
-            status = status_set(COAR_ERROR_INPUT, "%s: %s[%" PRIu64 "]: %d is not in 0..%zu", data->path, name, i,
-                                column[i], limit - 1);
+            status = status_set(COAR_ERROR_INPUT, "%s: %s[%" PRIu64 "]: %d is not in %d..%zu", data->path, name, i,
+                                column[i], least < 0 ? 0 : least, limit - 1);
             goto done;
         }
     *out = column;
@@ -196,21 +221,30 @@ done:
     return status;
 }
 
-static coar_status read_all(dataset *data) {
-    TRY(h5_open(data->path, &data->file));
-    TRY(h5_check_format(data->file, data->path, DATASET_FORMAT, DATASET_VERSION_MAJOR));
+static coar_status read_images(dataset *data) {
     TRY(open_images(data));
     TRY(read_normalisation(data));
     TRY(read_strings(data, "class_names", &data->class_names, &data->classes));
-    TRY(read_strings(data, "group_names", &data->group_names, &data->group_names_count));
-    const size_t group_limit = data->group_names ? data->group_names_count : DATASET_MAX_CLASSES;
-    const size_t label_limit = data->class_names ? data->classes : DATASET_MAX_CLASSES;
-    TRY(read_column(data, "labels", DATASET_UNLABELLED, label_limit, &data->labels));
-    if (h5_has(data->file, "groups")) TRY(read_column(data, "groups", 0, group_limit, &data->groups));
+    const size_t limit = data->class_names ? data->classes : DATASET_MAX_CLASSES;
+    TRY(read_column(data, "labels", DATASET_UNLABELLED, limit, &data->labels));
     for (uint64_t i = 0; !data->class_names && i < data->count; i++)
         if (data->labels[i] >= 0 && (size_t)data->labels[i] >= data->classes)
             data->classes = (size_t)data->labels[i] + 1;
     return COAR_OK;
+}
+
+static coar_status read_texts(dataset *data) {
+    TRY(open_tokens(data));
+    return read_column(data, "lengths", 2, (size_t)data->tokens + 1, &data->labels);
+}
+
+static coar_status read_all(dataset *data) {
+    TRY(h5_open(data->path, &data->file));
+    TRY(h5_check_format(data->file, data->path, DATASET_FORMAT, DATASET_VERSION_MAJOR));
+    TRY(h5_has(data->file, "tokens") ? read_texts(data) : read_images(data));
+    TRY(read_strings(data, "group_names", &data->group_names, &data->group_names_count));
+    const size_t limit = data->group_names ? data->group_names_count : DATASET_MAX_CLASSES;
+    return h5_has(data->file, "groups") ? read_column(data, "groups", 0, limit, &data->groups) : COAR_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ interface */
@@ -218,7 +252,7 @@ static coar_status read_all(dataset *data) {
 coar_status dataset_open(const char *path, dataset **out) {
     dataset *data;
     TRY(memory_new(1, sizeof *data, "data set", &data));
-    data->file = data->images = H5I_INVALID_HID;
+    data->file = data->examples = H5I_INVALID_HID;
     coar_status status = names_copy(path, &data->path);
     h5_lock();
     if (status == COAR_OK) status = read_all(data);
@@ -233,7 +267,7 @@ coar_status dataset_open(const char *path, dataset **out) {
 void dataset_close(dataset *data) {
     if (!data) return;
     h5_lock();
-    h5_close(&data->images);
+    h5_close(&data->examples);
     h5_close(&data->file);
     h5_unlock();
     names_free(data->group_names, data->group_names_count);
@@ -248,23 +282,33 @@ coar_status dataset_hash(dataset *data) {
     return file_sha256(data->path, data->sha256);
 }
 
+const char *dataset_kind(const dataset *data) {
+    return data->tokens ? "texts" : "images";
+}
+
+size_t dataset_example_bytes(const dataset *data) {
+    return data->tokens ? data->tokens * sizeof(int32_t) : (size_t)data->height * data->width * data->channels;
+}
+
 /* Rows first .. first + count - 1. Called with the lock held. */
-static coar_status read_run(const dataset *data, uint64_t first, uint64_t count, uint8_t *images) {
+static coar_status read_run(const dataset *data, uint64_t first, uint64_t count, void *examples) {
     coar_status status = COAR_OK;
     hid_t memory = H5I_INVALID_HID, space = H5I_INVALID_HID;
-    const hsize_t start[4] = {first}, block[4] = {count, data->height, data->width, data->channels};
-    H5_TRY(space = H5Dget_space(data->images), data->path, "images");
-    H5_TRY(memory = H5Screate_simple(4, block, NULL), data->path, "images");
-    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), data->path, "images");
-    H5_TRY(H5Dread(data->images, H5T_NATIVE_UINT8, memory, space, H5P_DEFAULT, images), data->path, "images");
+    const int rank = data->tokens ? 2 : 4;
+    const hsize_t start[4] = {first};
+    const hsize_t block[4] = {count, data->tokens ? data->tokens : data->height, data->width, data->channels};
+    const hid_t type = data->tokens ? H5T_NATIVE_INT32 : H5T_NATIVE_UINT8;
+    H5_TRY(space = H5Dget_space(data->examples), data->path, dataset_kind(data));
+    H5_TRY(memory = H5Screate_simple(rank, block, NULL), data->path, dataset_kind(data));
+    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), data->path, dataset_kind(data));
+    H5_TRY(H5Dread(data->examples, type, memory, space, H5P_DEFAULT, examples), data->path, dataset_kind(data));
 done:
     h5_close(&memory);
     h5_close(&space);
     return status;
 }
 
-coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count, uint8_t *images) {
-    const size_t image = (size_t)data->height * data->width * data->channels;
+coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count, void *examples) {
     for (size_t i = 0; i < count; i++)
         if (rows[i] >= data->count)
             return status_set(COAR_ERROR_USAGE, "%s: row %" PRIu64 " is not in 0..%" PRIu64, data->path, rows[i],
@@ -273,7 +317,7 @@ coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count
     h5_lock();
     for (size_t i = 0, run; i < count && status == COAR_OK; i += run) {
         for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) run++;
-        status = read_run(data, rows[i], run, images + i * image);
+        status = read_run(data, rows[i], run, (char *)examples + i * dataset_example_bytes(data));
     }
     h5_unlock();
     return status;

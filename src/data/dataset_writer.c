@@ -1,6 +1,6 @@
 /*
  * dataset_writer.c - writes a data set file (docs/formats.md) under a temporary name and renames it when it is whole.
- * Must not know: where the images come from.
+ * Must not know: where the examples come from.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +20,9 @@
 
 struct dataset_writer {
     char *path, *temporary;
-    hid_t file, images;
-    hsize_t shape[4]; /* N, H, W, C */
+    hid_t file, examples;
+    bool texts;
+    hsize_t shape[4]; /* N, H, W, C; or N, T, 1, 1 */
     uint64_t written;
 };
 
@@ -58,6 +59,7 @@ static coar_status write_attributes(const dataset_writer *w, const dataset_descr
     if (d->command) TRY(h5_write_text(w->file, w->path, "command", d->command));
     if (d->class_names) TRY(write_strings(w, "class_names", d->classes, d->class_names));
     if (d->group_names) TRY(write_strings(w, "group_names", d->group_names_count, d->group_names));
+    if (d->vocabulary) TRY(h5_write_unsigned(w->file, w->path, "vocabulary", d->vocabulary));
     if (d->has_normalisation) {
         TRY(write_attribute(w, "mean", H5T_NATIVE_FLOAT, d->channels, d->mean));
         TRY(write_attribute(w, "std", H5T_NATIVE_FLOAT, d->channels, d->std));
@@ -65,7 +67,7 @@ static coar_status write_attributes(const dataset_writer *w, const dataset_descr
     return COAR_OK;
 }
 
-/* A data set of the first `rank` dimensions of N, H, W, C in chunks of whole examples. */
+/* A data set of the first `rank` dimensions of the shape in chunks of whole examples. */
 static coar_status create_dataset(const dataset_writer *w, const char *name, hid_t type, int rank, size_t example_bytes,
                                   hid_t *out) {
     coar_status status = COAR_OK;
@@ -98,17 +100,21 @@ done:
 static coar_status create_all(dataset_writer *w, const dataset_description *d) {
     TRY(h5_create(w->temporary, &w->file));
     TRY(write_attributes(w, d));
-    TRY(write_column(w, "labels", d->labels));
+    TRY(write_column(w, w->texts ? "lengths" : "labels", d->labels));
     if (d->groups) TRY(write_column(w, "groups", d->groups));
-    return create_dataset(w, "images", H5T_STD_U8LE, 4, (size_t)(w->shape[1] * w->shape[2] * w->shape[3]), &w->images);
+    const size_t elements = (size_t)(w->shape[1] * w->shape[2] * w->shape[3]);
+    if (w->texts) return create_dataset(w, "tokens", H5T_STD_I32LE, 2, elements * sizeof(int32_t), &w->examples);
+    return create_dataset(w, "images", H5T_STD_U8LE, 4, elements, &w->examples);
 }
 
 coar_status dataset_writer_create(const char *path, const dataset_description *d, dataset_writer **out) {
     coar_status status = COAR_OK;
     dataset_writer *w;
     TRY(memory_new(1, sizeof *w, "data set writer", &w));
-    w->file = w->images = H5I_INVALID_HID;
-    memcpy(w->shape, (const hsize_t[4]){d->count, d->height, d->width, d->channels}, sizeof w->shape);
+    w->file = w->examples = H5I_INVALID_HID;
+    w->texts = d->tokens > 0;
+    const hsize_t images[4] = {d->count, d->height, d->width, d->channels}, texts[4] = {d->count, d->tokens, 1, 1};
+    memcpy(w->shape, w->texts ? texts : images, sizeof w->shape);
     TRY_GOTO(names_copy(path, &w->path));
     w->temporary = file_temporary(path);
     if (!w->temporary) {
@@ -126,14 +132,16 @@ done:
     return status;
 }
 
-static coar_status append_locked(dataset_writer *w, const uint8_t *images, uint64_t count) {
+static coar_status append_locked(dataset_writer *w, const void *examples, uint64_t count) {
     coar_status status = COAR_OK;
     hid_t memory = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    const char *name = w->texts ? "tokens" : "images";
+    const hid_t type = w->texts ? H5T_NATIVE_INT32 : H5T_NATIVE_UINT8;
     const hsize_t start[4] = {w->written}, block[4] = {count, w->shape[1], w->shape[2], w->shape[3]};
-    H5_TRY(space = H5Dget_space(w->images), w->path, "images");
-    H5_TRY(memory = H5Screate_simple(4, block, NULL), w->path, "images");
-    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), w->path, "images");
-    H5_TRY(H5Dwrite(w->images, H5T_NATIVE_UINT8, memory, space, H5P_DEFAULT, images), w->path, "images");
+    H5_TRY(space = H5Dget_space(w->examples), w->path, name);
+    H5_TRY(memory = H5Screate_simple(w->texts ? 2 : 4, block, NULL), w->path, name);
+    H5_TRY(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, block, NULL), w->path, name);
+    H5_TRY(H5Dwrite(w->examples, type, memory, space, H5P_DEFAULT, examples), w->path, name);
     w->written += count;
 done:
     h5_close(&memory);
@@ -141,19 +149,19 @@ done:
     return status;
 }
 
-coar_status dataset_writer_append(dataset_writer *w, const uint8_t *images, uint64_t count) {
+coar_status dataset_writer_append(dataset_writer *w, const void *examples, uint64_t count) {
     if (count > w->shape[0] - w->written)
-        return status_set(COAR_ERROR_INTERNAL, "%s: more images than announced", w->path);
+        return status_set(COAR_ERROR_INTERNAL, "%s: more examples than announced", w->path);
     h5_lock();
-    coar_status status = append_locked(w, images, count);
+    coar_status status = append_locked(w, examples, count);
     h5_unlock();
     return status;
 }
 
 coar_status dataset_writer_finish(dataset_writer *w) {
-    if (w->written != w->shape[0]) return status_set(COAR_ERROR_INTERNAL, "%s: fewer images than announced", w->path);
+    if (w->written != w->shape[0]) return status_set(COAR_ERROR_INTERNAL, "%s: fewer examples than announced", w->path);
     h5_lock();
-    h5_close(&w->images);
+    h5_close(&w->examples);
     coar_status status = h5_finish(&w->file, w->path);
     h5_unlock();
     TRY(status);
@@ -166,7 +174,7 @@ coar_status dataset_writer_finish(dataset_writer *w) {
 void dataset_writer_destroy(dataset_writer *w) {
     if (!w) return;
     h5_lock();
-    h5_close(&w->images);
+    h5_close(&w->examples);
     h5_close(&w->file);
     h5_unlock();
     if (w->temporary) unlink(w->temporary);

@@ -36,7 +36,7 @@ coar_status importer_open(const char *from, const char *path, const char *labels
         (*out)->path = path;
         return COAR_OK;
     }
-    return status_set(COAR_ERROR_USAGE, "--from %s: choose imagefolder, cifar10, cifar100, idx or npy", from);
+    return status_set(COAR_ERROR_USAGE, "--from %s: choose imagefolder, cifar10, cifar100, idx, npy or tokens", from);
 }
 
 void importer_destroy(importer *self) {

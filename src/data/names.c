@@ -16,6 +16,13 @@ void names_free(char **names, size_t count) {
     free(names);
 }
 
+uint64_t names_count_values(const int32_t *column, uint64_t count, size_t names) {
+    uint64_t values = names;
+    for (uint64_t i = 0; column && !names && i < count; i++)
+        if (column[i] >= 0 && (uint64_t)column[i] >= values) values = (uint64_t)column[i] + 1;
+    return values;
+}
+
 int names_compare(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }

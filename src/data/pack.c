@@ -1,5 +1,5 @@
 /*
- * pack.c - coar_pack: an importer's images, resized where asked, into a data set file. Batches are loaded by all threads and
+ * pack.c - coar_pack: an importer's images, resized where asked, into a data set file (texts: pack_texts.c). Batches are loaded by all threads and
  * written by the calling one; memory is bounded by a batch and one image per thread.
  * Must not know: image formats, HDF5.
  */
@@ -17,6 +17,8 @@
 #include "data/dataset.h"
 #include "data/groups.h"
 #include "data/importer.h"
+#include "data/names.h"
+#include "data/pack_texts.h"
 #include "data/resize.h"
 
 /* Pixels of one batch: small against any machine, large against one chunk of the file. */
@@ -70,11 +72,21 @@ static coar_status parse_normalisation(packing *p) {
     return COAR_OK;
 }
 
-static coar_status parse_options(packing *p) {
-    const coar_pack_options *o = &p->options;
+/* What holds for every source. */
+static coar_status check_options(const coar_pack_options *o) {
     if (!o->from || !o->path || !o->output)
         return status_set(COAR_ERROR_USAGE,
                           "pack: the source's format (--from), PATH and the output (-o) are all needed");
+    TRY(file_check_output(o->output, o->force));
+    const char *const inputs[] = {o->path, o->labels, o->groups, o->lengths, o->vocabulary, o->merges};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) TRY(file_check_distinct(o->output, inputs[i]));
+    return COAR_OK;
+}
+
+static coar_status parse_options(packing *p) {
+    const coar_pack_options *o = &p->options;
+    if (o->lengths || o->vocabulary || o->merges || o->length)
+        return status_set(COAR_ERROR_USAGE, "--lengths, --vocab, --merges and --length: are for --from tokens");
     TRY(resize_parse(o->resize, &p->filter));
     if (o->image_size > DATASET_MAX_SIDE)
         return status_set(COAR_ERROR_USAGE, "--size %u: at most %u", o->image_size, DATASET_MAX_SIDE);
@@ -86,10 +98,7 @@ static coar_status parse_options(packing *p) {
         return status_set(COAR_ERROR_USAGE, "--crop %g: the shorter side would exceed %u pixels", o->crop,
                           DATASET_MAX_SIDE);
     p->shorter = (uint32_t)lround(o->image_size / crop);
-    TRY(file_check_output(o->output, o->force));
-    TRY(file_check_distinct(o->output, o->path));
-    TRY(file_check_distinct(o->output, o->labels));
-    return file_check_distinct(o->output, o->groups);
+    return COAR_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------- the work */
@@ -184,25 +193,19 @@ done:
     return status;
 }
 
-/* Number of different values of a column, for the summary: names where there are some, else the largest + 1. */
-static uint64_t count_values(const int32_t *column, uint64_t count, size_t names) {
-    uint64_t values = names;
-    for (uint64_t i = 0; column && !names && i < count; i++)
-        if (column[i] >= 0 && (uint64_t)column[i] >= values) values = (uint64_t)column[i] + 1;
-    return values;
-}
-
 coar_status coar_pack(const coar_pack_options *options, coar_pack_result *result) {
     status_clear();
     const double start = clock_seconds();
     packing p = {0};
     TRY(options_take(&p.options, sizeof p.options, options, "COAR_PACK_INIT"));
+    TRY(check_options(&p.options));
+    if (!strcmp(p.options.from, "tokens")) return pack_texts(&p.options, result);
     coar_status status = pack(&p);
     if (status == COAR_OK && result)
         *result = (coar_pack_result){
             .examples = p.shape.count,
-            .classes = count_values(p.source->labels, p.shape.count, p.source->classes),
-            .groups = count_values(p.groups.groups, p.shape.count, p.groups.names_count),
+            .classes = names_count_values(p.source->labels, p.shape.count, p.source->classes),
+            .groups = names_count_values(p.groups.groups, p.shape.count, p.groups.names_count),
             .height = p.shape.height,
             .width = p.shape.width,
             .channels = p.shape.channels,

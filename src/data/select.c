@@ -155,7 +155,10 @@ static coar_status select_term(selection *s, const char *term) {
     memset(s->member, 0, (size_t)data->count);
     if (!*term) return bad_term(s, term, "a term is empty");
     if (*term == '@') return select_file(s, term);
-    if (!strncmp(term, "class:", 6)) return select_value(s, term, data->labels, data->class_names, data->classes);
+    if (!strncmp(term, "class:", 6)) {
+        if (data->tokens) return bad_term(s, term, "texts have no classes");
+        return select_value(s, term, data->labels, data->class_names, data->classes);
+    }
     if (!strncmp(term, "group:", 6)) {
         if (!data->groups) return bad_term(s, term, "the file has no groups; give `coar pack` --groups");
         return select_value(s, term, data->groups, data->group_names, data->group_names_count);

@@ -9,9 +9,11 @@
 #include "ablate/passes.h"
 #include "ablate/run_masks.h"
 #include "core/files.h"
+#include "core/log.h"
 #include "core/memory.h"
 #include "core/options.h"
 #include "model/norms.h"
+#include "model/weight_edit.h"
 
 #define SELECT_POINTS 2.0 /* of accuracy */
 #define SELECT_OUTPUT 0.1 /* of a language model's mean output, which is per token */
@@ -188,6 +190,16 @@ static coar_status describe(edit_run *e, const char *name) {
     return describe_pairs(e);
 }
 
+/* -o. Before the edit is stored: where it cannot be written, the same command tries again and finds its passes done. */
+static coar_status write_weights(const edit_run *e) {
+    const edit_record *r = &e->record;
+    const job *j = e->sets.sides[0].job;
+    if (!e->o->output) return COAR_OK;
+    if (r->k) return weight_edit_write(j->model, r->order, r->k, j->ablation.gain, e->o->output, e->o->force);
+    log_warning(e->o->callbacks, "%s: not written: no edit helps within what it may cost (k = 0)", e->o->output);
+    return COAR_OK;
+}
+
 /* ------------------------------------------------------------------------------------------------------ the whole */
 
 static void close_all(edit_run *e) {
@@ -217,6 +229,7 @@ coar_status coar_edit(const coar_edit_options *options, coar_edit_result **resul
     TRY_GOTO(edit_sweep(&e));
     TRY_GOTO(edit_outcome(&e));
     TRY_GOTO(edit_result_make(&e, &made));
+    TRY_GOTO(write_weights(&e));
     TRY_GOTO(store_write_edit(e.sets.sides[0].store, &e.record, taken.force != 0));
     TRY_GOTO(store_discard_stages(e.sets.sides[0].store, PASSES_STAGE)); /* what they computed is in the edit */
     if (result) {

@@ -127,6 +127,12 @@ static coar_status scatter(const passes *p, const float *values, size_t o, size_
     return COAR_OK;
 }
 
+/* A stage does one unit at least and may be all of what a short limit allows: whoever goes on gets further each time. */
+static coar_status check_time(const edit_request *r, const passes *p) {
+    if (!(r->o->time_limit > 0) || !p->images || clock_seconds() - r->start < r->o->time_limit) return COAR_OK;
+    return status_set(COAR_STOPPED, "stopped; everything is saved, the same command goes on");
+}
+
 static coar_status measure_side(const edit_request *r, const edit_side *side, edit_outputs *out) {
     coar_status status;
     const bool is_margin = !strcmp(r->output, "margin"), two = r->has_classes && !is_margin;
@@ -146,6 +152,7 @@ static coar_status measure_side(const edit_request *r, const edit_side *side, ed
     if (!size_mul(p.count, p.mask_count, &cells)) cells = SIZE_MAX; /* memory_new says so */
     TRY_GOTO(memory_new(cells, (two ? 2 : 1) * sizeof *values, "outputs", &values));
     TRY_GOTO(passes_run(&p, values));
+    TRY_GOTO(check_time(r, &p));
     for (size_t k = 0; k < EDIT_SETS; k++) {
         const size_t count = r->sets->set[k].count;
         if (!wanted(r, k, side)) continue;

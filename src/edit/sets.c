@@ -151,13 +151,24 @@ done:
     return status;
 }
 
+/* The term of a SPEC after `term`, without spaces before it; NULL after the last. */
+static const char *next_term(const char *term) {
+    const char *end = strchr(term, '&');
+    return end ? end + 1 + strspn(end + 1, " ") : NULL;
+}
+
+/* Whether a term is `rest`. */
+static bool has_rest(const char *text) {
+    const char *colon = strstr(text, ".h5:"), *spec = colon ? colon + 4 : text;
+    for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
+        if (!strncmp(term, "rest", 4) && strchr(" &", term[4])) return true;
+    return false;
+}
+
 /* Whether every term is a property (class:C, group:G, wrong, correct, rest, all): none numbers rows. */
 static bool is_predicate(const char *spec) {
-    for (const char *term = spec; term; term = strchr(term, '&')) {
-        term += *term == '&';
-        term += strspn(term, " ");
+    for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
         if (*term == '@' || (*term >= '0' && *term <= '9')) return false;
-    }
     return true;
 }
 
@@ -199,7 +210,7 @@ static coar_status resolve(const coar_edit_options *o, edit_sets *s, size_t k, c
     const char *spec = text;
     TRY_GOTO(side_of(o, s, &spec, &side));
     TRY_GOTO(find_correct(side, spec));
-    if (k != COAR_EDIT_TARGET) TRY_GOTO(find_taken(s, side, &taken));
+    if (k != COAR_EDIT_TARGET) TRY_GOTO(find_taken(s, side, &taken)); /* else: the rest of what? */
     TRY_GOTO(dataset_select(side->job->data, spec, side->correct, taken, &rows, &count));
     set->spec = strdup(text);
     if (!set->spec) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "--%s: not enough memory", edit_set_names[k]));
@@ -361,8 +372,9 @@ coar_status edit_sets_open(const coar_edit_options *o, const uint64_t *rows, siz
     edit_side *own = out->sides;
     TRY(open_side(o, o->run, out));
     TRY(find_places(own, rows ? rows : own->tables.example_rows, rows ? row_count : (size_t)own->tables.examples));
-    for (size_t k = 0; k < EDIT_SETS; k++)
-        if (specs[k]) TRY(resolve(o, out, k, specs[k], rows != NULL));
+    for (int rest = 0; rest < 2; rest++) /* what is named goes before what is the rest of it */
+        for (size_t k = 0; k < EDIT_SETS; k++)
+            if (specs[k] && has_rest(specs[k]) == rest) TRY(resolve(o, out, k, specs[k], rows != NULL));
     TRY(resolve_defaults(o, out));
     return check_sets(out);
 }

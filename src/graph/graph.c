@@ -66,6 +66,8 @@ static coar_status check_inputs(const graph *g, const op *o) {
 static coar_status check_tokens(const graph *g, const op *o) {
     const bool reads = o->kind == OP_LOOKUP || o->kind == OP_NEXT;
     const int tokens = o->input[o->kind == OP_NEXT];
+    if (g->vocabulary && o->kind == OP_ATTENTION && !o->causal)
+        return status_set(COAR_ERROR_INTERNAL, "layer '%s': a language model's attention is causal", o->name);
     if (reads != (g->vocabulary && tokens == 0) || (reads && o->vocabulary != g->vocabulary) ||
         (g->vocabulary && o->residual == 0) ||
         (o->kind == OP_NEXT && shape_positions(g->values[o->input[0]]) != shape_positions(g->values[0])))

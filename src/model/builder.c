@@ -44,9 +44,8 @@ coar_status builder_find(const model_builder *b, int rank, tensor **out, const c
     return find(b, name, rank, out);
 }
 
-coar_status builder_load(const model_builder *b, int rank, const size_t *shape, const float **out, const char *format,
-                         ...) {
-    FORMAT_NAME(name, format);
+/* A malloc'ed copy of the tensor, whose shape must be this one. */
+static coar_status load(const model_builder *b, const char *name, int rank, const size_t *shape, float **out) {
     tensor *t = NULL;
     TRY(find(b, name, rank, &t));
     if (memcmp(t->shape, shape, (size_t)rank * sizeof *shape) != 0) {
@@ -55,10 +54,31 @@ coar_status builder_load(const model_builder *b, int rank, const size_t *shape, 
                           b->table->path, name, tensor_shape_text(rank, t->shape, is, sizeof is),
                           tensor_shape_text(rank, shape, wanted, sizeof wanted));
     }
+    return tensor_to_f32(b->table, t, out);
+}
+
+coar_status builder_load(const model_builder *b, int rank, const size_t *shape, const float **out, const char *format,
+                         ...) {
+    FORMAT_NAME(name, format);
     float *values;
-    TRY(tensor_to_f32(b->table, t, &values));
+    TRY(load(b, name, rank, shape, &values));
     TRY(graph_own(b->model->graph, values));
     *out = values;
+    return COAR_OK;
+}
+
+coar_status builder_load_transposed(const model_builder *b, size_t inputs, size_t outputs, const float **out,
+                                    const char *format, ...) {
+    FORMAT_NAME(name, format);
+    float *values, *transposed;
+    TRY(load(b, name, 2, (size_t[]){inputs, outputs}, &values));
+    coar_status status = memory_new(inputs * outputs, sizeof *transposed, name, &transposed);
+    for (size_t i = 0; status == COAR_OK && i < inputs; i++)
+        for (size_t o = 0; o < outputs; o++) transposed[o * inputs + i] = values[i * outputs + o];
+    free(values);
+    TRY(status);
+    TRY(graph_own(b->model->graph, transposed));
+    *out = transposed;
     return COAR_OK;
 }
 
@@ -140,6 +160,10 @@ coar_status builder_begin(model_builder *b, uint32_t channels, uint32_t height, 
     return graph_create((shape){height, width, channels}, 0, &b->model->graph);
 }
 
+coar_status builder_begin_tokens(model_builder *b, uint32_t vocabulary, uint32_t tokens) {
+    return graph_create((shape){1, tokens, 1}, vocabulary, &b->model->graph);
+}
+
 /* ------------------------------------------------------------------------------------------------- ops */
 
 op builder_op(op_kind kind, const char *name, int input) {
@@ -216,7 +240,7 @@ coar_status builder_finish(model_builder *b, const char *arch, int logits) {
                           "--only and --except leave no component group of %s; groups have names like '%s'",
                           b->table->path, b->offered);
     if (out.c < 2) return status_set(COAR_ERROR_INPUT, "%s: its last layer has fewer than 2 classes", b->table->path);
-    m->classes = out.c;
+    m->classes = m->graph->vocabulary ? m->graph->vocabulary : out.c;
     const component_group *last = &m->groups[m->group_count - 1];
     return graph_finish(m->graph, logits, last->first + last->count);
 }

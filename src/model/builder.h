@@ -29,7 +29,8 @@ typedef struct model_family {
     coar_status (*build)(model_builder *b); /* emits all ops, offers all groups, sets arch and classes, finishes */
 } model_family;
 
-extern const model_family family_resnet, family_mini_resnet, family_vit, family_clip_vit, family_clip_resnet;
+extern const model_family family_resnet, family_mini_resnet, family_vit, family_clip_vit, family_clip_resnet,
+    family_gpt2;
 
 /* ------------------------------------------------------------------------------------- tensors by name */
 
@@ -42,12 +43,19 @@ coar_status builder_find(const model_builder *b, int rank, tensor **out, const c
 coar_status builder_load(const model_builder *b, int rank, const size_t *shape, const float **out, const char *format,
                          ...) COAR_PRINTF(5, 6);
 
+/* The same of a matrix [inputs, outputs] that is wanted as [outputs, inputs]. */
+coar_status builder_load_transposed(const model_builder *b, size_t inputs, size_t outputs, const float **out,
+                                    const char *format, ...) COAR_PRINTF(5, 6);
+
 /* ------------------------------------------------------------------------------------------------- ops */
 
 /* Creates the graph for images of `channels` channels, and settles mean and std. Without mean and std from any source,
  * `pixels` [2][3] (the family's own, or NULL) holds for three channels. */
 coar_status builder_begin(model_builder *b, uint32_t channels, uint32_t height, uint32_t width,
                           const float (*pixels)[3]);
+
+/* Creates the graph of a language model for texts of `tokens` tokens. */
+coar_status builder_begin_tokens(model_builder *b, uint32_t vocabulary, uint32_t tokens);
 
 /* The size of the input images for a family that takes any: the options', else --arch image=, else `side`. */
 coar_status builder_image(const model_builder *b, uint32_t side, uint32_t *height, uint32_t *width);
@@ -98,8 +106,8 @@ coar_status components_offer(model_builder *b, component_set set, const char *na
 coar_status components_weights(model_builder *b, const mask_site *site, uint32_t axis, uint32_t first,
                                const char *format, ...) COAR_PRINTF(5, 6);
 
-/* The last step of a family: the arch's name, the number of classes and the logits; an error when no component is
- * left. */
+/* The last step of a family: the arch's name, the number of classes (of a language model its vocabulary) and the logits;
+ * an error when no component is left. */
 coar_status builder_finish(model_builder *b, const char *arch, int logits);
 
 #endif

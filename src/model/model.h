@@ -36,6 +36,8 @@ typedef struct model_options {
     const char *only, *except;          /* globs over group names, or NULL */
     const char *classes;                /* .npy of class embeddings, for zero-shot classifiers alone; or NULL */
     uint32_t image_height, image_width; /* the data's images; 0 = the family's default (CIFAR nets 32, others 224) */
+    uint32_t tokens;                    /* of the data's texts, padding included; 0 = the model's context, */
+    uint32_t tokens_max;                /* but at most so many; 0 = no bound */
 } model_options;
 
 typedef struct model {
@@ -49,13 +51,14 @@ typedef struct model {
     size_t group_count;
     weight_slice *slices; /* of every group, in their order */
     size_t slice_count;
-    uint32_t classes;
+    uint32_t classes;      /* of a language model: tokens in its vocabulary */
     int has_normalisation; /* mean and std from --arch, metadata or config.json */
     float mean[4], std[4]; /* of pixels/255, per input channel */
 } model;
 
 /* Recognises and loads. `path` is a safetensors file. A convolutional net takes the images' size from the options (or
- * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. */
+ * from --arch NAME,image=SIDE); a transformer has its own, and another size in the options is an error. A language model
+ * takes texts of options->tokens, which its context must be enough for. */
 coar_status model_open(const char *path, const model_options *options, model **out);
 
 /* The same from tensors in memory (path, sha256: the caller's business). Takes arrays that the table owns. */

@@ -37,6 +37,11 @@ typedef struct vit_spec {
     uint32_t embedding;                                   /* of a CLIP, else 0 */
 } vit_spec;
 
+typedef struct gpt2_spec {
+    const char *name;
+    uint32_t vocabulary, context, width, depth; /* hidden units: four times the width; head width 64 (gpt2.c) */
+} gpt2_spec;
+
 static const resnet_spec resnets[] = {
     {"resnet8", 3, {1, 1, 1}, 16, 1, true, true, 10},
     {"resnet20", 3, {3, 3, 3}, 16, 1, true, true, 10},
@@ -70,6 +75,10 @@ static const clip_resnet_spec clip_resnets[] = {
     {"clip_rn50", {3, 4, 6, 3}, 64, 224, 1024, 1000}, {"clip_rn_mini", {1, 1}, 16, 40, 48, 10}, /* src/selftest */
 };
 
+static const gpt2_spec gpt2s[] = {
+    {"gpt2", 50257, 1024, 768, 12}, {"gpt2_mini", 300, 24, 128, 2}, /* src/selftest */
+};
+
 /* What a library calls the layers of a transformer block. */
 typedef struct block_names {
     const char *block, *norm1, *norm2, *qkv_weight, *qkv_bias, *out, *fc1, *fc2;
@@ -90,7 +99,7 @@ static const block_names openai = {"visual.transformer.resblocks.",
 const char *model_random_names(void) {
     return "resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18_cifar, resnet18, "
            "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14, "
-           "clip_vit_b_16, clip_vit_b_32, clip_vit_l_14, clip_rn50";
+           "clip_vit_b_16, clip_vit_b_32, clip_vit_l_14, clip_rn50, gpt2";
 }
 
 /* ----------------------------------------------------------------------------------------- one tensor */
@@ -280,6 +289,44 @@ static coar_status add_clip_resnet(tensor_table *table, const clip_resnet_spec *
     return add_classes(table, spec->classes, spec->embedding);
 }
 
+/* A linear layer of GPT-2: [in, out]. */
+static coar_status add_conv1d(tensor_table *table, const char *name, size_t inputs, size_t outputs, float gain) {
+    const float deviation = gain * (float)sqrt(1.0 / (double)inputs);
+    TRY(add(table, 2, (size_t[]){inputs, outputs}, 0, deviation, "%s.weight", name));
+    return add(table, 1, &outputs, 0, 0.02f, "%s.bias", name);
+}
+
+static coar_status add_gpt2_block(tensor_table *table, size_t d, uint32_t i) {
+    static const struct {
+        const char *name;
+        size_t inputs, outputs; /* times d */
+        float gain;
+    } layers[] = {{"attn.c_attn", 1, 3, 1},
+                  {"attn.c_proj", 1, 1, 1.0f / BRANCH_STEPS},
+                  {"mlp.c_fc", 1, 4, 1},
+                  {"mlp.c_proj", 4, 1, 1.0f / BRANCH_STEPS}};
+    char name[64];
+    for (int k = 1; k <= 2; k++) {
+        snprintf(name, sizeof name, "h.%u.ln_%d", i, k);
+        TRY(add_layernorm(table, name, d));
+    }
+    for (size_t k = 0; k < sizeof layers / sizeof *layers; k++) {
+        snprintf(name, sizeof name, "h.%u.%s", i, layers[k].name);
+        TRY(add_conv1d(table, name, layers[k].inputs * d, layers[k].outputs * d, layers[k].gain));
+    }
+    return COAR_OK;
+}
+
+/* The table is the head as well: logits of order one from normalised values. */
+static coar_status add_gpt2(tensor_table *table, const gpt2_spec *spec) {
+    const size_t d = spec->width;
+    const float deviation = (float)sqrt(1.0 / (double)d);
+    TRY(add(table, 2, (size_t[]){spec->vocabulary, d}, 0, deviation, "wte.weight"));
+    TRY(add(table, 2, (size_t[]){spec->context, d}, 0, deviation, "wpe.weight"));
+    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_gpt2_block(table, d, i));
+    return add_layernorm(table, "ln_f", d);
+}
+
 /* P of "mini_resnet_P", 0 for other names. */
 static uint32_t mini_planes(const char *arch) {
     static const char prefix[] = "mini_resnet_";
@@ -298,6 +345,8 @@ static coar_status add_named(tensor_table *table, const char *arch) {
             return vits[i].embedding ? add_clip_vit(table, &vits[i]) : add_vit(table, &vits[i]);
     for (size_t i = 0; i < sizeof clip_resnets / sizeof *clip_resnets; i++)
         if (strcmp(arch, clip_resnets[i].name) == 0) return add_clip_resnet(table, &clip_resnets[i]);
+    for (size_t i = 0; i < sizeof gpt2s / sizeof *gpt2s; i++)
+        if (strcmp(arch, gpt2s[i].name) == 0) return add_gpt2(table, &gpt2s[i]);
     uint32_t planes = mini_planes(arch);
     if (planes) return add_mini_resnet(table, planes);
     return status_set(COAR_ERROR_USAGE, "'%s' is no architecture with random weights: %s", arch, model_random_names());

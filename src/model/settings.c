@@ -10,8 +10,17 @@
 #include "core/memory.h"
 #include "core/number.h"
 
-static const char *const known_keys[] = {"heads", "ln_eps", "bn_eps",      "activation", "pool",
-                                         "mean",  "std",    "logit_scale", "image"};
+static const char *const known_keys[] = {"heads",
+                                         "ln_eps",
+                                         "bn_eps",
+                                         "activation",
+                                         "pool",
+                                         "mean",
+                                         "std",
+                                         "image",
+                                         "logit_scale",
+                                         "scale_attn_weights",
+                                         "scale_attn_by_inverse_layer_idx"};
 
 /* Where Hugging Face's and timm's config.json, and open_clip_config.json, keep the same things; `parent` is an object or
  * NULL. */
@@ -19,8 +28,11 @@ static const struct alias {
     const char *parent, *name, *key;
 } config_aliases[] = {
     {NULL, "num_attention_heads", "heads"},
+    {NULL, "n_head", "heads"},
     {NULL, "layer_norm_eps", "ln_eps"},
+    {NULL, "layer_norm_epsilon", "ln_eps"},
     {NULL, "hidden_act", "activation"},
+    {NULL, "activation_function", "activation"},
     {NULL, "global_pool", "pool"},
     {"pretrained_cfg", "mean", "mean"},
     {"pretrained_cfg", "std", "std"},
@@ -115,6 +127,7 @@ done:
 
 static coar_status push_json(model_settings *s, const char *key, const cJSON *value) {
     if (cJSON_IsString(value)) return push(s, SETTING_CONFIG, key, strlen(key), value->valuestring);
+    if (cJSON_IsBool(value)) return push(s, SETTING_CONFIG, key, strlen(key), cJSON_IsTrue(value) ? "true" : "false");
     if (!cJSON_IsNumber(value) && !cJSON_IsArray(value)) return COAR_OK; /* null: not set */
     char *text = cJSON_PrintUnformatted(value);
     if (!text) return out_of_memory();

@@ -12,13 +12,20 @@
 #include "report/page.h"
 #include "report/svg.h"
 
-static const char *const set_names[REPORT_EDIT_SETS] = {"Target", "Reference", "Validation", "Test"};
+static const char *const set_names[REPORT_EDIT_SETS] = {"Target", "Reference", "Validation", "Test", "Fresh targets"};
+
+/* As they are told: fresh targets beside the targets. */
+static const size_t set_order[REPORT_EDIT_SETS] = {0, 4, 1, 2, 3};
 
 /* Classes of the style sheet for the swept sets' lines. */
 static const char *const set_classes[REPORT_EDIT_SWEPT] = {"target", "reference", "validation"};
 
 static bool has_pairs(const report_edit *e) {
     return e->pair_count > 0;
+}
+
+static const char *pair_name(const report_edit *e) {
+    return e->has_groups ? "group" : "class";
 }
 
 /* ------------------------------------------------------------------------------------------- in one glance */
@@ -49,7 +56,9 @@ static void introduction(html *h, const report_data *data, const report_edit *e)
 
 /* "97.1 % -> 96.8 %" */
 static void change(html *h, double before, double after, bool percent) {
-    if (percent)
+    if (isnan(before) && isnan(after))
+        html_print(h, "&ndash;");
+    else if (percent)
         html_print(h, "%s &rarr; %s", PERCENT(before), PERCENT(after));
     else
         html_print(h, "%s &rarr; %s", SIGNED(before), SIGNED(after));
@@ -70,15 +79,18 @@ static void key(html *h, const report_edit *e, const char *label, size_t set, in
 }
 
 static void keys(html *h, const report_edit *e) {
-    const char *figure = e->has_classes ? "accuracy" : "mean output";
     char label[64];
     html_print(h, "<dl class=\"keys\">");
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
-        if (i == 1) continue; /* the reference stands in the table */
-        snprintf(label, sizeof label, "%s %s", set_names[i], figure);
-        key(h, e, label, i, REPORT_ACCURACY);
+        const size_t set = set_order[i];
+        if (!e->sets[set].examples || set == 1) continue; /* the reference stands in the table */
+        snprintf(label, sizeof label, "%s: %s", set_names[set], e->has_classes ? "accuracy" : "mean output");
+        key(h, e, label, set, REPORT_ACCURACY);
     }
-    if (has_pairs(e)) key(h, e, "Worst group of the test examples", 3, REPORT_WORST);
+    if (has_pairs(e)) {
+        snprintf(label, sizeof label, "Test: worst %s", pair_name(e));
+        key(h, e, label, 3, REPORT_WORST);
+    }
     html_print(h, "</dl>");
 }
 
@@ -87,9 +99,9 @@ static void keys(html *h, const report_edit *e) {
 static void legend(html *h, const report_edit *e, bool worst) {
     html_print(h, "<p class=\"label lines\">");
     for (size_t i = 0; i < REPORT_EDIT_SWEPT; i++)
-        html_print(h, "<span><span class=\"line %s\"></span>%s, %s examples</span> ", set_classes[i], set_names[i],
+        html_print(h, "<span><span class=\"line %s\"></span>%s (%s)</span> ", set_classes[i], set_names[i],
                    COUNT(e->sets[i].examples));
-    if (worst) html_print(h, "<span><span class=\"line worst\"></span>Validation, worst group</span>");
+    if (worst) html_print(h, "<span><span class=\"line worst\"></span>Validation, worst %s</span>", pair_name(e));
     html_print(h, "</p>");
 }
 
@@ -101,7 +113,7 @@ static void sweep_plot(html *h, const report_edit *e, const char *title, int sco
         curves[count++] = (svg_curve){.class = set_classes[i], .y = e->sweep[i][score]};
     if (worst) curves[count++] = (svg_curve){.class = "worst", .y = e->sweep[2][REPORT_WORST]};
     html_print(h, "<div><p class=\"label\">%s</p>", title);
-    svg_curves(h, title, e->ablated, e->points, curves, count, (double)e->k);
+    svg_curves(h, title, e->ablated, e->points, curves, count, score == REPORT_OUTPUT ? 1 : 100, (double)e->k);
     html_print(h, "<p class=\"label below\">components ablated</p></div>");
 }
 
@@ -109,7 +121,7 @@ static void sweep(html *h, const report_edit *e) {
     if (!e->points) return;
     char title[80];
     html_print(h, "<figure class=\"panel\"><div class=\"%s\">", e->has_classes ? "twin" : "");
-    if (e->has_classes) sweep_plot(h, e, "Accuracy", REPORT_ACCURACY, has_pairs(e));
+    if (e->has_classes) sweep_plot(h, e, "Accuracy, %", REPORT_ACCURACY, has_pairs(e));
     snprintf(title, sizeof title, "Mean %s", e->output);
     sweep_plot(h, e, title, REPORT_OUTPUT, false);
     html_print(h, "</div>");
@@ -144,12 +156,13 @@ static void before_after(html *h, const report_edit *e) {
                e->output);
     if (e->has_classes) html_print(h, "<th scope=\"col\">Accuracy</th>");
     if (e->has_classes && has_pairs(e))
-        html_print(h, "<th scope=\"col\">Worst group</th><th scope=\"col\">Average of groups</th>");
+        html_print(h, "<th scope=\"col\">Worst %s</th><th scope=\"col\">Mean of them</th>", pair_name(e));
     html_print(h, "<th scope=\"col\" class=\"spec\">Which</th></tr></thead><tbody>");
-    for (size_t i = 0; i < REPORT_EDIT_SETS; i++) set_row(h, e, i);
+    for (size_t i = 0; i < REPORT_EDIT_SETS; i++)
+        if (e->sets[set_order[i]].examples) set_row(h, e, set_order[i]);
     html_print(h, "</tbody></table></div><figcaption>Before the edit &rarr; after it.");
-    if (has_pairs(e))
-        html_print(h, " Groups are the pairs of a label and a group; their average counts each of them alike.");
+    if (has_pairs(e) && e->has_groups)
+        html_print(h, " Groups are the pairs of a label and a group, which the mean counts alike.");
     html_print(h, "</figcaption></figure>");
 }
 
@@ -165,17 +178,21 @@ static void pair_cells(html *h, const report_edit_pair *p, size_t which) {
 static void pairs(html *h, const report_edit *e) {
     if (!has_pairs(e)) return;
     html_print(h, "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th "
-                  "scope=\"col\">Label</th><th scope=\"col\">Group</th><th scope=\"col\">Validation</th><th "
-                  "scope=\"col\">Accuracy</th><th scope=\"col\">Test</th><th "
+                  "scope=\"col\">Label</th>");
+    if (e->has_groups) html_print(h, "<th scope=\"col\" class=\"spec\">Group</th>");
+    html_print(h, "<th scope=\"col\">Validation</th><th scope=\"col\">Accuracy</th><th scope=\"col\">Test</th><th "
                   "scope=\"col\">Accuracy</th></tr></thead><tbody>");
     for (size_t i = 0; i < e->pair_count; i++) {
         const report_edit_pair *p = &e->pairs[i];
-        html_print(h, "<tr><td>%s</td><td>%s</td>", p->label, p->group);
+        html_print(h, "<tr><td>%s</td>", p->label);
+        if (e->has_groups) html_print(h, "<td class=\"spec\">%s</td>", p->group);
         pair_cells(h, p, 0);
         pair_cells(h, p, 1);
         html_print(h, "</tr>");
     }
-    html_print(h, "</tbody></table></div><figcaption>Accuracy by label and group, before the edit &rarr; after it.");
+    html_print(h,
+               "</tbody></table></div><figcaption>Examples and accuracy by label%s, before the edit &rarr; after it.",
+               e->has_groups ? " and group" : "");
     if (e->pairs_hidden)
         html_print(h, " %s more, with higher accuracies, are in the run file.", COUNT(e->pairs_hidden));
     html_print(h, "</figcaption></figure>");
@@ -183,68 +200,69 @@ static void pairs(html *h, const report_edit *e) {
 
 /* ------------------------------------------------------------------------------------------------- comparison */
 
-/* What holds 0 and every finite interval. */
-static svg_range interval_range(const report_edit *e, const double *(*figure)(const report_edit_choice *)) {
+/* The columns of the table. */
+static const struct column {
+    const char *title;
+    int figure;
+    bool accuracy; /* of networks with classes: shown in points */
+} columns[] = {{"Gain of the target", REPORT_GAIN, false},
+               {"Gain of fresh targets", REPORT_FRESH_GAIN, true},
+               {"Loss on validation", REPORT_VALIDATION_LOSS, true},
+               {"Loss on test", REPORT_TEST_LOSS, true}};
+enum { COLUMNS = sizeof columns / sizeof *columns };
+
+/* What holds 0 and every finite interval of a column. False where there is none: such a column is left out. */
+static bool interval_range(const report_edit *e, int figure, svg_range *out) {
     svg_range range = {0, 0};
+    bool any = false;
     for (size_t i = 0; i < e->choice_count; i++)
         for (int k = 0; k < 3; k++) {
-            const double value = figure(&e->choices[i])[k];
+            const double value = e->choices[i].figure[figure][k];
             if (!isfinite(value)) continue;
+            any = true;
             range.low = fmin(range.low, value);
             range.high = fmax(range.high, value);
         }
     const double room = range.high > range.low ? .04 * (range.high - range.low) : 1;
-    return (svg_range){range.low - room, range.high + room};
+    *out = (svg_range){range.low - room, range.high + room};
+    return any;
 }
-
-static const double *gain_of(const report_edit_choice *c) {
-    return c->gain;
-}
-static const double *validation_of(const report_edit_choice *c) {
-    return c->validation;
-}
-static const double *test_of(const report_edit_choice *c) {
-    return c->test;
-}
-
-/* The columns of the table; losses of accuracy are shown in points. */
-static const struct column {
-    const char *title;
-    const double *(*figure)(const report_edit_choice *);
-    bool loss;
-} columns[] = {{"Gain of the target", gain_of, false},
-               {"Loss on validation", validation_of, true},
-               {"Loss on test", test_of, true}};
-enum { COLUMNS = sizeof columns / sizeof *columns };
 
 static void choice_cells(html *h, const report_edit *e, const report_edit_choice *c, const struct column *column,
                          svg_range range) {
-    const double *v = column->figure(c), unit = column->loss && e->has_classes ? 100 : 1;
-    char title[160];
-    snprintf(title, sizeof title, "%s: %s, 95 %% interval %s to %s", c->method, SIGNED(unit * v[0]),
-             SIGNED(unit * v[1]), SIGNED(unit * v[2]));
-    html_print(h, "<td>%s</td><td class=\"soft\">%s to %s</td><td class=\"spark\">", SIGNED(unit * v[0]),
-               SIGNED(unit * v[1]), SIGNED(unit * v[2]));
+    const double *v = c->figure[column->figure], unit = column->accuracy && e->has_classes ? 100 : 1;
+    const double scale = unit * fmax(-range.low, range.high);
+    char title[160], low[HTML_NUMBER_SIZE], high[HTML_NUMBER_SIZE];
+    html_scaled(low, unit * v[1], scale, 1);
+    html_scaled(high, unit * v[2], scale, 1);
+    snprintf(title, sizeof title, "%s: 95 %% interval %s to %s", c->method, low, high);
+    html_print(h, "<td>%s<div class=\"soft\">%s to %s</div></td><td class=\"spark\">",
+               SIGNED_SCALED(unit * v[0], scale), low, high);
     svg_interval(h, title, v[0], v[1], v[2], range);
     html_print(h, "</td>");
 }
 
 static void comparison(html *h, const report_edit *e) {
     if (!e->choice_count) return;
-    html_print(h, "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th "
-                  "scope=\"col\">Chosen by</th>");
-    for (size_t i = 0; i < COLUMNS; i++)
-        html_print(h, "<th scope=\"colgroup\" colspan=\"3\">%s</th>", columns[i].title);
+    svg_range ranges[COLUMNS];
+    bool shown[COLUMNS];
+    html_print(h,
+               "<figure class=\"panel\"><div class=\"scroll\" tabindex=\"0\"><table class=\"choices\"><thead><tr><th "
+               "scope=\"col\">Chosen by</th>");
+    for (size_t k = 0; k < COLUMNS; k++) {
+        shown[k] = interval_range(e, columns[k].figure, &ranges[k]);
+        if (shown[k]) html_print(h, "<th scope=\"colgroup\" colspan=\"2\">%s</th>", columns[k].title);
+    }
     html_print(h, "</tr></thead><tbody>");
     for (size_t i = 0; i < e->choice_count; i++) {
         html_print(h, i ? "<tr><td>%s</td>" : "<tr class=\"chosen\"><td>%s</td>", e->choices[i].method);
         for (size_t k = 0; k < COLUMNS; k++)
-            choice_cells(h, e, &e->choices[i], &columns[k], interval_range(e, columns[k].figure));
+            if (shown[k]) choice_cells(h, e, &e->choices[i], &columns[k], ranges[k]);
         html_print(h, "</tr>");
     }
     html_print(h,
-               "</tbody></table></div><figcaption>Ablating %s component%s chosen in other ways; bold: the edit "
-               "itself. Gain: of the targets&#39; mean %s, in the direction wanted. Loss: of %s. Intervals: 95 %%, "
+               "</tbody></table></div><figcaption>Ablating %s component%s chosen in other ways; bold: the edit itself. "
+               "Gain of the target: of its mean %s, in the direction wanted. All else: of %s. Intervals: 95 %%, "
                "bootstrap over examples.</figcaption></figure>",
                COUNT(e->k), e->k == 1 ? "" : "s", e->output, e->has_classes ? "accuracy, in points" : "mean output");
 }
@@ -292,7 +310,7 @@ done:
 static void prediction(html *h, const char *predicted, double margin) {
     const char *class = margin > 0 ? "right" : "wrong";
     html_print(h, "<span class=\"%s\">%s</span> <span class=\"soft\">%s</span>", isfinite(margin) ? class : "",
-               predicted, SIGNED(margin));
+               predicted, SIGNED_SCALED(margin, fmax(fabs(margin), 1)));
 }
 
 static void example(html *h, const report_edit_example *e) {
@@ -307,11 +325,13 @@ static void example(html *h, const report_edit_example *e) {
 
 static void examples(html *h, const report_edit *e) {
     static const char *const titles[REPORT_EDIT_SETS] = {"Target examples", "Reference examples", "Validation examples",
-                                                         "Test examples that the edit made right or wrong"};
+                                                         "Test examples that the edit made right or wrong",
+                                                         "Fresh examples such as the target's"};
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
-        if (!e->example_count[i]) continue;
-        html_print(h, "<h3 class=\"shown\">%s</h3><div class=\"turns\">", titles[i]);
-        for (size_t k = 0; k < e->example_count[i]; k++) example(h, &e->examples[i][k]);
+        const size_t set = set_order[i];
+        if (!e->example_count[set]) continue;
+        html_print(h, "<h3 class=\"shown\">%s</h3><div class=\"turns\">", titles[set]);
+        for (size_t k = 0; k < e->example_count[set]; k++) example(h, &e->examples[set][k]);
         html_print(h, "</div>");
     }
     html_print(h, "<p class=\"label\">Predictions with their margins: above 0 the prediction is right.</p>");

@@ -145,10 +145,13 @@ static coar_status fill(const report_source *source, uint64_t index, const float
                           store_path(source->store), (unsigned long long)e->row, data->path,
                           (unsigned long long)data->count);
     e->baseline = baseline ? baseline[index] : NAN;
-    report_name(e->label, data->class_names, data->classes, "class", tables->labels[index]);
+    if (data->tokens)
+        snprintf(e->label, sizeof e->label, "%d tokens", tables->labels[index]);
+    else
+        report_name(e->label, data->class_names, data->classes, "class", tables->labels[index]);
     if (tables->subgroups)
         report_name(e->subgroup, data->group_names, data->group_names_count, "group", tables->subgroups[index]);
-    TRY(report_read_picture(data, e->row, REPORT_IMAGE_SIDE, &e->picture));
+    if (!data->tokens) TRY(report_read_picture(data, e->row, REPORT_IMAGE_SIDE, &e->picture));
     TRY(store_read_fit(source->store, source->fit.name, index, 1, weight, NULL, NULL, NULL, NULL));
     strongest(tables, weight, e);
     return COAR_OK;

@@ -118,7 +118,7 @@ static double accuracy(const report_source *source) {
     const run_tables *tables = &source->tables;
     const float *margin = report_baseline(tables, "margin");
     const char *label = store_setting(source->store, "label");
-    if (!margin || tables->examples == 0 || (label && !strcmp(label, "predicted"))) return NAN;
+    if (!margin || tables->examples == 0 || source->data->tokens || (label && !strcmp(label, "predicted"))) return NAN;
     uint64_t right = 0;
     for (uint64_t i = 0; i < tables->examples; i++) right += margin[i] > 0;
     return (double)right / (double)tables->examples;

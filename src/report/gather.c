@@ -191,6 +191,7 @@ coar_status report_gather(const report_source *source, const coar_callbacks *cal
     TRY_GOTO(read_evaluations(source, data, picked));
     if (data->featured < 0) TRY_GOTO(report_pick(heldout, examples, data, picked));
     TRY_GOTO(report_examples(source, picked, r2, data));
+    TRY_GOTO(report_edits(source, callbacks, data));
 done:
     free(heldout);
     free(r2);

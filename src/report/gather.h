@@ -43,6 +43,9 @@ coar_status report_pick(const double *score, uint64_t examples, report_data *dat
 /* Fills data->shown[0 .. shown_count - 1] for the examples picked. */
 coar_status report_examples(const report_source *source, const uint64_t *picked, const double *r2, report_data *data);
 
+/* edits.c: data->edits. Examples whose data file is gone have no picture: a warning. */
+coar_status report_edits(const report_source *source, const coar_callbacks *callbacks, report_data *data);
+
 /* Picture of a row: gray and RGB as they are; of two channels the first, of four the first three; reduced to at most
  * `most` pixels a side. */
 coar_status report_read_picture(const dataset *data, uint64_t row, uint32_t most, report_picture *out);

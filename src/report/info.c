@@ -132,12 +132,8 @@ static coar_status finish_json(const char *path, json_writer *w, char **text) {
 
 /* --------------------------------------------------------------------------------------------------- weights */
 
-static void print_model(FILE *f, const void *context) {
-    const model *m = context;
+static void print_images(FILE *f, const model *m) {
     const shape input = m->graph->values[0];
-    print_row(f, "weights", m->path);
-    print_row(f, "sha256", m->sha256);
-    print_row(f, "arch", m->arch);
     fprintf(f, "  %-12s%u x %u, %u channel%s\n", "input", input.h, input.w, input.c, input.c == 1 ? "" : "s");
     fprintf(f, "  %-12s%u\n", "classes", m->classes);
     if (m->has_normalisation) {
@@ -146,7 +142,22 @@ static void print_model(FILE *f, const void *context) {
     } else {
         print_row(f, "mean, std", "not in the weight file: taken from the data file");
     }
-    fprintf(f, "  %-12s%.4g GFLOP an image\n", "work", graph_flops(m->graph) * 1e-9);
+}
+
+static void print_model(FILE *f, const void *context) {
+    const model *m = context;
+    const shape input = m->graph->values[0];
+    print_row(f, "weights", m->path);
+    print_row(f, "sha256", m->sha256);
+    print_row(f, "arch", m->arch);
+    if (m->graph->vocabulary) {
+        fprintf(f, "  %-12stexts of up to %u tokens\n", "input", input.w);
+        fprintf(f, "  %-12s%u tokens\n", "vocabulary", m->classes);
+    } else {
+        print_images(f, m);
+    }
+    fprintf(f, "  %-12s%.4g GFLOP %s\n", "work", graph_flops(m->graph) * 1e-9,
+            m->graph->vocabulary ? "a text of that length" : "an image");
     fprintf(f, "  %-12s%u %s in %zu groups\n\n", "components", m->graph->components, component_set_name(m->set),
             m->group_count);
     fprintf(f, "  %8s %8s  %-8s %s\n", "first", "count", "kind", "group");
@@ -165,10 +176,15 @@ static coar_status model_json(const model *m, char **text) {
     add_text(&w, w.root, "path", m->path);
     add_text(&w, w.root, "sha256", m->sha256);
     add_text(&w, w.root, "arch", m->arch);
-    add_number(&w, w.root, "height", input.h);
-    add_number(&w, w.root, "width", input.w);
-    add_number(&w, w.root, "channels", input.c);
-    add_number(&w, w.root, "classes", m->classes);
+    if (m->graph->vocabulary) {
+        add_number(&w, w.root, "tokens", input.w);
+        add_number(&w, w.root, "vocabulary", m->classes);
+    } else {
+        add_number(&w, w.root, "height", input.h);
+        add_number(&w, w.root, "width", input.w);
+        add_number(&w, w.root, "channels", input.c);
+        add_number(&w, w.root, "classes", m->classes);
+    }
     if (m->has_normalisation) {
         add_channels(&w, "mean", m->mean, input.c);
         add_channels(&w, "std", m->std, input.c);
@@ -228,7 +244,7 @@ static coar_status tally_of(const int32_t *numbers, uint64_t examples, char *con
 
 typedef struct data_summary {
     const dataset *data;
-    tally classes, groups; /* groups.count 0: none */
+    tally classes, groups; /* count 0: none */
 } data_summary;
 
 static const char *tally_name(const tally *t, size_t i, char buffer[24]) {
@@ -248,19 +264,38 @@ static void print_tally(FILE *f, const tally *t, const char *what) {
     }
 }
 
+static void print_texts(FILE *f, const dataset *d) {
+    int32_t least = d->labels[0], most = least;
+    double sum = 0;
+    for (uint64_t i = 0; i < d->count; i++) {
+        if (d->labels[i] < least) least = d->labels[i];
+        if (d->labels[i] > most) most = d->labels[i];
+        sum += d->labels[i];
+    }
+    fprintf(f, "  %-12s%d to %d tokens (%.1f in the mean), room for %u\n", "texts", least, most, sum / (double)d->count,
+            d->tokens);
+    if (d->vocabulary)
+        fprintf(f, "  %-12s%u tokens\n", "vocabulary", d->vocabulary);
+    else
+        print_row(f, "vocabulary", "not known");
+}
+
 static void print_data(FILE *f, const void *context) {
     const data_summary *s = context;
     const dataset *d = s->data;
     print_row(f, "data", d->path);
     print_row(f, "sha256", d->sha256);
     fprintf(f, "  %-12s%llu\n", "examples", (unsigned long long)d->count);
-    fprintf(f, "  %-12s%u x %u, %u channel%s\n", "images", d->height, d->width, d->channels,
-            d->channels == 1 ? "" : "s");
+    if (d->tokens)
+        print_texts(f, d);
+    else
+        fprintf(f, "  %-12s%u x %u, %u channel%s\n", "images", d->height, d->width, d->channels,
+                d->channels == 1 ? "" : "s");
     if (d->has_normalisation) {
         print_channels(f, "mean", d->mean, d->channels);
         print_channels(f, "std", d->std, d->channels);
     }
-    fprintf(f, "  %-12s%zu\n", "classes", s->classes.count);
+    if (!d->tokens) fprintf(f, "  %-12s%zu\n", "classes", s->classes.count);
     print_tally(f, &s->classes, "class");
     print_tally(f, &s->groups, "group");
 }
@@ -282,14 +317,19 @@ static coar_status data_json(const data_summary *s, char **text) {
     add_text(&w, w.root, "path", d->path);
     add_text(&w, w.root, "sha256", d->sha256);
     add_number(&w, w.root, "examples", (double)d->count);
-    add_number(&w, w.root, "height", d->height);
-    add_number(&w, w.root, "width", d->width);
-    add_number(&w, w.root, "channels", d->channels);
+    if (d->tokens) {
+        add_number(&w, w.root, "tokens", d->tokens);
+        if (d->vocabulary) add_number(&w, w.root, "vocabulary", d->vocabulary);
+    } else {
+        add_number(&w, w.root, "height", d->height);
+        add_number(&w, w.root, "width", d->width);
+        add_number(&w, w.root, "channels", d->channels);
+    }
     if (d->has_normalisation) {
         add_channels(&w, "mean", d->mean, d->channels);
         add_channels(&w, "std", d->std, d->channels);
     }
-    add_tally(&w, "classes", &s->classes);
+    if (!d->tokens) add_tally(&w, "classes", &s->classes);
     if (d->groups) add_tally(&w, "groups", &s->groups);
     return finish_json(d->path, &w, text);
 }
@@ -301,7 +341,7 @@ static coar_status describe_data(const char *path, int json, char **text) {
     TRY_GOTO(dataset_open(path, &d));
     TRY_GOTO(dataset_hash(d));
     s.data = d;
-    TRY_GOTO(tally_of(d->labels, d->count, d->class_names, d->classes, &s.classes));
+    if (!d->tokens) TRY_GOTO(tally_of(d->labels, d->count, d->class_names, d->classes, &s.classes));
     if (d->groups) TRY_GOTO(tally_of(d->groups, d->count, d->group_names, d->group_names_count, &s.groups));
     status = json ? data_json(&s, text) : collect(path, print_data, &s, text);
 done:

@@ -27,10 +27,10 @@ enum {
     REPORT_TEXT = 120,       /* bytes of a name; longer ones are cut */
 
     REPORT_EDITS = 12,        /* of a run */
-    REPORT_EDIT_SETS = 4,     /* target, reference, validation, test */
-    REPORT_EDIT_SWEPT = 3,    /* those without test */
+    REPORT_EDIT_SETS = 5,     /* target, reference, validation, test, fresh ones such as the target's */
+    REPORT_EDIT_SWEPT = 3,    /* the first ones: what is measured for every k */
     REPORT_EDIT_POINTS = 400, /* of a sweep */
-    REPORT_EDIT_PAIRS = 60,   /* (label, group): the ones with the lowest accuracy after the edit */
+    REPORT_EDIT_PAIRS = 60,   /* labels, or (label, group): the ones with the lowest accuracy after the edit */
     REPORT_EDIT_CHOICES = 24, /* ways to choose components, compared */
     REPORT_EDIT_LISTED = 40,  /* components by name */
     REPORT_EDIT_EXAMPLES = 6, /* of one set, with pictures */
@@ -103,22 +103,25 @@ enum { REPORT_OUTPUT, REPORT_ACCURACY, REPORT_WORST, REPORT_AVERAGE, REPORT_SCOR
 
 typedef struct report_edit_set {
     char spec[REPORT_TEXT + 4];
-    uint64_t examples;
+    uint64_t examples; /* the last set may have none */
     double before[REPORT_SCORES], after[REPORT_SCORES];
 } report_edit_set;
 
-/* Accuracy on the examples of one label and group, of validation and of test. */
+/* Accuracy on the examples of one label, or label and group, of validation and of test. */
 typedef struct report_edit_pair {
-    char label[REPORT_TEXT + 4], group[REPORT_TEXT + 4];
+    char label[REPORT_TEXT + 4], group[REPORT_TEXT + 4]; /* group "" without groups */
     uint64_t examples[2];
     double before[2], after[2];
 } report_edit_pair;
 
-/* What one way to choose as many components does: mean and 95 % interval of the target's gain of output, and of the losses on
- * validation and test, which are of accuracy (a language model's of output). */
+/* What one way to choose as many components does: means and 95 % intervals of the target's gain of output, of the losses on
+ * validation and test (of accuracy; a language model's of output), and of the gain of accuracy on fresh ones such as the
+ * target's (NaN without them). */
+enum { REPORT_GAIN, REPORT_VALIDATION_LOSS, REPORT_TEST_LOSS, REPORT_FRESH_GAIN, REPORT_FIGURES };
+
 typedef struct report_edit_choice {
     char method[16];
-    double gain[3], validation[3], test[3];
+    double figure[REPORT_FIGURES][3]; /* mean, low, high */
 } report_edit_choice;
 
 typedef struct report_edit_group {
@@ -143,6 +146,7 @@ typedef struct report_edit {
     char name[64], method[16], fit[64], output[40]; /* fit "": attributions from elsewhere */
     bool raise;                                     /* the target's outputs; else lower */
     bool has_classes;                               /* false: a language model, without accuracies */
+    bool has_groups;                                /* pairs are of a label and a group; else of a label alone */
     uint64_t components, k, max_k, stopped; /* n, ablated (0: no edit helps), K, where the sweep ended early or 0 */
     double select;                          /* points of accuracy (else output) that k might cost */
     report_edit_set sets[REPORT_EDIT_SETS];

@@ -135,30 +135,32 @@ static void widen(svg_range *range, double value) {
 }
 
 /* One line: a new stroke behind every gap, begun by a dot so that a value between two gaps is seen. */
-static void curve(html *h, const svg_curve *c, const double *x, size_t count, svg_range across, svg_range heights) {
+static void curve(html *h, const svg_curve *c, const double *x, size_t count, svg_range across, svg_range heights,
+                  double unit) {
     html_print(h, "<path class=\"curve %s\" d=\"", c->class);
     for (size_t i = 0, drawing = 0; i < count; i++) {
         if (isfinite(c->y[i]))
-            html_print(h, drawing ? "L%.1f %.1f" : "M%.1f %.1fh0", place(across, x[i]), SIDE - place(heights, c->y[i]));
+            html_print(h, drawing ? "L%.1f %.1f" : "M%.1f %.1fh0", place(across, x[i]),
+                       SIDE - place(heights, unit * c->y[i]));
         drawing = isfinite(c->y[i]);
     }
     html_print(h, "\"/>");
 }
 
 void svg_curves(html *h, const char *title, const double *x, size_t count, const svg_curve *curves, size_t curve_count,
-                double mark) {
+                double unit, double mark) {
     svg_range heights = {INFINITY, -INFINITY}, across = {0, 1};
     for (size_t i = 0; i < curve_count; i++)
         for (size_t k = 0; k < count; k++)
-            if (isfinite(curves[i].y[k])) widen(&heights, curves[i].y[k]);
+            if (isfinite(curves[i].y[k])) widen(&heights, unit * curves[i].y[k]);
     heights = with_room(heights);
     if (count && x[count - 1] > x[0]) across = (svg_range){x[0], x[count - 1]};
-    const double steps = across.high - across.low; /* x is whole numbers: no ticks between them */
+    const double steps = across.high - across.low; /* no ticks between whole numbers */
     html_print(h, "<div class=\"plot\">");
-    ticks_beside(h, heights, 5);
+    ticks_beside(h, heights, 6);
     svg_open(h, "area", title);
-    grid(h, heights, 5, 1);
-    for (size_t i = 0; i < curve_count; i++) curve(h, &curves[i], x, count, across, heights);
+    grid(h, heights, 6, 1);
+    for (size_t i = 0; i < curve_count; i++) curve(h, &curves[i], x, count, across, heights, unit);
     if (isfinite(mark)) html_print(h, "<path class=\"mark\" d=\"M%.1f 0V1000\"/>", place(across, mark));
     svg_close(h);
     svg_ticks(h, "x", across, steps < 6 ? (int)fmax(steps, 1) : 6);

@@ -32,10 +32,10 @@ typedef struct svg_curve {
     const double *y;
 } svg_curve;
 
-/* Lines of curves[].y [count] over x [count] (finite, ascending), with axes; gaps where y is not finite; a mark at x = mark
- * (unless NaN). */
+/* Lines of unit * curves[].y [count] over x [count] (finite whole numbers, ascending), with axes; gaps where y is not finite;
+ * a mark at x = mark (unless NaN). */
 void svg_curves(html *h, const char *title, const double *x, size_t count, const svg_curve *curves, size_t curve_count,
-                double mark);
+                double unit, double mark);
 
 /* predicted (up) against truth (right), with the diagonal; pairs with a non-finite side are left out. */
 void svg_scatter(html *h, const char *title, const float *truth, const float *predicted, size_t count);

@@ -4,7 +4,7 @@
  * A backend shows logits and outputs only, so a head reads the op's value: a linear layer over all its elements whose
  * rows either pick one element (a weight of one, exact in every precision: what comes out is the element as it was
  * stored) or add all of them with random weights (an element that no row picks cannot be far off unseen). Rows 0 to 7
- * are compared under masks, all rows without.
+ * are compared under masks, all rows without. A language model's head is its own: its case begins with a table of tokens.
  */
 #include <math.h>
 #include <stdio.h>
@@ -25,8 +25,9 @@ typedef struct op_case {
     activation act;
     mask_place place;
     uint32_t width; /* channels of one component; 0 = all */
-    bool scale, shift, residual;
+    bool scale, shift, residual, causal;
     uint32_t heads;
+    uint32_t vocabulary; /* OP_NEXT, behind an OP_LOOKUP and a layer norm, with the place's mask, of `in` */
     uint32_t slots, examples;
 } op_case;
 
@@ -68,6 +69,12 @@ static const op_case cases[] = {
     {TOKENS(OP_ATTENTION, 7, 20), BATCH(3, 2), .quick = true, .heads = 4, EACH(PLACE_OUT)},
     {TOKENS(OP_ATTENTION, 17, 64), BATCH(2, 2), .quick = true, .heads = 2, .place = PLACE_OUT, .width = 32},
     {TOKENS(OP_ATTENTION, 33, 128), BATCH(2, 1), .quick = true, .heads = 2, .place = PLACE_OUT, .width = 64},
+    {TOKENS(OP_ATTENTION, 35, 64), BATCH(2, 2), .quick = true, .heads = 2, .causal = true, .place = PLACE_OUT,
+     .width = 32},
+    {TOKENS(OP_ATTENTION, 9, 20), BATCH(3, 2), .quick = true, .heads = 4, .causal = true, EACH(PLACE_OUT)},
+    {TOKENS(OP_MEAN_TOKEN, 6, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_NORMALISE, 5, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_NEXT, 9, 20), BATCH(3, 2), .quick = true, .vocabulary = 67, EACH(PLACE_OUT)},
 
     {CONV(224, 224, 3, 64, 7, 2), BATCH(2, 2), .pad = 3, BATCHNORM, .act = ACT_RELU, EACH(PLACE_PRE)},
     {CONV(56, 56, 64, 64, 3, 1), BATCH(3, 3), .pad = 1, BATCHNORM, .act = ACT_RELU, EACH(PLACE_PRE)},
@@ -93,6 +100,12 @@ static const op_case cases[] = {
     {TOKENS(OP_ATTENTION, 197, 768), BATCH(2, 2), .heads = 12, .place = PLACE_OUT, .width = 64},
     {TOKENS(OP_ATTENTION, 257, 160), BATCH(2, 1), .heads = 2, EACH(PLACE_OUT)},
     {TOKENS(OP_ATTENTION, 1024, 128), BATCH(1, 1), .heads = 1, .place = PLACE_OUT},
+    {TOKENS(OP_ATTENTION, 1024, 128), BATCH(1, 1), .heads = 2, .causal = true, .place = PLACE_OUT},
+    {TOKENS(OP_MEAN_TOKEN, 49, 2048), BATCH(1, 2)},
+    {TOKENS(OP_NORMALISE, 3, 1024), BATCH(1, 3)},
+    {TOKENS(OP_NEXT, 9, 768), BATCH(1, 2), .vocabulary = 50257, EACH(PLACE_OUT)},
+    {TOKENS(OP_NEXT, 50, 64), BATCH(2, 2), .vocabulary = 50257,
+     EACH(PLACE_OUT)}, /* logits of some positions at a time */
 };
 
 /* ------------------------------------------------------------------------------------------------- building */
@@ -193,6 +206,7 @@ static coar_status add_tested(op_builder *b, const op_case *c, int *value) {
     o.pad = c->pad;
     o.act = c->act;
     o.heads = c->heads;
+    o.causal = c->causal;
     TRY(set_parameters(b, c, channels, &o));
     if (c->place != PLACE_NONE) o.mask = next_site(b, c->place, channels, c->width ? c->width : channels);
     return add(b, o, c->channels, value);
@@ -245,6 +259,30 @@ static coar_status add_head(op_builder *b, int value, int *logits) {
     return add(b, o, rows, logits);
 }
 
+/* A language model of one layer norm, which has the mask; its head is tied to its table. */
+static coar_status add_language_model(op_builder *b, const op_case *c, int *logits) {
+    const uint32_t tokens = c->in.w, width = c->in.c;
+    op lookup = plain_op(OP_LOOKUP, 0), norm = plain_op(OP_LAYERNORM, -1), next = plain_op(OP_NEXT, -1);
+    TRY(random_array(b, (size_t)c->vocabulary * width, 0, 1.7f / sqrtf((float)width), &lookup.weight));
+    TRY(random_array(b, (size_t)tokens * width, 0, 0.5f, &lookup.shift));
+    lookup.vocabulary = next.vocabulary = c->vocabulary;
+    TRY(add(b, lookup, width, &norm.input[0]));
+    norm.eps = 1e-5f;
+    norm.mask = next_site(b, c->place, width, c->width ? c->width : width);
+    TRY(add(b, norm, 0, &next.input[0]));
+    next.input[1] = 0;
+    next.weight = lookup.weight;
+    return add(b, next, 0, logits);
+}
+
+static coar_status add_layers(op_builder *b, const op_case *c, int *logits) {
+    int value;
+    if (c->vocabulary) return add_language_model(b, c, logits);
+    if (b->reverse) TRY(add_stem(b, c));
+    TRY(add_tested(b, c, &value));
+    return add_head(b, value, logits);
+}
+
 /* ---------------------------------------------------------------------------------------------------- names */
 
 static void append(char *text, size_t size, const char *more) {
@@ -279,6 +317,11 @@ static void name_case(const op_case *c, bool reverse, char *text, size_t size) {
         snprintf(part, sizeof part, ", %u heads", c->heads);
         append(text, size, part);
     }
+    if (c->vocabulary) {
+        snprintf(part, sizeof part, ", %u tokens", c->vocabulary);
+        append(text, size, part);
+    }
+    append(text, size, c->causal ? ", causal" : "");
     append(text, size, acts[c->act]);
     append(text, size, c->residual ? ", residual" : "");
     append(text, size, places[c->place]);
@@ -295,11 +338,10 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
     if (!c) return COAR_OK;
     const ptrdiff_t number = c - cases;
     op_builder b = {.case_number = (uint32_t)number, .reverse = reverse};
-    int value, logits;
-    TRY_GOTO(graph_create(c->in, 0, &b.graph));
-    if (reverse) TRY_GOTO(add_stem(&b, c));
-    TRY_GOTO(add_tested(&b, c, &value));
-    TRY_GOTO(add_head(&b, value, &logits));
+    const shape input = {c->in.h, c->in.w, c->vocabulary ? 1 : c->in.c};
+    int logits;
+    TRY_GOTO(graph_create(input, c->vocabulary, &b.graph));
+    TRY_GOTO(add_layers(&b, c, &logits));
     TRY_GOTO(graph_finish(b.graph, logits, b.components ? b.components : 1));
     *out = (selftest_item){.graph = b.graph,
                            .kind = (ablation_kind)(number % 3),
@@ -309,6 +351,10 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
                            .reverse = reverse,
                            .derived = {PICKS_MASKED, PICKS_MASKED + 1, PICKS_MASKED}, /* sums: no gradient is zero */
                            .rms_most = 0.01};
+    if (c->vocabulary) {
+        out->outputs = "margin,logit,loss";
+        memcpy(out->derived, (const size_t[SELFTEST_KINDS]){2, 1, 2}, sizeof out->derived); /* margins have kinks */
+    }
     name_case(c, reverse, out->name, sizeof out->name);
     b.graph = NULL;
 done:

@@ -41,7 +41,7 @@ typedef struct trial {
     size_t count;        /* of all */
     ablation ablation;
     float *fill;
-    uint8_t *images;
+    void *inputs; /* pixels or tokens */
     int32_t *labels;
     float *mean, *deviation;
     sampler sampler;
@@ -63,21 +63,31 @@ static void fill_words(void *bytes, size_t size, uint64_t row) {
     }
 }
 
+/* Texts of random tokens, of two of them and more. */
+static void make_texts(trial *t) {
+    const graph *g = t->item->graph;
+    const size_t length = g->values[0].w;
+    int32_t *tokens = t->inputs;
+    for (size_t i = 0; i < t->item->examples * length; i++) tokens[i] = (int32_t)((uint32_t)tokens[i] % g->vocabulary);
+    for (uint32_t e = 0; e < t->item->examples; e++) t->labels[e] = (int32_t)(length - e * 5 % (length - 1));
+}
+
 static coar_status make_examples(trial *t) {
     const selftest_item *item = t->item;
     const shape in = item->graph->values[0];
     const uint32_t classes = item->graph->values[item->graph->logits].c;
-    const size_t bytes = item->examples * shape_positions(in) * in.c;
-    TRY(memory_new(bytes, 1, "selftest images", &t->images));
+    const size_t bytes = item->examples * graph_input_bytes(item->graph);
+    TRY(memory_new(bytes, 1, "selftest examples", &t->inputs));
     TRY(memory_new(item->examples, sizeof *t->labels, "selftest labels", &t->labels));
     TRY(memory_new(in.c, sizeof *t->mean, "selftest images", &t->mean));
     TRY(memory_new(in.c, sizeof *t->deviation, "selftest images", &t->deviation));
-    fill_words(t->images, bytes, 0);
+    fill_words(t->inputs, bytes, 0);
     for (uint32_t e = 0; e < item->examples; e++) t->labels[e] = (int32_t)(e * 5 % classes);
     for (uint32_t c = 0; c < in.c; c++) {
         t->mean[c] = 0.5f + 0.02f * (float)(c % CHANNELS_SHOWN);
         t->deviation[c] = 0.25f + 0.02f * (float)(c % CHANNELS_SHOWN);
     }
+    if (item->graph->vocabulary) make_texts(t);
     return COAR_OK;
 }
 
@@ -117,7 +127,7 @@ static coar_status make_masks(trial *t) {
 
 static void free_trial(trial *t) {
     free(t->fill);
-    free(t->images);
+    free(t->inputs);
     free(t->labels);
     free(t->mean);
     free(t->deviation);
@@ -135,22 +145,26 @@ static size_t pairs_of(const trial *t) {
 
 /* One part: logits of the unablated network and outputs under the masks. In reverse the output of each kind of pass,
  * then the gradients of each; a single example has no conductance. */
-static void size_parts(trial *t, uint32_t classes) {
+static void size_parts(trial *t) {
     const selftest_item *item = t->item;
+    const size_t logits = graph_logits(item->graph, 1).count;
     const size_t gradients = pairs_of(t) * item->graph->components;
     if (item->reverse) {
         const size_t kinds = item->examples > 1 ? SELFTEST_KINDS : SELFTEST_KINDS - 1;
         t->parts[0] = kinds * pairs_of(t);
         for (size_t kind = 0; kind < kinds; kind++) t->parts[1 + kind] = gradients;
     } else {
-        t->parts[0] = (size_t)item->examples * classes + t->output_count * pairs_of(t);
+        t->parts[0] = item->examples * logits + t->output_count * pairs_of(t);
     }
     for (size_t p = 0; p < PARTS; p++) t->count += t->parts[p];
 }
 
+/* Which token is the likeliest other one may hang on a rounding; what its logit is does not. */
 static coar_status run_forward(trial *t, backend *b, float *results) {
+    const size_t count = t->item->graph->vocabulary ? t->item->examples * graph_logits(t->item->graph, 1).count : 0;
     float *outputs = results + t->count - t->output_count * pairs_of(t);
     TRY(b->interface->logits(b, results));
+    for (size_t i = NEXT_OTHER; i < count; i += NEXT_CHANNELS) results[i] = 0;
     return b->interface->run(b, &t->masks, outputs);
 }
 
@@ -202,7 +216,7 @@ static coar_status compute(trial *t, const backend_interface *interface, float *
                                        .path_examples = item->reverse && item->examples > 1 ? item->examples : 0};
     TRY_GOTO(interface->prepare(&settings, &b));
     const example_batch batch = {
-        .inputs = t->images, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
+        .inputs = t->inputs, .labels = t->labels, .count = item->examples, .mean = t->mean, .std = t->deviation};
     TRY_GOTO(interface->bind(b, &batch));
     TRY_GOTO(item->reverse ? run_reverse(t, b, results) : run_forward(t, b, results));
     if (tested && !o->quick) { /* the first call may have measured, compiled or captured */
@@ -259,13 +273,11 @@ static void compare(const trial *t, coar_selftest_case *c) {
 }
 
 static coar_status run_trial(trial *t, coar_selftest_case *c) {
-    const graph *g = t->item->graph;
-    const uint32_t classes = g->values[g->logits].c;
-    TRY(output_parse(t->item->outputs, g, t->outputs, &t->output_count));
+    TRY(output_parse(t->item->outputs, t->item->graph, t->outputs, &t->output_count));
     TRY(make_examples(t));
     TRY(make_ablation(t));
     TRY(make_masks(t));
-    size_parts(t, classes);
+    size_parts(t);
     TRY(memory_new(t->count, sizeof *t->expected, "selftest", &t->expected));
     TRY(memory_new(t->count, sizeof *t->actual, "selftest", &t->actual));
     TRY(compute(t, t->test->tested, t->actual, &c->seconds));

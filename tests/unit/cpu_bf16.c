@@ -255,9 +255,9 @@ int main(void) {
     lanes_each("products of awkward numbers, to the bit", check_products);
     check_networks();
     check_isas(0);
-    check_isas(NETS_TRANSFORMER);
+    check_isas(NETS_TRANSFORMERS);
     check_reverse(0);
-    check_reverse(NETS_TRANSFORMER);
+    check_reverse(NETS_TRANSFORMERS);
     check_plans();
     return test_end();
 }

@@ -226,14 +226,14 @@ static void check_memory(const graph *g, const char *isa, const example_batch *b
 /* Pair by pair: a mask of its own call, an example of its own batch. */
 static void check_pairs(const graph *g, const char *isa, const example_batch *batch, const mask_range *masks,
                         const float *expected) {
-    const size_t elements = shape_positions(g->values[0]) * g->values[0].c, n = g->components;
+    const size_t n = g->components;
     engine e;
     open_engine(&e, g, (conditions){.isa = isa});
     for (size_t s = 0; s < MASKS; s++)
         for (uint32_t first = 0; first < batch->count; first += 9) {
             const mask_range one = {.count = 1, .n = masks->n, .keeps = masks->keeps + s * n};
             example_batch part = first_examples(batch, batch->count - first < 9 ? batch->count - first : 9);
-            part.inputs = (const uint8_t *)part.inputs + first * elements;
+            part.inputs = (const uint8_t *)batch->inputs + first * graph_input_bytes(g);
             part.labels += first;
             float *few = gradients_of(&e, &part, REVERSE_MASK, &one);
             CHECK(!memcmp(few, expected + (s * batch->count + first) * n, part.count * n * sizeof *few));

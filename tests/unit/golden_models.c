@@ -29,7 +29,7 @@ static coar_status open_backend(const fixture *f, const model *m, const numerics
                           .memory = (size_t)1 << 30,
                           .examples_max = f->g.examples,
                           .masks_max = MASKS_MAX};
-    TRY(output_parse("margin", m->graph, outputs, &s.output_count));
+    TRY(output_parse("margin,loss", m->graph, outputs, &s.output_count));
     TRY(backend_find(f->backend, NULL, &interface));
     TRY(interface->prepare(&s, out));
     example_batch batch = golden_batch(&f->g, m);
@@ -40,9 +40,9 @@ static coar_status open_backend(const fixture *f, const model *m, const numerics
     return status;
 }
 
-/* Margins under `keeps`, as real keeps and (where they are bits and the fill is known) as packed bits. */
+/* Margins, or with `losses` losses, under `keeps`, as real keeps and (where they are bits) as packed bits. */
 static void compare(fixture *f, const model *m, component_set set, const char *ablation_text, const char *keeps_part,
-                    const char *margins_part) {
+                    const char *margins_part, bool losses) {
     size_t inputs[2] = {0}, results[2] = {0};
     float *keeps = golden_array(&f->g, set, keeps_part, 2, inputs), *means = NULL;
     float *expected = golden_array(&f->g, set, margins_part, 2, results);
@@ -64,7 +64,8 @@ static void compare(fixture *f, const model *m, component_set set, const char *a
     if (b && n == m->graph->components && masks == results[0] && masks <= MASKS_MAX) {
         size_t bytes = mask_bytes((uint32_t)n);
         uint8_t *bits = calloc(masks, bytes);
-        float *margins = calloc(masks * examples, sizeof *margins);
+        float *outputs = calloc(2 * masks * examples, sizeof *outputs);
+        const float *margins = outputs + (losses ? masks * examples : 0);
         bool binary = true;
         for (size_t i = 0; i < masks * n; i++) {
             binary = binary && (keeps[i] == 0 || keeps[i] == 1);
@@ -72,13 +73,13 @@ static void compare(fixture *f, const model *m, component_set set, const char *a
         }
         mask_range range = {
             .count = masks, .n = (uint32_t)n, .bits = binary ? bits : NULL, .keeps = binary ? NULL : keeps};
-        CHECK_OK(b->interface->run(b, &range, margins));
+        CHECK_OK(b->interface->run(b, &range, outputs));
         for (size_t i = 0; i < masks * examples; i++) {
             double difference = fabs((double)margins[i] - (double)expected[i]);
             if (!(difference <= f->worst)) f->worst = difference;
         }
         free(bits);
-        free(margins);
+        free(outputs);
     }
     if (b) b->interface->destroy(b);
     plan_free(&plan);
@@ -91,10 +92,11 @@ static void compare_set(fixture *f, component_set set) {
     if (!golden_has(&f->g, set, "keeps")) return;
     model *m = golden_model(&f->g, set);
     if (!m) return;
-    compare(f, m, set, "zero", "keeps", "zero");
-    compare(f, m, set, "scale:0.3", "keeps", "scale");
-    compare(f, m, set, "mean", "keeps", "mean");
-    compare(f, m, set, "zero", "half_keeps", "half");
+    compare(f, m, set, "zero", "keeps", "zero", false);
+    compare(f, m, set, "scale:0.3", "keeps", "scale", false);
+    compare(f, m, set, "mean", "keeps", "mean", false);
+    compare(f, m, set, "zero", "half_keeps", "half", false);
+    if (golden_has(&f->g, set, "loss")) compare(f, m, set, "zero", "keeps", "loss", true);
     model_destroy(m);
 }
 

@@ -57,7 +57,7 @@ static backend *open_reference(const char *ablation, job **out) {
     backend *b = NULL;
     job *j = digits_job(&options);
     CHECK_OK(job_baseline(j)); /* the means of `mean` */
-    uint8_t *images = malloc(EXAMPLES * job_image_bytes(j));
+    uint8_t *images = malloc(EXAMPLES * dataset_example_bytes(j->data));
     CHECK_OK(job_prepare(j, &pass, 0, j->pool, &b));
     CHECK_OK(job_read(j, 0, EXAMPLES, images));
     CHECK_OK(job_bind(j, b, 0, EXAMPLES, images));

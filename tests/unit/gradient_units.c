@@ -73,7 +73,7 @@ static void expect_sums(double *sums, double *of_component, double *of_example) 
     const uint32_t n = j->model->graph->components;
     const job_pass pass = {.examples = LEVELS_BLOCK, .masks = 1, .reverse = true};
     const level_masks masks = {.seed = 12345678901234567890u, .alpha = 0.2, .n = n};
-    uint8_t *images = malloc(LEVELS_BLOCK * job_image_bytes(j)), *level = malloc(n);
+    uint8_t *images = malloc(LEVELS_BLOCK * dataset_example_bytes(j->data)), *level = malloc(n);
     float *keeps = malloc(n * sizeof *keeps), *gradients = malloc(LEVELS_BLOCK * n * sizeof *gradients);
     backend *b = NULL;
     CHECK_OK(job_prepare(j, &pass, 0, j->pool, &b));

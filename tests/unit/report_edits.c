@@ -44,14 +44,36 @@ static void test_ordinary(void) {
                     "4 &rarr; +2.1"); /* and its mean margin */
     check_has(page, "The sweep ended at 50");
     check_has(page, "<td>loo</td>");
-    check_has(page, "<tr class=\"chosen\"><td>tau</td><td>+6</td>");
+    check_has(page, "<tr class=\"chosen\"><td>tau</td><td>+6.00<div");
     check_has(page, "layer1.1.conv1: 2 of 16 ablated");
     check_has(page, "before: <span class=\"wrong\">airplane</span>");
     check_has(page, "group 3");
-    CHECK_INT(occurrences(page, "Worst group of the test examples"), 1); /* the edit with groups alone */
+    check_lacks(page, "Fresh targets");
+    CHECK_INT(occurrences(page, "Test: worst group"), 1); /* the edit with groups alone */
     CHECK_INT(occurrences(page, "curve worst"), 1);
     CHECK_INT(occurrences(page, "curve target"), 4); /* accuracy and output of both */
     CHECK_INT(occurrences(page, "class=\"card turn\""), 2 * 3 * REPORT_EDIT_EXAMPLES);
+    free(page);
+}
+
+static void test_fresh(void) {
+    test_begin(
+        "fresh examples such as the target's have a figure, a row and a column; labels without groups are classes");
+    report_data data;
+    made_run(&data);
+    made_edit(&data, "fresh", 2);
+    report_edit *e = &data.edits[0];
+    e->has_groups = false;
+    e->sets[4] = (report_edit_set){.examples = 77, .before = {-3, .02}, .after = {1, .75}};
+    for (size_t i = 0; i < e->choice_count; i++)
+        for (int k = 0; k < 3; k++) e->choices[i].figure[REPORT_FRESH_GAIN][k] = .5 + .1 * k;
+    char *page = page_checked(&data, NULL);
+    check_has(page, "Fresh targets: accuracy");
+    check_has(page, "<td>Fresh targets</td><td>77</td>");
+    check_has(page, "Gain of fresh targets");
+    check_has(page, "<td>+50.0<div class=\"soft\">+60.0 to +70.0</div>");
+    check_has(page, "Test: worst class");
+    check_lacks(page, "group 0");
     free(page);
 }
 
@@ -84,7 +106,7 @@ static void test_language_model(void) {
                 for (size_t k = 0; k < e->points; k++) e->sweep[i][s][k] = NAN;
         }
     char *page = page_checked(&data, NULL);
-    check_has(page, "Target mean output");
+    check_has(page, "Target: mean output");
     check_has(page, "at most 2 of mean output");
     check_lacks(page, "Accuracy</th>");
     CHECK_INT(occurrences(page, "curve target"), 1);
@@ -141,8 +163,8 @@ static void test_not_finite(void) {
     for (size_t i = 0; i < e->pair_count; i++) e->pairs[i].before[0] = e->pairs[i].after[1] = NAN;
     for (size_t i = 0; i < e->choice_count; i++)
         for (int k = 0; k < 3; k++) {
-            e->choices[i].gain[k] = NAN;
-            e->choices[i].test[k] = INFINITY;
+            e->choices[i].figure[REPORT_GAIN][k] = NAN;
+            e->choices[i].figure[REPORT_TEST_LOSS][k] = INFINITY;
         }
     for (size_t i = 0; i < e->listed_count; i++) e->listed[i].score = NAN;
     for (size_t k = 0; k < e->example_count[0]; k++) e->examples[0][k].margin_before = NAN;
@@ -175,6 +197,7 @@ static void test_bounded(void) {
 int main(void) {
     test_none();
     test_ordinary();
+    test_fresh();
     test_nothing_helps();
     test_language_model();
     test_hostile();

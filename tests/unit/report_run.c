@@ -261,8 +261,8 @@ static void check_gathered(const char *run) {
             CHECK_TEXT(shown->negative[0].group, "stem.conv");
             CHECK_INT(shown->negative[0].index, 3);
         }
-        CHECK_INT(shown->width, WIDTH);
-        CHECK_INT(shown->height, HEIGHT);
+        CHECK_INT(shown->picture.width, WIDTH);
+        CHECK_INT(shown->picture.height, HEIGHT);
         for (uint32_t k = 0; shown->picture.pixels && k < HEIGHT * WIDTH * CHANNELS; k++)
             if (shown->picture.pixels[k] != pixel_of(shown->row, k))
                 test_fail(__FILE__, __LINE__, "row %d: pixel %u", (int)shown->row, k);

@@ -28,27 +28,18 @@ coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out)
     return COAR_OK;
 }
 
-/* Until they are there. */
-static coar_status refuse_new_ops(const graph *g) {
-    for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].causal || g->ops[i].kind == OP_LOOKUP || g->ops[i].kind == OP_NEXT)
-            return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
-                              op_kind_name(g->ops[i].kind));
-    return COAR_OK;
-}
-
 /* What is known before the large allocation. */
 static coar_status describe(const backend_settings *s, cpu_backend *b) {
     *b = (cpu_backend){.base.interface = &backend_cpu, .settings = *s};
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
         return status_set(COAR_ERROR_INTERNAL, "cpu: %zu outputs, a plan of %zu layers for a model of %zu",
                           s->output_count, s->plan->layers, s->graph->op_count);
-    TRY(refuse_new_ops(s->graph));
     TRY(cpu_find_kernels(s->plan, &b->kernels));
     const shape input = s->graph->values[0];
     b->logits = graph_logits(s->graph, LANES);
     if (!size_mul(shape_positions(input), input.c, &b->elements))
         return status_set(COAR_ERROR_MEMORY, "the model's input is more than this machine can address");
+    b->element_bytes = s->graph->vocabulary ? sizeof(int32_t) : 1;
     memcpy(b->outputs, s->outputs, s->output_count * sizeof *s->outputs);
     TRY(buffer_plan_create(s->graph, false, &b->buffers));
     TRY(memory_new(s->graph->op_count, sizeof *b->layers, "cpu backend", &b->layers));
@@ -110,26 +101,31 @@ static coar_status cpu_prepare(const backend_settings *s, backend **out) {
 
 /* --------------------------------------------------------------------------------------- examples */
 
-/* [LANES][elements] -> [elements][LANES] */
-static void transpose(const uint8_t *images, size_t elements, uint8_t *lanes) {
-    for (size_t lane = 0; lane < LANES; lane++)
-        for (size_t i = 0; i < elements; i++) lanes[i * LANES + lane] = images[lane * elements + i];
+/* One example's elements into a lane: [elements] -> [elements][LANES]. */
+static void put_lane(const cpu_backend *b, const uint8_t *example, uint8_t *lanes, size_t lane) {
+    if (b->element_bytes == 1)
+        for (size_t i = 0; i < b->elements; i++) lanes[i * LANES + lane] = example[i];
+    else
+        for (size_t i = 0; i < b->elements; i++)
+            memcpy(lanes + (i * LANES + lane) * sizeof(int32_t), example + i * sizeof(int32_t), sizeof(int32_t));
 }
 
 static coar_status cpu_bind(backend *base, const example_batch *batch) {
     cpu_backend *b = self(base);
-    const size_t groups = batch->count / LANES, group = b->elements * LANES;
+    const size_t groups = batch->count / LANES, bytes = b->elements * b->element_bytes;
+    const uint8_t *inputs = batch->inputs;
     TRY(backend_check_batch(&b->settings, batch));
     b->examples = batch->count;
     for (size_t t = 0; t < b->workers; t++)
         for (size_t lane = 0; lane < LANES; lane++) b->worker[t].shown[lane] = SHOWN_NONE;
-    for (size_t g = 0; g < groups; g++)
-        transpose((const uint8_t *)batch->inputs + g * group, b->elements, b->groups + g * group);
-    memcpy(b->rest, (const uint8_t *)batch->inputs + groups * group, batch->count % LANES * b->elements);
+    for (size_t e = 0; e < groups * LANES; e++)
+        put_lane(b, inputs + e * bytes, b->groups + e / LANES * LANES * bytes, e % LANES);
+    memcpy(b->rest, inputs + groups * LANES * bytes, batch->count % LANES * bytes);
     if (batch->labels)
         memcpy(b->labels, batch->labels, batch->count * sizeof *b->labels);
     else
         memset(b->labels, 0, batch->count * sizeof *b->labels);
+    if (b->settings.graph->vocabulary) return COAR_OK; /* the rest is for pixels */
     b->scaled = batch->scale != NULL;
     if (b->scaled) memcpy(b->scale, batch->scale, batch->count * sizeof *b->scale);
     for (uint32_t c = 0; c < b->settings.graph->values[0].c; c++) { /* (pixel / 255 - mean) / std */
@@ -139,20 +135,31 @@ static coar_status cpu_bind(backend *base, const example_batch *batch) {
     return COAR_OK;
 }
 
+/* Positions that the outputs of a text depend on: those before its last token. Of an image, and of a text whose length does
+ * not count, all there are. */
+static size_t positions_of(const cpu_backend *b, size_t example) {
+    const int32_t length = b->labels[example];
+    return b->settings.graph->vocabulary && length ? (size_t)length - 1 : SIZE_MAX;
+}
+
 tile_images cpu_group_images(const cpu_backend *b, size_t g) {
-    return (tile_images){b->groups + g * b->elements * LANES, b->scaled ? b->scale + g * LANES : NULL};
+    size_t positions = 0;
+    for (size_t lane = 0; lane < LANES; lane++) positions = cpu_larger(positions, positions_of(b, g * LANES + lane));
+    return (tile_images){b->groups + g * b->elements * b->element_bytes * LANES,
+                         b->scaled ? b->scale + g * LANES : NULL, positions};
 }
 
 tile_images cpu_rest_images(const cpu_backend *b, cpu_worker *w, const uint32_t *example) {
-    const float *scale = b->scale + b->examples / LANES * LANES;
+    const size_t first = b->examples / LANES * LANES;
+    size_t positions = 0;
     for (size_t lane = 0; lane < LANES; lane++) {
-        const uint8_t *image = b->rest + example[lane] * b->elements;
+        positions = cpu_larger(positions, positions_of(b, first + example[lane]));
         if (w->shown[lane] == example[lane]) continue; /* few examples: tile after tile shows the same */
         w->shown[lane] = example[lane];
-        for (size_t i = 0; i < b->elements; i++) w->pixels[i * LANES + lane] = image[i];
-        w->scale[lane] = scale[example[lane]];
+        put_lane(b, b->rest + example[lane] * b->elements * b->element_bytes, w->pixels, lane);
+        w->scale[lane] = b->scale[first + example[lane]];
     }
-    return (tile_images){w->pixels, b->scaled ? w->scale : NULL};
+    return (tile_images){w->pixels, b->scaled ? w->scale : NULL, positions};
 }
 
 /* ------------------------------------------------------------------------------------------ keeps */
@@ -203,7 +210,14 @@ typedef struct run_job {
     size_t parts;            /* tasks that share the groups of one mask */
     float *outputs;          /* [output_count][S][E], or */
     float *logits;           /* [E][logits.count] */
+    bool log_sums;           /* an output is made of them, or the logits are wanted */
 } run_job;
+
+/* For logits all positions of a text, whatever its length. */
+static tile_images shown(const run_job *job, tile_images images) {
+    if (job->logits) images.positions = SIZE_MAX;
+    return images;
+}
 
 /* The outputs of one lane of the tile in hand. */
 static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, size_t s, size_t example) {
@@ -221,7 +235,8 @@ static void store_lane(const run_job *job, const cpu_worker *w, uint32_t lane, s
 static void run_groups(const run_job *job, cpu_worker *w, size_t s, size_t first, size_t end) {
     cpu_keep_mask(job->b, w, job->masks, s);
     for (size_t g = first; g < end; g++) {
-        cpu_tile_run(job->b, w, cpu_group_images(job->b, g), true, g == first, cpu_profile_observer(job->b, true));
+        cpu_tile_run(job->b, w, shown(job, cpu_group_images(job->b, g)), true, g == first,
+                     cpu_profile_observer(job->b, true));
         for (uint32_t lane = 0; lane < LANES; lane++) store_lane(job, w, lane, s, g * LANES + lane);
     }
 }
@@ -231,7 +246,8 @@ static void run_mixed(const run_job *job, cpu_worker *w, size_t first) {
     const uint32_t lanes = left < LANES ? (uint32_t)left : LANES;
     uint32_t example[LANES];
     cpu_keep_pairs(job->b, w, job->masks, first, lanes, example);
-    cpu_tile_run(job->b, w, cpu_rest_images(job->b, w, example), false, true, cpu_profile_observer(job->b, false));
+    cpu_tile_run(job->b, w, shown(job, cpu_rest_images(job->b, w, example)), false, true,
+                 cpu_profile_observer(job->b, false));
     for (uint32_t lane = 0; lane < lanes; lane++)
         store_lane(job, w, lane, (first + lane) / job->rest, job->groups * LANES + example[lane]);
 }
@@ -241,6 +257,7 @@ static coar_status run_task(void *context, size_t task, int worker) {
     cpu_worker *w = &job->b->worker[worker];
     const size_t group_tasks = job->groups ? job->count * job->parts : 0;
     w->all_positions = false;
+    w->log_sums = job->log_sums;
     if (task < group_tasks) {
         const size_t part = task % job->parts;
         run_groups(job, w, task / job->parts, job->groups * part / job->parts, job->groups * (part + 1) / job->parts);
@@ -286,6 +303,8 @@ static coar_status run_all(cpu_backend *b, run_job *job) {
     job->b = b;
     job->groups = b->examples / LANES;
     job->rest = b->examples % LANES;
+    job->log_sums = job->logits != NULL;
+    for (size_t k = 0; k < b->settings.output_count; k++) job->log_sums |= b->outputs[k].kind == OUTPUT_LOSS;
     job->parts = parts_per_mask(b, job->count, job->groups);
     const size_t mixed = (job->count * job->rest + LANES - 1) / LANES;
     for (size_t t = 0; t < b->workers; t++) b->worker[t].flops = 0;

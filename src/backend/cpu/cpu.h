@@ -12,7 +12,8 @@
  *   cpu.c         the backend interface: prepare, run, destroy
  *   cpu_layer.c   what never changes about an op: geometry, border zones, weights packed for all masks
  *   cpu_pack.c    an op under given masks: rows to compute, columns to read, epilogue
- *   cpu_tile.c    pixels into lanes, the op list over one tile
+ *   cpu_tile.c    pixels or tokens into lanes, the op list over one tile
+ *   cpu_language.c  the ends of a language model: lookup, and what it says of the next token
  *   cpu_memory.c  one plan of all memory; what does not fit
  *   cpu_peak.c    the most flops and bytes per second this machine can do
  *   cpu_profile.c where the time goes, op by op
@@ -73,6 +74,9 @@ typedef struct cpu_layer {
     float
         *reverse_weight; /* data gradient: rows are input channels, points as of `fp32`; NULL without reverse passes */
     size_t *reverse_row; /* [I]: where each of them begins */
+    /* OP_NEXT: form and fp32 as of a linear layer whose rows are the tokens; where losses are differentiated also
+     * reverse_weight, chunk by chunk, and reverse_row [2][I], for all chunks but the last, and for that */
+    size_t *next_row; /* [vocabulary]: where each row begins */
 } cpu_layer;
 
 /* A convolution under the masks of a tile. Lanes of a group are all alike. */
@@ -98,6 +102,8 @@ typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
     bool all_positions; /* in sums over positions and reverse passes: whether or not they are read */
+    size_t positions;   /* of texts, in this tile: those behind them have no next token, and nobody sees them */
+    bool log_sums;      /* an OP_NEXT's are wanted, as by losses; otherwise 0 */
     /* run */
     float *buffer;    /* all buffers of the plan, [size][LANES] each and lanes_room apart (buffer_start) */
     float *activated; /* [widest layer that leaves out, rounded up to LANES] */
@@ -116,15 +122,17 @@ typedef struct cpu_worker {
     float *attention;         /* attention_scratch */
     uint32_t *value_width;    /* [most heads]: attention_args.value_width */
     float *conv;              /* scratch of the layer whose form needs most */
-    uint8_t *pixels;          /* [input elements][LANES]: a mixed tile's */
+    float *next;              /* cpu_next_scratch, of a language model */
+    uint8_t *pixels;          /* [input elements][LANES], of element_bytes each: a mixed tile's */
     uint32_t shown[LANES];    /* which of the rest's examples each of its lanes shows; SHOWN_NONE */
     float *scale;             /* [LANES]: a mixed tile's example_batch.scale */
 } cpu_worker;
 
 /* What a tile shows. */
 typedef struct tile_images {
-    const uint8_t *pixels; /* [input elements][LANES] */
+    const uint8_t *pixels; /* [input elements][LANES]; of texts tokens, i32 likewise */
     const float *scale;    /* [LANES] the normalised image is multiplied by this; NULL = 1 */
+    size_t positions;      /* of texts: all that the longest one's outputs depend on; else SIZE_MAX */
 } tile_images;
 
 typedef struct cpu_profile cpu_profile;
@@ -134,8 +142,9 @@ typedef struct cpu_backend {
     backend_settings settings;
     output_spec outputs[OUTPUTS_MAX];
     const cpu_kernels *kernels;
-    logits_view logits; /* of a lane; without values and label */
-    size_t elements;    /* of an input image */
+    logits_view logits;   /* of a lane; without values and label */
+    size_t elements;      /* of an input image or text */
+    size_t element_bytes; /* 1, or of tokens 4 */
     buffer_plan buffers;
     size_t *buffer_start;         /* [buffers.buffers], in floats of a worker's buffer */
     uint32_t *column;             /* [columns]: where each column begins when all are stored */
@@ -152,8 +161,8 @@ typedef struct cpu_backend {
     void *memory;       /* one allocation for all arrays */
 
     uint32_t examples;            /* bound now: E */
-    uint8_t *groups;              /* [E / 32][input elements][LANES] */
-    uint8_t *rest;                /* [E mod 32][input elements] */
+    uint8_t *groups;              /* [E / 32][input elements][LANES] of element_bytes each */
+    uint8_t *rest;                /* [E mod 32][input elements] likewise */
     int32_t *labels;              /* [examples_max] */
     float *scale;                 /* [examples_max] */
     bool scaled;                  /* `scale` counts */
@@ -172,6 +181,10 @@ coar_status cpu_layers_fill(cpu_backend *b);
 /* Columns of a kernel row, all stored, of a form with so many in a point: the length of their list. */
 static inline size_t cpu_layer_columns(const cpu_layer *layer, const cpu_form *form, uint32_t columns) {
     return (size_t)columns * (form->winograd ? 1 : layer->op->kernel_w);
+}
+/* Rows of its weights; 0 where it has none that are packed. */
+static inline uint32_t cpu_layer_rows(const cpu_layer *layer) {
+    return layer->op->kind == OP_CONV ? layer->out.c : layer->op->kind == OP_NEXT ? layer->op->vocabulary : 0;
 }
 static inline size_t cpu_layer_zones(const cpu_layer *layer) {
     return (size_t)layer->rows.zones * layer->columns.zones;
@@ -221,14 +234,17 @@ static inline float *cpu_value(const cpu_worker *w, int v) {
 }
 /* A convolution in one of its layer's forms. */
 void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args);
-/* Positions of a layer's output that are computed. */
+/* Positions of a layer's output that are computed: the first so many. */
 static inline size_t cpu_positions(const cpu_worker *w, const cpu_layer *layer) {
-    return w->all_positions ? shape_positions(layer->out) : layer->read;
+    const size_t all = w->all_positions ? shape_positions(layer->out) : layer->read;
+    return all < w->positions ? all : w->positions;
 }
 /* The arguments of convolution i of the tile in hand, as it was packed. */
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group);
 window cpu_layer_window(const cpu_layer *layer);
-/* The normalised images into x [input elements][LANES]. */
+/* The same over the positions that are computed. */
+window cpu_tile_window(const cpu_worker *w, const cpu_layer *layer);
+/* The normalised images, or the tokens as numbers, into x [input elements][LANES]. */
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x);
 /* Op i but for the mask of an OUT site; not a convolution. */
 void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group);
@@ -241,6 +257,28 @@ void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool g
  * worker's last tile. `observer` may be NULL. */
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,
                   const tile_observer *observer);
+
+/* ------------------------------------------------------------------------------------ cpu_language.c
+ *
+ * x [positions][width][LANES], tokens [T][LANES] (value 0), what an OP_NEXT leaves [positions][NEXT_CHANNELS][LANES]. */
+
+/* OP_LOOKUP. */
+void cpu_lookup(const cpu_layer *layer, size_t positions, const float *tokens, float *output);
+/* OP_NEXT, in one of its layer's forms. Uses w->next and w->conv. */
+void cpu_next(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, const cpu_form *form, const float *x,
+              const float *tokens, float *output);
+/* dL/dx of it, from the gradient of what it left, y. The part through the log of the sums where w->log_sums are. */
+void cpu_next_reverse(const cpu_backend *b, const cpu_worker *w, const cpu_layer *layer, const float *x,
+                      const float *tokens, const float *y, const float *gradient, gradient_sum output);
+/* An OP_NEXT's forms, and how long the lists must be that serve all layers. */
+void cpu_next_describe(cpu_backend *b, cpu_layer *layer, bool bf16);
+/* Floats of a worker's scratch: w->next, w->conv; of reverse_weight. */
+size_t cpu_next_scratch(void);
+size_t cpu_next_conv_scratch(const cpu_backend *b, const cpu_layer *layer);
+size_t cpu_next_reverse_size(const cpu_backend *b, const cpu_layer *layer);
+void cpu_next_pack_reverse(const cpu_backend *b, const cpu_layer *layer, float *packed);
+/* Fills next_row, and reverse_row where there is one. */
+void cpu_next_list_rows(const cpu_backend *b, const cpu_layer *layer);
 
 /* ------------------------------------------------------------------------------------- cpu_reverse.c */
 

@@ -86,7 +86,7 @@ static bool is_positionwise(const cpu_layer *layer) {
 /* From the logits back. */
 static void find_read(cpu_backend *b) {
     const graph *g = b->settings.graph;
-    read_positions(b, g->logits, 1);
+    read_positions(b, g->logits, shape_positions(g->values[g->logits]));
     for (size_t i = g->op_count; i-- > 0;) {
         cpu_layer *layer = &b->layers[i];
         const op *o = layer->op;
@@ -108,6 +108,7 @@ void cpu_layers_describe(cpu_backend *b) {
         *layer = (cpu_layer){
             .op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .stored_by = -1, .feeder = -1};
         if (o->kind == OP_ATTENTION) describe_attention(b, i);
+        if (o->kind == OP_NEXT) cpu_next_describe(b, layer, bf16);
         if (o->kind != OP_CONV) continue;
         if (plan_is_compacted(b->settings.plan->form[i])) leave_out(b, i, &o->mask);
         const bool winograd = plan_is_winograd(b->settings.plan->form[i]);
@@ -141,9 +142,14 @@ static coar_status pack_layer(void *context, size_t task, int worker) {
                                      layer->reverse_weight};
     const size_t which = task % WEIGHTS;
     (void)worker;
-    if (layer->op->kind != OP_CONV || !weights[which]) return COAR_OK;
-    const window window = cpu_layer_window(layer);
-    pack[which](&window, layer->in.c, layer->out.c, layer->op->weight, weights[which]);
+    if (!cpu_layer_rows(layer) || !weights[which]) return COAR_OK;
+    if (layer->op->kind == OP_NEXT && which == WEIGHTS - 1) {
+        cpu_next_pack_reverse(b, layer, weights[which]);
+        return COAR_OK;
+    }
+    window window = cpu_layer_window(layer);
+    if (layer->op->kind == OP_NEXT) window.kernel_h = window.kernel_w = window.stride = 1; /* a linear layer's */
+    pack[which](&window, layer->in.c, cpu_layer_rows(layer), layer->op->weight, weights[which]);
     return COAR_OK;
 }
 
@@ -151,6 +157,7 @@ coar_status cpu_layers_fill(cpu_backend *b) {
     const size_t ops = b->settings.graph->op_count;
     for (size_t i = 0; i < ops; i++) {
         cpu_layer *layer = &b->layers[i];
+        if (layer->op->kind == OP_NEXT) cpu_next_list_rows(b, layer);
         if (layer->op->kind != OP_CONV) continue;
         cut_axes(layer);
         for (uint32_t c = 0; layer->reverse_row && c < layer->in.c; c++)

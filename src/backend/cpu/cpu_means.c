@@ -73,8 +73,11 @@ static coar_status sum_tile(void *context, size_t task, int worker) {
     memset(t->sums, 0, (size_t)b->settings.graph->rows * LANES * sizeof *t->sums);
     cpu_keep_all(b, w);
     w->all_positions = true;
+    w->log_sums = false;
     const bool full = tile_lanes(b, tile) == LANES;
-    cpu_tile_run(b, w, full ? cpu_group_images(b, tile) : cpu_rest_images(b, w, example), false, true, &observer);
+    tile_images images = full ? cpu_group_images(b, tile) : cpu_rest_images(b, w, example);
+    images.positions = SIZE_MAX; /* also of texts */
+    cpu_tile_run(b, w, images, false, true, &observer);
     return COAR_OK;
 }
 

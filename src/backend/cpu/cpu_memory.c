@@ -22,7 +22,7 @@ static void place_axis(arena *arena, border_axis *axis, uint32_t size) {
 }
 
 static void place_form(const cpu_backend *b, arena *arena, const cpu_layer *layer, cpu_form *form) {
-    const size_t floats = conv_packed_size(layer->out.c, form->columns, form->points, b->kernels->tile_rows);
+    const size_t floats = conv_packed_size(cpu_layer_rows(layer), form->columns, form->points, b->kernels->tile_rows);
     arena_place(arena, floats, sizeof(float), &form->weight);
 }
 
@@ -36,6 +36,23 @@ static void place_weights(const cpu_backend *b, arena *arena, cpu_layer *layer) 
     arena_place(arena, in, sizeof *layer->reverse_row, &layer->reverse_row);
 }
 
+/* Losses alone are differentiated with respect to every logit. */
+static bool differentiates_losses(const cpu_backend *b) {
+    bool losses = false;
+    for (size_t k = 0; k < b->settings.output_count; k++) losses |= b->outputs[k].kind == OUTPUT_LOSS;
+    return losses && b->settings.reverse;
+}
+
+static void place_next(const cpu_backend *b, arena *arena, cpu_layer *layer) {
+    arena_place(arena, layer->op->vocabulary, sizeof *layer->next_row, &layer->next_row);
+    place_form(b, arena, layer, &layer->form);
+    layer->fp32.weight = layer->form.bf16 ? NULL : layer->form.weight;
+    if (b->settings.reverse && layer->form.bf16) place_form(b, arena, layer, &layer->fp32);
+    if (!differentiates_losses(b)) return;
+    arena_place(arena, cpu_next_reverse_size(b, layer), sizeof(float), &layer->reverse_weight);
+    arena_place(arena, 2 * (size_t)layer->in.c, sizeof *layer->reverse_row, &layer->reverse_row);
+}
+
 static void place_shared(cpu_backend *b, arena *arena) {
     const graph *g = b->settings.graph;
     const size_t most = b->settings.examples_max;
@@ -43,6 +60,7 @@ static void place_shared(cpu_backend *b, arena *arena) {
     arena_place(arena, b->workers, sizeof *b->worker, &b->worker);
     for (size_t i = 0; i < g->op_count; i++) {
         cpu_layer *layer = &b->layers[i];
+        if (layer->op->kind == OP_NEXT) place_next(b, arena, layer);
         if (layer->op->kind != OP_CONV) continue;
         place_axis(arena, &layer->rows, layer->out.h);
         place_axis(arena, &layer->columns, layer->out.w);
@@ -50,8 +68,8 @@ static void place_shared(cpu_backend *b, arena *arena) {
     }
     arena_place(arena, b->columns, sizeof *b->column, &b->column);
     arena_place(arena, b->pairs, sizeof *b->pair, &b->pair);
-    arena_place(arena, most / LANES, product(b->elements, LANES, 1), &b->groups);
-    arena_place(arena, LANES - 1, b->elements, &b->rest);
+    arena_place(arena, most / LANES, product(b->elements, LANES, b->element_bytes), &b->groups);
+    arena_place(arena, LANES - 1, product(b->elements, b->element_bytes, 1), &b->rest);
     arena_place(arena, most, sizeof *b->labels, &b->labels);
     arena_place(arena, most, sizeof *b->scale, &b->scale);
     arena_place(arena, LANES, sizeof *b->zeros, &b->zeros);
@@ -64,7 +82,7 @@ typedef struct scratch_sizes {
     size_t site_channels; /* of the widest site */
     size_t out_channels;  /* of the widest PLACE_OUT site */
     size_t attention, attention_reverse, heads;
-    size_t conv;
+    size_t conv, next;
     size_t activated;
     size_t taps; /* of the largest kernel whose input is left out in part */
 } scratch_sizes;
@@ -88,6 +106,8 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
     for (size_t i = 0; i < g->op_count; i++) {
         const cpu_layer *layer = &b->layers[i];
         if (layer->op->kind == OP_CONV) s.conv = cpu_larger(s.conv, conv_scratch(b, layer));
+        if (layer->op->kind == OP_NEXT) s.conv = cpu_larger(s.conv, cpu_next_conv_scratch(b, layer));
+        if (layer->op->kind == OP_NEXT) s.next = cpu_next_scratch();
         if (layer->feeder >= 0) s.taps = cpu_larger(s.taps, (size_t)layer->op->kernel_h * layer->op->kernel_w);
         if (layer->left_out) s.activated = cpu_larger(s.activated, (size_t)layer->out.c + LANES);
         if (layer->op->mask.place == PLACE_OUT) s.out_channels = cpu_larger(s.out_channels, layer->out.c);
@@ -161,7 +181,8 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     arena_place(arena, s->attention, sizeof *w->attention, &w->attention);
     arena_place(arena, s->heads, sizeof *w->value_width, &w->value_width);
     arena_place(arena, s->conv, sizeof *w->conv, &w->conv);
-    arena_place(arena, b->elements, LANES, &w->pixels);
+    arena_place(arena, s->next, sizeof *w->next, &w->next);
+    arena_place(arena, b->elements, b->element_bytes * LANES, &w->pixels);
     arena_place(arena, LANES, sizeof *w->scale, &w->scale);
     const size_t start = arena->used;
     place_run(b, arena, s, w);

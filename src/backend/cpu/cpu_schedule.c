@@ -39,8 +39,8 @@ static bool reads_residual(const op *o) {
 
 /* Input k itself, for the reverse of this op. */
 static bool reads_input(const op *o, int k) {
-    return o->input[k] >= 0 &&
-           (o->kind == OP_ATTENTION || o->kind == OP_LAYERNORM || o->kind == OP_MAXPOOL || o->kind == OP_NORMALISE);
+    return o->input[k] >= 0 && (o->kind == OP_ATTENTION || o->kind == OP_LAYERNORM || o->kind == OP_MAXPOOL ||
+                                o->kind == OP_NORMALISE || o->kind == OP_NEXT);
 }
 
 static size_t elements(const graph *g, int value) {
@@ -166,6 +166,7 @@ static void add_other_reverse(builder *b, size_t i) {
     step *s = new_step(b, STEP_REVERSE, i);
     s->dy = use(b, b->gradient[o->output]);
     s->linear = use(b, b->linear[i]);
+    if (o->kind == OP_NEXT) s->y = use(b, b->value[o->output]);
     b->gradient[o->output] = REGION_NONE;
     for (int k = 0; k < 3; k++) {
         const int value = o->input[k];

@@ -37,7 +37,7 @@ typedef struct step {
     size_t op;
     int x[3];      /* values of the inputs: those STEP_FORWARD reads, or the reverse of this op reads */
     int residual;  /* value, likewise */
-    int y;         /* value, written; STEP_OUTPUT: the logits */
+    int y;         /* value, written; STEP_OUTPUT: the logits; STEP_REVERSE of OP_NEXT reads its own */
     int linear;    /* x of the site: W x of an OP_CONV, the unmasked result of an OP_ATTENTION */
     int positive;  /* one bit for each element of y: y > 0 or NaN, where the activation is ReLU */
     int dy;        /* gradient of y; STEP_EPILOGUE may write over it */

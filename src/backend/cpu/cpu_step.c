@@ -41,6 +41,8 @@ static void forward(const reverse_tile *t, const step *s) {
     t->w->value[o->output] = o->kind == OP_ATTENTION && s->linear != REGION_NONE ? at(t, s->linear) : y;
     if (o->kind == OP_CONV)
         forward_convolution(t, s);
+    else if (o->kind == OP_NEXT)
+        cpu_next(t->b, t->w, &t->b->layers[s->op], &t->b->layers[s->op].fp32, at(t, s->x[0]), at(t, s->x[1]), y);
     else
         cpu_run_op(t->b, t->w, s->op, false);
     if (o->mask.place == PLACE_OUT) cpu_mask_result(t->b, t->w, s->op, false, cpu_value(t->w, o->output), y);
@@ -107,7 +109,7 @@ static void end_site(const reverse_tile *t, const cpu_layer *layer) {
 static void reverse_mask(const reverse_tile *t, const cpu_layer *layer, const float *x, float *gradient) {
     cpu_out_keeps(t->b, t->w, (size_t)(layer - t->b->layers), false);
     epilogue_reverse_args args = {
-        .positions = shape_positions(layer->out),
+        .positions = cpu_positions(t->w, layer),
         .channels = layer->out.c,
         .gradient = gradient,
         .x = x,
@@ -146,7 +148,7 @@ static epilogue_reverse_args epilogue_args(const reverse_tile *t, const step *s)
     const cpu_layer *layer = &t->b->layers[s->op];
     const cpu_packed *p = &t->w->packed[s->op];
     epilogue_reverse_args args = {
-        .positions = shape_positions(layer->out),
+        .positions = cpu_positions(t->w, layer),
         .channels = layer->out.c,
         .gradient = at(t, s->dy),
         .positive = (const uint8_t *)at(t, s->positive),
@@ -166,7 +168,7 @@ static epilogue_reverse_args epilogue_args(const reverse_tile *t, const step *s)
 static float *remake_result(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     const cpu_packed *p = &t->w->packed[s->op];
-    const size_t positions = shape_positions(layer->out);
+    const size_t positions = cpu_positions(t->w, layer);
     const activate_kernel activate = cpu_activation(t->b, layer->op->act);
     float *x = at(t, s->scratch[0]);
     t->b->kernels->scale_channels(at(t, s->linear), positions, layer->out.c, p->mul, p->add, at(t, s->residual), x);
@@ -186,7 +188,7 @@ static void reverse_epilogue(const reverse_tile *t, const step *s) {
 static void reverse_convolution(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op], *next = s->fused ? &t->b->layers[s[1].op] : NULL;
     conv_reverse_args args = {
-        .window = cpu_layer_window(layer),
+        .window = cpu_tile_window(t->w, layer),
         .in_channels = layer->in.c,
         .out_channels = layer->out.c,
         .weight = layer->reverse_weight,
@@ -242,7 +244,7 @@ static void reverse_layernorm(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     const op *o = layer->op;
     const layernorm_reverse_args args = {
-        .positions = shape_positions(layer->in),
+        .positions = cpu_positions(t->w, layer),
         .channels = layer->in.c,
         .gamma = o->weight,
         .eps = o->eps,
@@ -267,7 +269,7 @@ static const float *attention_input(const reverse_tile *t, const step *s, int k)
     const cpu_layer *maker = &t->b->layers[before];
     const cpu_packed *p = &t->w->packed[before];
     float *x = at(t, s->scratch[k]);
-    t->b->kernels->scale_channels(at(t, s->remade[k]), shape_positions(maker->out), maker->out.c, p->mul, p->add, NULL,
+    t->b->kernels->scale_channels(at(t, s->remade[k]), cpu_positions(t->w, maker), maker->out.c, p->mul, p->add, NULL,
                                   x);
     return x;
 }
@@ -277,9 +279,10 @@ static void reverse_attention(const reverse_tile *t, const step *s) {
     const op *o = layer->op;
     if (o->mask.place == PLACE_OUT) reverse_mask(t, layer, at(t, s->linear), at(t, s->dy));
     const attention_reverse_args args = {
-        .tokens = (uint32_t)shape_positions(layer->in),
+        .tokens = (uint32_t)cpu_positions(t->w, layer),
         .heads = o->heads,
         .head_width = layer->in.c / o->heads,
+        .causal = o->causal,
         .q = attention_input(t, s, 0),
         .k = attention_input(t, s, 1),
         .v = attention_input(t, s, 2),
@@ -325,9 +328,11 @@ static void reverse(const reverse_tile *t, const step *s) {
     case OP_NORMALISE:
         t->b->kernels->l2norm_reverse(at(t, s->x[0]), at(t, s->dy), shape_positions(layer->in), channels, dx);
         break;
-    case OP_LOOKUP:
     case OP_NEXT:
-        break; /* refused by describe */
+        cpu_next_reverse(t->b, t->w, layer, at(t, s->x[0]), at(t, s->x[1]), at(t, s->y), at(t, s->dy), dx);
+        break;
+    case OP_LOOKUP:
+        break; /* what makes tokens has no mask before it: nobody wants its gradient */
     }
 }
 
@@ -354,6 +359,8 @@ static void run_step(const reverse_tile *t, const step *s) {
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
     t->w->all_positions = true;
+    t->w->positions = t->images.positions;
+    t->w->log_sums = t->spec->kind == OUTPUT_LOSS;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
         if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, &t->b->layers[i].fp32, false);
     for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */

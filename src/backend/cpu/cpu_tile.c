@@ -10,13 +10,21 @@ window cpu_layer_window(const cpu_layer *layer) {
     return (window){layer->in.h, layer->in.w, layer->out.h, layer->out.w, o->kernel_h, o->kernel_w, o->stride, o->pad};
 }
 
+window cpu_tile_window(const cpu_worker *w, const cpu_layer *layer) {
+    window window = cpu_layer_window(layer);
+    const size_t positions = cpu_positions(w, layer);
+    if (positions < shape_positions(layer->out)) /* a row of positions, each by itself */
+        window.in_w = window.out_w = (uint32_t)positions;
+    return window;
+}
+
 conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, const cpu_form *form, bool group) {
     const cpu_layer *layer = &b->layers[i];
     const op *o = layer->op;
     const cpu_packed *p = &w->packed[i];
     const bool leaves_out = group && layer->left_out, left_out = group && layer->feeder >= 0;
-    conv_args args = {
-        .window = cpu_layer_window(layer),
+    return (conv_args){
+        .window = cpu_tile_window(w, layer),
         .in_channels = left_out ? w->packed[layer->feeder].rows : layer->in.c,
         .out_channels = leaves_out ? p->rows : layer->out.c,
         .input = cpu_value(w, o->input[0]),
@@ -44,9 +52,6 @@ conv_args cpu_conv_args(const cpu_backend *b, const cpu_worker *w, size_t i, con
                              : form->columns,
         .pair = (const uint32_t(*)[2])(left_out ? p->pair : b->pair),
     };
-    if (cpu_positions(w, layer) < shape_positions(layer->out)) /* a row of positions, each by itself */
-        args.window.in_w = args.window.out_w = (uint32_t)cpu_positions(w, layer);
-    return args;
 }
 
 void cpu_convolve(const cpu_backend *b, const cpu_form *form, const conv_args *args) {
@@ -142,9 +147,11 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
     const op *o = layer->op;
     const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
     const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
+    const uint32_t queries = (uint32_t)cpu_positions(w, layer);
     const attention_args args = {
-        .tokens = (uint32_t)shape_positions(layer->in),
-        .queries = (uint32_t)cpu_positions(w, layer),
+        .tokens = o->causal ? queries : (uint32_t)shape_positions(layer->in),
+        .queries = queries,
+        .causal = o->causal,
         .heads = values ? list_heads(w, layer, values, whole) : o->heads,
         .head_width = layer->in.c / o->heads,
         .value_width = values ? w->value_width : NULL,
@@ -155,7 +162,14 @@ static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *
         .scratch = w->attention,
     };
     b->kernels->attention(&args);
-    w->flops += 2.0 * LANES * args.queries * args.tokens * attention_products(&args);
+    const double keys = o->causal ? (queries + 1.0) / 2 : args.tokens; /* in the mean */
+    w->flops += 2.0 * LANES * queries * keys * attention_products(&args);
+}
+
+static void run_next(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer) {
+    const op *o = layer->op;
+    cpu_next(b, w, layer, &layer->form, cpu_value(w, o->input[0]), cpu_value(w, o->input[1]), cpu_value(w, o->output));
+    w->flops += 2.0 * LANES * o->vocabulary * layer->in.c * cpu_positions(w, layer);
 }
 
 uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool group) {
@@ -215,12 +229,20 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
         b->kernels->l2norm(input, cpu_positions(w, layer), layer->out.c, output);
         break;
     case OP_LOOKUP:
+        cpu_lookup(layer, cpu_positions(w, layer), input, output);
+        break;
     case OP_NEXT:
-        break; /* refused by describe */
+        run_next(b, w, layer);
+        break;
     }
 }
 
 void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
+    if (b->settings.graph->vocabulary) {
+        const int32_t *tokens = (const int32_t *)images.pixels;
+        for (size_t i = 0; i < b->elements * LANES; i++) x[i] = (float)tokens[i];
+        return;
+    }
     b->kernels->normalise(images.pixels, b->elements, b->settings.graph->values[0].c, b->pixel_mul, b->pixel_add, x);
     if (images.scale) b->kernels->scale_channels(x, b->elements, 1, images.scale, b->zeros, NULL, x);
 }
@@ -228,6 +250,7 @@ void cpu_load_images(const cpu_backend *b, tile_images images, float *x) {
 void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool group, bool fresh,
                   const tile_observer *observer) {
     const graph *g = b->settings.graph;
+    w->positions = images.positions;
     for (size_t v = 0; v < g->value_count; v++) w->value[v] = w->buffer + b->buffer_start[b->buffers.buffer[v]];
     cpu_load_images(b, images, cpu_value(w, 0));
     for (size_t i = 0; i < g->op_count; i++) {
