@@ -12,12 +12,12 @@ const golden_net golden_nets[] = {
     {"vit_torchvision", "vit", "32x32", "vit"},
     {"vit_timm", "vit", "32x32", "vit"},
     {"vit_hf", "vit", "32x32", "vit"},
+    {"gpt2", "gpt2", "tokens", "gpt2"},
+    {"gpt2_prefixed", "gpt2", "tokens", "gpt2"},
     {"clip_vit_openai", "clip_vit", "32x32", "clip_vit", "clip-classes"},
     {"clip_vit_openclip", "clip_vit_erf", "32x32", "clip_vit", "clip-classes"},
     {"clip_vit_hf", "clip_vit", "32x32", "clip_vit", "clip-classes"},
     {"clip_rn", "clip_rn", "32x32", "clip_rn", "clip-classes"},
-    {"gpt2", "gpt2", "tokens", "gpt2"},
-    {"gpt2_prefixed", "gpt2", "tokens", "gpt2"},
 };
 const size_t golden_net_count = sizeof golden_nets / sizeof *golden_nets;
 

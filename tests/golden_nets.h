@@ -1,6 +1,6 @@
 /*
- * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, golden_clips.py, golden_gpt2.py),
- * and what PyTorch says about them.
+ * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, golden_clips.py, golden_gpt2.py), and
+ * what PyTorch says about them.
  * A part that is missing, or has another shape, is a failed check.
  */
 #ifndef COAR_TEST_GOLDEN_NETS_H

@@ -376,17 +376,17 @@ named_net net_number(size_t k) {
     } else if (k < NETS_LANGUAGE) {
         snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - NETS_TRANSFORMERS]);
         net.g = net_transformer((net_components)(k - NETS_TRANSFORMERS), acts[k - NETS_TRANSFORMERS], 23);
-    } else if (k < NETS_CLIP) {
+    } else if (k < NETS_LANGUAGE + 2) {
         const net_components set = k == NETS_LANGUAGE ? NET_INPUTS : NET_HEADS;
         snprintf(net.name, sizeof net.name, "language model, %s", net_component_names[set]);
         net.g = language(set, set == NET_HEADS ? 401 : 67, 24);
-    } else if (k < NETS_CLIP + 2) {
-        const net_components set = k == NETS_CLIP ? NET_FILTERS : NET_HEADS;
+    } else if (k < NETS_LANGUAGE + 4) {
+        const net_components set = k == NETS_LANGUAGE + 2 ? NET_FILTERS : NET_HEADS;
         snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
-        net.g = net_clip(set, 25);
+        net.g = net_clip(set, 24);
     } else if (k < NETS_NAMED) {
         snprintf(net.name, sizeof net.name, "CLIP's transformer, blocks");
-        net.g = net_clip_transformer(NET_BLOCKS, 26);
+        net.g = net_clip_transformer(NET_BLOCKS, 25);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);

@@ -48,8 +48,7 @@ graph *net_random(uint64_t seed);
 enum {
     NETS_TRANSFORMERS = 6, /* before them six residual networks */
     NETS_LANGUAGE = 10,    /* two, one with a vocabulary of 401, which the CPU backend cuts */
-    NETS_CLIP = 12,        /* two poolings and a transformer */
-    NETS_NAMED = 15,
+    NETS_NAMED = 15,       /* and three CLIPs */
 };
 typedef struct named_net {
     char name[48];

@@ -184,7 +184,7 @@ static void print_table(const coar_edit_result *r) {
 /* "layer1.0.conv1: 3, layer2.0.conv1: 1" */
 static void print_components(const coar_edit_result *r) {
     if (!r->k) {
-        printf("\nk = 0: no edit raises or lowers the target within what it may cost\n");
+        printf("\nk = 0: no edit %ss the target within what it may cost\n", r->direction);
         return;
     }
     printf("\nk = %u components:", r->k);
@@ -209,12 +209,13 @@ static void print_change(const char *name, const char *before, const char *after
 }
 
 static void print_before_after(const coar_edit_result *r) {
+    putchar('\n');
     for (int k = 0; k < COAR_EDIT_SETS; k++) {
         const coar_edit_score *b = &r->before[k], *a = &r->after[k];
         if (!r->examples[k]) continue;
         printf("%-11s %7llu examples  %s %.3f -> %.3f", set_names[k], (unsigned long long)r->examples[k], r->output,
                b->output, a->output);
-        if (r->has_classes) printf("  right %s -> %s", PERCENT(b->accuracy), PERCENT(a->accuracy));
+        if (r->has_classes) printf(", right %s -> %s", PERCENT(b->accuracy), PERCENT(a->accuracy));
         putchar('\n');
         if (isnan(b->worst) || !has_groups(r)) continue;
         print_change("worst pair", PERCENT(b->worst), PERCENT(a->worst));
@@ -252,6 +253,6 @@ void edit_print(const coar_edit_result *result, int json) {
     }
     print_table(result);
     print_components(result);
-    print_before_after(result);
     print_comparisons(result);
+    print_before_after(result);
 }

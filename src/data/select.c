@@ -1,7 +1,7 @@
 /*
  * select.c - SPEC: which examples of a data set a user means (docs/design.md, section 5).
  *
- *   SPEC = TERM { "&" TERM }                                     the examples that satisfy every term
+ *   SPEC = [ "!" ] TERM { "&" [ "!" ] TERM }                     the examples that satisfy every term (!: do not satisfy it)
  *   TERM = "all" | A ":" B (half open) | A { "," A } | "class:" C | "group:" G | "wrong" | "correct" | "rest"
  *        | "@" FILE.npy
  *
@@ -9,6 +9,7 @@
  * Must not know: models, what the selection is for.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,6 +175,17 @@ static coar_status select_term(selection *s, const char *term) {
     return colon ? select_range(s, term, colon) : select_list(s, term);
 }
 
+/* !TERM: the others. A list that is left out orders nothing. */
+static coar_status select_others(selection *s, const char *term) {
+    const bool ordered = s->order != NULL;
+    TRY(select_term(s, term));
+    for (uint64_t row = 0; row < s->data->count; row++) s->member[row] = !s->member[row];
+    if (ordered) return COAR_OK;
+    free(s->order);
+    s->order = NULL;
+    return COAR_OK;
+}
+
 /* --------------------------------------------------------------------------------------------------- a SPEC */
 
 /* Cuts the term that starts at *text off at its '&' and trims it; *text moves on, to NULL after the last. */
@@ -190,7 +202,8 @@ static coar_status select_all_terms(selection *s, const char *text) {
     memset(s->selected, 1, (size_t)s->data->count);
     TRY_GOTO(names_copy(text, &copy));
     for (char *rest = copy; rest;) {
-        TRY_GOTO(select_term(s, next_term(&rest)));
+        const char *term = next_term(&rest);
+        TRY_GOTO(*term == '!' ? select_others(s, term + 1) : select_term(s, term));
         for (uint64_t row = 0; row < s->data->count; row++) s->selected[row] &= s->member[row];
     }
 done:

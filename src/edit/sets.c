@@ -157,15 +157,15 @@ static const char *next_term(const char *term) {
     return end ? end + 1 + strspn(end + 1, " ") : NULL;
 }
 
-/* Whether a term is `rest`. */
+/* Whether a term is `rest`, or all but that. */
 static bool has_rest(const char *text) {
     const char *colon = strstr(text, ".h5:"), *spec = colon ? colon + 4 : text;
     for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
-        if (!strncmp(term, "rest", 4) && strchr(" &", term[4])) return true;
+        if (!strncmp(term + (*term == '!'), "rest", 4) && strchr(" &", term[4 + (*term == '!')])) return true;
     return false;
 }
 
-/* Whether every term is a property (class:C, group:G, wrong, correct, rest, all): none numbers rows. */
+/* Whether every term is a property (class:C, group:G, wrong, correct, rest, all, !TERM): none numbers rows. */
 static bool is_predicate(const char *spec) {
     for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
         if (*term == '@' || (*term >= '0' && *term <= '9')) return false;

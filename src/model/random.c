@@ -71,12 +71,12 @@ static const vit_spec vits[] = {
     {"clip_vit_mini", 128, 2, 256, 16, 48, 10, 48},
 };
 
-static const clip_resnet_spec clip_resnets[] = {
-    {"clip_rn50", {3, 4, 6, 3}, 64, 224, 1024, 1000}, {"clip_rn_mini", {1, 1}, 16, 40, 48, 10}, /* src/selftest */
-};
-
 static const gpt2_spec gpt2s[] = {
     {"gpt2", 50257, 1024, 768, 12}, {"gpt2_mini", 300, 24, 128, 2}, /* src/selftest */
+};
+
+static const clip_resnet_spec clip_resnets[] = {
+    {"clip_rn50", {3, 4, 6, 3}, 64, 224, 1024, 1000}, {"clip_rn_mini", {1, 1}, 16, 40, 48, 10}, /* src/selftest */
 };
 
 /* What a library calls the layers of a transformer block. */
@@ -241,6 +241,44 @@ static coar_status add_vit(tensor_table *table, const vit_spec *spec) {
     return add_linear(table, "heads.head", spec->classes, d, 1);
 }
 
+/* A linear layer of GPT-2: [in, out]. */
+static coar_status add_conv1d(tensor_table *table, const char *name, size_t inputs, size_t outputs, float gain) {
+    const float deviation = gain * (float)sqrt(1.0 / (double)inputs);
+    TRY(add(table, 2, (size_t[]){inputs, outputs}, 0, deviation, "%s.weight", name));
+    return add(table, 1, &outputs, 0, 0.02f, "%s.bias", name);
+}
+
+static coar_status add_gpt2_block(tensor_table *table, size_t d, uint32_t i) {
+    static const struct {
+        const char *name;
+        size_t inputs, outputs; /* times d */
+        float gain;
+    } layers[] = {{"attn.c_attn", 1, 3, 1},
+                  {"attn.c_proj", 1, 1, 1.0f / BRANCH_STEPS},
+                  {"mlp.c_fc", 1, 4, 1},
+                  {"mlp.c_proj", 4, 1, 1.0f / BRANCH_STEPS}};
+    char name[64];
+    for (int k = 1; k <= 2; k++) {
+        snprintf(name, sizeof name, "h.%u.ln_%d", i, k);
+        TRY(add_layernorm(table, name, d));
+    }
+    for (size_t k = 0; k < sizeof layers / sizeof *layers; k++) {
+        snprintf(name, sizeof name, "h.%u.%s", i, layers[k].name);
+        TRY(add_conv1d(table, name, layers[k].inputs * d, layers[k].outputs * d, layers[k].gain));
+    }
+    return COAR_OK;
+}
+
+/* The table is the head as well: logits of order one from normalised values. */
+static coar_status add_gpt2(tensor_table *table, const gpt2_spec *spec) {
+    const size_t d = spec->width;
+    const float deviation = (float)sqrt(1.0 / (double)d);
+    TRY(add(table, 2, (size_t[]){spec->vocabulary, d}, 0, deviation, "wte.weight"));
+    TRY(add(table, 2, (size_t[]){spec->context, d}, 0, deviation, "wpe.weight"));
+    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_gpt2_block(table, d, i));
+    return add_layernorm(table, "ln_f", d);
+}
+
 /* Of length 1 or so, as different as random ones are; logits of order one. */
 static coar_status add_classes(tensor_table *table, size_t classes, size_t embedding) {
     TRY(add(table, 0, NULL, 0.5f * logf((float)embedding), 0, "logit_scale"));
@@ -287,44 +325,6 @@ static coar_status add_clip_resnet(tensor_table *table, const clip_resnet_spec *
     }
     TRY(add_attention_pool(table, side * side, in, spec->embedding));
     return add_classes(table, spec->classes, spec->embedding);
-}
-
-/* A linear layer of GPT-2: [in, out]. */
-static coar_status add_conv1d(tensor_table *table, const char *name, size_t inputs, size_t outputs, float gain) {
-    const float deviation = gain * (float)sqrt(1.0 / (double)inputs);
-    TRY(add(table, 2, (size_t[]){inputs, outputs}, 0, deviation, "%s.weight", name));
-    return add(table, 1, &outputs, 0, 0.02f, "%s.bias", name);
-}
-
-static coar_status add_gpt2_block(tensor_table *table, size_t d, uint32_t i) {
-    static const struct {
-        const char *name;
-        size_t inputs, outputs; /* times d */
-        float gain;
-    } layers[] = {{"attn.c_attn", 1, 3, 1},
-                  {"attn.c_proj", 1, 1, 1.0f / BRANCH_STEPS},
-                  {"mlp.c_fc", 1, 4, 1},
-                  {"mlp.c_proj", 4, 1, 1.0f / BRANCH_STEPS}};
-    char name[64];
-    for (int k = 1; k <= 2; k++) {
-        snprintf(name, sizeof name, "h.%u.ln_%d", i, k);
-        TRY(add_layernorm(table, name, d));
-    }
-    for (size_t k = 0; k < sizeof layers / sizeof *layers; k++) {
-        snprintf(name, sizeof name, "h.%u.%s", i, layers[k].name);
-        TRY(add_conv1d(table, name, layers[k].inputs * d, layers[k].outputs * d, layers[k].gain));
-    }
-    return COAR_OK;
-}
-
-/* The table is the head as well: logits of order one from normalised values. */
-static coar_status add_gpt2(tensor_table *table, const gpt2_spec *spec) {
-    const size_t d = spec->width;
-    const float deviation = (float)sqrt(1.0 / (double)d);
-    TRY(add(table, 2, (size_t[]){spec->vocabulary, d}, 0, deviation, "wte.weight"));
-    TRY(add(table, 2, (size_t[]){spec->context, d}, 0, deviation, "wpe.weight"));
-    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_gpt2_block(table, d, i));
-    return add_layernorm(table, "ln_f", d);
 }
 
 /* P of "mini_resnet_P", 0 for other names. */

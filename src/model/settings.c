@@ -17,8 +17,8 @@ static const char *const known_keys[] = {"heads",
                                          "pool",
                                          "mean",
                                          "std",
-                                         "image",
                                          "logit_scale",
+                                         "image",
                                          "scale_attn_weights",
                                          "scale_attn_by_inverse_layer_idx"};
 
@@ -28,11 +28,8 @@ static const struct alias {
     const char *parent, *name, *key;
 } config_aliases[] = {
     {NULL, "num_attention_heads", "heads"},
-    {NULL, "n_head", "heads"},
     {NULL, "layer_norm_eps", "ln_eps"},
-    {NULL, "layer_norm_epsilon", "ln_eps"},
     {NULL, "hidden_act", "activation"},
-    {NULL, "activation_function", "activation"},
     {NULL, "global_pool", "pool"},
     {"pretrained_cfg", "mean", "mean"},
     {"pretrained_cfg", "std", "std"},
@@ -41,6 +38,9 @@ static const struct alias {
     {"vision_config", "hidden_act", "activation"},
     {"preprocess_cfg", "mean", "mean"},
     {"preprocess_cfg", "std", "std"},
+    {NULL, "n_head", "heads"},
+    {NULL, "layer_norm_epsilon", "ln_eps"},
+    {NULL, "activation_function", "activation"},
 };
 
 static const struct activation_word {

@@ -351,15 +351,18 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
                            .reverse = reverse,
                            .derived = {PICKS_MASKED, PICKS_MASKED + 1, PICKS_MASKED}, /* sums: no gradient is zero */
                            .rms_most = 0.01};
-    if (c->vocabulary) {
-        out->outputs = "margin,logit,loss";
-        memcpy(out->derived, (const size_t[SELFTEST_KINDS]){2, 1, 2}, sizeof out->derived); /* margins have kinks */
-    }
+    if (c->vocabulary) selftest_texts(out);
     name_case(c, reverse, out->name, sizeof out->name);
     b.graph = NULL;
 done:
     graph_destroy(b.graph);
     return status;
+}
+
+/* Margins have kinks, at any of a text's positions. */
+void selftest_texts(selftest_item *item) {
+    item->outputs = "margin,logit,loss";
+    memcpy(item->derived, (const size_t[SELFTEST_KINDS]){2, 1, 2}, sizeof item->derived);
 }
 
 void selftest_item_free(selftest_item *item) {

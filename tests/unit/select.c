@@ -51,6 +51,9 @@ static void test_selected(const dataset *data, const char *file) {
         {"9,3,10,4&wrong", 2, {10, 4}},
         {"wrong&9,3,10,4", 2, {10, 4}},
         {"9,3,4&4,3,9,1", 3, {9, 3, 4}}, /* in the order of the first list */
+        {"!class:truck", 7, {1, 2, 4, 5, 7, 8, 10}},
+        {"!9,3,10,4&3,1,11,9", 2, {1, 11}}, /* a list that is left out orders nothing */
+        {"!wrong & !0:9", 2, {9, 11}},
         {at_file, 4, {10, 2, 7, 0}},
         {at_file_and, 2, {10, 2}},
     };
