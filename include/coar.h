@@ -427,7 +427,7 @@ typedef struct coar_edit_comparison {
 
 /* One block of memory, freed with coar_free. */
 typedef struct coar_edit_result {
-    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy */
+    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy and methods without */
     uint32_t components, max_k, k;   /* n, K, the k chosen; 0: no edit helps */
     double select;                   /* X: points, or mean output */
     uint32_t stopped;                /* the sweep ended before K at this k; 0: it did not */
