@@ -340,8 +340,8 @@ COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_ev
 typedef struct coar_edit_options {
     size_t size;
     const char *run;             /* run.h5 */
-    const char *target;          /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are to change.
-                                    With attributions, as `reference` */
+    const char *target;          /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are
+                                    to change. With attributions, as `reference` */
     const char *reference;       /* likewise: whose outputs are to stay */
     int raise, lower;            /* one of them: what is to become of the target's outputs */
     uint32_t max_k;              /* K, at most n; 0 = 100, or n where that is less */
