@@ -17,7 +17,7 @@ enum { REDUCED = 0 };
 typedef struct engine_options {
     const char *backend, *precision; /* NULL: fp32 */
     bool exact;                      /* direct forms alone */
-    const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3 */
+    const char *outputs;             /* NULL: margin,loss,logit:2,logit:1-3; margin,loss,logit of a language model */
     ablation ablation;
     size_t memory; /* 0 = enough; for a device what is free */
     uint32_t examples, masks;
@@ -37,6 +37,11 @@ typedef struct engine {
     backend_settings settings;
     backend *b; /* NULL after a failure */
 } engine;
+
+/* How many outputs an engine has whose options name none. */
+static inline size_t engine_outputs(const graph *g) {
+    return g->vocabulary ? 3 : 4;
+}
 
 void engine_open(engine *e, const graph *g, engine_options o);
 /* As engine_open, but for the last step: e->settings are there, nothing is prepared. */

@@ -68,17 +68,21 @@ float *golden_array(golden *g, component_set set, const char *part, size_t dimen
     return values;
 }
 
-model *golden_model(const golden *g, component_set set) {
+model *golden_copy(const golden *g, const char *weights, component_set set) {
     model *m = NULL;
     const bool texts = g->images.rank == 2;
     model_options options = {.set = set};
     if (texts) options.tokens = (uint32_t)g->images.shape[1];
     if (!texts) options.image_height = (uint32_t)g->images.shape[1], options.image_width = (uint32_t)g->images.shape[2];
-    CHECK_OK(model_open(path_of(g->net->weights, "", ".safetensors"), &options, &m));
+    CHECK_OK(model_open(weights, &options, &m));
     if (!m) return NULL;
     CHECK_TEXT(m->arch, g->net->arch);
     CHECK(m->has_normalisation == !texts);
     return m;
+}
+
+model *golden_model(const golden *g, component_set set) {
+    return golden_copy(g, path_of(g->net->weights, "", ".safetensors"), set);
 }
 
 example_batch golden_batch(const golden *g, const model *m) {

@@ -34,8 +34,10 @@ void golden_close(golden *g);
 bool golden_has(const golden *g, component_set set, const char *part);
 float *golden_array(golden *g, component_set set, const char *part, size_t dimensions, size_t *lengths);
 
-/* The network with the components of a set; NULL and a failed check when it cannot be opened. */
+/* The network with the components of a set, or what an edited copy of its weights makes; NULL and a failed check when it
+ * cannot be opened. */
 model *golden_model(const golden *g, component_set set);
+model *golden_copy(const golden *g, const char *weights, component_set set);
 
 example_batch golden_batch(const golden *g, const model *m);
 

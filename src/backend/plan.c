@@ -100,10 +100,10 @@ static bool is_exact(const numerics_plan *plan, size_t i) {
 coar_status plan_check_exact(const numerics_plan *plan, const char *origin) {
     for (size_t i = 0; i < plan->layers; i++)
         if (!is_exact(plan, i))
-            return status_set(COAR_ERROR_MISMATCH,
-                              "--exact: %s has layer '%s' in form '%s'; leave --exact out, or give --force or another --plan", origin,
-                              plan->name[i],
-                              plan->form[i] == FORM_NAMED ? plan->kernel[i] : form_names[plan->form[i]]);
+            return status_set(
+                COAR_ERROR_MISMATCH,
+                "--exact: %s has layer '%s' in form '%s'; leave --exact out, or give --force or another --plan", origin,
+                plan->name[i], plan->form[i] == FORM_NAMED ? plan->kernel[i] : form_names[plan->form[i]]);
     return COAR_OK;
 }
 
@@ -126,16 +126,22 @@ static bool read_by_one(const graph *g, const uint32_t *reads, int value, int k,
  * weights sum to 1; its own mask would come in between. */
 static bool can_compact_conv(const graph *g, const uint32_t *reads, const op *o) {
     const op *attention = only_reader(g, reads, o->output, 2);
-    if (o->mask.place != PLACE_PRE || o->residual >= 0) return false;
+    if (o->residual >= 0) return false;
+    if (o->mask.place == PLACE_OUT) return read_by_one(g, reads, o->output, 0, OP_CONV);
+    if (o->mask.place != PLACE_PRE) return false;
     if (attention) return attention->mask.place == PLACE_NONE && read_by_one(g, reads, attention->output, 0, OP_CONV);
     return read_by_one(g, reads, o->output, 0, OP_CONV);
 }
 
-/* Whole heads: then nobody wants their queries, keys and values either. */
-static bool can_compact_heads(const graph *g, const uint32_t *reads, const op *o) {
-    const uint32_t head = g->values[o->output].c / o->heads;
-    if (o->mask.place != PLACE_OUT || o->mask.width % head) return false;
-    for (int k = 0; k < 3; k++) {
+bool plan_ablates_heads(const graph *g, const op *attention) {
+    return attention->mask.width % (g->values[attention->output].c / attention->heads) == 0;
+}
+
+/* What attention makes of a channel of the values is all that these are for; of whole heads nobody wants the queries and
+ * keys either. */
+static bool can_compact_attention(const graph *g, const uint32_t *reads, const op *o) {
+    if (o->mask.place != PLACE_OUT) return false;
+    for (int k = plan_ablates_heads(g, o) ? 0 : 2; k < 3; k++) {
         const int value = o->input[k];
         if (value == 0 || reads[value] != 1) return false;
         const op *maker = &g->ops[graph_maker(value)];
@@ -144,10 +150,26 @@ static bool can_compact_heads(const graph *g, const uint32_t *reads, const op *o
     return read_by_one(g, reads, o->output, 0, OP_CONV);
 }
 
-/* An ablated channel can be left out of its reader, a convolution, when it is a known constant there and nobody else
+/* A layer norm may have several readers: the queries, keys and values of a block. */
+static bool can_compact_norm(const graph *g, const op *o) {
+    bool read = false;
+    if (o->mask.place != PLACE_OUT || o->output == g->logits) return false;
+    for (size_t i = 0; i < g->op_count; i++) {
+        const op *reader = &g->ops[i];
+        if (reader->residual == o->output || reader->input[1] == o->output || reader->input[2] == o->output)
+            return false;
+        if (reader->input[0] != o->output) continue;
+        if (reader->kind != OP_CONV) return false;
+        read = true;
+    }
+    return read;
+}
+
+/* An ablated channel can be left out of its readers, convolutions, when it is a known constant there and nobody else
  * wants it. */
 static bool can_compact(const graph *g, const uint32_t *reads, const op *o) {
-    if (o->kind == OP_ATTENTION) return can_compact_heads(g, reads, o);
+    if (o->kind == OP_ATTENTION) return can_compact_attention(g, reads, o);
+    if (o->kind == OP_LAYERNORM) return can_compact_norm(g, o);
     return o->kind == OP_CONV && can_compact_conv(g, reads, o);
 }
 

@@ -35,6 +35,10 @@ static inline bool plan_is_compacted(int form) {
     return form == FORM_COMPACTED || form == FORM_WINOGRAD_COMPACTED;
 }
 
+/* Whether the components of an attention's site are whole heads (or several): compacted, these are not computed at all, single
+ * channels are left out of the values. */
+bool plan_ablates_heads(const graph *g, const op *attention);
+
 typedef struct numerics_plan {
     char device_class[PLAN_CLASS_SIZE]; /* "reference", "cpu/portable", "cuda/GPU/driver/cuDNN/cuBLAS", ... */
     char precision[8];                  /* fp32, bf16, fp16, tf32 */

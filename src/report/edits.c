@@ -208,7 +208,7 @@ static coar_status take_example(const report_source *source, const dataset *data
     report_name(out->label, names->class_names, names->classes, "class", set->labels[at]);
     report_name(out->before, names->class_names, names->classes, "class", set->predicted_before[shown]);
     report_name(out->after, names->class_names, names->classes, "class", set->predicted_after[shown]);
-    if (!data || out->row >= data->count) return COAR_OK;
+    if (!data || data->tokens || out->row >= data->count) return COAR_OK;
     return report_read_picture(data, out->row, REPORT_EDIT_SIDE, &out->picture);
 }
 

@@ -277,7 +277,7 @@ static double *row_sums_of(engine *e, const example_batch *batch) {
 
 static float *logits_of(engine *e, const example_batch *batch) {
     const graph *g = e->settings.graph;
-    float *logits = calloc((size_t)batch->count * g->values[g->logits].c, sizeof *logits);
+    float *logits = calloc((size_t)batch->count * graph_logits(g, 1).count, sizeof *logits);
     CHECK_OK(e->interface->bind(e->b, batch));
     CHECK_OK(e->interface->logits(e->b, logits));
     return logits;
@@ -291,7 +291,7 @@ static void check_forward_between(const graph *g, const char *isa, const example
     open_engine(&e, g, (conditions){.isa = isa});
     open_engine(&alone, g, (conditions){.isa = isa});
     const size_t outputs = e.output_count * masks->count * batch->count;
-    const size_t logits = (size_t)batch->count * g->values[g->logits].c;
+    const size_t logits = (size_t)batch->count * graph_logits(g, 1).count;
     double *sums_alone = row_sums_of(&alone, batch);
     float *y_alone = engine_run(&alone, batch, masks), *z_alone = logits_of(&alone, batch);
     for (int round = 0; round < 3; round++) {

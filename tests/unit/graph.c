@@ -279,16 +279,69 @@ static void output_gradients(void) {
     const float expected[CLASSES][CLASSES] = {{1, -1, 0, 0}, {0, 1, -1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
     for (uint32_t label = 0; label < CLASSES; label++) {
         float gradient[CLASSES];
-        output_gradient(&specs[0], equal, 1, CLASSES, label, gradient);
+        output_gradient(&specs[0], &(logits_view){equal, 1, CLASSES, .label = label}, gradient);
         for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], expected[label][c], 0);
     }
 
     test_begin("outputs: the loss of large logits has a gradient");
     const float large[CLASSES] = {3000, 1000, 3000, -3000};
     float gradient[CLASSES];
-    output_gradient(&specs[4], large, 1, CLASSES, 1, gradient);
+    output_gradient(&specs[4], &(logits_view){large, 1, CLASSES, .label = 1}, gradient);
     const float shares[CLASSES] = {0.5f, -1, 0.5f, 0};
     for (uint32_t c = 0; c < CLASSES; c++) CHECK_NEAR(gradient[c], shares[c], 1e-7);
+}
+
+/* A text of 3 of 4 tokens: what the positions behind its second say counts for nothing. */
+static void text_outputs(void) {
+    enum { TOKENS = 4, COUNT = TOKENS * NEXT_CHANNELS, STRIDE = 2, LENGTH = 3 };
+    const float said[TOKENS][NEXT_CHANNELS] = {
+        {1.5f, 2, 3, 7}, {-0.5f, -1.25f, 0.75f, 2}, {NAN, 9, 9, 9}, {9, NAN, 9, 9}};
+    static const double expected[] = {0.125, 1.375, 0.5}; /* margin, loss, logit */
+    float values[COUNT * STRIDE], gradient[COUNT * STRIDE];
+    output_spec specs[OUTPUTS_MAX];
+    size_t count;
+    graph *g = NULL;
+    const float *table = calloc(50, sizeof *table);
+    op lookup = {.kind = OP_LOOKUP, .name = "tokens", .vocabulary = 10, .weight = table, .shift = table};
+    op next = {.kind = OP_NEXT, .name = "head", .vocabulary = 10, .weight = table};
+    test_begin("outputs of a text: means over the positions that have a next token");
+    CHECK_OK(graph_create((shape){1, TOKENS, 1}, 10, &g));
+    CHECK_OK(graph_own(g, (void *)table));
+    CHECK_OK(graph_add(g, &lookup, 5, &next.input[0]));
+    int logits;
+    CHECK_ERROR(graph_finish(g, next.input[0], 0), COAR_ERROR_INTERNAL, "what comes next");
+    status_clear();
+    lookup.vocabulary = 9;
+    CHECK_ERROR(graph_add(g, &lookup, 5, &logits), COAR_ERROR_INTERNAL, "does not fit the graph's tokens");
+    status_clear();
+    CHECK_OK(graph_add(g, &next, 0, &logits));
+    CHECK_OK(graph_finish(g, logits, 0));
+    CHECK_OK(output_parse("margin,loss,logit", g, specs, &count));
+    CHECK_INT(graph_logits(g, STRIDE).count, COUNT);
+    CHECK_INT(graph_input_bytes(g), TOKENS * sizeof(int32_t));
+    CHECK(!graph_label_fits(g, 1) && graph_label_fits(g, 2) && graph_label_fits(g, TOKENS) &&
+          !graph_label_fits(g, TOKENS + 1));
+    for (size_t i = 0; i < COUNT; i++) values[i * STRIDE] = said[i / NEXT_CHANNELS][i % NEXT_CHANNELS];
+    logits_view view = graph_logits(g, STRIDE);
+    view.values = values;
+    view.label = LENGTH;
+    for (size_t k = 0; k < count; k++) {
+        CHECK_NEAR(output_value(&specs[k], &view), expected[k], 1e-7);
+        output_gradient(&specs[k], &view, gradient);
+        for (size_t i = 0; i < COUNT; i++) {
+            float *value = &values[i * STRIDE], is = *value;
+            *value = is + 0.5f;
+            const double up = output_value(&specs[k], &view);
+            *value = is - 0.5f;
+            CHECK_NEAR(gradient[i * STRIDE], isnan(is) ? 0 : up - output_value(&specs[k], &view), 1e-6);
+            *value = is;
+        }
+    }
+    CHECK_ERROR(output_parse("logit:3", g, specs, &count), COAR_ERROR_USAGE, "a language model has no classes");
+    status_clear();
+    graph_destroy(g);
+    CHECK_ERROR(graph_create((shape){1, 1, 1}, 10, &g), COAR_ERROR_INPUT, "not possible");
+    status_clear();
 }
 
 /* ---------------------------------------------------------------------------------------- plans */
@@ -342,9 +395,9 @@ static void plan_rule(void) {
     plan_free(&plan);
     graph_destroy(g);
 
-    g = net_transformer(NET_INPUTS, ACT_GELU_ERF, 1); /* single channels of attention: their heads are still wanted */
+    g = net_transformer(NET_INPUTS, ACT_GELU_ERF, 1); /* norms, channels of attention, hidden units */
     CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
-    check_forms(g, &plan, (const int[]){D, P, P, D, D, D, P, D, P, D, D, P, D, D, D, P, D, P, D, D, P, P, D});
+    check_forms(g, &plan, (const int[]){D, P, C, D, D, D, C, D, C, C, D, C, D, D, D, C, D, C, C, D, P, P, D});
     plan_free(&plan);
     graph_destroy(g);
     unsetenv("COAR_ISA");
@@ -487,6 +540,7 @@ int main(void) {
     planner();
     outputs();
     output_gradients();
+    text_outputs();
     plan_rule();
     plan_rule_limits();
     plan_device_classes();

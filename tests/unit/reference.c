@@ -146,7 +146,7 @@ static void threads_and_batches(void) {
     for (uint32_t e = 0; e < EXAMPLES; e++) {
         const size_t image = 11 * 9 * 3;
         example_batch single = one.batch;
-        single.images += e * image;
+        single.inputs = (const uint8_t *)one.batch.inputs + e * image;
         single.labels += e;
         single.count = 1;
         CHECK_OK(backend_reference.bind(one.b, &single));

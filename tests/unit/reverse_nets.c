@@ -359,7 +359,7 @@ static void one_example_at_a_time(void) {
     float *both = engine_reverse(&e, &batch, REVERSE_MASK, 1, &range, NULL);
     for (size_t i = 0; i < EXAMPLES; i++) {
         example_batch single = batch;
-        single.images += i * image;
+        single.inputs = (const uint8_t *)batch.inputs + i * image;
         single.labels += i;
         single.count = 1;
         float *alone = engine_reverse(&e, &single, REVERSE_MASK, 1, &range, NULL);

@@ -270,8 +270,47 @@ static const op_case others[] = {
     {"attention", {1, 5, 6}, 6, PLACE_NONE, 0, 0, {.kind = OP_ATTENTION, .heads = 2}},
     {"attention, out", {1, 6, 6}, 6, PLACE_OUT, 1, 0, {.kind = OP_ATTENTION, .heads = 3}},
     {"attention, heads", {1, 4, 12}, 12, PLACE_OUT, 3, FILL, {.kind = OP_ATTENTION, .heads = 4}},
+    {"attention, causal", {1, 6, 6}, 6, PLACE_OUT, 1, FILL, {.kind = OP_ATTENTION, .heads = 2, .causal = true}},
     {"attention, one value for q, k and v", {1, 5, 4}, 4, PLACE_OUT, 2, SAME_INPUT, {.kind = OP_ATTENTION, .heads = 2}},
 };
+
+/* ------------------------------------------------------------------------------------------ the next token */
+
+/* What a language model says of the next token has a derivative by the vectors it says it from; L as above. */
+static void next_token(void) {
+    enum { TOKENS = 5, WIDTH = 4, VOCABULARY = 7, INPUTS = TOKENS * WIDTH, OUTPUTS = TOKENS * NEXT_CHANNELS };
+    probe p = {.state = 4, .outputs = OUTPUTS};
+    int made, said;
+    test_begin("the next token");
+    CHECK_OK(graph_create((shape){1, TOKENS, 1}, VOCABULARY, &p.g));
+    op lookup = {.kind = OP_LOOKUP, .vocabulary = VOCABULARY}, next = {.kind = OP_NEXT, .vocabulary = VOCABULARY};
+    lookup.weight = next.weight = weights(&p, VOCABULARY * WIDTH, 0);
+    lookup.shift = weights(&p, TOKENS * WIDTH, 0);
+    CHECK_OK(graph_add(p.g, &lookup, WIDTH, &made));
+    next.input[0] = made;
+    CHECK_OK(graph_add(p.g, &next, 0, &said));
+    p.o = &p.g->ops[1];
+    p.x[0] = numbers(&p, INPUTS);
+    p.x[1] = filled(TOKENS, 0);
+    for (size_t t = 0; t < TOKENS; t++) p.x[1][t] = net_below(&p.state, VOCABULARY);
+    p.dy = numbers(&p, OUTPUTS);
+    for (size_t i = 0; i < OUTPUTS; i++) /* which token it is has no derivative; nor has the last position a next one */
+        if (i % NEXT_CHANNELS == NEXT_OTHER || i / NEXT_CHANNELS + 1 == TOKENS) p.dy[i] = 0;
+    p.dx[0] = filled(INPUTS, THERE_BEFORE);
+    p.y = filled(OUTPUTS, NAN);
+    p.scratch = filled(reference_scratch(p.g) + FENCE, 1234.5);
+    p.v = (reference_operands){.in = {1, TOKENS, WIDTH},
+                               .out = {1, TOKENS, NEXT_CHANNELS},
+                               .x = {p.x[0], p.x[1]},
+                               .y = p.y,
+                               .scratch = p.scratch};
+    p.input_count = 2;
+    loss(&p);
+    reference_op_reverse(p.o, &p.v, &(reference_gradients){.dy = p.dy, .dx = {p.dx[0]}});
+    for (size_t i = 0; i < FENCE; i++) CHECK(p.scratch[reference_scratch(p.g) + i] == 1234.5);
+    check_array(&p, p.x[0], p.dx[0], INPUTS);
+    probe_close(&p);
+}
 
 /* ------------------------------------------------------------------------------------------------- kinks */
 
@@ -309,6 +348,7 @@ int main(void) {
         test_begin("%s", others[i].name);
         check_case(&others[i], i);
     }
+    next_token();
     kinks();
     return test_end();
 }

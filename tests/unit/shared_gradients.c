@@ -59,7 +59,7 @@ static void range_at_kink(const model *m, const example_batch *batch, size_t exa
     uint64_t state = 1;
     engine e;
     for (size_t i = 0; i < (size_t)MOVES * n; i++) moved[i] = keeps[i % n] * (1 + 0x1p-18f * net_uniform(&state));
-    single.images += example * IMAGE;
+    single.inputs = (const uint8_t *)batch->inputs + example * IMAGE;
     single.labels += example;
     single.count = 1;
     engine_open(

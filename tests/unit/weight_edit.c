@@ -74,10 +74,7 @@ static void compare_edit(const golden *g, const model *m, const char *ablated, d
         if (keeps[j] == 0) components[count++] = j; /* backwards: any order will do */
     CHECK_OK(weight_edit_write(m, components, count, gain, copy, 1));
     if (count == 0) CHECK(same_files(copy, m->path));
-    model *edited = NULL;
-    const shape image = m->graph->values[0];
-    CHECK_OK(
-        model_open(copy, &(model_options){.set = m->set, .image_height = image.h, .image_width = image.w}, &edited));
+    model *edited = golden_copy(g, copy, m->set);
     if (edited) {
         float *alone = margins(g, edited, "reference", "zero", NULL);
         float *masked = margins(g, m, "reference", ablated, keeps);
@@ -179,6 +176,11 @@ static const struct planted {
     {"vit_hf", SET_HEADS, 2, {"vit.encoder.layer.0.attention.output.dense.weight"}, 1, 12, 6},
     {"vit_timm", SET_BLOCKS, 2, {"blocks.1.attn.proj.weight", "blocks.1.attn.proj.bias"}, 0, 0, 18},
     {"vit_timm", SET_BLOCKS, 1, {"blocks.0.mlp.fc2.weight", "blocks.0.mlp.fc2.bias"}, 0, 0, 18},
+    {"gpt2", SET_NEURONS, 5, {"h.0.attn.c_attn.weight"}, 0, 5, 1},
+    {"gpt2", SET_NEURONS, 12 + 7, {"h.0.attn.c_proj.weight"}, 0, 7, 1},
+    {"gpt2_prefixed", SET_NEURONS, 24 + 1, {"transformer.h.0.mlp.c_fc.weight"}, 0, 1, 1},
+    {"gpt2", SET_NEURONS, 36 + 9, {"h.0.mlp.c_proj.weight"}, 0, 9, 1},
+    {"gpt2", SET_HEADS, 3 + 2, {"h.1.attn.c_proj.weight"}, 0, 8, 4},
 };
 
 /* Element i of an fp32 tensor. */

@@ -59,10 +59,10 @@ typedef struct cpu_form {
 typedef struct cpu_layer {
     const op *op;
     shape in, out;
-    /* Group form. Channels that `left_out` ablates are not stored in the output of a convolution: its own site, or that
-     * of an attention which alone reads it; NULL = all are stored. */
+    /* Group form. Channels that `left_out` ablates are not stored in the output of a convolution or layer norm: its own
+     * site, or that of an attention which alone reads it; NULL = all are stored. */
     const mask_site *left_out;
-    int stored_by; /* the convolution whose rows are the channels that are stored in the output: this one, or the one that
+    int stored_by; /* the op whose rows are the channels that are stored in the output: this one, or the convolution that
                     * makes an attention's values; -1 = all are */
     int feeder;    /* OP_CONV: `stored_by` of the op that makes the input */
     size_t read;   /* positions of the output, from the first on, that the logits depend on: of a ViT's last block the
@@ -79,7 +79,7 @@ typedef struct cpu_layer {
     size_t *next_row; /* [vocabulary]: where each row begins */
 } cpu_layer;
 
-/* A convolution under the masks of a tile. Lanes of a group are all alike. */
+/* A convolution under the masks of a tile; of a layer norm rows, row, constants. Lanes of a group are all alike. */
 typedef struct cpu_packed {
     uint32_t rows;       /* computed */
     uint32_t *row;       /* [O]: the output channel each of them is */
@@ -218,6 +218,8 @@ static inline size_t cpu_larger(size_t a, size_t b) {
 /* Layer i under w->keep: its epilogue, which rows are computed, which columns are stored, for weights of `form`;
  * `group`: all lanes have one mask. The layers before i must have been through here already. */
 void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *form, bool group);
+/* Likewise of a layer norm, in a group that leaves out what it ablates: which channels are stored. */
+void cpu_pack_norm(const cpu_backend *b, cpu_worker *w, size_t i);
 activate_kernel cpu_activation(const cpu_backend *b, activation act);
 
 /* ---------------------------------------------------------------------------------------- cpu_tile.c */

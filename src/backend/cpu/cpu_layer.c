@@ -55,17 +55,18 @@ static void measure_lists(cpu_backend *b, const cpu_layer *layer) {
     b->columns = cpu_larger(b->columns, cpu_layer_columns(layer, fp32, layer->out.c));
 }
 
-/* Convolution i does not store what `site` ablates. */
+/* Op i, a convolution or a layer norm, does not store what `site` ablates. */
 static void leave_out(cpu_backend *b, size_t i, const mask_site *site) {
     b->layers[i].left_out = site;
     b->layers[i].stored_by = (int)i;
 }
 
-/* Where whole heads are left out, their queries, keys and values are not even made. Otherwise values may be. */
+/* What is left out here is not made of the values, and where that is whole heads neither are their queries and keys. */
 static void describe_attention(cpu_backend *b, size_t i) {
     const op *o = &b->settings.graph->ops[i];
     if (plan_is_compacted(b->settings.plan->form[i]))
-        for (int k = 0; k < 3; k++) leave_out(b, graph_maker(o->input[k]), &o->mask);
+        for (int k = plan_ablates_heads(b->settings.graph, o) ? 0 : 2; k < 3; k++)
+            leave_out(b, graph_maker(o->input[k]), &o->mask);
     if (o->input[2] > 0) b->layers[i].stored_by = b->layers[graph_maker(o->input[2])].stored_by;
 }
 
@@ -108,6 +109,7 @@ void cpu_layers_describe(cpu_backend *b) {
         *layer = (cpu_layer){
             .op = o, .in = g->values[o->input[0]], .out = g->values[o->output], .stored_by = -1, .feeder = -1};
         if (o->kind == OP_ATTENTION) describe_attention(b, i);
+        if (o->kind == OP_LAYERNORM && plan_is_compacted(b->settings.plan->form[i])) leave_out(b, i, &o->mask);
         if (o->kind == OP_NEXT) cpu_next_describe(b, layer, bf16);
         if (o->kind != OP_CONV) continue;
         if (plan_is_compacted(b->settings.plan->form[i])) leave_out(b, i, &o->mask);

@@ -122,9 +122,16 @@ static scratch_sizes measure_scratch(const cpu_backend *b) {
     return s;
 }
 
+/* Which channels are stored, and what the others are. */
+static void place_stored(arena *arena, const cpu_layer *layer, cpu_packed *p) {
+    arena_place(arena, layer->out.c, sizeof *p->row, &p->row);
+    arena_place(arena, layer->out.c, sizeof *p->constant_channel, &p->constant_channel);
+    arena_place(arena, layer->out.c, sizeof *p->constant, &p->constant);
+}
+
 static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) {
     const size_t rows = layer->out.c;
-    arena_place(arena, rows, sizeof *p->row, &p->row);
+    place_stored(arena, layer, p);
     arena_place(arena, rows, sizeof *p->row_start, &p->row_start);
     if (layer->feeder >= 0) {
         const cpu_form *form = &layer->form; /* lists are for groups, of `run` alone */
@@ -132,8 +139,6 @@ static void place_epilogue(arena *arena, const cpu_layer *layer, cpu_packed *p) 
         if (form->bf16) arena_place(arena, form->columns, sizeof *p->pair, &p->pair);
     }
     arena_place(arena, rows, sizeof *p->channel, &p->channel);
-    arena_place(arena, rows, sizeof *p->constant_channel, &p->constant_channel);
-    arena_place(arena, rows, sizeof *p->constant, &p->constant);
     arena_place(arena, rows, LANES * sizeof *p->mul, &p->mul);
     arena_place(arena, product(rows, cpu_layer_zones(layer), 1), LANES * sizeof *p->add, &p->add);
 }
@@ -169,7 +174,9 @@ static void place_worker(const cpu_backend *b, arena *arena, const scratch_sizes
     arena_place(arena, g->op_count, sizeof *packed, &packed);
     for (size_t i = 0; i < g->op_count; i++) {
         cpu_packed unplaced;
-        if (b->layers[i].op->kind == OP_CONV) place_epilogue(arena, &b->layers[i], packed ? &packed[i] : &unplaced);
+        cpu_packed *p = packed ? &packed[i] : &unplaced;
+        if (b->layers[i].op->kind == OP_CONV) place_epilogue(arena, &b->layers[i], p);
+        if (b->layers[i].op->kind == OP_LAYERNORM && b->layers[i].left_out) place_stored(arena, &b->layers[i], p);
     }
     w->packed = packed;
     arena_place(arena, g->value_count, sizeof *w->value, &w->value);

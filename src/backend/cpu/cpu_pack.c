@@ -1,12 +1,12 @@
 /*
- * cpu_pack.c - a convolution under given masks: which rows are computed, which columns are stored, and the epilogue.
+ * cpu_pack.c - a convolution, or a layer norm that leaves channels out, under given masks: which rows are computed, which columns are stored, and the epilogue.
  * Weights stay where they are, whatever the mask: rows and columns are lists of where each begins in them.
  *
  * With x = W * input, keep k and fill c of a row (docs/design.md, section 2), the epilogue is y = mul x + add:
  *   PRE    scale (k x + (1 - k) c) + shift      mul = scale k    add = shift + scale (1 - k) c
  *   POST   k (scale x + shift) + (1 - k) c      mul = scale k    add = k shift + (1 - k) c
  *   OUT    acts later (cpu_tile.c)              mul = scale      add = shift
- * In a group a row with k = 0 is the constant `add`, and is not computed. Where the plan leaves such a channel out of
+ * In a group a row with k = 0 is the constant `add`, of an OUT site c, and is not computed. Where the plan leaves such a channel out of
  * the op that reads it, that op's `add` takes over what it would have contributed, mul times the sum over the channels
  * left out and the taps inside the image of W[o][tap][c] act(add[c]): a constant for each border zone.
  */
@@ -56,13 +56,15 @@ static bool ablated(const cpu_worker *w, const mask_site *m, uint32_t channel) {
 static const mask_site *skipping_site(const cpu_layer *layer) {
     const mask_site *own = &layer->op->mask;
     if (layer->left_out) return layer->left_out;
-    return own->place == PLACE_PRE || own->place == PLACE_POST ? own : NULL;
+    return own->place != PLACE_NONE ? own : NULL;
 }
 
-/* What stands for an ablated output channel: what this op would store, or the attention that reads it. */
+/* What stands for an ablated output channel: what this op would store, or the attention that reads it. Of an OUT site, which
+ * acts later and then replaces whatever is there, it is that already. */
 static float constant(const cpu_backend *b, const cpu_worker *w, const op *o, const mask_site *site, uint32_t channel) {
     float mul[LANES], add[LANES];
-    if (site != &o->mask) return b->settings.ablation.fill ? b->settings.ablation.fill[site->row_first + channel] : 0;
+    if (site != &o->mask || site->place == PLACE_OUT)
+        return b->settings.ablation.fill ? b->settings.ablation.fill[site->row_first + channel] : 0;
     epilogue(b, w, o, channel, mul, add);
     return add[0];
 }
@@ -159,9 +161,25 @@ void cpu_pack(const cpu_backend *b, cpu_worker *w, size_t i, const cpu_form *for
     const cpu_layer *layer = &b->layers[i];
     cpu_packed *p = &w->packed[i];
     choose_rows(b, w, layer, form, group, p);
-    if (group && layer->left_out == &layer->op->mask) activate_constants(b, w, layer, p);
+    const mask_site *own = &layer->op->mask;
+    if (group && layer->left_out == own && own->place != PLACE_OUT) activate_constants(b, w, layer, p);
     if (layer->feeder < 0) return;
     const cpu_packed *feeder = group && w->packed[layer->feeder].constants ? &w->packed[layer->feeder] : NULL;
     for (uint32_t r = 0; r < p->rows; r++) spread_over_zones(layer, feeder, p, r, w->tap_sum);
     if (group) list_columns(b, layer, form, &w->packed[layer->feeder], p);
+}
+
+void cpu_pack_norm(const cpu_backend *b, cpu_worker *w, size_t i) {
+    const cpu_layer *layer = &b->layers[i];
+    const mask_site *site = &layer->op->mask;
+    cpu_packed *p = &w->packed[i];
+    p->rows = p->constants = 0;
+    for (uint32_t c = 0; c < layer->out.c; c++) {
+        if (ablated(w, site, c)) {
+            p->constant_channel[p->constants] = c;
+            p->constant[p->constants++] = constant(b, w, layer->op, site, c);
+        } else {
+            p->row[p->rows++] = c;
+        }
+    }
 }

@@ -146,7 +146,8 @@ static double attention_products(const attention_args *a) {
 static void run_attention(const cpu_backend *b, cpu_worker *w, const cpu_layer *layer, bool group) {
     const op *o = layer->op;
     const cpu_packed *values = group && layer->stored_by >= 0 ? &w->packed[layer->stored_by] : NULL;
-    const bool whole = values && b->layers[layer->stored_by].left_out == &o->mask;
+    const bool whole =
+        values && b->layers[layer->stored_by].left_out == &o->mask && plan_ablates_heads(b->settings.graph, o);
     const uint32_t queries = (uint32_t)cpu_positions(w, layer);
     const attention_args args = {
         .tokens = o->causal ? queries : (uint32_t)shape_positions(layer->in),
@@ -190,8 +191,23 @@ uint32_t cpu_out_keeps(const cpu_backend *b, const cpu_worker *w, size_t i, bool
     return channels;
 }
 
+/* The channels that a layer norm stores, from all of them, which lie in the same place. */
+static void mask_and_compact(const cpu_worker *w, const cpu_layer *layer, const cpu_packed *p, float *x) {
+    float *to = x;
+    for (size_t position = 0; position < cpu_positions(w, layer); position++, x += (size_t)layer->out.c * LANES)
+        for (uint32_t r = 0; r < p->rows; r++, to += LANES) {
+            const float *from = x + (size_t)p->row[r] * LANES;
+            const float *mul = w->out_mul + (size_t)r * LANES, *add = w->out_add + (size_t)r * LANES;
+            for (size_t lane = 0; lane < LANES; lane++) to[lane] = from[lane] * mul[lane] + add[lane];
+        }
+}
+
 void cpu_mask_result(const cpu_backend *b, const cpu_worker *w, size_t i, bool group, const float *x, float *y) {
     const uint32_t channels = cpu_out_keeps(b, w, i, group);
+    if (group && b->layers[i].op->kind == OP_LAYERNORM && b->layers[i].left_out) {
+        mask_and_compact(w, &b->layers[i], &w->packed[i], y); /* x is y */
+        return;
+    }
     b->kernels->scale_channels(x, cpu_positions(w, &b->layers[i]), channels, w->out_mul, w->out_add, NULL, y);
 }
 
@@ -256,6 +272,7 @@ void cpu_tile_run(const cpu_backend *b, cpu_worker *w, tile_images images, bool 
             run_conv(b, w, i, group, fresh);
         else
             cpu_run_op(b, w, i, group);
+        if (g->ops[i].kind == OP_LAYERNORM && b->layers[i].left_out && group && fresh) cpu_pack_norm(b, w, i);
         float *y = cpu_value(w, g->ops[i].output);
         if (g->ops[i].mask.place == PLACE_OUT) cpu_mask_result(b, w, i, group, y, y);
         if (observer) observer->see(observer->context, b, w, i, true);
