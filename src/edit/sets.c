@@ -11,8 +11,8 @@
 #include "core/philox.h"
 #include "edit/method.h"
 
-#define VALIDATION_MOST                                                                                                \
-    2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
+/* Examples of the default --validation: a sweep runs them 100 times, and accuracies are then known to a point or so. */
+#define VALIDATION_MOST 2000
 
 const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test", "target-test"};
 
