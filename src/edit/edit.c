@@ -76,11 +76,12 @@ static coar_status check_with_model(const edit_run *e) {
 
 /* ------------------------------------------------------------------------------------------------------- opening */
 
-/* The fit of target and reference: one name in both their runs. */
+/* The fit of target and reference: one name in both their runs. A method that takes no fit is of the run's first output,
+ * or of the output of the fit that is named all the same. */
 static coar_status choose_fit(edit_run *e) {
     const edit_set *target = &e->sets.set[COAR_EDIT_TARGET], *reference = &e->sets.set[COAR_EDIT_REFERENCE];
     fit_info other;
-    if (e->given.rows || e->method->source == EDIT_OF_NOTHING) {
+    if (e->given.rows || (e->method->source != EDIT_OF_FIT && !e->o->fit)) {
         snprintf(e->fit.output, sizeof e->fit.output, "%s", e->sets.sides[0].tables.output_names[0]);
         return COAR_OK;
     }
