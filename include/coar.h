@@ -369,6 +369,8 @@ typedef struct coar_edit_options {
     const char *fit;    /* NULL = of the first output's fits the one that expects the highest correlation */
     const char *name;   /* of the edit; NULL = "edit" */
     const char *method; /* NULL = "tau" (coar_edit_methods) */
+    int has_harm_weight; /* 0: 2 */
+    double harm_weight;  /* C of method greedy, from 0: what a root mean square loss of 1 at the references weighs at the target */
     int compare;        /* the same k by leave-one-out, gradient, weight norm and chance, with intervals */
     /* W.npy f32 [M, n] in place of a fit, of the run's first output, and R.npy, integers [M]: the rows that they are of */
     const char *attributions, *rows;

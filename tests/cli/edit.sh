@@ -80,10 +80,10 @@ same "the first k at which half of the target is wrong" \
     "$(json "[p['k'] for p in r['sweep'] if p['target']['accuracy'] <= .5][0] == r['k'] == r['sweep'][-1]['k']")" True
 succeeds "no baselines: --compare" edit --lower --compare --name c1 --json --max-k 10
 grep -q "make them with 'coar evaluate $T/r.h5 --baselines'" "$T/.err" && pass "says what is missing" || fail "--compare says what is missing"
-same "compares with what there is" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'weight-norm', 'random']"
+same "compares with what there is" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'greedy', 'weight-norm', 'random']"
 succeeds "baselines" "$COAR" evaluate "$T/r.h5" --baselines --masks 16
 succeeds "--compare" edit --lower --compare --name c2 --json --max-k 10 --target-test 'class:3&rest'
-same "all methods" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'loo', 'gradient', 'weight-norm', 'random']"
+same "all methods" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'greedy', 'loo', 'gradient', 'weight-norm', 'random']"
 same "the edit's own figures are in it" "$(json "(lambda s, c: abs(s['target']['before']['output'] - s['target']['after']['output'] - c['target_gain']['mean']) < 1e-6 and abs(s['test']['before']['accuracy'] - s['test']['after']['accuracy'] - c['test_loss']['mean']) < 1e-9 and c['target_gain']['low'] < c['target_gain']['mean'] < c['target_gain']['high'])(r['sets'], r['comparison'][0])")" True
 succeeds "--method loo" edit --lower --method loo --name loo --max-k 5
 succeeds "--select 0" edit --lower --select 0 --name zero --max-k 5
