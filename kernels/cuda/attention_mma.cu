@@ -23,8 +23,8 @@
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
  * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank
  * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers by
- * WIDTH (sm_80, 90, 120), no spills: 16 bits 80 to 86, 116 to 124, 128 to 143, 147 to 162, 188 to 196; tf32 (no 80) 110
- * to 124, 128 to 168, 165 to 200, 195 to 227.
+ * WIDTH (sm_80 to sm_120), no spills: 16 bits 87 to 99, 120 to 128, 141 to 146, 158 to 165, 194 to 204; tf32 (no 80) 101
+ * to 128, 134 to 167, 172 to 228, 211 to 254.
  *
  * Flops 4 T^2 width, bytes 4 T width size, both per head and pair (a head's K and V are read from L2 by each of its row
  * blocks). ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 0.098 ms

@@ -22,7 +22,7 @@
  * order.
  *
  * Shared memory, fp32: two tiles, two times the block's rows, two weights for each of a tile's scores: (64 + 2 ROWS
- * warps) pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers (sm_80): 146 (queries), 168
+ * warps) pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers (sm_80): 154 (queries), 180
  * (keys), delta 26; no spills.
  * Flops 14 T^2 width, bytes 13 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32,
  * A100 (19.5 TFLOP/s, 2.04 TB/s): 107 GFLOP, 5.5 ms; 2.0 GB, 0.99 ms: bound by arithmetic.

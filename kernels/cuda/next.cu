@@ -14,7 +14,7 @@
  * over warps; threads follow from V alone, and so do all bits. dlogits and picked: one thread per vector.
  * fp32 throughout. A largest logit of -inf begins at -FLT_MAX, so that logits of -inf weigh nothing instead of NaN.
  *
- * Shared memory: 128 bytes. Registers (sm_80): 20 to 40, no spills.
+ * Shared memory: 128 bytes. Registers (sm_80): 19 to 31, no spills.
  * Bytes, for each position: 4 V forward, (4 + size) V backward; flops about 5 V with an exponential. GPT-2 (V = 50,257), 640
  * positions at a time: 129 MB, 63 us at 2.04 TB/s (A100 80 GB), 38 us at 3.35 TB/s (H100), beside products of 49 Gflop, 158
  * us at 312 Tflop/s and 50 us at 989 Tflop/s, which write those bytes: to reduce logits where they are made would save both.
