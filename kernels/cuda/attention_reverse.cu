@@ -9,8 +9,8 @@
  * block of another owns keys and goes over all queries, giving dK and dV. So S and dP are computed twice, seven
  * products where five would do, but nothing is added up across blocks: no atomics, and one order whatever the batch.
  *
- * Causal, a block of queries ends with the tile of its last one, a block of keys begins with the tile of its first one: the
- * queries in front of a key do not see it.
+ * Causal, a block of queries ends with the tile of its last one, a block of keys begins with the tile of its first one:
+ * the queries in front of a key do not see it.
  *
  * q, k, v, dresult, dq, dk, dv [pairs][tokens][gpu_stride(heads * width)]; logsum, delta [pairs][heads][tokens] fp32.
  * The plain kernels compute GPU_F32 and GPU_TF32 (no operand is rounded) and, for the other types, the widths that

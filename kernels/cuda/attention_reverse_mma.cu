@@ -138,8 +138,8 @@ GPU_INLINE void mix(const float (&s)[SPAN / 8][4], const unsigned char *other, u
     }
 }
 
-/* SPAN rows of the other side, `at` being the first of them in its tile, `first` in the head. Behind T rows are zeros: as
- * queries they give nothing, as keys their weight has to be cleared; and so has that of a key behind the query. */
+/* SPAN rows of the other side, `at` being the first of them in its tile, `first` in the head. Behind T rows are zeros:
+ * as queries they give nothing, as keys their weight has to be cleared; and so has that of a key behind the query. */
 template <class T, int WIDTH, attention_side SIDE>
 GPU_INLINE void reverse_span(const gpu_attention &a, const attention_gradients &d, warp_rows<WIDTH> &w,
                              const stage<WIDTH> &tile, uint32_t at, uint32_t first, float scale) {
