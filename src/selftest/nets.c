@@ -19,6 +19,8 @@ static const net_case cases[] = {
     {"mini_resnet_8", "mini_resnet", SET_FILTERS, ABLATION_SCALE, 0, 1, 2, true},
     {"vit_mini", "vit", SET_NEURONS, ABLATION_ZERO, 0, 3, 2, true},
     {"vit_mini", "vit", SET_HEADS, ABLATION_MEAN, 0, 4, 1, true},
+    {"clip_vit_mini", "clip", SET_NEURONS, ABLATION_ZERO, 0, 2, 2, true},
+    {"clip_rn_mini", "clip", SET_FILTERS, ABLATION_MEAN, 0, 3, 2, true},
     {"gpt2_mini", "gpt2", SET_NEURONS, ABLATION_MEAN, 0, 1, 2, true},
     {"resnet20", NULL, SET_FILTERS, ABLATION_ZERO, 0, 5, 5, false},
     {"resnet18_cifar", NULL, SET_BLOCKS, ABLATION_ZERO, 0, 2, 3, false},
