@@ -352,29 +352,31 @@ COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_ev
 typedef struct coar_edit_options {
     size_t size;
     const char *run; /* run.h5 */
-    const char
-        *target; /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are to change.
-                                    With attributions, as `reference` */
-    const char *reference;   /* likewise: whose outputs are to stay */
-    int raise, lower;        /* one of them: what is to become of the target's outputs */
-    uint32_t max_k;          /* K, at most n; 0 = 100, or n where that is less */
-    const char *validation;  /* SPEC or RUN.h5:SPEC, any rows: chooses k. NULL: see docs/edit.md */
-    const char *test;        /* likewise: only told */
-    const char *target_test; /* likewise, of fresh examples such as the target's; NULL: none, but for docs/edit.md's */
-    int has_select;          /* 0: 2 points; of language models 0.1 of the mean output */
-    double select; /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    /* SPEC, or RUN.h5:SPEC of another run of the same model and components: examples with attributions whose outputs are to
+     * change, and others whose outputs are to stay */
+    const char *target, *reference;
+    int raise, lower; /* one of them: what is to become of the target's outputs */
+    uint32_t max_k;   /* K, at most n; 0 = 100, or n where that is less */
+    /* SPEC or RUN.h5:SPEC of any rows: what k is chosen by, and what is only told: examples that decide nothing, and fresh
+     * ones such as the target's. NULL: docs/edit.md has the defaults */
+    const char *validation, *test, *target_test;
+    int has_select; /* 0: 2 points; of language models 0.1 of the mean output */
+    double select;  /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    /* percent: the smallest k within X at which so many of the target's examples are right (lower: at most so many), instead
+     * of the largest gain; the sweep ends there */
     int has_until;
-    double until;       /* percent: the smallest k within X at which so many of the target's examples are right (lower:
-                                    at most so many), instead of the largest gain; the sweep ends there */
+    double until;
     const char *fit;    /* NULL = of the first output's fits the one that expects the highest correlation */
     const char *name;   /* of the edit; NULL = "edit" */
     const char *method; /* NULL = "tau" (coar_edit_methods) */
+    int has_harm_weight; /* 0: 2 */
+    double harm_weight;  /* C of method greedy, from 0: what a root mean square loss of 1 at the references weighs at the target */
     int compare;        /* the same k by leave-one-out, gradient, weight norm and chance, with intervals */
-    const char *attributions; /* W.npy f32 [M, n] in place of a fit, of the run's first output ... */
-    const char *rows;         /* ... and R.npy, integers [M]: the data file's rows that they are of */
-    const char *classes;      /* FILE.npy of a zero-shot classifier; NULL = the run's */
-    const char *model, *data; /* NULL = the run's paths; hashes are compared. `data` is the positional run's */
-    const char *backend;      /* as in coar_evaluate_options */
+    /* W.npy f32 [M, n] in place of a fit, of the run's first output, and R.npy, integers [M]: the rows that they are of */
+    const char *attributions, *rows;
+    const char *classes;      /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    const char *model, *data;
+    const char *backend;
     const char *devices;
     int threads;
     uint64_t memory;
@@ -403,9 +405,8 @@ enum {
 typedef struct coar_edit_score {
     double output;   /* mean of the fit's output */
     double accuracy; /* examples with a margin above 0 */
-    double
-        worst; /* the lowest accuracy of a (label, group) pair that has examples; of data without groups, of a label */
-    double average; /* the pairs' mean accuracy, each pair counting alike */
+    double worst;    /* the lowest accuracy of a pair of label and group that has examples; without groups, of a label */
+    double average;  /* the pairs' mean accuracy, each pair counting alike */
 } coar_edit_score;
 
 typedef struct coar_edit_point {         /* of the sweep */
@@ -442,7 +443,7 @@ typedef struct coar_edit_comparison {
 
 /* One block of memory, freed with coar_free. */
 typedef struct coar_edit_result {
-    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy */
+    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy and methods without */
     uint32_t components, max_k, k;                        /* n, K, the k chosen; 0: no edit helps */
     double select;                                        /* X: points, or mean output */
     uint32_t stopped;                                     /* the sweep ended before K at this k; 0: it did not */

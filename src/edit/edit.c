@@ -31,6 +31,8 @@ static coar_status check_options(const coar_edit_options *o) {
         return status_set(COAR_ERROR_USAGE, "--select: give points of validation accuracy, from 0");
     if (o->has_until && !(o->until >= 0 && o->until <= 100))
         return status_set(COAR_ERROR_USAGE, "--until: give a percentage, 0 to 100");
+    if (o->has_harm_weight && !(o->harm_weight >= 0 && isfinite(o->harm_weight)))
+        return status_set(COAR_ERROR_USAGE, "--harm-weight: give a number from 0");
     if (!o->attributions != !o->rows)
         return status_set(COAR_ERROR_USAGE, "--attributions and --rows go together: W.npy and the rows that it is of");
     if (o->attributions && o->fit)
@@ -76,11 +78,12 @@ static coar_status check_with_model(const edit_run *e) {
 
 /* ------------------------------------------------------------------------------------------------------- opening */
 
-/* The fit of target and reference: one name in both their runs. */
+/* The fit of target and reference: one name in both their runs. A method that takes no fit is of the run's first output,
+ * or of the output of the fit that is named all the same. */
 static coar_status choose_fit(edit_run *e) {
     const edit_set *target = &e->sets.set[COAR_EDIT_TARGET], *reference = &e->sets.set[COAR_EDIT_REFERENCE];
     fit_info other;
-    if (e->given.rows || e->method->source == EDIT_OF_NOTHING) {
+    if (e->given.rows || (e->method->source != EDIT_OF_FIT && !e->o->fit)) {
         snprintf(e->fit.output, sizeof e->fit.output, "%s", e->sets.sides[0].tables.output_names[0]);
         return COAR_OK;
     }
@@ -129,7 +132,7 @@ static coar_status choose_components(edit_run *e) {
     uint32_t count = e->o->max_k ? e->o->max_k : e->n < MAX_K_DEFAULT ? e->n : MAX_K_DEFAULT;
     TRY(memory_new(e->n, sizeof *r->scores, "scores", &r->scores));
     TRY(memory_new(e->n, sizeof *r->order, "scores", &r->order));
-    if (e->sets.set[COAR_EDIT_TARGET].count == 1 && e->method->source != EDIT_OF_NOTHING)
+    if (e->sets.set[COAR_EDIT_TARGET].count == 1 && e->method->variances)
         log_info(e->o->callbacks, "--target: one example has no variance: 0 stands for it in tau");
     TRY(edit_choose(e, e->method, r->scores, r->order, &count, &there));
     if (!there)

@@ -10,6 +10,7 @@
 
 #include "core/memory.h"
 #include "core/philox.h"
+#include "edit/greedy.h"
 
 /* ------------------------------------------------------------------------------------------------------- orders */
 
@@ -91,14 +92,17 @@ static coar_status choose_weight_norm(const edit_problem *p, double *scores, uin
 /* ------------------------------------------------------------------------------------------------------ the table */
 
 const edit_method edit_methods[] = {
-    {"tau", EDIT_OF_FIT, false, choose_tau},          {"loo", EDIT_OF_LOO, true, choose_tau},
-    {"gradient", EDIT_OF_GRADIENT, true, choose_tau}, {"weight-norm", EDIT_OF_NOTHING, true, choose_weight_norm},
-    {"random", EDIT_OF_NOTHING, true, choose_random},
+    {"tau", EDIT_OF_FIT, true, true, choose_tau},
+    {"greedy", EDIT_OF_FIT, true, false, edit_choose_greedy},
+    {"loo", EDIT_OF_LOO, true, true, choose_tau},
+    {"gradient", EDIT_OF_GRADIENT, true, true, choose_tau},
+    {"weight-norm", EDIT_OF_NOTHING, true, false, choose_weight_norm},
+    {"random", EDIT_OF_NOTHING, true, false, choose_random},
 };
 const size_t edit_method_count = sizeof edit_methods / sizeof *edit_methods;
 
 const char *coar_edit_methods(void) {
-    return "tau, loo, gradient, weight-norm, random";
+    return "tau, greedy, loo, gradient, weight-norm, random";
 }
 
 coar_status edit_method_find(const char *name, const edit_method **out) {

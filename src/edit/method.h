@@ -24,7 +24,9 @@ typedef struct edit_evidence {
 
 typedef struct edit_problem {
     uint32_t n;
-    double direction; /* 1 to raise the target's outputs, -1 to lower them */
+    double direction;   /* 1 to raise the target's outputs, -1 to lower them */
+    double better;      /* 1: larger outputs are better (a loss: -1) */
+    double harm_weight; /* C of greedy.c, at least 0 */
     edit_evidence target, reference;
     const uint32_t *group_first; /* [groups + 1] starts of the component groups; the last is n */
     uint32_t groups;
@@ -44,7 +46,8 @@ typedef enum edit_source {
 typedef struct edit_method {
     const char *name; /* --method NAME; in the run file */
     edit_source source;
-    bool compared; /* one of those that --compare sets beside the edit */
+    bool compared;  /* one of those that --compare sets beside an edit by another */
+    bool variances; /* takes those of target and reference: one target has none, which is said */
 
     /* scores[n]: what the choice rests on, for the run file and the report. order[*count]: the components in the order in which
      * they are ablated, none twice, *count of them wanted; fewer (and *count lowered) where the method has no use for more. No

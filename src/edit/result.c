@@ -23,16 +23,16 @@ static coar_edit_interval interval_of(const double values[3]) {
 }
 
 static void place_order(const edit_run *e, arena *a, coar_edit_result *out) {
-    const run_tables *tables = &e->sets.sides[0].tables;
+    const model *m = e->sets.sides[0].job->model;
     const edit_record *r = &e->record;
     coar_edit_component *list;
     arena_place(a, r->order_count, sizeof *list, &list);
     for (size_t i = 0; i < r->order_count; i++) {
         const uint32_t c = r->order[i];
         size_t g = 0;
-        while (g + 1 < tables->group_count && c >= tables->groups[g + 1].first) g++;
-        const char *group = place_text(a, tables->groups[g].name);
-        if (list) list[i] = (coar_edit_component){c, group, c - tables->groups[g].first, r->scores[c]};
+        while (g + 1 < m->group_count && c >= m->groups[g + 1].first) g++;
+        const char *group = place_text(a, m->groups[g].name);
+        if (list) list[i] = (coar_edit_component){c, group, c - m->groups[g].first, r->scores[c]};
     }
     out->order = list;
     out->order_count = r->order_count;

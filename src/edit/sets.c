@@ -11,8 +11,8 @@
 #include "core/philox.h"
 #include "edit/method.h"
 
-#define VALIDATION_MOST                                                                                                \
-    2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
+/* Examples of the default --validation: a sweep runs them 100 times, and accuracies are then known to a point or so. */
+#define VALIDATION_MOST 2000
 
 const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test", "target-test"};
 
@@ -79,6 +79,9 @@ static coar_status open_side(const coar_edit_options *o, const char *path, edit_
     TRY_GOTO(store_read_tables(side->store, &side->tables, NULL));
     TRY_GOTO(store_existing_plan(path, &plan));
     TRY_GOTO(reopen_job(side->store, &options, plan, &side->tables, &side->job));
+    if (side->tables.components != side->job->model->graph->components)
+        TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: components: are %u, but the model has %u", path,
+                            side->tables.components, side->job->model->graph->components));
     const char *label = store_setting(side->store, "label");
     side->predicted = label && !strcmp(label, "predicted");
     if (side != s->sides) TRY_GOTO(check_same_network(s->sides, side));

@@ -142,6 +142,15 @@ static bool has_array(const mover *m, const char *leaf, const void *data) {
     return m->writing ? data != NULL : h5_has(m->file, name);
 }
 
+/* Numbers that were read, and that others are looked up by, must be below `end`. */
+static coar_status check_below(const mover *m, const char *leaf, const uint32_t *values, size_t count, uint32_t end) {
+    for (size_t i = 0; i < count && !m->writing; i++)
+        if (values[i] >= end)
+            return status_set(COAR_ERROR_INPUT, "%s: '%s/%s' holds %u: it must be below %u", m->path, m->group, leaf,
+                              values[i], end);
+    return COAR_OK;
+}
+
 /* ---------------------------------------------------------------------------------------- attributes, both ways */
 
 /* The group at hand, created where it is missing in a file that is written. */
@@ -278,7 +287,7 @@ static coar_status move_examples(mover *m, edit_examples *e) {
     TRY_GOTO(move_array(m, "predicted_before", I32, e->shown, 0, &e->predicted_before));
     TRY_GOTO(move_array(m, "predicted_after", I32, e->shown, 0, &e->predicted_after));
     TRY_GOTO(move_array(m, "scores", F64, 2, EDIT_COLUMNS, &e->scores));
-    for (size_t i = 0; i < e->shown; i++)
+    for (size_t i = 0; i < e->shown && !m->writing; i++)
         if (e->shown_at[i] >= e->count)
             TRY_GOTO(
                 status_set(COAR_ERROR_INPUT, "%s: '%s/shown' names an example that is not there", m->path, m->group));
@@ -303,6 +312,7 @@ static coar_status move_comparisons(mover *m, const char *edit, edit_record *r) 
         TRY_GOTO(move_text(m, group, "method", c->method, sizeof c->method));
         TRY_GOTO(move_array(m, "values", F64, 4, 3, &c->values));
         TRY_GOTO(move_array(m, "order", U32, r->k, 0, &c->order));
+        TRY_GOTO(check_below(m, "order", c->order, r->k, r->components));
     }
 done:
     h5_close(&group);
@@ -314,6 +324,7 @@ static coar_status move_all(mover *m, const char *name, edit_record *r) {
     TRY(move_header(m, r));
     TRY(move_array(m, "scores", F64, r->components, 0, &r->scores));
     TRY(move_array(m, "order", U32, r->order_count, 0, &r->order));
+    TRY(check_below(m, "order", r->order, r->order_count, r->components));
     snprintf(m->group, sizeof m->group, "/edits/%s/sweep", name);
     TRY(move_sweep(m, r));
     snprintf(m->group, sizeof m->group, "/edits/%s", name);

@@ -36,7 +36,7 @@ typedef struct edit_comparison {
 
 typedef struct edit_record {
     char name[64], method[16], direction[8], output[40];
-    char fit[64]; /* "" = attributions from .npy */
+    char fit[64]; /* "" = attributions from .npy, or a method that takes no fit */
     char *command;
     uint32_t components, max_k, k, stopped; /* coar_edit_result */
     double select;

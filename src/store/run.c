@@ -83,7 +83,7 @@ coar_status store_setting_integer(const run_store *store, const char *key, uint6
 /* Names that this library gives files of the folder, and their temporary files. */
 static bool is_own_name(const char *name) {
     static const char *const whole[] = {MANIFEST, "lock", TABLES_FILE, GRADIENTS_FILE, STORE_STEPS};
-    static const char *const begins[] = {ABLATE_STAGE, GRADIENTS_STAGE, "baseline-", "passes-", "truth-",
+    static const char *const begins[] = {ABLATE_STAGE, GRADIENTS_STAGE, "baseline-",  "passes-", "truth-",
                                          "outputs-",   "fit-",          "predicted-", EDIT_PART};
     static const char *const ends[] = {".h5", ".json", ".journal", ".alive"};
     const char *temporary = strstr(name, ".tmp.");
