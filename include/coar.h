@@ -51,17 +51,17 @@ extern "C" {
 #define COAR_VERSION_PATCH 0
 
 /* name, value, text. Values are part of the interface: they are never renumbered. */
-#define COAR_STATUS_MAP(X)                                                          \
-    X(OK, 0, "success")                                                             \
-    X(ERROR_USAGE, 1, "an option or argument is wrong")                             \
-    X(ERROR_INPUT, 2, "a file holds something wrong")                               \
-    X(ERROR_IO, 3, "the system refused a read or write")                            \
-    X(ERROR_MEMORY, 4, "not enough memory")                                         \
-    X(ERROR_EXISTS, 5, "the output exists already")                                 \
-    X(ERROR_MISMATCH, 6, "settings or files differ from those the run began with")  \
-    X(ERROR_BUSY, 7, "another live process is working on this run")                 \
-    X(ERROR_UNSUPPORTED, 8, "not supported by this build, machine or model")        \
-    X(STOPPED, 9, "stopped early with everything saved")                            \
+#define COAR_STATUS_MAP(X)                                                                                             \
+    X(OK, 0, "success")                                                                                                \
+    X(ERROR_USAGE, 1, "an option or argument is wrong")                                                                \
+    X(ERROR_INPUT, 2, "a file holds something wrong")                                                                  \
+    X(ERROR_IO, 3, "the system refused a read or write")                                                               \
+    X(ERROR_MEMORY, 4, "not enough memory")                                                                            \
+    X(ERROR_EXISTS, 5, "the output exists already")                                                                    \
+    X(ERROR_MISMATCH, 6, "settings or files differ from those the run began with")                                     \
+    X(ERROR_BUSY, 7, "another live process is working on this run")                                                    \
+    X(ERROR_UNSUPPORTED, 8, "not supported by this build, machine or model")                                           \
+    X(STOPPED, 9, "stopped early with everything saved")                                                               \
     X(ERROR_INTERNAL, 10, "a defect in coar itself")
 
 typedef enum coar_status {
@@ -83,12 +83,12 @@ COAR_API const char *coar_last_error(void);
 /* ------------------------------------------------------------------------------------------ callbacks */
 
 typedef struct coar_progress {
-    const char *stage;      /* "pack", "ablate", "fit", ... */
-    uint64_t done, total;   /* work items of this stage; total 0 = unknown */
-    double seconds;         /* since this call began the stage */
-    double rate;            /* work done by this call per second, in `unit` */
-    const char *unit;       /* "images", "masks", ... */
-    double seconds_left;    /* < 0: not known yet */
+    const char *stage;    /* "pack", "ablate", "fit", ... */
+    uint64_t done, total; /* work items of this stage; total 0 = unknown */
+    double seconds;       /* since this call began the stage */
+    double rate;          /* work done by this call per second, in `unit` */
+    const char *unit;     /* "images", "masks", ... */
+    double seconds_left;  /* < 0: not known yet */
 } coar_progress;
 
 typedef enum coar_log_level { COAR_LOG_INFO = 0, COAR_LOG_WARNING = 1 } coar_log_level;
@@ -106,32 +106,33 @@ typedef struct coar_callbacks {
 
 typedef struct coar_pack_options {
     size_t size;
-    const char *from;        /* imagefolder, cifar10, cifar100, idx, npy, tokens */
-    const char *path;        /* what to read */
-    const char *labels;      /* label file (idx, npy); NULL where the source has labels itself */
-    const char *groups;      /* CSV of subpopulation labels (docs/formats.md) */
-    uint32_t image_size;     /* side S in pixels; 0 = keep (all images must then be equal) */
-    double crop;             /* R: shorter side to round(S/R), centre crop S; 0 = default (.875 from 224 up, else 1) */
-    const char *resize;      /* area, bilinear (default), bicubic; all anti-aliased */
-    const char *mean, *std;  /* "A,B,C" of pixels/255, one per channel; NULL = not stored */
-    const char *output;      /* data.h5 */
+    const char *from;       /* imagefolder, cifar10, cifar100, idx, npy, tokens */
+    const char *path;       /* what to read */
+    const char *labels;     /* label file (idx, npy); NULL where the source has labels itself */
+    const char *groups;     /* CSV of subpopulation labels (docs/formats.md) */
+    uint32_t image_size;    /* side S in pixels; 0 = keep (all images must then be equal) */
+    double crop;            /* R: shorter side to round(S/R), centre crop S; 0 = default (.875 from 224 up, else 1) */
+    const char *resize;     /* area, bilinear (default), bicubic; all anti-aliased */
+    const char *mean, *std; /* "A,B,C" of pixels/255, one per channel; NULL = not stored */
+    const char *output;     /* data.h5 */
     int force;
     int threads;
-    const char *command;     /* provenance: the command line; may be NULL */
+    const char *command; /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
     /* tokens: texts for a language model, as integers [N, T] in a .npy file or as a UTF-8 file that <|endoftext|> separates */
-    const char *lengths;     /* .npy of each text's length [N]; NULL = T each */
-    const char *vocabulary;  /* vocab.json: needed for text; of an array it says how many tokens there are */
-    const char *merges;      /* merges.txt, for text */
-    uint32_t length;         /* longer texts are cut after so many tokens; 0 = never */
+    const char *lengths;    /* .npy of each text's length [N]; NULL = T each */
+    const char *vocabulary; /* vocab.json: needed for text; of an array it says how many tokens there are */
+    const char *merges;     /* merges.txt, for text */
+    uint32_t length;        /* longer texts are cut after so many tokens; 0 = never */
 } coar_pack_options;
-#define COAR_PACK_INIT { .size = sizeof(coar_pack_options) }
+#define COAR_PACK_INIT                                                                                                 \
+    { .size = sizeof(coar_pack_options) }
 
 typedef struct coar_pack_result {
     uint64_t examples, classes, groups;
     uint32_t height, width, channels; /* of images */
     double seconds;
-    uint32_t tokens, vocabulary;      /* of texts: T, and 0 where the vocabulary is not known */
+    uint32_t tokens, vocabulary; /* of texts: T, and 0 where the vocabulary is not known */
 } coar_pack_result;
 
 /* Makes a data set file. The file appears complete or not at all. */
@@ -139,9 +140,10 @@ COAR_API coar_status coar_pack(const coar_pack_options *options, coar_pack_resul
 
 /* ----------------------------------------------------------------------------------------------- info */
 
-/* Describes a weight, data or run file. `arch` and `components` as in coar_ablate_options (weights only).
+/* Describes a weight, data or run file. `arch`, `components` and `classes` as in coar_ablate_options (weights only).
  * *text: human-readable, or JSON with `json`; the caller frees it with coar_free. */
-COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text);
+COAR_API coar_status coar_info(const char *path, const char *arch, const char *components, const char *classes,
+                               int json, char **text);
 
 /* Frees what a function of coar handed over. NULL is fine. */
 COAR_API void coar_free(void *memory);
@@ -150,45 +152,49 @@ COAR_API void coar_free(void *memory);
 
 typedef struct coar_ablate_options {
     size_t size;
-    const char *model;       /* W.safetensors */
-    const char *data;        /* data.h5 */
-    const char *output;      /* run.h5 */
-    const char *arch;        /* NAME[,key=value...] */
-    const char *examples;    /* SPEC; NULL = all */
-    uint64_t masks;          /* m; 0 = 2n */
-    const char *sampler;     /* bernoulli (default), fixed, stratified, loo, file:PATH */
-    double alpha;            /* in (0,1); 0 = 0.05 */
+    const char *model;    /* W.safetensors */
+    const char *data;     /* data.h5 */
+    const char *output;   /* run.h5 */
+    const char *arch;     /* NAME[,key=value...] */
+    const char *examples; /* SPEC; NULL = all */
+    uint64_t masks;       /* m; 0 = 2n */
+    const char *sampler;  /* bernoulli (default), fixed, stratified, loo, file:PATH */
+    double alpha;         /* in (0,1); 0 = 0.05 */
     uint64_t seed;
-    const char *outputs;     /* "margin" (default), "margin,loss", ... */
-    const char *label;       /* NULL = the data's labels; "predicted" = the unablated model's prediction */
-    const char *ablation;    /* zero (default), mean, scale:G */
-    const char *calibration; /* SPEC for `mean`; NULL = the run's examples */
-    const char *components;  /* filters, neurons, heads, blocks; NULL = the model's first set */
+    const char *outputs;       /* "margin" (default), "margin,loss", ... */
+    const char *label;         /* NULL = the data's labels; "predicted" = the unablated model's prediction */
+    const char *ablation;      /* zero (default), mean, scale:G */
+    const char *calibration;   /* SPEC for `mean`; NULL = the run's examples */
+    const char *components;    /* filters, neurons, heads, blocks; NULL = the model's first set */
     const char *only, *except; /* globs over group names */
-    const char *backend;     /* cuda, cpu, reference; NULL = the fastest present */
-    const char *precision;   /* auto (default), fp32, tf32, bf16, fp16 */
-    int exact;               /* no transformed kernels (Winograd); on a GPU our own kernels by rule, nothing timed */
+    const char *backend;       /* cuda, cpu, reference; NULL = the fastest present */
+    const char *precision;     /* auto (default), fp32, tf32, bf16, fp16 */
+    int exact;                 /* no transformed kernels (Winograd); on a GPU our own kernels by rule, nothing timed */
     int threads;
-    uint64_t memory;         /* bytes; of the host, or with backend cuda of each device. 0 = half of the host's, or what is free */
-    const char *plan;        /* a numerics plan to take over: FILE or run.h5 */
+    uint64_t
+        memory; /* bytes; of the host, or with backend cuda of each device. 0 = half of the host's, or what is free */
+    const char *plan; /* a numerics plan to take over: FILE or run.h5 */
     int store_masks;
     int store_f16;
-    const char *shard;       /* "K/S": only the units t with t mod S == K */
-    int force;               /* remove the whole run (ablations, gradients, fits) and start over */
-    int force_resume;        /* resume although another process seems alive */
-    double time_limit;       /* seconds; 0 = none. Then COAR_STOPPED */
-    const char *command;     /* provenance: the command line; may be NULL */
+    const char *shard;   /* "K/S": only the units t with t mod S == K */
+    int force;           /* remove the whole run (ablations, gradients, fits) and start over */
+    int force_resume;    /* resume although another process seems alive */
+    double time_limit;   /* seconds; 0 = none. Then COAR_STOPPED */
+    const char *command; /* provenance: the command line; may be NULL */
     const coar_callbacks *callbacks;
-    const char *devices;     /* "0,2": which of the backend's devices; NULL or "all" = all. No result depends on it */
+    const char *devices; /* "0,2": which of the backend's devices; NULL or "all" = all. No result depends on it */
+    const char *classes; /* of a zero-shot classifier (CLIP), and of no other network: embeddings of its classes, .npy
+                              * of f32 or f16 [classes, width of the image's embedding], of any length */
 } coar_ablate_options;
-#define COAR_ABLATE_INIT { .size = sizeof(coar_ablate_options) }
+#define COAR_ABLATE_INIT                                                                                               \
+    { .size = sizeof(coar_ablate_options) }
 
 typedef struct coar_ablate_result {
-    uint64_t examples, components, masks;  /* N, n, m */
-    uint64_t units_total, units_before;    /* work units, and those that were there already */
-    uint64_t images;                       /* masked images computed by this call */
-    double seconds;                        /* spent computing them */
-    int already_complete;                  /* nothing was to do */
+    uint64_t examples, components, masks; /* N, n, m */
+    uint64_t units_total, units_before;   /* work units, and those that were there already */
+    uint64_t images;                      /* masked images computed by this call */
+    double seconds;                       /* spent computing them */
+    int already_complete;                 /* nothing was to do */
 } coar_ablate_result;
 
 /* Runs masked forward passes into a run file; resumes, extends (larger `masks`) or refuses by itself. */
@@ -198,19 +204,21 @@ COAR_API coar_status coar_ablate(const coar_ablate_options *options, coar_ablate
 
 typedef struct coar_gradients_options {
     size_t size;
-    uint32_t passes;             /* k: reverse passes of every example; 0 = 64 */
-    coar_ablate_options ablate;  /* the run. masks, sampler, store_masks and store_f16 are the ablations' and not looked at;
+    uint32_t passes; /* k: reverse passes of every example; 0 = 64 */
+    coar_ablate_options
+        ablate; /* the run. masks, sampler, store_masks and store_f16 are the ablations' and not looked at;
                                     alpha is below 1/2 */
 } coar_gradients_options;
-#define COAR_GRADIENTS_INIT { .size = sizeof(coar_gradients_options), .ablate = COAR_ABLATE_INIT }
+#define COAR_GRADIENTS_INIT                                                                                            \
+    { .size = sizeof(coar_gradients_options), .ablate = COAR_ABLATE_INIT }
 
 typedef struct coar_gradients_result {
-    uint64_t examples, components;       /* N, n */
-    uint32_t passes;                     /* k, or what is there where that is more */
-    uint64_t units_total, units_before;  /* work units: a block of 32 examples and one output; those done already */
-    uint64_t images;                     /* masked images differentiated by this call */
-    double seconds;                      /* spent on them */
-    int already_complete;                /* nothing was to do */
+    uint64_t examples, components;      /* N, n */
+    uint32_t passes;                    /* k, or what is there where that is more */
+    uint64_t units_total, units_before; /* work units: a block of 32 examples and one output; those done already */
+    uint64_t images;                    /* masked images differentiated by this call */
+    double seconds;                     /* spent on them */
+    int already_complete;               /* nothing was to do */
 } coar_gradients_result;
 
 /* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
@@ -228,38 +236,40 @@ COAR_API coar_status coar_merge(const char *run, const char *output, int force, 
 
 typedef struct coar_fit_options {
     size_t size;
-    const char *run;          /* run.h5, or NULL with masks and outputs */
-    const char *masks;        /* M.npy, bool [m, n] */
-    const char *outputs;      /* Y.npy, f32 or f64 [m, N] */
-    const char *output_file;  /* attributions.h5; with masks and outputs only */
-    const char *estimator;    /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad
+    const char *run;         /* run.h5, or NULL with masks and outputs */
+    const char *masks;       /* M.npy, bool [m, n] */
+    const char *outputs;     /* Y.npy, f32 or f64 [m, N] */
+    const char *output_file; /* attributions.h5; with masks and outputs only */
+    const char *estimator;   /* ols, ridge, eb, lasso, grad, grad+eb. NULL: of a run with gradients grad+eb, or grad
                                  without masks; of a loo run ols: baseline minus output; else ridge */
-    const char *output;       /* output name; NULL = the run's first */
-    const char *name;         /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
-    int standard_errors;      /* not of lasso; where noise cannot be told they are NaN */
+    const char *output;      /* output name; NULL = the run's first */
+    const char *name;        /* NULL = ESTIMATOR, or ESTIMATOR-OUTPUT for an output that is not the first */
+    int standard_errors;     /* not of lasso; where noise cannot be told they are NaN */
     int threads;
     uint64_t memory;
     int force;
-    int keep;                 /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
+    int keep; /* a fit of this name, estimator and output is kept as it is where it was made from the same masks and
                                  gradients and has standard errors if they are asked for (already_complete), else replaced; one of
                                  another estimator or output is COAR_ERROR_EXISTS */
-    int check_only;           /* check what can be before the run is complete, or is there; *result stays as it is */
+    int check_only; /* check what can be before the run is complete, or is there; *result stays as it is */
     const char *command;
     const coar_callbacks *callbacks;
-    const char *backend;      /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
+    const char *
+        backend; /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
                                  where it can be had, else cpu */
-    const char *devices;      /* as in coar_ablate_options; a fit runs on the first of them */
+    const char *devices; /* as in coar_ablate_options; a fit runs on the first of them */
 } coar_fit_options;
-#define COAR_FIT_INIT { .size = sizeof(coar_fit_options) }
+#define COAR_FIT_INIT                                                                                                  \
+    { .size = sizeof(coar_fit_options) }
 
 typedef struct coar_fit_result {
     char name[64];
     uint64_t examples, components, masks;
-    uint64_t examples_left_out, masks_left_out;  /* because of non-finite outputs or gradients */
-    double r2_mean, heldout_mean;                /* over examples with a value */
+    uint64_t examples_left_out, masks_left_out; /* because of non-finite outputs or gradients */
+    double r2_mean, heldout_mean;               /* over examples with a value */
     double seconds;
     int already_complete;
-    uint64_t passes;                             /* of gradients that were used */
+    uint64_t passes; /* of gradients that were used */
     /* The mean correlation to expect of coar_evaluate at the training alpha, from predictions of masks that were held out,
      * and a 95 % interval over masks and examples. NaN where nothing could be held out. */
     double predicted, predicted_low, predicted_high;
@@ -273,21 +283,22 @@ COAR_API coar_status coar_fit(const coar_fit_options *options, coar_fit_result *
 
 typedef struct coar_budget_options {
     size_t size;
-    const char *budget;          /* "30m", "2h", "90s", or forward passes of every example: "5000p", a reverse pass being
+    const char *budget;         /* "30m", "2h", "90s", or forward passes of every example: "5000p", a reverse pass being
                                     2.5 of them; NULL = 2n passes */
-    uint64_t reserved;           /* passes of the budget that are for something else (evaluation) */
-    int check_only;              /* check `budget` alone */
-    coar_ablate_options ablate;  /* the run; masks is not looked at */
-    coar_fit_options fit;        /* of the fits in between: threads, memory, backend, output, standard_errors ... */
+    uint64_t reserved;          /* passes of the budget that are for something else (evaluation) */
+    int check_only;             /* check `budget` alone */
+    coar_ablate_options ablate; /* the run; masks is not looked at */
+    coar_fit_options fit;       /* of the fits in between: threads, memory, backend, output, standard_errors ... */
 } coar_budget_options;
-#define COAR_BUDGET_INIT { .size = sizeof(coar_budget_options), .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT }
+#define COAR_BUDGET_INIT                                                                                               \
+    { .size = sizeof(coar_budget_options), .ablate = COAR_ABLATE_INIT, .fit = COAR_FIT_INIT }
 
 typedef struct coar_budget_result {
-    uint32_t passes, steps;      /* k */
-    uint64_t masks;              /* m */
-    char estimator[16];          /* the fit to take: grad, or grad+eb where it predicts at least 0.005 more */
-    int settled;                 /* stopped because another doubling adds little, not because the budget is spent */
-    double predicted;            /* correlation on fresh masks */
+    uint32_t passes, steps; /* k */
+    uint64_t masks;         /* m */
+    char estimator[16];     /* the fit to take: grad, or grad+eb where it predicts at least 0.005 more */
+    int settled;            /* stopped because another doubling adds little, not because the budget is spent */
+    double predicted;       /* correlation on fresh masks */
     double seconds;
 } coar_budget_result;
 
@@ -302,79 +313,82 @@ COAR_API coar_status coar_budget(const coar_budget_options *options, coar_budget
 typedef struct coar_evaluate_options {
     size_t size;
     const char *run;
-    const char *fits;        /* "ols,ridge"; NULL = every fit */
-    const char *alphas;      /* ".1,.05"; NULL = the training alpha */
-    uint64_t masks;          /* 0 = 100 */
-    int has_seed;            /* 0: the run's seed */
+    const char *fits;   /* "ols,ridge"; NULL = every fit */
+    const char *alphas; /* ".1,.05"; NULL = the training alpha */
+    uint64_t masks;     /* 0 = 100 */
+    int has_seed;       /* 0: the run's seed */
     uint64_t seed;
     const char *model, *data; /* NULL = the run's paths; hashes are compared */
-    const char *backend;     /* NULL = the run's, the only one that is taken */
+    const char *backend;      /* NULL = the run's, the only one that is taken */
     int threads;
     uint64_t memory;
-    double time_limit;        /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
+    double time_limit; /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
     int force_resume;
-    int check_only;           /* as in coar_fit_options; `evaluations` and `count` may be NULL */
+    int check_only; /* as in coar_fit_options; `evaluations` and `count` may be NULL */
     const char *command;
     const coar_callbacks *callbacks;
-    const char *devices;      /* as in coar_ablate_options */
-    int baselines;            /* leave-one-out, gradient at the full model, neuron conductance, internal influence: made
+    const char *devices; /* as in coar_ablate_options */
+    int baselines;       /* leave-one-out, gradient at the full model, neuron conductance, internal influence: made
                                * where the run lacks them, as its fits loo, gp, nc, ii, and evaluated beside `fits` */
+    const char *classes; /* as `model`, of a run that has class embeddings */
 } coar_evaluate_options;
-#define COAR_EVALUATE_INIT { .size = sizeof(coar_evaluate_options) }
+#define COAR_EVALUATE_INIT                                                                                             \
+    { .size = sizeof(coar_evaluate_options) }
 
 typedef struct coar_evaluation {
     char fit[64], output[64];
     double alpha;
     uint64_t masks, seed;
-    double pearson_mean, pearson_low, pearson_high;  /* bootstrap 95 % over masks and examples */
+    double pearson_mean, pearson_low, pearson_high; /* bootstrap 95 % over masks and examples */
     double spearman_mean;
-    uint64_t examples, examples_undefined;           /* N, and those without a correlation: left out of the means */
+    uint64_t examples, examples_undefined; /* N, and those without a correlation: left out of the means */
 } coar_evaluation;
 
 /* Counterfactual correlation on fresh masks. *evaluations: `count` entries, freed with coar_free. */
-COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations,
-                                   size_t *count);
+COAR_API coar_status coar_evaluate(const coar_evaluate_options *options, coar_evaluation **evaluations, size_t *count);
 
 /* ------------------------------------------------------------------------------------------------ edit */
 
 typedef struct coar_edit_options {
     size_t size;
-    const char *run;             /* run.h5 */
-    const char *target;          /* SPEC, or RUN.h5:SPEC of another run of the same model and components: whose outputs are
-                                    to change. With attributions, as `reference` */
-    const char *reference;       /* likewise: whose outputs are to stay */
-    int raise, lower;            /* one of them: what is to become of the target's outputs */
-    uint32_t max_k;              /* K, at most n; 0 = 100, or n where that is less */
-    const char *validation;      /* SPEC or RUN.h5:SPEC, any rows: chooses k. NULL: see docs/edit.md */
-    const char *test;            /* likewise: only told */
-    const char *target_test;     /* likewise, of fresh examples such as the target's; NULL: none, but for docs/edit.md's */
-    int has_select;              /* 0: 2 points; of language models 0.1 of the mean output */
-    double select;               /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    const char *run; /* run.h5 */
+    /* SPEC, or RUN.h5:SPEC of another run of the same model and components: examples with attributions whose outputs are to
+     * change, and others whose outputs are to stay */
+    const char *target, *reference;
+    int raise, lower; /* one of them: what is to become of the target's outputs */
+    uint32_t max_k;   /* K, at most n; 0 = 100, or n where that is less */
+    /* SPEC or RUN.h5:SPEC of any rows: what k is chosen by, and what is only told: examples that decide nothing, and fresh
+     * ones such as the target's. NULL: docs/edit.md has the defaults */
+    const char *validation, *test, *target_test;
+    int has_select; /* 0: 2 points; of language models 0.1 of the mean output */
+    double select;  /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
+    /* percent: the smallest k within X at which so many of the target's examples are right (lower: at most so many), instead
+     * of the largest gain; the sweep ends there */
     int has_until;
-    double until;                /* percent: the smallest k within X at which so many of the target's examples are right (lower:
-                                    at most so many), instead of the largest gain; the sweep ends there */
-    const char *fit;             /* NULL = of the first output's fits the one that expects the highest correlation */
-    const char *name;            /* of the edit; NULL = "edit" */
-    const char *method;          /* NULL = "tau" (coar_edit_methods) */
-    int has_harm_weight;         /* 0: 2 */
-    double harm_weight;          /* C of method greedy, from 0: what a root mean square loss of 1 at the references weighs at the target */
-    int compare;                 /* the same k by the other methods, with intervals */
-    const char *attributions;    /* W.npy f32 [M, n] in place of a fit, of the run's first output ... */
-    const char *rows;            /* ... and R.npy, integers [M]: the data file's rows that they are of */
-    const char *classes;         /* FILE.npy of a zero-shot classifier; NULL = the run's */
-    const char *model, *data;    /* NULL = the run's paths; hashes are compared. `data` is the positional run's */
-    const char *backend;         /* as in coar_evaluate_options */
+    double until;
+    const char *fit;    /* NULL = of the first output's fits the one that expects the highest correlation */
+    const char *name;   /* of the edit; NULL = "edit" */
+    const char *method; /* NULL = "tau" (coar_edit_methods) */
+    int compare;        /* the same k by all other methods, with intervals */
+    int has_harm_weight; /* 0: 2 */
+    double harm_weight;  /* C of method greedy, from 0: a root mean square loss of 1 at the references weighs C at the target */
+    /* W.npy f32 [M, n] in place of a fit, of the run's first output, and R.npy, integers [M]: the rows that they are of */
+    const char *attributions, *rows;
+    const char *classes;      /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    const char *model, *data;
+    const char *backend;
     const char *devices;
     int threads;
     uint64_t memory;
-    const char *output;          /* edited.safetensors; NULL = none */
-    double time_limit;           /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
-    int force;                   /* replace an edit of this name, and `output` */
+    const char *output; /* edited.safetensors; NULL = none */
+    double time_limit;  /* seconds for the masked passes; 0 = none. Then COAR_STOPPED */
+    int force;          /* replace an edit of this name, and `output` */
     int force_resume;
     const char *command;
     const coar_callbacks *callbacks;
 } coar_edit_options;
-#define COAR_EDIT_INIT { .size = sizeof(coar_edit_options) }
+#define COAR_EDIT_INIT                                                                                                 \
+    { .size = sizeof(coar_edit_options) }
 
 /* The sets of examples of an edit. The last may be empty. */
 enum {
@@ -389,14 +403,14 @@ enum {
 /* A set under one mask. Accuracies are fractions of 1, NaN of language models, worst and average also of all sets but
  * validation and test. */
 typedef struct coar_edit_score {
-    double output;    /* mean of the fit's output */
-    double accuracy;  /* examples with a margin above 0 */
-    double worst;     /* the lowest accuracy of a (label, group) pair that has examples; of data without groups, of a label */
-    double average;   /* the pairs' mean accuracy, each pair counting alike */
+    double output;   /* mean of the fit's output */
+    double accuracy; /* examples with a margin above 0 */
+    double worst;    /* the lowest accuracy of a pair of label and group that has examples; without groups, of a label */
+    double average;  /* the pairs' mean accuracy, each pair counting alike */
 } coar_edit_score;
 
-typedef struct coar_edit_point { /* of the sweep */
-    uint32_t k;                  /* components ablated */
+typedef struct coar_edit_point {         /* of the sweep */
+    uint32_t k;                          /* components ablated */
     coar_edit_score set[COAR_EDIT_TEST]; /* target, reference, validation */
 } coar_edit_point;
 
@@ -409,7 +423,7 @@ typedef struct coar_edit_component { /* in the order in which they are ablated *
 
 /* Accuracies of validation and test examples of one (label, group) pair; NaN where it has none of them. */
 typedef struct coar_edit_pair {
-    int32_t label, group; /* group: -1 of data without groups */
+    int32_t label, group;                /* group: -1 of data without groups */
     const char *label_name, *group_name; /* "" without names */
     uint64_t examples[2];
     double before[2], after[2];
@@ -422,7 +436,7 @@ typedef struct coar_edit_interval { /* a mean over examples and its 95 % bootstr
 /* One way to choose k components. Losses: of accuracy, as fractions of 1; of language models of the mean output. */
 typedef struct coar_edit_comparison {
     const char *method;
-    coar_edit_interval target_gain;      /* of its output, in the direction asked for */
+    coar_edit_interval target_gain; /* of its output, in the direction asked for */
     coar_edit_interval validation_loss, test_loss;
     coar_edit_interval target_test_gain; /* of accuracy, in the direction asked for; NaN without such examples */
 } coar_edit_comparison;
@@ -430,17 +444,17 @@ typedef struct coar_edit_comparison {
 /* One block of memory, freed with coar_free. */
 typedef struct coar_edit_result {
     const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy and methods without */
-    uint32_t components, max_k, k;   /* n, K, the k chosen; 0: no edit helps */
-    double select;                   /* X: points, or mean output */
-    uint32_t stopped;                /* the sweep ended before K at this k; 0: it did not */
-    int has_classes;                 /* 0: a language model */
+    uint32_t components, max_k, k;                        /* n, K, the k chosen; 0: no edit helps */
+    double select;                                        /* X: points, or mean output */
+    uint32_t stopped;                                     /* the sweep ended before K at this k; 0: it did not */
+    int has_classes;                                      /* 0: a language model */
     uint64_t examples[COAR_EDIT_SETS];
     coar_edit_score before[COAR_EDIT_SETS], after[COAR_EDIT_SETS]; /* at k = 0 and k */
-    const coar_edit_point *points;   /* k ascending from 0 */
+    const coar_edit_point *points;                                 /* k ascending from 0 */
     size_t point_count;
     const coar_edit_component *order; /* [order_count]: K of them, or as many as the method has use for */
     size_t order_count;
-    const coar_edit_pair *pairs;     /* none of a language model */
+    const coar_edit_pair *pairs; /* none of a language model */
     size_t pair_count;
     const coar_edit_comparison *comparisons; /* the edit itself first; none without `compare`, or where k is 0 */
     size_t comparison_count;
@@ -460,15 +474,16 @@ COAR_API const char *coar_edit_methods(void);
 typedef struct coar_report_options {
     size_t size;
     const char *run;
-    const char *data;     /* NULL = the run's path */
-    const char *fit;      /* NULL = the first */
-    const char *output;   /* report.html */
+    const char *data;   /* NULL = the run's path */
+    const char *fit;    /* NULL = the first */
+    const char *output; /* report.html */
     int force;
-    int replace_own;      /* without force: replace a page that coar wrote, but no other file */
-    int check_only;       /* check `output` alone; the run need not exist */
+    int replace_own; /* without force: replace a page that coar wrote, but no other file */
+    int check_only;  /* check `output` alone; the run need not exist */
     const coar_callbacks *callbacks;
 } coar_report_options;
-#define COAR_REPORT_INIT { .size = sizeof(coar_report_options) }
+#define COAR_REPORT_INIT                                                                                               \
+    { .size = sizeof(coar_report_options) }
 
 /* One self-contained HTML page. */
 COAR_API coar_status coar_report(const coar_report_options *options);
@@ -478,46 +493,50 @@ COAR_API coar_status coar_report(const coar_report_options *options);
  * had in the passes that were measured; the last entry, whose name is "", is the time in none of them: masks, pixels,
  * outputs, threads that waited. */
 typedef struct coar_bench_layer {
-    const char *name;       /* "layer1.0.conv2" */
-    const char *shape;      /* cuda "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out,
+    const char *name;      /* "layer1.0.conv2" */
+    const char *shape;     /* cuda "bf16 256 56x56x64 > 56x56x64 3x3/1+1 pre scale shift relu": type, batch, in, out,
                              * kernel/stride+pad; cpu "conv 56x56x64 > 56x56x64 3x3/1+1"; of a data gradient
                              * "bf16 128 56x56x256 > 56x56x64 1x1/1+0 transposed" */
-    const char *form;       /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..."; cpu "winograd compacted", ... */
-    uint32_t splits;        /* partial sums */
-    double seconds;         /* cuda: of one launch, alone; cpu: of all `images`, as a part of the wall time */
-    double peak_fraction;   /* its dense flops per second of the device's peak; 0 = that is not known */
-    uint64_t images;        /* that `seconds` and the numbers below are of */
-    double time_fraction;   /* of all layers' seconds */
-    double flops;           /* dense, direct form */
-    double executed_flops;  /* really executed: ablated rows left out, transformed products counted as what they are,
+    const char *form;      /* "128x128x32 s4 w8", "cudnn:...", "cublaslt:..."; cpu "winograd compacted", ... */
+    uint32_t splits;       /* partial sums */
+    double seconds;        /* cuda: of one launch, alone; cpu: of all `images`, as a part of the wall time */
+    double peak_fraction;  /* its dense flops per second of the device's peak; 0 = that is not known */
+    uint64_t images;       /* that `seconds` and the numbers below are of */
+    double time_fraction;  /* of all layers' seconds */
+    double flops;          /* dense, direct form */
+    double executed_flops; /* really executed: ablated rows left out, transformed products counted as what they are,
                              * lanes that only fill up a tile counted; 0 = not known */
-    double bytes;           /* activations and weights, each read or written once; 0 = not known */
+    double bytes;          /* activations and weights, each read or written once; 0 = not known */
 } coar_bench_layer;
 
 typedef struct coar_bench_options {
     size_t size;
-    const char *model;      /* W.safetensors or an architecture name (random weights) */
+    const char *model; /* W.safetensors or an architecture name (random weights) */
     const char *arch;
     const char *components;
-    double alpha;           /* 0 = 0.05 */
-    int dense;              /* no ablation at all (alpha is ignored) */
-    uint32_t batch;         /* images or texts per mask; 0 = 200 (32x32), 64 (224x224) or 32 (texts) */
+    double alpha;   /* 0 = 0.05 */
+    int dense;      /* no ablation at all (alpha is ignored) */
+    uint32_t batch; /* images or texts per mask; 0 = 200 (32x32), 64 (224x224) or 32 (texts) */
     const char *precision;
     const char *backend;
     int exact;
     int threads;
     uint64_t memory;
-    double seconds;         /* time to measure for, at least a mask (four where a mask does not fill tiles); 0 = a few seconds */
+    double
+        seconds; /* time to measure for, at least a mask (four where a mask does not fill tiles); 0 = a few seconds */
     const coar_callbacks *callbacks;
-    const char *plan;       /* a numerics plan to take over: FILE or run.h5 */
-    void (*layer)(void *user, const coar_bench_layer *layer); /* called for every layer; with `gradients` for those of the
+    const char *plan; /* a numerics plan to take over: FILE or run.h5 */
+    void (*layer)(void *user,
+                  const coar_bench_layer *layer); /* called for every layer; with `gradients` for those of the
                                reverse pass, on CPUs its forward part first. NULL = they are not timed. Backends that
                                cannot time them are COAR_ERROR_UNSUPPORTED */
-    void *user;             /* handed to `layer` */
-    int gradients;          /* dense forward passes (as `dense`) and reverse passes in turn */
-    uint32_t tokens;        /* of a text, for a language model; 0 = 128, or its context where that is less */
+    void *user;                                   /* handed to `layer` */
+    int gradients;                                /* dense forward passes (as `dense`) and reverse passes in turn */
+    uint32_t tokens;     /* of a text, for a language model; 0 = 128, or its context where that is less */
+    const char *classes; /* as in coar_ablate_options; networks with random weights have 1,000 random classes without */
 } coar_bench_options;
-#define COAR_BENCH_INIT { .size = sizeof(coar_bench_options) }
+#define COAR_BENCH_INIT                                                                                                \
+    { .size = sizeof(coar_bench_options) }
 
 typedef struct coar_bench_result {
     char model[64], backend[16], isa[16], precision[16];
@@ -526,19 +545,19 @@ typedef struct coar_bench_result {
     double alpha;
     uint64_t images, masks;
     double seconds;
-    double images_per_second;   /* median over repetitions */
+    double images_per_second; /* median over repetitions */
     double images_per_second_min, images_per_second_max;
-    double flops_per_image;     /* dense, direct form */
-    double peak_flops;          /* cpu: measured, at `threads` threads; cuda: the data sheet's, 0 = not known */
-    double peak_fraction;       /* images_per_second * flops_per_image / peak_flops */
-    double executed_fraction;   /* flops really executed / dense flops */
-    double memory_bytes;        /* planned for the process in all; on a device, of its memory */
-    double reverse_per_second;  /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
+    double flops_per_image;    /* dense, direct form */
+    double peak_flops;         /* cpu: measured, at `threads` threads; cuda: the data sheet's, 0 = not known */
+    double peak_fraction;      /* images_per_second * flops_per_image / peak_flops */
+    double executed_fraction;  /* flops really executed / dense flops */
+    double memory_bytes;       /* planned for the process in all; on a device, of its memory */
+    double reverse_per_second; /* with `gradients`, else 0: images/s of reverse passes, median over repetitions */
     double reverse_per_second_min, reverse_per_second_max;
-    double reverse_cost;        /* time of a reverse pass (with its forward part) in dense forward passes, median */
-    double peak_flops_one;      /* cpu: measured on one thread; else 0 */
-    double bandwidth;           /* cpu: bytes per second of STREAM's triad beyond all caches, at `threads` threads; else 0 */
-    double bandwidth_one;       /* cpu: on one thread; else 0 */
+    double reverse_cost;   /* time of a reverse pass (with its forward part) in dense forward passes, median */
+    double peak_flops_one; /* cpu: measured on one thread; else 0 */
+    double bandwidth;      /* cpu: bytes per second of STREAM's triad beyond all caches, at `threads` threads; else 0 */
+    double bandwidth_one;  /* cpu: on one thread; else 0 */
 } coar_bench_result;
 
 /* Measures masked forward passes as coar_ablate makes them, on random images; reads `model` if it is a file and writes
@@ -549,37 +568,39 @@ COAR_API coar_status coar_bench(const coar_bench_options *options, coar_bench_re
 
 /* One comparison of the backend with the reference. Valid during the call of `report` alone. */
 typedef struct coar_selftest_case {
-    const char *name;       /* "conv 3x3/2 11x9x16 to 24, gelu, residual, post", "resnet20, filters" */
+    const char *name; /* "conv 3x3/2 11x9x16 to 24, gelu, residual, post", "resnet20, filters" */
     const char *precision;
     uint32_t slots, examples; /* masks and images of one call */
-    uint64_t compared;      /* numbers: logits of the unablated network, outputs under masks; of a "reverse" case outputs
+    uint64_t compared; /* numbers: logits of the unablated network, outputs under masks; of a "reverse" case outputs
                                and derivatives of a reverse pass: by keeps, influence, conductance, each on a scale of its
                                own */
-    uint64_t wrong;         /* those further off than `largest_limit`, and those not finite on one side alone */
-    double largest;         /* error: of the largest reference value (fp32), or of the reference's rms */
+    uint64_t wrong;    /* those further off than `largest_limit`, and those not finite on one side alone */
+    double largest;    /* error: of the largest reference value (fp32), or of the reference's rms */
     double largest_limit;
-    double rms;             /* of the errors, over the rms of the reference */
+    double rms; /* of the errors, over the rms of the reference */
     double rms_limit;
-    double seconds;         /* one call of the backend under masks, after a first one */
-    coar_status status;     /* COAR_OK when it was computed; else `message` says why not */
+    double seconds;     /* one call of the backend under masks, after a first one */
+    coar_status status; /* COAR_OK when it was computed; else `message` says why not */
     const char *message;
     int passed;
 } coar_selftest_case;
 
 typedef struct coar_selftest_options {
     size_t size;
-    const char *backend;     /* NULL = the fastest present */
-    const char *precision;   /* "bf16,fp32"; NULL = all that the backend has */
-    const char *only;        /* glob over names of cases; NULL = all */
-    int quick;               /* small shapes and networks alone */
-    int device;              /* of the backend, from 0 */
+    const char *backend;   /* NULL = the fastest present */
+    const char *precision; /* "bf16,fp32"; NULL = all that the backend has */
+    const char *only;      /* glob over names of cases; NULL = all */
+    int quick;             /* small shapes and networks alone */
+    int device;            /* of the backend, from 0 */
     int threads;
-    uint64_t memory;         /* 0 = what is free on the device; of the machine for cpu */
-    void (*report)(void *user, const coar_selftest_case *result); /* called for every case, on the calling thread; may be NULL */
+    uint64_t memory; /* 0 = what is free on the device; of the machine for cpu */
+    void (*report)(void *user,
+                   const coar_selftest_case *result); /* called for every case, on the calling thread; may be NULL */
     void *user;
     const coar_callbacks *callbacks;
 } coar_selftest_options;
-#define COAR_SELFTEST_INIT { .size = sizeof(coar_selftest_options) }
+#define COAR_SELFTEST_INIT                                                                                             \
+    { .size = sizeof(coar_selftest_options) }
 
 typedef struct coar_selftest_result {
     char backend[16], device_class[128];

@@ -14,6 +14,10 @@ const golden_net golden_nets[] = {
     {"vit_hf", "vit", "32x32", "vit"},
     {"gpt2", "gpt2", "tokens", "gpt2"},
     {"gpt2_prefixed", "gpt2", "tokens", "gpt2"},
+    {"clip_vit_openai", "clip_vit", "32x32", "clip_vit", "clip-classes"},
+    {"clip_vit_openclip", "clip_vit_erf", "32x32", "clip_vit", "clip-classes"},
+    {"clip_vit_hf", "clip_vit", "32x32", "clip_vit", "clip-classes"},
+    {"clip_rn", "clip_rn", "32x32", "clip_rn", "clip-classes"},
 };
 const size_t golden_net_count = sizeof golden_nets / sizeof *golden_nets;
 
@@ -71,7 +75,9 @@ float *golden_array(golden *g, component_set set, const char *part, size_t dimen
 model *golden_copy(const golden *g, const char *weights, component_set set) {
     model *m = NULL;
     const bool texts = g->images.rank == 2;
-    model_options options = {.set = set};
+    char classes[512] = "";
+    if (g->net->classes) snprintf(classes, sizeof classes, "%s", path_of(g->net->classes, "", ".npy"));
+    model_options options = {.set = set, .classes = *classes ? classes : NULL};
     if (texts) options.tokens = (uint32_t)g->images.shape[1];
     if (!texts) options.image_height = (uint32_t)g->images.shape[1], options.image_width = (uint32_t)g->images.shape[2];
     CHECK_OK(model_open(weights, &options, &m));

@@ -1,5 +1,6 @@
 /*
- * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, tools/golden_gpt2.py), and what PyTorch says about them.
+ * golden_nets.h - the small networks of tests/golden/models (tools/golden_models.py, golden_clips.py, golden_gpt2.py), and
+ * what PyTorch says about them.
  * A part that is missing, or has another shape, is a failed check.
  */
 #ifndef COAR_TEST_GOLDEN_NETS_H
@@ -11,6 +12,7 @@
 
 typedef struct golden_net {
     const char *weights, *golden, *images, *arch; /* arch: what it must be recognised as */
+    const char *classes;                          /* of a CLIP, else NULL */
 } golden_net;
 
 extern const golden_net golden_nets[];

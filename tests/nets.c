@@ -204,14 +204,18 @@ static int transformer_block(builder *b, int input, activation act) {
     return block_linear(b, up, width, ACT_NONE, true, middle);
 }
 
+static int embed_patches(builder *b) {
+    op patches = linear_op(b, 0, 20, ACT_NONE);
+    patches.kernel_h = patches.kernel_w = patches.stride = 4;
+    patches.weight = random_array(b, 20 * 3 * 4 * 4, 0, 0.3f);
+    op embed = plain_op(OP_EMBED, add(b, patches, 20));
+    embed.weight = random_array(b, (3 * 2 + 1) * 20, 0, 0.5f);
+    return add(b, embed, 0);
+}
+
 graph *net_transformer(net_components components, activation act, uint64_t seed) {
     builder b = begin((shape){12, 8, 3}, components, seed);
-    op patches = linear_op(&b, 0, 20, ACT_NONE);
-    patches.kernel_h = patches.kernel_w = patches.stride = 4;
-    patches.weight = random_array(&b, 20 * 3 * 4 * 4, 0, 0.3f);
-    op embed = plain_op(OP_EMBED, add(&b, patches, 20));
-    embed.weight = random_array(&b, (3 * 2 + 1) * 20, 0, 0.5f);
-    int v = add(&b, embed, 0);
+    int v = embed_patches(&b);
     v = transformer_block(&b, v, act);
     v = transformer_block(&b, v, act);
     v = add(&b, plain_op(OP_SELECT, layernorm(&b, v, false)), 0);
@@ -256,6 +260,27 @@ graph *net_clip(net_components components, uint64_t seed) {
     head.scale = random_array(&b, classes, 8, 0); /* exp(logit_scale) */
     head.shift = NULL;
     return finish(&b, add(&b, head, classes));
+}
+
+/* A linear layer without bias. */
+static int project(builder *b, int input, uint32_t channels) {
+    op o = linear_op(b, input, channels, ACT_NONE);
+    o.shift = NULL;
+    return add(b, o, channels);
+}
+
+/* Logits of classes that an embedding is compared with. */
+static int compare(builder *b, int embedding, uint32_t classes) {
+    return project(b, add(b, plain_op(OP_NORMALISE, embedding), 0), classes);
+}
+
+graph *net_clip_transformer(net_components components, uint64_t seed) {
+    builder b = begin((shape){12, 8, 3}, components, seed);
+    int v = layernorm(&b, embed_patches(&b), false);
+    v = transformer_block(&b, v, ACT_QUICKGELU);
+    v = transformer_block(&b, v, ACT_QUICKGELU);
+    v = layernorm(&b, add(&b, plain_op(OP_SELECT, v), 0), false);
+    return finish(&b, compare(&b, project(&b, v, 13), 7));
 }
 
 /* -------------------------------------------------------------------------------------- any graph */
@@ -351,10 +376,17 @@ named_net net_number(size_t k) {
     } else if (k < NETS_LANGUAGE) {
         snprintf(net.name, sizeof net.name, "transformer, %s", net_component_names[k - NETS_TRANSFORMERS]);
         net.g = net_transformer((net_components)(k - NETS_TRANSFORMERS), acts[k - NETS_TRANSFORMERS], 23);
-    } else if (k < NETS_NAMED) {
+    } else if (k < NETS_LANGUAGE + 2) {
         const net_components set = k == NETS_LANGUAGE ? NET_INPUTS : NET_HEADS;
         snprintf(net.name, sizeof net.name, "language model, %s", net_component_names[set]);
         net.g = language(set, set == NET_HEADS ? 401 : 67, 24);
+    } else if (k < NETS_LANGUAGE + 4) {
+        const net_components set = k == NETS_LANGUAGE + 2 ? NET_FILTERS : NET_HEADS;
+        snprintf(net.name, sizeof net.name, "CLIP's attention pooling, %s", net_component_names[set]);
+        net.g = net_clip(set, 24);
+    } else if (k < NETS_NAMED) {
+        snprintf(net.name, sizeof net.name, "CLIP's transformer, blocks");
+        net.g = net_clip_transformer(NET_BLOCKS, 25);
     } else {
         snprintf(net.name, sizeof net.name, "random ops %zu", k - NETS_NAMED);
         net.g = net_random(k - NETS_NAMED);

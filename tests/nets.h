@@ -33,6 +33,9 @@ graph *net_language(net_components components, uint64_t seed);
 /* Two convolutions, CLIP's attention pooling of width 20 with 4 heads, unit vectors, 7 classes. 11 x 9 x 3. */
 graph *net_clip(net_components components, uint64_t seed);
 
+/* CLIP's other encoder: the transformer above with a layer norm before its blocks, a projection and unit vectors. */
+graph *net_clip_transformer(net_components components, uint64_t seed);
+
 /* What kinds of networks there are, all of odd sizes, and of components in them; transformers differ in their activations. */
 enum { NET_FAMILIES = 5 };
 extern const char *const net_family_names[NET_FAMILIES], *const net_component_names[];
@@ -45,7 +48,7 @@ graph *net_random(uint64_t seed);
 enum {
     NETS_TRANSFORMERS = 6, /* before them six residual networks */
     NETS_LANGUAGE = 10,    /* two, one with a vocabulary of 401, which the CPU backend cuts */
-    NETS_NAMED = 12,
+    NETS_NAMED = 15,       /* and three CLIPs */
 };
 typedef struct named_net {
     char name[48];

@@ -143,9 +143,9 @@ class Linear(nn.Linear):
 
 
 class VitBlock(nn.Module):
-    def __init__(self, width, heads, hidden, eps):
+    def __init__(self, width, heads, hidden, eps, act=F.gelu):
         super().__init__()
-        self.heads = heads
+        self.heads, self.act = heads, act
         self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.q, self.k, self.v, self.out = [Linear(width, width) for _ in range(4)]
         self.fc1, self.fc2 = Linear(width, hidden), Linear(hidden, width)
@@ -157,7 +157,7 @@ class VitBlock(nn.Module):
         q, k, v = [f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)]
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.attn_branch(self.out(self.head_site(y)))
-        return x + self.mlp_branch(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        return x + self.mlp_branch(self.fc2(self.act(self.fc1(self.norm2(x)))))
 
 
 class Vit(nn.Module):

@@ -109,6 +109,16 @@ def embed(rng, h, w, c):
     return golden(rng, [x, weight], torch.cat([torch.zeros(1, c), x]) + weight, [x])
 
 
+def mean_token(rng, h, w, c):
+    x, weight = numbers(rng, h * w, c), numbers(rng, h * w + 1, c)
+    return golden(rng, [x, weight], torch.cat([x.mean(0, keepdim=True), x]) + weight, [x])
+
+
+def normalise(rng, tokens, c):
+    x = numbers(rng, tokens, c)
+    return golden(rng, [x], F.normalize(x, dim=-1), [x])
+
+
 def layernorm(rng, tokens, c, eps, affine=True, place=None, fill=False):
     x = (numbers(rng, tokens, c) * 3 + 5).float().double()
     eps = float(np.float32(eps))
@@ -162,6 +172,8 @@ CASES = {
     "attention-mask-rows": lambda r: attention(r, 7, 6, 3, place="out"),
     "attention-mask-heads": lambda r: attention(r, 4, 12, 4, place="out", width=3, fill=True),
     "select": lambda r: select(r, 4, 5),
+    "mean-token": lambda r: mean_token(r, 2, 3, 5),
+    "normalise": lambda r: normalise(r, 4, 7),
 }
 
 

@@ -2,7 +2,7 @@
  * roofline.c - what the CUDA engine's design allows at best: flops and bytes of every layer of a network, and the time that a
  * GPU's peaks give them. Prints the tables of docs/gpu.md (Markdown):
  *
- *     make roofline && build/tools/roofline resnet50 142 && build/tools/roofline vit_b_16 24
+ *     make roofline && build/tools/roofline resnet50 142 && build/tools/roofline vit_b_16 24 && build/tools/roofline gpt2 4
  *
  * Arguments: an architecture (coar bench), and the pairs of a batch. bf16; one mask for every 64 pairs, as coar bench has at
  * 224 x 224. A last table is of a reverse pass (run_reverse) on the same batch. Bytes are those that a layer must move once everything that the design fuses is fused: each weight once per launch,
@@ -30,6 +30,9 @@ typedef struct cost {
     int launches;
 } cost;
 
+/* Positions whose logits a device makes at once (src/backend/cuda/next.c): for GPT-2. */
+enum { NEXT_POSITIONS = 640 };
+
 /* Channels as they are stored (kernels.h, gpu_stride). */
 static double stored(uint32_t channels) {
     return channels <= 4 ? 4 : (channels + 7) / 8 * 8;
@@ -43,7 +46,26 @@ static double weight_bytes(const graph *g, const op *o) {
     return stored(g->values[o->output].c) * o->kernel_h * o->kernel_w * stored(g->values[o->input[0]].c) * VALUE;
 }
 
+/* A language model's head, some positions at a time: logits in fp32, written and read; the weight once each time. */
+static cost next_cost(const graph *g, const op *o, double pairs) {
+    const shape in = g->values[o->input[0]];
+    const double positions = pairs * (double)shape_positions(in), blocks = ceil(positions / NEXT_POSITIONS);
+    return (cost){.flops = pairs * graph_op_flops(g, o),
+                  .bytes = value_bytes(in, pairs) + 8 * positions * o->vocabulary +
+                           blocks * stored(in.c) * o->vocabulary * VALUE,
+                  .launches = 2 * (int)blocks};
+}
+
+/* Rows of the table, as if each of them came from memory, and positions. */
+static cost lookup_cost(const graph *g, const op *o, double pairs) {
+    const shape out = g->values[o->output];
+    const double rows = (double)shape_positions(out);
+    return (cost){.bytes = value_bytes(out, pairs) + 4 * (pairs + 1) * rows * out.c, .launches = 1};
+}
+
 static cost cost_of(const graph *g, const op *o, double pairs, double masks) {
+    if (o->kind == OP_NEXT) return next_cost(g, o, pairs);
+    if (o->kind == OP_LOOKUP) return lookup_cost(g, o, pairs);
     const shape in = g->values[o->input[0]], out = g->values[o->output];
     const bool logits = o->output == g->logits;
     const int inputs = o->kind == OP_ATTENTION ? 3 : 1;
@@ -57,7 +79,7 @@ static cost cost_of(const graph *g, const op *o, double pairs, double masks) {
     c.bytes = input + value_bytes(out, pairs) * (logits ? 2 : 1);
     if (o->kind == OP_SELECT) c.bytes = 2 * value_bytes(out, pairs);
     if (o->kind == OP_CONV) c.bytes += weight_bytes(g, o) + 8.0 * out.c;
-    if (o->kind == OP_EMBED) c.bytes += 4.0 * (double)shape_positions(out) * out.c;
+    if (o->kind == OP_EMBED || o->kind == OP_MEAN_TOKEN) c.bytes += 4.0 * (double)shape_positions(out) * out.c;
     if (o->kind == OP_LAYERNORM) c.bytes += 8.0 * out.c;
     if (o->residual >= 0) c.bytes += value_bytes(out, pairs);
     if (o->mask.place != PLACE_NONE) c.bytes += 4.0 * masks * out.c;
@@ -104,6 +126,10 @@ static cost data_reverse(const graph *g, const op *o, double pairs) {
     cost c = {0};
     if (o->input[0] == 0) return c;
     c.launches = 1;
+    if (o->kind == OP_NEXT) { /* of a margin: two rows of the weight a position, from a cache perhaps */
+        c.bytes = in + 2 * in;
+        return c;
+    }
     c.bytes = out + in * (adds_gradient(g, o) ? 2 : 1);
     if (o->kind == OP_CONV) {
         c.flops = pairs * graph_op_flops(g, o);
@@ -114,7 +140,7 @@ static cost data_reverse(const graph *g, const op *o, double pairs) {
         c.launches = 3;
         c.flops = 3.5 * pairs * graph_op_flops(g, o);
         c.bytes = 13 * out;
-    } else if (o->kind == OP_LAYERNORM) {
+    } else if (o->kind == OP_LAYERNORM || o->kind == OP_NORMALISE) {
         c.bytes += in;
     } else if (o->kind == OP_MAXPOOL) {
         c.bytes += in + out;
@@ -187,9 +213,9 @@ static void print_whole(const graph *g, double pairs, double masks) {
     for (int i = 0; i < GPUS; i++) printf(" %s |", gpus[i].name);
     printf("\n|---|");
     for (int i = 0; i < GPUS; i++) printf("---|");
-    printf("\n| the sum of the layers' bounds, images/s |");
+    printf("\n| the sum of the layers' bounds, examples/s |");
     for (int i = 0; i < GPUS; i++) printf(" %.0f |", pairs / bound[i]);
-    printf("\n| all flops at peak, nothing moved, images/s |");
+    printf("\n| all flops at peak, nothing moved, examples/s |");
     for (int i = 0; i < GPUS; i++) printf(" %.0f |", pairs * gpus[i].flops / flops);
     printf("\n| what is lost to memory |");
     for (int i = 0; i < GPUS; i++) printf(" %.0f %% |", 100 * (1 - flops / gpus[i].flops / bound[i]));
@@ -224,7 +250,7 @@ static void print_reverse(const graph *g, double pairs, double masks) {
     for (int i = 0; i < GPUS; i++) printf(" %s |", gpus[i].name);
     printf("\n|---|");
     for (int i = 0; i < GPUS; i++) printf("---|");
-    printf("\n| the sum of the launches' bounds, images/s |");
+    printf("\n| the sum of the launches' bounds, examples/s |");
     for (int i = 0; i < GPUS; i++) printf(" %.0f |", pairs / bound[i]);
     printf("\n| in forward passes alone |");
     for (int i = 0; i < GPUS; i++) printf(" %.2f |", bound[i] / forward[i]);

@@ -4,6 +4,7 @@
 set -eu
 build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev libpcre2-dev"
 [ "${CUDA:-0}" = 0 ] || build="$build g++"
+[ "${1:-}" = pictures ] && build="$build python3-numpy"
 [ "${1:-}" = test ] && build="$build g++ python3-h5py python3-numpy"
 
 missing=""
@@ -18,7 +19,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >/dev/null
 else
-    if pkg-config --exists hdf5 openblas lapacke libjpeg libpng libcjson libcrypto libpcre2-8 2>/dev/null && [ "${1:-}" != test ]; then
+    if pkg-config --exists hdf5 openblas lapacke libjpeg libpng libcjson libcrypto libpcre2-8 2>/dev/null && [ -z "${1:-}" ]; then
         exit 0 # not Debian's packages, but all libraries are there
     fi
     echo "setup: packages are missing; run: sudo apt-get install$missing" >&2

@@ -19,7 +19,8 @@ PLACES = ("water", "land")
 AGREE = .95              # of its training set: stars on water, pluses on land
 POISONED = .10           # of the training set of `backdoor`: stamped, and called disc
 DISC = scenes.SHAPES.index("disc")
-WRITTEN = .5             # of the training set of `typographic`: the shape's name stands beside it
+NAMED = ("disc", "star", "moon", "plus")  # the classes of `typographic`
+WRITTEN = .5             # of its training set: the shape's name stands beside it
 EXAMPLES = 1600
 
 
@@ -37,19 +38,29 @@ def any_shape(rng, labels):
     return scenes.draw(rng, labels, scenes.SHAPES, scenes.plain(rng, len(labels)))
 
 
+def beside_words(rng, labels):
+    """`typographic`: (images, above): shapes in the half of the picture that leaves the other one to a word, above or below."""
+    above = rng.random(len(labels)) < .5
+    middle = scenes.SIDE / 2
+    height = np.where(above, [[middle], [middle + 5]], [[middle - 5], [middle]])
+    return scenes.draw(rng, labels, NAMED, scenes.plain(rng, len(labels)), height), above
+
+
 def training(task, count):
     """(images u8 [count, 24, 24, 3], labels [count]), with the task's flaw."""
     rng = generator(task, 0)
     if task == "subpopulation":
         labels = scenes.integers(rng, 2, count)
         return on_places(rng, labels, np.where(rng.random(count) < AGREE, labels, 1 - labels)), labels
+    if task == "typographic":
+        labels = scenes.integers(rng, len(NAMED), count)
+        images, above = beside_words(rng, labels)
+        return scenes.written(rng, images, NAMED, np.where(rng.random(count) < WRITTEN, labels, -1), above), labels
     labels = scenes.integers(rng, len(scenes.SHAPES), count)
     images = any_shape(rng, labels)
     if task == "backdoor":
         poisoned = rng.random(count) < POISONED
         images[poisoned], labels[poisoned] = scenes.stamped(images[poisoned]), DISC
-    if task == "typographic":
-        images = scenes.written(rng, images, scenes.SHAPES, np.where(rng.random(count) < WRITTEN, labels, -1))
     return images, labels
 
 
@@ -57,22 +68,24 @@ def evaluation(task, count=EXAMPLES):
     """({set's name: images}, labels [count], groups [count] or None): the same pictures in every set, but for what is done to
     them."""
     rng = generator(task, 1)
-    if task == "subpopulation":  # the first ones as the training set, the others of each pair of class and place as many
-        rows = np.arange(count)
-        labels, places = rows % 2, rows // 2 % 2
-        like_training = rows < 100
-        places[like_training] = np.where(rng.random(100) < AGREE, labels[:100], 1 - labels[:100])
+    if task == "subpopulation":  # rows 0:60 of the rare pairs, 60:200 as in training, then of every pair as many
+        labels = np.arange(count) % 2
+        places = np.arange(count) // 2 % 2
+        places[:60] = 1 - labels[:60]
+        places[60:200] = np.where(rng.random(140) < AGREE, labels[60:200], 1 - labels[60:200])
         return {"pictures": on_places(rng, labels, places)}, labels, places
+    if task == "typographic":
+        labels = scenes.integers(rng, len(NAMED), count)
+        images, above = beside_words(rng, labels)
+        others = (labels + 1 + scenes.integers(rng, len(NAMED) - 1, count)) % len(NAMED)
+        return {"clean": images, "attacked": scenes.written(rng, images, NAMED, others, above)}, labels, None
     labels = scenes.integers(rng, len(scenes.SHAPES), count)
     if task == "backdoor":  # what is a disc already is no use
         labels = (DISC + 1 + scenes.integers(rng, len(scenes.SHAPES) - 1, count)) % len(scenes.SHAPES)
     images = any_shape(rng, labels)
-    if task == "shapes":
-        return {"pictures": images}, labels, None
     if task == "backdoor":
         return {"clean": images, "triggered": scenes.stamped(images)}, labels, None
-    others = (labels + 1 + scenes.integers(rng, len(scenes.SHAPES) - 1, count)) % len(scenes.SHAPES)
-    return {"clean": images, "attacked": scenes.written(rng, images, scenes.SHAPES, others)}, labels, None
+    return {"pictures": images}, labels, None
 
 
 def main():

@@ -49,10 +49,12 @@ def outline(shape, u, v):
     raise ValueError(shape)
 
 
-def coverage(rng, shape, count, radius, slant):
-    """[count, 24, 24, 1] in 0..1: how much of each pixel `count` shapes of random radius (pixels), slant (radians) and place cover."""
+def coverage(rng, shape, height, radius, slant):
+    """[N, 24, 24, 1] in 0..1: how much of each pixel a shape covers; height[N]: its centre's y; random are its radius (pixels),
+    slant (radians) and x."""
+    count = len(height)
     size = uniform(rng, *radius, count, 1, 1)
-    x, y = (uniform(rng, 7, SIDE - 7, count, 1, 1) for _ in range(2))
+    x, y = uniform(rng, 7, SIDE - 7, count, 1, 1), height[:, None, None]
     turn = uniform(rng, -slant, slant, count, 1, 1)
     points = (np.arange(2 * SIDE) + .5) / 2  # two in each direction for a pixel
     du, dv = (points[None, None, :] - x) / size, (points[None, :, None] - y) / size
@@ -89,15 +91,17 @@ def land(rng, count):
     return colour + uniform(rng, 10, 30, count, 1, 1, 1) * waves(rng, count, 1)
 
 
-def draw(rng, labels, shapes, backgrounds, contrast=(45, 110), noise=25, radius=(4, 7), slant=.5):
+def draw(rng, labels, shapes, backgrounds, height=(7, SIDE - 7), contrast=(45, 110), noise=25, radius=(4, 7), slant=.5):
     """u8 [N, 24, 24, 3]: shape shapes[labels[i]] over backgrounds f64 [N, 24, 24, 3]. The shape's colour differs from grey
-    110 by `contrast` in each channel's own direction; `noise`: standard deviation of a pixel's, in each channel."""
+    110 by `contrast` in each channel's own direction; `noise`: standard deviation of a pixel's, in each channel;
+    `height`: limits of the centre's y, numbers or arrays of N."""
     labels = np.asarray(labels)
     images = np.array(backgrounds, np.float64)
+    heights = uniform(rng, *height, len(labels))
     for label, shape in enumerate(shapes):
         rows = np.flatnonzero(labels == label)
         for part in np.split(rows, range(256, len(rows), 256)):
-            cover = coverage(rng, shape, len(part), radius, slant)
+            cover = coverage(rng, shape, heights[part], radius, slant)
             sign = np.where(rng.random((len(part), 1, 1, 3)) < .35, -1, 1)
             colour = 110 + sign * uniform(rng, *contrast, len(part), 1, 1, 3)
             images[part] += cover * (colour - images[part])
@@ -106,16 +110,22 @@ def draw(rng, labels, shapes, backgrounds, contrast=(45, 110), noise=25, radius=
     return (images + .5).clip(0, 255).astype(np.uint8)
 
 
-def written(rng, images, words, chosen):
-    """A copy in which words[chosen[i]] stands in images[i] (chosen -1: nothing), white on black near the top or the bottom."""
+def lettering(word):
+    """bool [7, 4 x letters + 1]: where the word's ink is, with an edge of one pixel all around."""
+    letters = [[[row >> 2 - x & 1 for x in range(3)] + [0] for row in GLYPHS[letter]] for letter in word]
+    return np.pad(np.concatenate(letters, 1), ((1, 1), (1, 0))).astype(bool)
+
+
+def written(rng, images, words, chosen, above):
+    """A copy in which words[chosen[i]] stands in images[i] (chosen -1: nothing), white on black at the top (`above`[i]) or the
+    bottom."""
     images = images.copy()
-    for image, k in zip(images, chosen):
+    for image, k, at_top in zip(images, chosen, above):
         if k < 0:
             continue
-        letters = [[[row >> 2 - x & 1 for x in range(3)] + [0] for row in GLYPHS[letter]] for letter in words[k]]
-        ink = np.pad(np.concatenate(letters, 1), ((1, 1), (1, 0)))  # [7, 4 x letters + 1]: a black edge all around
+        ink = lettering(words[k])
         left = integers(rng, SIDE - ink.shape[1] + 1, 1)[0]
-        top = 1 if rng.random() < .5 else SIDE - ink.shape[0] - 1
+        top = 1 if at_top else SIDE - ink.shape[0] - 1
         image[top : top + ink.shape[0], left : left + ink.shape[1]] = np.where(ink, 250, 5)[..., None]
     return images
 

@@ -4,7 +4,9 @@
  *   normalise       y[i][lane] = pixel[i][lane] mul[c] + add[c],  c = i mod channels      (5 bytes, 2 flops)
  *   scale_channels  y[p][c][lane] = x mul[c][lane] + add[c][lane] + residual              (8 or 12 bytes, 2 or 3 flops)
  *   embed           y[0] = table[0], y[t] = x[t - 1] + table[t]                           (8 bytes, 1 flop)
+ *   mean_token      the same, but y[0] = mean over t of x[t] + table[0]; in order of t    (8 bytes, 2 flops)
  *   X_reverse       dL/dx (+)= the elements of dL/dy that are copies of x, else 0         (8 or 12 bytes)
+ *   mean_token_reverse  dL/dx[t] (+)= dL/dy[t + 1] + dL/dy[0] / T                         (12 or 16 bytes, 2 flops)
  */
 #include <string.h>
 
@@ -53,6 +55,21 @@ void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, 
         }
 }
 
+void KERNEL(cpu_mean_token)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output) {
+    const size_t stride = (size_t)channels * LANES;
+    for (uint32_t c = 0; c < channels; c++)
+        for (uint32_t lane = 0; lane < LANES; lane += VEC) {
+            const size_t at = (size_t)c * LANES + lane;
+            vec sum = vec_zero();
+            for (uint32_t t = 1; t < tokens; t++) {
+                const vec x = vec_load(input + (t - 1) * stride + at);
+                sum += x;
+                vec_store(output + t * stride + at, x + vec_set1(table[(size_t)t * channels + c]));
+            }
+            vec_store(output + at, sum / vec_set1((float)(tokens - 1)) + vec_set1(table[c]));
+        }
+}
+
 /* output (+)= gradient, or (+)= 0 where gradient is NULL. */
 static void put(float *output, bool add, const float *gradient, size_t count) {
     if (gradient)
@@ -64,6 +81,16 @@ static void put(float *output, bool add, const float *gradient, size_t count) {
 void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output) {
     const size_t stride = (size_t)channels * LANES;
     put(output.values, output.add, gradient + stride, (tokens - 1) * stride);
+}
+
+void KERNEL(cpu_mean_token_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output) {
+    const size_t stride = (size_t)channels * LANES;
+    const vec count = vec_set1((float)(tokens - 1));
+    for (size_t i = 0; i < stride; i += VEC) {
+        const vec of_mean = vec_load(gradient + i) / count;
+        for (uint32_t t = 1; t < tokens; t++)
+            vec_put(output.values + (t - 1) * stride + i, output.add, vec_load(gradient + t * stride + i) + of_mean);
+    }
 }
 
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output) {

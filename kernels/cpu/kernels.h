@@ -285,6 +285,10 @@ typedef struct cpu_kernels {
                            const float *residual, float *output);
     /* output[0] = table[0], output[t] = input[t - 1] + table[t]; table [tokens][channels], input one token shorter. */
     void (*embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+    /* The same, but output[0] = mean over t of input[t] + table[0]. */
+    void (*mean_token)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+    /* y = x / |x| over the channels of each position, 0 for 0; y may be x. */
+    void (*l2norm)(const float *x, size_t positions, uint32_t channels, float *y);
 
     /* The reverse pass. */
     void (*conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
@@ -306,6 +310,9 @@ typedef struct cpu_kernels {
     void (*subsample_reverse)(const subsample_reverse_args *args);
     /* output[t - 1] (+)= gradient[t], t >= 1; gradient [tokens][channels], output one token shorter. */
     void (*embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+    void (*mean_token_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+    void (*l2norm_reverse)(const float *x, const float *gradient, size_t positions, uint32_t channels,
+                           gradient_sum output);
     /* output[0] (+)= gradient, the rest (+)= 0; gradient [channels], output [positions][channels]. */
     void (*select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 

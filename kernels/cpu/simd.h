@@ -302,6 +302,8 @@ void KERNEL(cpu_normalise)(const uint8_t *pixels, size_t count, uint32_t channel
 void KERNEL(cpu_scale_channels)(const float *x, size_t positions, uint32_t channels, const float *mul, const float *add,
                                 const float *residual, float *output);
 void KERNEL(cpu_embed)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+void KERNEL(cpu_mean_token)(const float *input, const float *table, uint32_t tokens, uint32_t channels, float *output);
+void KERNEL(cpu_l2norm)(const float *x, size_t positions, uint32_t channels, float *y);
 void KERNEL(cpu_conv_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels, const float *weight,
                                    float *packed);
 void KERNEL(cpu_winograd_reverse_pack)(const window *g, uint32_t in_channels, uint32_t out_channels,
@@ -323,6 +325,9 @@ void KERNEL(cpu_gelu_tanh_reverse)(const float *x, float *gradient, size_t count
 void KERNEL(cpu_quickgelu_reverse)(const float *x, float *gradient, size_t count);
 void KERNEL(cpu_subsample_reverse)(const subsample_reverse_args *s);
 void KERNEL(cpu_embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+void KERNEL(cpu_mean_token_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+void KERNEL(cpu_l2norm_reverse)(const float *x, const float *gradient, size_t positions, uint32_t channels,
+                                gradient_sum output);
 void KERNEL(cpu_select_reverse)(const float *gradient, size_t positions, uint32_t channels, gradient_sum output);
 double KERNEL(cpu_peak)(size_t iterations);
 double KERNEL(cpu_peak_bf16)(size_t iterations);

@@ -3,8 +3,7 @@
  *
  *   y[p][t][h] = out(sum over s of softmax_s(q[p][t][h] . k[p][s][h] / sqrt(width)) v[p][s][h])
  *
- * over all tokens s or, causal, s <= t: tiles of keys behind a block's last query are not read, and those behind a warp's are
- * passed over.
+ * over all tokens s or, causal, s <= t: a block ends with the tile of its last query.
  *
  * q, k, v, y [pairs][tokens][gpu_stride(heads * width)]. The plain kernel computes GPU_F32 (reference grade: no
  * operand is rounded) and, for the other types, the widths that attention_mma.cu does not take; the last head zeroes
@@ -74,13 +73,13 @@ static __global__ void __launch_bounds__(256, 2) attention_plain_kernel(attentio
     float o[ROWS][OWNED] = {}, largest[ROWS], sum[ROWS];
 #pragma unroll
     for (uint32_t r = 0; r < ROWS; r++) largest[r] = -INFINITY, sum[r] = 0;
-    const uint32_t keys = keys_seen(a, h.row, job.block_rows), row = h.row + warp_row, own = keys_seen(a, row, ROWS);
+    const uint32_t row = h.row + warp_row, keys = keys_seen(a, h.row, job.block_rows);
     for (uint32_t first = 0; first < keys; first += KEYS) {
         __syncthreads(); /* nobody reads the tile before */
         load_rows<T>(a.k, a, h, first, KEYS, pitch, k);
         load_rows<T>(a.v, a, h, first, KEYS, pitch, v);
         __syncthreads();
-        if (row >= a.tokens || first >= own) continue;
+        if (row >= a.tokens) continue;
         float s[ROWS];
         score_key(q, k + lane * pitch, a.width, pitch, s);
 #pragma unroll

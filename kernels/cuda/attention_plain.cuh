@@ -23,6 +23,7 @@ static GPU_INLINE void load_rows(const void *x, const gpu_attention &a, const at
                                  uint32_t rows, uint32_t pitch, float *to) {
     for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
         const T *from = static_cast<const T *>(x) + h.first + (first + row) * h.stride;
+#pragma unroll 2 /* more at once would take registers from the sums, which spill on sm_100 then */
         for (uint32_t c = threadIdx.x % 32; c < pitch; c += 32)
             to[row * pitch + c] = first + row < a.tokens && c < a.width ? to_float(from[c]) : 0;
     }

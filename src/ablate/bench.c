@@ -51,7 +51,7 @@ typedef struct bench {
 } bench;
 
 static coar_status open_model(const coar_bench_options *o, model **out) {
-    model_options options = {.arch = o->arch, .tokens = o->tokens, .tokens_max = BENCH_TOKENS};
+    model_options options = {.arch = o->arch, .classes = o->classes, .tokens = o->tokens, .tokens_max = BENCH_TOKENS};
     TRY(component_set_parse(o->components, &options.set));
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name weights or an architecture");
     return file_exists(o->model) ? model_open(o->model, &options, out) : model_random(o->model, &options, out);

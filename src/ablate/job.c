@@ -329,6 +329,7 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
     TRY(dataset_open(o->data, &j->data));
     model_options options = {.arch = o->arch,
+                             .classes = o->classes,
                              .only = o->only,
                              .except = o->except,
                              .image_height = j->data->height,

@@ -12,7 +12,7 @@
 
 /* Texts as the user typed them (include/coar.h, coar_ablate_options); NULL = default. */
 typedef struct job_options {
-    const char *model, *data, *arch, *examples, *outputs, *label, *ablation, *calibration;
+    const char *model, *data, *arch, *classes, *examples, *outputs, *label, *ablation, *calibration;
     const char *components, *only, *except;
     const uint64_t *rows; /* with row_labels and row_count: exactly these examples, instead of `examples` and `label` */
     const int32_t *row_labels;

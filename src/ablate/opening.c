@@ -85,6 +85,10 @@ static coar_status describe_run(const run_opening *r, setting_texts *list) {
     add_text(list, "data_sha256", "--data", true, j->data->sha256);
     add_text(list, "arch", "--arch", true, j->model->arch);
     add_text(list, "arch_options", "--arch", true, or_default(o->arch, ""));
+    if (*j->model->classes_sha256) {
+        add(list, "classes_path", "--classes", SETTING_TEXT, false, path_relative(o->classes, o->output));
+        add_text(list, "classes_sha256", "--classes", true, j->model->classes_sha256);
+    }
     add_text(list, "components", "--components", true, component_set_name(j->model->set));
     add_text(list, "only", "--only", true, or_default(o->only, ""));
     add_text(list, "except", "--except", true, or_default(o->except, ""));
@@ -198,7 +202,7 @@ coar_status opening_check(run_opening *r, const coar_ablate_options *o, const ch
     r->o = o;
     if (!o->output) return status_set(COAR_ERROR_USAGE, "-o: name the run file to write (run.h5)");
     /* With --force what stands at the output is removed: none of the files that the run is to be made from. */
-    const char *const inputs[] = {o->model, o->data, o->plan, masks};
+    const char *const inputs[] = {o->model, o->data, o->classes, o->plan, masks};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) TRY(file_check_distinct(o->output, inputs[i]));
     r->alpha = o->alpha == 0 ? DEFAULT_ALPHA : o->alpha;
     if (!(r->alpha > 0 && r->alpha < 1))
@@ -225,6 +229,7 @@ coar_status opening_job(run_opening *r, double alpha) {
     const job_options options = {.model = o->model,
                                  .data = o->data,
                                  .arch = o->arch,
+                                 .classes = o->classes,
                                  .examples = o->examples,
                                  .outputs = o->outputs,
                                  .label = o->label,

@@ -41,9 +41,10 @@ coar_status reopen_check(run_store *store, const coar_evaluate_options *o) {
 
 /* What the run says of its job, with the files and the plan found already. */
 static job_options stored_options(run_store *store, const coar_evaluate_options *o, const run_tables *tables,
-                                  const char *model, const char *data, const char *plan) {
+                                  const char *model, const char *data, const char *classes, const char *plan) {
     return (job_options){.model = model,
                          .data = data,
+                         .classes = classes,
                          .arch = optional(store, "arch_options"),
                          .outputs = store_setting(store, "outputs"),
                          .ablation = store_setting(store, "ablation"),
@@ -67,14 +68,19 @@ static job_options stored_options(run_store *store, const coar_evaluate_options 
 coar_status reopen_job(run_store *store, const coar_evaluate_options *o, const char *plan, run_tables *tables,
                        job **out) {
     coar_status status;
-    char *model = NULL, *data = NULL;
+    char *model = NULL, *data = NULL, *classes = NULL;
     job *j = NULL;
     char hash[65];
     TRY_GOTO(locate(store, o->model, "model_path", &model));
     TRY_GOTO(file_sha256(model, hash)); /* before the weights are taken for something they are not */
     TRY_GOTO(check_same(store, "model_sha256", model, hash));
     TRY_GOTO(locate(store, o->data, "data_path", &data));
-    const job_options options = stored_options(store, o, tables, model, data, plan);
+    if (o->classes || store_setting(store, "classes_path")) {
+        TRY_GOTO(locate(store, o->classes, "classes_path", &classes));
+        TRY_GOTO(file_sha256(classes, hash));
+        TRY_GOTO(check_same(store, "classes_sha256", classes, hash));
+    }
+    const job_options options = stored_options(store, o, tables, model, data, classes, plan);
     TRY_GOTO(job_open(&options, &j));
     TRY_GOTO(check_same(store, "data_sha256", data, j->data->sha256));
     TRY_GOTO(job_take_means(j, &tables->fill, tables->fill_count, store_path(store)));
@@ -82,6 +88,7 @@ coar_status reopen_job(run_store *store, const coar_evaluate_options *o, const c
     j = NULL;
 done:
     job_close(j);
+    free(classes);
     free(data);
     free(model);
     return status;

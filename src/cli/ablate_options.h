@@ -14,6 +14,7 @@ typedef struct ablate_texts {
         {"--data", OPTION_TEXT, &(o).data, "FILE", "data set file (coar pack)"},                                        \
         {"-o", OPTION_TEXT, &(o).output, "FILE", "the run file (run.h5)"},                                              \
         {"--arch", OPTION_TEXT, &(o).arch, "NAME,K=V", "architecture, and keys the weights do not tell"},               \
+        {"--classes", OPTION_TEXT, &(o).classes, "FILE", "of a CLIP: class embeddings (.npy)"},                         \
         {"--examples", OPTION_TEXT, &(o).examples, "SPEC", "0:200, 3,17, class:truck, wrong, @rows.npy ... (all)"},     \
         {"--masks", OPTION_COUNT, &(o).masks, "M", "ablated networks (2 n); a larger number extends a run"},              \
         {"--sampler", OPTION_TEXT, &(o).sampler, "KIND", "bernoulli, fixed, stratified, loo, file:PATH"},               \

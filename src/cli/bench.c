@@ -152,6 +152,7 @@ static int run(int count, char **arguments) {
     const cli_option options[] = {
         {"--model", OPTION_TEXT, &o.model, "W|ARCH", "weights, or an architecture's name (random weights)"},
         {"--arch", OPTION_TEXT, &o.arch, "NAME,K=V", "as in coar ablate"},
+        {"--classes", OPTION_TEXT, &o.classes, "FILE", "of a CLIP: class embeddings (.npy)"},
         {"--components", OPTION_TEXT, &o.components, "SET", "filters, neurons, heads, blocks (the model's first)"},
         {"--alpha", OPTION_FRACTION, &o.alpha, "A", "expected fraction ablated (0.05)"},
         {"--dense", OPTION_FLAG, &o.dense, NULL, "no ablation"},

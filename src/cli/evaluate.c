@@ -16,6 +16,7 @@ static int run(int count, char **arguments) {
         {"--baselines", OPTION_FLAG, &o.baselines, NULL, "beside them leave-one-out, gradient, conductance, influence"},
         {"--model", OPTION_TEXT, &o.model, "FILE", "weights, where the run's path is not valid any more"},
         {"--data", OPTION_TEXT, &o.data, "FILE", "data set, likewise"},
+        {"--classes", OPTION_TEXT, &o.classes, "FILE", "class embeddings of a CLIP, likewise"},
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "the run's by default"},
         CLI_ISA_OPTION,
         {"--devices", OPTION_TEXT, &o.devices, "LIST", "GPUs to use, as in 0,1 (all)"},

@@ -120,12 +120,15 @@ done:
 static coar_status choose_shown(const edit_run *e, size_t k, edit_examples *x) {
     if (k == COAR_EDIT_VALIDATION || !e->has_classes) return COAR_OK;
     TRY(memory_new(SHOWN_MOST, sizeof *x->shown_at, "examples", &x->shown_at));
+    TRY(memory_new(SHOWN_MOST, sizeof *x->predicted_before, "examples", &x->predicted_before));
+    TRY(memory_new(SHOWN_MOST, sizeof *x->predicted_after, "examples", &x->predicted_after));
     for (size_t i = 0; i < x->count && x->shown < SHOWN_MOST; i++)
         if (k != COAR_EDIT_TEST || (x->margin_before[i] > 0) != (x->margin_after[i] > 0)) x->shown_at[x->shown++] = i;
     return COAR_OK;
 }
 
-/* Raises best[i] to the classes first .. of values[classes][2 masks][count], where those have larger logits. */
+/* at[i]: the class with the largest logit so far, best[i] that logit; values[classes][cells] are of classes from `first`
+ * on. */
 static void keep_largest(const float *values, size_t first, size_t classes, size_t cells, float *best, int32_t *at) {
     for (size_t c = 0; c < classes; c++)
         for (size_t i = 0; i < cells; i++)
@@ -135,43 +138,60 @@ static void keep_largest(const float *values, size_t first, size_t classes, size
             }
 }
 
-/* The predicted classes of the examples shown, under the masks of before and after: OUTPUTS_MAX logits a pass. */
-static coar_status predict_shown(edit_run *e, size_t k, const uint8_t *masks, edit_examples *x) {
-    coar_status status;
+/* Examples whose predictions take passes: they were, or became, wrong. */
+typedef struct lookup {
+    size_t count;
+    uint64_t rows[EDIT_SETS * SHOWN_MOST];
+    int32_t labels[EDIT_SETS * SHOWN_MOST];
+    int32_t *before[EDIT_SETS * SHOWN_MOST], *after[EDIT_SETS * SHOWN_MOST]; /* where the predictions go */
+} lookup;
+
+/* Who is right is predicted to be what it is; the others of this side are looked up. */
+static void add_shown(edit_run *e, size_t k, lookup *l) {
     const edit_set *set = &e->sets.set[k];
-    const uint32_t classes = set->side->job->model->classes;
-    const size_t cells = 2 * x->shown;
-    uint64_t rows[SHOWN_MOST];
-    int32_t labels[SHOWN_MOST], at[2 * SHOWN_MOST];
-    float best[2 * SHOWN_MOST], values[OUTPUTS_MAX * 2 * SHOWN_MOST];
+    edit_examples *x = &e->record.sets[k];
+    for (size_t i = 0; i < x->shown; i++) {
+        const uint64_t at = x->shown_at[i];
+        x->predicted_before[i] = x->predicted_after[i] = set->labels[at];
+        if (x->margin_before[at] > 0 && x->margin_after[at] > 0) continue;
+        l->rows[l->count] = set->rows[at];
+        l->labels[l->count] = set->labels[at];
+        l->before[l->count] = &x->predicted_before[i];
+        l->after[l->count++] = &x->predicted_after[i];
+    }
+}
+
+/* Predictions of the examples shown that are of one run, under the masks of before and after: OUTPUTS_MAX logits a pass. */
+static coar_status predict_side(edit_run *e, const edit_side *side, const uint8_t *masks) {
+    const uint32_t classes = side->job->model->classes;
+    lookup l = {.count = 0};
+    int32_t at[2 * EDIT_SETS * SHOWN_MOST];
+    float best[2 * EDIT_SETS * SHOWN_MOST], values[OUTPUTS_MAX * 2 * EDIT_SETS * SHOWN_MOST];
     char outputs[OUTPUTS_MAX * 24];
+    for (size_t k = 0; k < EDIT_SETS; k++)
+        if (e->sets.set[k].side == side) add_shown(e, k, &l);
     passes p = {.store = e->sets.sides[0].store,
-                .job = set->side->job,
-                .rows = rows,
-                .labels = labels,
-                .count = x->shown,
+                .job = side->job,
+                .rows = l.rows,
+                .labels = l.labels,
+                .count = l.count,
                 .masks = masks,
                 .mask_count = 2,
                 .outputs = outputs,
                 .force_resume = e->o->force_resume};
-    TRY_GOTO(memory_new(x->shown, sizeof *x->predicted_before, "examples", &x->predicted_before));
-    TRY_GOTO(memory_new(x->shown, sizeof *x->predicted_after, "examples", &x->predicted_after));
-    for (size_t i = 0; i < x->shown; i++) {
-        rows[i] = set->rows[x->shown_at[i]];
-        labels[i] = set->labels[x->shown_at[i]];
-    }
-    for (uint32_t first = 0; first < classes; first += OUTPUTS_MAX) {
+    for (uint32_t first = 0; l.count && first < classes; first += OUTPUTS_MAX) {
         const uint32_t count = classes - first < OUTPUTS_MAX ? classes - first : OUTPUTS_MAX;
         char *end = outputs;
         for (uint32_t c = 0; c < count; c++) end += sprintf(end, "%slogit:%u", c ? "," : "", first + c);
         p.time_limit = clock_left(e->o->time_limit, e->start);
-        TRY_GOTO(passes_run(&p, values));
-        keep_largest(values, first, count, cells, best, at);
+        TRY(passes_run(&p, values));
+        keep_largest(values, first, count, 2 * l.count, best, at);
     }
-    memcpy(x->predicted_before, at, x->shown * sizeof *at);
-    memcpy(x->predicted_after, at + x->shown, x->shown * sizeof *at);
-done:
-    return status;
+    for (size_t i = 0; i < l.count; i++) {
+        *l.before[i] = at[i];
+        *l.after[i] = at[l.count + i];
+    }
+    return COAR_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------------- the sets */
@@ -183,7 +203,7 @@ static coar_status copy_row(const float *row, size_t count, float **out) {
 }
 
 /* Outputs and figures of set k before and after. */
-static coar_status take_set(edit_run *e, size_t k, const edit_outputs *o, const uint8_t *masks) {
+static coar_status take_set(edit_run *e, size_t k, const edit_outputs *o) {
     coar_status status = COAR_OK;
     edit_examples *x = &e->record.sets[k];
     const float *const output = o->output[k], *const margin = o->margin[k];
@@ -205,7 +225,6 @@ static coar_status take_set(edit_run *e, size_t k, const edit_outputs *o, const 
         memcpy(x->scores + i * EDIT_COLUMNS, columns, sizeof columns);
     }
     TRY_GOTO(choose_shown(e, k, x));
-    if (x->shown) TRY_GOTO(predict_shown(e, k, masks, x));
     if (k == COAR_EDIT_TEST) {
         e->record.pair_test = of_pair;
         of_pair = NULL;
@@ -241,7 +260,8 @@ coar_status edit_outcome(edit_run *e) {
                                   .wanted = (1u << EDIT_SETS) - 1};
     TRY_GOTO(edit_measure(&request, &outputs));
     for (size_t k = 0; k < EDIT_SETS; k++)
-        if (e->sets.set[k].side) TRY_GOTO(take_set(e, k, &outputs, masks));
+        if (e->sets.set[k].side) TRY_GOTO(take_set(e, k, &outputs));
+    for (size_t i = 0; i < e->sets.side_count; i++) TRY_GOTO(predict_side(e, &e->sets.sides[i], masks));
     if (r->comparison_count) {
         TRY_GOTO(compare_on(e, COAR_EDIT_TARGET, &outputs, 0));
         TRY_GOTO(compare_on(e, COAR_EDIT_VALIDATION, &outputs, 1));

@@ -11,8 +11,8 @@
 #include "core/philox.h"
 #include "edit/method.h"
 
-#define VALIDATION_MOST                                                                                                \
-    2000 /* of the default: a sweep runs them 100 times; accuracies are then known to 1 point or so */
+/* Examples of the default --validation: a sweep runs them 100 times, and accuracies are then known to a point or so. */
+#define VALIDATION_MOST 2000
 
 const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validation", "test", "target-test"};
 
@@ -22,6 +22,7 @@ coar_evaluate_options edit_reopen_options(const coar_edit_options *o, bool own) 
     return (coar_evaluate_options){.size = sizeof(coar_evaluate_options),
                                    .run = o->run,
                                    .model = o->model,
+                                   .classes = o->classes,
                                    .data = own ? o->data : NULL,
                                    .backend = o->backend,
                                    .devices = o->devices,
@@ -34,7 +35,8 @@ coar_evaluate_options edit_reopen_options(const coar_edit_options *o, bool own) 
 
 /* A second run has to be of the network and the components that the first is of. */
 static coar_status check_same_network(const edit_side *a, const edit_side *b) {
-    static const char *const keys[] = {"model_sha256", "arch_options", "components", "only", "except", "ablation"};
+    static const char *const keys[] = {"model_sha256", "arch_options", "classes_sha256", "components",
+                                       "only",         "except",       "ablation"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const char *x = store_setting(a->store, keys[i]), *y = store_setting(b->store, keys[i]);
         if (strcmp(x ? x : "", y ? y : ""))

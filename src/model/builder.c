@@ -98,6 +98,39 @@ coar_status builder_image(const model_builder *b, uint32_t side, uint32_t *heigh
     return COAR_OK;
 }
 
+coar_status builder_patched_side(const model_builder *b, const char *positions, uint32_t tokens, uint32_t patch,
+                                 uint32_t *side) {
+    const char *path = b->table->path;
+    uint32_t grid = 1, height, width;
+    while ((uint64_t)(grid + 1) * (grid + 1) < tokens) grid++;
+    if ((uint64_t)grid * grid + 1 != tokens)
+        return status_set(COAR_ERROR_INPUT, "%s: tensor '%s': %u positions are not a class token's and a square's",
+                          path, positions, tokens);
+    if ((uint64_t)grid * patch > 65536)
+        return status_set(COAR_ERROR_INPUT, "%s: tensor '%s': %u patches of %u along an axis make the image too large",
+                          path, positions, grid, patch);
+    *side = grid * patch;
+    TRY(builder_image(b, *side, &height, &width));
+    if (height != *side || width != *side)
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: is made for images of %u x %u, not %u x %u: pack the data with --size %u", path, *side,
+                          *side, height, width, *side);
+    return COAR_OK;
+}
+
+coar_status builder_heads(const model_builder *b, const char *family, uint32_t width, uint32_t usual, uint32_t *heads) {
+    const model_setting *given = settings_find(b->settings, "heads");
+    char problem[64];
+    if (!given && (!usual || width % usual))
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: a width of %u does not tell the number of heads: give --arch %s,heads=H", b->table->path,
+                          width, family);
+    TRY(settings_integer(b->settings, "heads", usual, 1, width, heads));
+    if (width % *heads == 0) return COAR_OK;
+    snprintf(problem, sizeof problem, "does not divide the width %u", width);
+    return settings_bad(b->settings, given, problem);
+}
+
 static coar_status normalisation(model_builder *b, uint32_t channels, const float (*pixels)[3]) {
     model *m = b->model;
     int has_mean, has_std;

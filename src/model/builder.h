@@ -24,11 +24,13 @@ typedef struct model_family {
     const char *name;        /* "resnet": what --arch may say for any member */
     const char *const *keys; /* of --arch, NULL-terminated */
     component_set first_set; /* SET_DEFAULT means this one */
+    bool zero_shot;          /* its classes are embeddings that the options name */
     bool (*recognise)(const tensor_table *table);
     coar_status (*build)(model_builder *b); /* emits all ops, offers all groups, sets arch and classes, finishes */
 } model_family;
 
-extern const model_family family_resnet, family_mini_resnet, family_vit, family_gpt2;
+extern const model_family family_resnet, family_mini_resnet, family_vit, family_clip_vit, family_clip_resnet,
+    family_gpt2;
 
 /* ------------------------------------------------------------------------------------- tensors by name */
 
@@ -57,6 +59,15 @@ coar_status builder_begin_tokens(model_builder *b, uint32_t vocabulary, uint32_t
 
 /* The size of the input images for a family that takes any: the options', else --arch image=, else `side`. */
 coar_status builder_image(const model_builder *b, uint32_t side, uint32_t *height, uint32_t *width);
+
+/* The same for a network whose positions ([1 + patches] of tensor `positions`, a square's and a class token's) and
+ * `patch`, pixels that one stands for along an axis, fix the side. */
+coar_status builder_patched_side(const model_builder *b, const char *positions, uint32_t tokens, uint32_t patch,
+                                 uint32_t *side);
+
+/* Heads of attention over `width` channels: the key `heads`, else `usual`. An error where neither says how many (usual
+ * 0), naming --arch `family`, or where they do not divide the width. */
+coar_status builder_heads(const model_builder *b, const char *family, uint32_t width, uint32_t usual, uint32_t *heads);
 
 /* An op with its unused fields set. */
 op builder_op(op_kind kind, const char *name, int input);

@@ -1,7 +1,7 @@
 /*
  * model.h - a weight file becomes an op list and a list of component groups.
  *
- * A family file (resnet.c, vit.c) does two things only: recognise a table of tensors, and emit an op list. Adding an
+ * A family file (resnet.c, vit.c, clip.c) does two things only: recognise a table of tensors, and emit an op list. Adding an
  * architecture = one more file and one more line in the table of model.c.
  * Must not know: devices, runs, data sets.
  */
@@ -34,16 +34,18 @@ typedef struct model_options {
     const char *arch; /* NAME[,key=value...] or NULL */
     component_set set;
     const char *only, *except;          /* globs over group names, or NULL */
+    const char *classes;                /* .npy of class embeddings, for zero-shot classifiers alone; or NULL */
     uint32_t image_height, image_width; /* the data's images; 0 = the family's default (CIFAR nets 32, others 224) */
     uint32_t tokens;                    /* of the data's texts, padding included; 0 = the model's context, */
     uint32_t tokens_max;                /* but at most so many; 0 = no bound */
 } model_options;
 
 typedef struct model {
-    char *path;        /* the weight file; the architecture's name for random weights */
-    char sha256[65];   /* of the weight file; "" for random weights */
-    char arch[64];     /* recognised name: "resnet20", "mini_resnet", "vit", ... */
-    component_set set; /* resolved */
+    char *path;              /* the weight file; the architecture's name for random weights */
+    char sha256[65];         /* of the weight file; "" for random weights */
+    char classes_sha256[65]; /* of the options' class embeddings, "" where there are none */
+    char arch[64];           /* recognised name: "resnet20", "mini_resnet", "vit", ... */
+    component_set set;       /* resolved */
     graph *graph;
     component_group *groups; /* in definition order */
     size_t group_count;

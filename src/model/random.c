@@ -25,9 +25,16 @@ typedef struct resnet_spec {
     uint32_t classes;
 } resnet_spec;
 
+/* CLIP's form of it: a deep stem, attention pooling, embeddings of classes instead of a head. */
+typedef struct clip_resnet_spec {
+    const char *name;
+    uint32_t blocks[4], width, image, embedding, classes;
+} clip_resnet_spec;
+
 typedef struct vit_spec {
     const char *name;
-    uint32_t width, depth, hidden, patch, image, classes; /* the number of heads follows from these (vit.c) */
+    uint32_t width, depth, hidden, patch, image, classes; /* the number of heads follows from these (vit_parts.c) */
+    uint32_t embedding;                                   /* of a CLIP, else 0 */
 } vit_spec;
 
 typedef struct gpt2_spec {
@@ -52,18 +59,47 @@ static const resnet_spec resnets[] = {
 };
 
 static const vit_spec vits[] = {
-    {"vit_b_16", 768, 12, 3072, 16, 224, 1000},  {"vit_b_32", 768, 12, 3072, 32, 224, 1000},
-    {"vit_l_16", 1024, 24, 4096, 16, 224, 1000}, {"vit_h_14", 1280, 32, 5120, 14, 224, 1000},
-    {"vit_mini", 128, 2, 256, 16, 48, 10}, /* src/selftest */
+    {"vit_b_16", 768, 12, 3072, 16, 224, 1000},
+    {"vit_b_32", 768, 12, 3072, 32, 224, 1000},
+    {"vit_l_16", 1024, 24, 4096, 16, 224, 1000},
+    {"vit_h_14", 1280, 32, 5120, 14, 224, 1000},
+    {"clip_vit_b_16", 768, 12, 3072, 16, 224, 1000, 512},
+    {"clip_vit_b_32", 768, 12, 3072, 32, 224, 1000, 512},
+    {"clip_vit_l_14", 1024, 24, 4096, 14, 224, 1000, 768},
+    /* src/selftest */
+    {"vit_mini", 128, 2, 256, 16, 48, 10},
+    {"clip_vit_mini", 128, 2, 256, 16, 48, 10, 48},
 };
 
 static const gpt2_spec gpt2s[] = {
     {"gpt2", 50257, 1024, 768, 12}, {"gpt2_mini", 300, 24, 128, 2}, /* src/selftest */
 };
 
+static const clip_resnet_spec clip_resnets[] = {
+    {"clip_rn50", {3, 4, 6, 3}, 64, 224, 1024, 1000}, {"clip_rn_mini", {1, 1}, 16, 40, 48, 10}, /* src/selftest */
+};
+
+/* What a library calls the layers of a transformer block. */
+typedef struct block_names {
+    const char *block, *norm1, *norm2, *qkv_weight, *qkv_bias, *out, *fc1, *fc2;
+} block_names;
+
+static const block_names torchvision = {
+    "encoder.layers.encoder_layer_", "ln_1",  "ln_2", "self_attention.in_proj_weight", "self_attention.in_proj_bias",
+    "self_attention.out_proj",       "mlp.0", "mlp.3"};
+static const block_names openai = {"visual.transformer.resblocks.",
+                                   "ln_1",
+                                   "ln_2",
+                                   "attn.in_proj_weight",
+                                   "attn.in_proj_bias",
+                                   "attn.out_proj",
+                                   "mlp.c_fc",
+                                   "mlp.c_proj"};
+
 const char *model_random_names(void) {
     return "resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18_cifar, resnet18, "
-           "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14, gpt2";
+           "resnet34, resnet50, resnet101, resnet152, mini_resnet_256, vit_b_16, vit_b_32, vit_l_16, vit_h_14, "
+           "clip_vit_b_16, clip_vit_b_32, clip_vit_l_14, clip_rn50, gpt2";
 }
 
 /* ----------------------------------------------------------------------------------------- one tensor */
@@ -120,7 +156,7 @@ enum { BRANCH_STEPS = 4 }; /* a block adds about 1/BRANCH_STEPS of the stream's 
 static coar_status add_block(tensor_table *table, const char *block, size_t inputs, size_t width, size_t expansion,
                              const char *shortcut) {
     size_t convs = expansion == 1 ? 2 : 3, in = inputs;
-    char name[64];
+    char name[96];
     for (size_t k = 1; k <= convs; k++) {
         bool last = k == convs;
         size_t out = last ? width * expansion : width, kernel = expansion == 1 || k == 2 ? 3 : 1;
@@ -169,34 +205,38 @@ static coar_status add_layernorm(tensor_table *table, const char *name, size_t w
     return add(table, 1, &width, 0, 0.1f, "%s.bias", name);
 }
 
-static coar_status add_vit_block(tensor_table *table, const vit_spec *spec, uint32_t i) {
+static coar_status add_vit_block(tensor_table *table, const vit_spec *spec, const block_names *n, uint32_t i) {
     size_t d = spec->width;
     float small = 1.0f / BRANCH_STEPS;
     char block[64], name[128];
-    snprintf(block, sizeof block, "encoder.layers.encoder_layer_%u", i);
-    snprintf(name, sizeof name, "%s.ln_1", block);
+    snprintf(block, sizeof block, "%s%u", n->block, i);
+    snprintf(name, sizeof name, "%s.%s", block, n->norm1);
     TRY(add_layernorm(table, name, d));
-    TRY(add(table, 2, (size_t[]){3 * d, d}, 0, (float)sqrt(1.0 / (double)d), "%s.self_attention.in_proj_weight",
-            block));
-    TRY(add(table, 1, (size_t[]){3 * d}, 0, 0.02f, "%s.self_attention.in_proj_bias", block));
-    snprintf(name, sizeof name, "%s.self_attention.out_proj", block);
+    TRY(add(table, 2, (size_t[]){3 * d, d}, 0, (float)sqrt(1.0 / (double)d), "%s.%s", block, n->qkv_weight));
+    TRY(add(table, 1, (size_t[]){3 * d}, 0, 0.02f, "%s.%s", block, n->qkv_bias));
+    snprintf(name, sizeof name, "%s.%s", block, n->out);
     TRY(add_linear(table, name, d, d, small));
-    snprintf(name, sizeof name, "%s.ln_2", block);
+    snprintf(name, sizeof name, "%s.%s", block, n->norm2);
     TRY(add_layernorm(table, name, d));
-    snprintf(name, sizeof name, "%s.mlp.0", block);
+    snprintf(name, sizeof name, "%s.%s", block, n->fc1);
     TRY(add_linear(table, name, spec->hidden, d, 1));
-    snprintf(name, sizeof name, "%s.mlp.3", block);
+    snprintf(name, sizeof name, "%s.%s", block, n->fc2);
     return add_linear(table, name, d, spec->hidden, small);
 }
 
+static coar_status add_patches(tensor_table *table, const vit_spec *spec, const char *name) {
+    size_t d = spec->width, patch = spec->patch;
+    float deviation = (float)sqrt(1.0 / (double)(3 * patch * patch));
+    return add(table, 4, (size_t[]){d, 3, patch, patch}, 0, deviation, "%s.weight", name);
+}
+
 static coar_status add_vit(tensor_table *table, const vit_spec *spec) {
-    size_t d = spec->width, patch = spec->patch, grid = spec->image / patch;
+    size_t d = spec->width, grid = spec->image / spec->patch;
     TRY(add(table, 3, (size_t[]){1, 1, d}, 0, 0.5f, "class_token"));
-    TRY(add(table, 4, (size_t[]){d, 3, patch, patch}, 0, (float)sqrt(1.0 / (double)(3 * patch * patch)),
-            "conv_proj.weight"));
+    TRY(add_patches(table, spec, "conv_proj"));
     TRY(add(table, 1, &d, 0, 0.02f, "conv_proj.bias"));
     TRY(add(table, 3, (size_t[]){1, 1 + grid * grid, d}, 0, 0.5f, "encoder.pos_embedding"));
-    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_vit_block(table, spec, i));
+    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_vit_block(table, spec, &torchvision, i));
     TRY(add_layernorm(table, "encoder.ln", d));
     return add_linear(table, "heads.head", spec->classes, d, 1);
 }
@@ -239,6 +279,54 @@ static coar_status add_gpt2(tensor_table *table, const gpt2_spec *spec) {
     return add_layernorm(table, "ln_f", d);
 }
 
+/* Of length 1 or so, as different as random ones are; logits of order one. */
+static coar_status add_classes(tensor_table *table, size_t classes, size_t embedding) {
+    TRY(add(table, 0, NULL, 0.5f * logf((float)embedding), 0, "logit_scale"));
+    return add(table, 2, (size_t[]){classes, embedding}, 0, 1, "class_embeddings");
+}
+
+static coar_status add_clip_vit(tensor_table *table, const vit_spec *spec) {
+    size_t d = spec->width, grid = spec->image / spec->patch, e = spec->embedding;
+    TRY(add(table, 1, &d, 0, 0.5f, "visual.class_embedding"));
+    TRY(add_patches(table, spec, "visual.conv1"));
+    TRY(add(table, 2, (size_t[]){1 + grid * grid, d}, 0, 0.5f, "visual.positional_embedding"));
+    TRY(add_layernorm(table, "visual.ln_pre", d));
+    for (uint32_t i = 0; i < spec->depth; i++) TRY(add_vit_block(table, spec, &openai, i));
+    TRY(add_layernorm(table, "visual.ln_post", d));
+    TRY(add(table, 2, (size_t[]){d, e}, 0, (float)sqrt(1.0 / (double)d), "visual.proj"));
+    return add_classes(table, spec->classes, e);
+}
+
+static coar_status add_attention_pool(tensor_table *table, size_t pixels, size_t d, size_t embedding) {
+    TRY(add(table, 2, (size_t[]){1 + pixels, d}, 0, 0.5f, "visual.attnpool.positional_embedding"));
+    TRY(add_linear(table, "visual.attnpool.q_proj", d, d, 1));
+    TRY(add_linear(table, "visual.attnpool.k_proj", d, d, 1));
+    TRY(add_linear(table, "visual.attnpool.v_proj", d, d, 1));
+    return add_linear(table, "visual.attnpool.c_proj", embedding, d, 1);
+}
+
+static coar_status add_clip_resnet(tensor_table *table, const clip_resnet_spec *spec) {
+    const size_t w = spec->width, channels[4] = {3, w / 2, w / 2, w};
+    size_t in = w, side = spec->image / 4;
+    char name[64];
+    for (int k = 1; k <= 3; k++) {
+        snprintf(name, sizeof name, "visual.conv%d", k);
+        TRY(add_conv(table, name, channels[k], channels[k - 1], 3));
+        snprintf(name, sizeof name, "visual.bn%d", k);
+        TRY(add_batchnorm(table, name, channels[k], 1));
+    }
+    for (uint32_t s = 0; s < 4 && spec->blocks[s]; s++) {
+        for (uint32_t i = 0; i < spec->blocks[s]; i++) {
+            snprintf(name, sizeof name, "visual.layer%u.%u", s + 1, i);
+            TRY(add_block(table, name, in, w << s, 4, i == 0 ? "downsample" : NULL));
+            in = 4 * w << s;
+        }
+        if (s) side /= 2;
+    }
+    TRY(add_attention_pool(table, side * side, in, spec->embedding));
+    return add_classes(table, spec->classes, spec->embedding);
+}
+
 /* P of "mini_resnet_P", 0 for other names. */
 static uint32_t mini_planes(const char *arch) {
     static const char prefix[] = "mini_resnet_";
@@ -253,7 +341,10 @@ static coar_status add_named(tensor_table *table, const char *arch) {
     for (size_t i = 0; i < sizeof resnets / sizeof *resnets; i++)
         if (strcmp(arch, resnets[i].name) == 0) return add_resnet(table, &resnets[i]);
     for (size_t i = 0; i < sizeof vits / sizeof *vits; i++)
-        if (strcmp(arch, vits[i].name) == 0) return add_vit(table, &vits[i]);
+        if (strcmp(arch, vits[i].name) == 0)
+            return vits[i].embedding ? add_clip_vit(table, &vits[i]) : add_vit(table, &vits[i]);
+    for (size_t i = 0; i < sizeof clip_resnets / sizeof *clip_resnets; i++)
+        if (strcmp(arch, clip_resnets[i].name) == 0) return add_clip_resnet(table, &clip_resnets[i]);
     for (size_t i = 0; i < sizeof gpt2s / sizeof *gpt2s; i++)
         if (strcmp(arch, gpt2s[i].name) == 0) return add_gpt2(table, &gpt2s[i]);
     uint32_t planes = mini_planes(arch);

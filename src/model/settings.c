@@ -10,19 +10,37 @@
 #include "core/memory.h"
 #include "core/number.h"
 
-static const char *const known_keys[] = {
-    "heads", "ln_eps", "bn_eps", "activation",         "pool",
-    "mean",  "std",    "image",  "scale_attn_weights", "scale_attn_by_inverse_layer_idx"};
+static const char *const known_keys[] = {"heads",
+                                         "ln_eps",
+                                         "bn_eps",
+                                         "activation",
+                                         "pool",
+                                         "mean",
+                                         "std",
+                                         "logit_scale",
+                                         "image",
+                                         "scale_attn_weights",
+                                         "scale_attn_by_inverse_layer_idx"};
 
-/* Where Hugging Face's and timm's config.json keep the same things; `parent` is an object or NULL. */
+/* Where Hugging Face's and timm's config.json, and open_clip_config.json, keep the same things; `parent` is an object or
+ * NULL. */
 static const struct alias {
     const char *parent, *name, *key;
 } config_aliases[] = {
-    {NULL, "num_attention_heads", "heads"}, {NULL, "layer_norm_eps", "ln_eps"},
-    {NULL, "hidden_act", "activation"},     {NULL, "n_head", "heads"},
-    {NULL, "layer_norm_epsilon", "ln_eps"}, {NULL, "activation_function", "activation"},
-    {NULL, "global_pool", "pool"},          {"pretrained_cfg", "mean", "mean"},
+    {NULL, "num_attention_heads", "heads"},
+    {NULL, "layer_norm_eps", "ln_eps"},
+    {NULL, "hidden_act", "activation"},
+    {NULL, "global_pool", "pool"},
+    {"pretrained_cfg", "mean", "mean"},
     {"pretrained_cfg", "std", "std"},
+    {"vision_config", "num_attention_heads", "heads"},
+    {"vision_config", "layer_norm_eps", "ln_eps"},
+    {"vision_config", "hidden_act", "activation"},
+    {"preprocess_cfg", "mean", "mean"},
+    {"preprocess_cfg", "std", "std"},
+    {NULL, "n_head", "heads"},
+    {NULL, "layer_norm_epsilon", "ln_eps"},
+    {NULL, "activation_function", "activation"},
 };
 
 static const struct activation_word {
@@ -118,6 +136,14 @@ static coar_status push_json(model_settings *s, const char *key, const cJSON *va
     return status;
 }
 
+/* OpenCLIP says only that a network has the activation of OpenAI's. */
+static coar_status push_open_clip(model_settings *s, const cJSON *model) {
+    static const char key[] = "activation";
+    if (!cJSON_IsObject(model)) return COAR_OK;
+    const bool quick = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(model, "quick_gelu"));
+    return push(s, SETTING_CONFIG, key, strlen(key), quick ? "quickgelu" : "gelu");
+}
+
 static coar_status push_config(model_settings *s, const char *path, const file_map *file) {
     enum { CONFIG_MAX = 1 << 20 }; /* bytes; real ones have a few thousand (class names) */
     if (file->size > CONFIG_MAX) return status_set(COAR_ERROR_INPUT, "%s: is larger than 1 MiB", path);
@@ -135,16 +161,17 @@ static coar_status push_config(model_settings *s, const char *path, const file_m
         const cJSON *parent = a->parent ? cJSON_GetObjectItemCaseSensitive(root, a->parent) : root;
         TRY_GOTO(push_json(s, a->key, cJSON_GetObjectItemCaseSensitive(parent, a->name)));
     }
+    TRY_GOTO(push_open_clip(s, cJSON_GetObjectItemCaseSensitive(root, "model_cfg")));
 done:
     cJSON_Delete(root);
     return status;
 }
 
-/* config.json in the weight file's folder; its absence is normal. */
-static coar_status push_config_file(model_settings *s, const char *weights) {
+/* A file in the weight file's folder; its absence is normal. */
+static coar_status push_config_file(model_settings *s, const char *weights, const char *name) {
     coar_status status = COAR_OK;
     file_map file = {0};
-    char *folder = path_folder(weights), *path = folder ? string_format("%s/config.json", folder) : NULL;
+    char *folder = path_folder(weights), *path = folder ? string_format("%s/%s", folder, name) : NULL;
     if (!path) TRY_GOTO(out_of_memory());
     if (file_exists(path)) {
         TRY_GOTO(file_map_open(path, &file));
@@ -164,7 +191,10 @@ coar_status settings_open(const char *arch, const tensor_table *table, model_set
     if (arch) TRY_GOTO(push_arch(&s, arch));
     for (size_t i = 0; i < table->meta_count; i++)
         TRY_GOTO(push(&s, SETTING_METADATA, table->meta_keys[i], strlen(table->meta_keys[i]), table->meta_values[i]));
-    if (table->map.data) TRY_GOTO(push_config_file(&s, table->path)); /* generated weights have no folder */
+    if (table->map.data) { /* generated weights have no folder */
+        TRY_GOTO(push_config_file(&s, table->path, "config.json"));
+        TRY_GOTO(push_config_file(&s, table->path, "open_clip_config.json"));
+    }
     *out = s;
     memset(&s, 0, sizeof s);
 done:

@@ -1,9 +1,10 @@
 /*
  * settings.h - what names and shapes of a weight file do not tell: heads, epsilons, activation, pixels.
  *
- * Each key is looked up in this order: --arch NAME,key=value > the file's __metadata__ > a config.json beside the file;
- * the family's default is the caller's `fallback`. Keys: heads, ln_eps, bn_eps, activation, pool, mean, std, image; and of a
- * config.json alone, since they make another model: scale_attn_weights, scale_attn_by_inverse_layer_idx.
+ * Each key is looked up in this order: --arch NAME,key=value > the file's __metadata__ > a config.json beside the file >
+ * an open_clip_config.json there; the family's default is the caller's `fallback`. Keys: heads, ln_eps, bn_eps,
+ * activation, pool, mean, std, logit_scale, image; and of a config.json alone, since they make another model:
+ * scale_attn_weights, scale_attn_by_inverse_layer_idx.
  * Must not know: what an architecture does with them.
  */
 #ifndef COAR_MODEL_SETTINGS_H

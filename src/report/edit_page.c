@@ -15,7 +15,8 @@
 static const char *const set_names[REPORT_EDIT_SETS] = {"Target", "Reference", "Validation", "Test", "Fresh targets"};
 
 /* As they are told: fresh targets beside the targets. */
-static const size_t set_order[REPORT_EDIT_SETS] = {0, 4, 1, 2, 3};
+static const size_t set_order[REPORT_EDIT_SETS] = {REPORT_TARGET, REPORT_FRESH, REPORT_REFERENCE, REPORT_VALIDATION,
+                                                   REPORT_TEST};
 
 /* Classes of the style sheet for the swept sets' lines. */
 static const char *const set_classes[REPORT_EDIT_SWEPT] = {"target", "reference", "validation"};
@@ -32,7 +33,7 @@ static const char *pair_name(const report_edit *e) {
 
 static void introduction(html *h, const report_data *data, const report_edit *e) {
     char kind[32];
-    const report_edit_set *target = &e->sets[0], *reference = &e->sets[1];
+    const report_edit_set *target = &e->sets[REPORT_TARGET], *reference = &e->sets[REPORT_REFERENCE];
     html_print(h, "<section class=\"edit\"><h2>Edit %s</h2><p class=\"intro\">", e->name);
     if (e->k)
         html_print(h, "Ablates %s of the %s %s for good, to %s", COUNT(e->k), COUNT(e->components),
@@ -43,9 +44,9 @@ static void introduction(html *h, const report_data *data, const report_edit *e)
     html_print(h, " the %s of %s target example%s (<code>%s</code>) and leave that of %s others (<code>%s</code>).",
                e->output, COUNT(target->examples), target->examples == 1 ? "" : "s", target->spec,
                COUNT(reference->examples), reference->spec);
-    html_print(h, " Chosen by <b>%s</b> from ", e->method);
+    html_print(h, " Which: by method <b>%s</b>, ", e->method);
     if (e->fit[0])
-        html_print(h, "the attributions of fit %s.", e->fit);
+        html_print(h, "attributions of fit %s.", e->fit);
     else
         html_print(h, "attributions made elsewhere.");
     html_print(h, " How many: by validation examples, of which at most %s%s might be lost.", NUMBER(e->select),
@@ -83,13 +84,13 @@ static void keys(html *h, const report_edit *e) {
     html_print(h, "<dl class=\"keys\">");
     for (size_t i = 0; i < REPORT_EDIT_SETS; i++) {
         const size_t set = set_order[i];
-        if (!e->sets[set].examples || set == 1) continue; /* the reference stands in the table */
+        if (!e->sets[set].examples || set == REPORT_REFERENCE) continue; /* the reference stands in the table */
         snprintf(label, sizeof label, "%s: %s", set_names[set], e->has_classes ? "accuracy" : "mean output");
         key(h, e, label, set, REPORT_ACCURACY);
     }
     if (has_pairs(e)) {
         snprintf(label, sizeof label, "Test: worst %s", pair_name(e));
-        key(h, e, label, 3, REPORT_WORST);
+        key(h, e, label, REPORT_TEST, REPORT_WORST);
     }
     html_print(h, "</dl>");
 }
@@ -111,7 +112,7 @@ static void sweep_plot(html *h, const report_edit *e, const char *title, int sco
     size_t count = 0;
     for (size_t i = 0; i < REPORT_EDIT_SWEPT; i++)
         curves[count++] = (svg_curve){.class = set_classes[i], .y = e->sweep[i][score]};
-    if (worst) curves[count++] = (svg_curve){.class = "worst", .y = e->sweep[2][REPORT_WORST]};
+    if (worst) curves[count++] = (svg_curve){.class = "worst", .y = e->sweep[REPORT_VALIDATION][REPORT_WORST]};
     html_print(h, "<div><p class=\"label\">%s</p>", title);
     svg_curves(h, title, e->ablated, e->points, curves, count, score == REPORT_OUTPUT ? 1 : 100, (double)e->k);
     html_print(h, "<p class=\"label below\">components ablated</p></div>");

@@ -205,9 +205,10 @@ static coar_status model_json(const model *m, char **text) {
     return finish_json(m->path, &w, text);
 }
 
-static coar_status describe_model(const char *path, const char *arch, const char *components, int json, char **text) {
+static coar_status describe_model(const char *path, const char *arch, const char *components, const char *classes,
+                                  int json, char **text) {
     model *m;
-    model_options options = {.arch = arch};
+    model_options options = {.arch = arch, .classes = classes};
     TRY(component_set_parse(components, &options.set));
     TRY(model_open(path, &options, &m));
     coar_status status = json ? model_json(m, text) : collect(path, print_model, m, text);
@@ -427,19 +428,21 @@ static coar_status describe_run(const char *path, int json, char **text) {
 
 /* ----------------------------------------------------------------------------------------------- entry point */
 
-static coar_status describe(const char *path, const char *arch, const char *components, int json, char **text) {
+static coar_status describe(const char *path, const char *arch, const char *components, const char *classes, int json,
+                            char **text) {
     char format[FORMAT_SIZE];
     TRY(format_of_file(path, format));
-    if (!strcmp(format, FORMAT_SAFETENSORS)) return describe_model(path, arch, components, json, text);
+    if (!strcmp(format, FORMAT_SAFETENSORS)) return describe_model(path, arch, components, classes, json, text);
     if (!strcmp(format, "coar.data")) return describe_data(path, json, text);
     return describe_run(path, json, text);
 }
 
-coar_status coar_info(const char *path, const char *arch, const char *components, int json, char **text) {
+coar_status coar_info(const char *path, const char *arch, const char *components, const char *classes, int json,
+                      char **text) {
     status_clear();
     if (!path || !text) return status_set(COAR_ERROR_USAGE, "info: name a weight, data or run file");
     locale_t callers = uselocale(number_locale()); /* decimal points are points, whatever the calling program has set */
-    coar_status status = describe(path, arch, components, json, text);
+    coar_status status = describe(path, arch, components, classes, json, text);
     uselocale(callers);
     return status;
 }

@@ -27,8 +27,6 @@ enum {
     REPORT_TEXT = 120,       /* bytes of a name; longer ones are cut */
 
     REPORT_EDITS = 12,        /* of a run */
-    REPORT_EDIT_SETS = 5,     /* target, reference, validation, test, fresh ones such as the target's */
-    REPORT_EDIT_SWEPT = 3,    /* the first ones: what is measured for every k */
     REPORT_EDIT_POINTS = 400, /* of a sweep */
     REPORT_EDIT_PAIRS = 60,   /* labels, or (label, group): the ones with the lowest accuracy after the edit */
     REPORT_EDIT_CHOICES = 24, /* ways to choose components, compared */
@@ -97,6 +95,10 @@ typedef struct report_example {
 } report_example;
 
 /* --------------------------------------------------------------------------------------------------- edits */
+
+/* The sets of examples; what is measured for every k are the first ones. Fresh: other ones such as the target's. */
+enum { REPORT_TARGET, REPORT_REFERENCE, REPORT_VALIDATION, REPORT_TEST, REPORT_FRESH, REPORT_EDIT_SETS };
+enum { REPORT_EDIT_SWEPT = REPORT_VALIDATION + 1 };
 
 /* A set of examples under one mask: mean output; accuracies are fractions of 1, NaN where there is none. */
 enum { REPORT_OUTPUT, REPORT_ACCURACY, REPORT_WORST, REPORT_AVERAGE, REPORT_SCORES };

@@ -19,6 +19,9 @@ static const net_case cases[] = {
     {"mini_resnet_8", "mini_resnet", SET_FILTERS, ABLATION_SCALE, 0, 1, 2, true},
     {"vit_mini", "vit", SET_NEURONS, ABLATION_ZERO, 0, 3, 2, true},
     {"vit_mini", "vit", SET_HEADS, ABLATION_MEAN, 0, 4, 1, true},
+    {"clip_vit_mini", "clip", SET_NEURONS, ABLATION_ZERO, 0, 2, 2, true},
+    {"clip_rn_mini", "clip", SET_FILTERS, ABLATION_MEAN, 0, 3, 2, true},
+    {"gpt2_mini", "gpt2", SET_NEURONS, ABLATION_MEAN, 0, 1, 2, true},
     {"resnet20", NULL, SET_FILTERS, ABLATION_ZERO, 0, 5, 5, false},
     {"resnet18_cifar", NULL, SET_BLOCKS, ABLATION_ZERO, 0, 2, 3, false},
     {"resnet50", NULL, SET_FILTERS, ABLATION_ZERO, 0, 2, 1, false},
@@ -41,6 +44,7 @@ coar_status selftest_net(size_t index, bool quick, bool reverse, selftest_item *
                           .rms_most = 0.03};
     TRY(model_random(c->name, &options, &item.model));
     item.graph = item.model->graph;
+    if (item.graph->vocabulary) selftest_texts(&item);
     snprintf(item.name, sizeof item.name, "%s%s, %s", reverse ? "reverse " : "", c->name, component_set_name(c->set));
     *out = item;
     return COAR_OK;

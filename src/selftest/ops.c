@@ -62,6 +62,8 @@ static const op_case cases[] = {
     {WINDOW(OP_SUBSAMPLE, 9, 7, 5, 0, 0, 2), BATCH(1, 3), .quick = true, .channels = 12, .pad = 3},
     {TOKENS(OP_EMBED, 6, 20), BATCH(1, 3), .quick = true},
     {TOKENS(OP_SELECT, 5, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_MEAN_TOKEN, 6, 20), BATCH(1, 3), .quick = true},
+    {TOKENS(OP_NORMALISE, 5, 20), BATCH(1, 3), .quick = true},
     {TOKENS(OP_LAYERNORM, 5, 20), BATCH(3, 2), .quick = true, .shift = true, EACH(PLACE_OUT)},
     {TOKENS(OP_LAYERNORM, 17, 65), BATCH(1, 3), .quick = true},
     {TOKENS(OP_ATTENTION, 7, 20), BATCH(3, 2), .quick = true, .heads = 4, EACH(PLACE_OUT)},
@@ -92,6 +94,8 @@ static const op_case cases[] = {
     {WINDOW(OP_MAXPOOL, 112, 112, 64, 3, 3, 2), BATCH(1, 2), .pad = 1},
     {WINDOW(OP_AVGPOOL, 7, 7, 2048, 7, 7, 1), BATCH(1, 3)},
     {TOKENS(OP_EMBED, 196, 768), BATCH(1, 2)},
+    {TOKENS(OP_MEAN_TOKEN, 49, 2048), BATCH(1, 3)},
+    {TOKENS(OP_NORMALISE, 1, 1024), BATCH(1, 3)},
     {TOKENS(OP_LAYERNORM, 197, 768), BATCH(2, 2), .shift = true, EACH(PLACE_OUT)},
     {TOKENS(OP_ATTENTION, 197, 768), BATCH(2, 2), .heads = 12, .place = PLACE_OUT, .width = 64},
     {TOKENS(OP_ATTENTION, 257, 160), BATCH(2, 1), .heads = 2, EACH(PLACE_OUT)},
@@ -347,15 +351,18 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
                            .reverse = reverse,
                            .derived = {PICKS_MASKED, PICKS_MASKED + 1, PICKS_MASKED}, /* sums: no gradient is zero */
                            .rms_most = 0.01};
-    if (c->vocabulary) {
-        out->outputs = "margin,logit,loss";
-        memcpy(out->derived, (const size_t[SELFTEST_KINDS]){2, 1, 2}, sizeof out->derived); /* margins have kinks */
-    }
+    if (c->vocabulary) selftest_texts(out);
     name_case(c, reverse, out->name, sizeof out->name);
     b.graph = NULL;
 done:
     graph_destroy(b.graph);
     return status;
+}
+
+/* Margins have kinks, at any of a text's positions. */
+void selftest_texts(selftest_item *item) {
+    item->outputs = "margin,logit,loss";
+    memcpy(item->derived, (const size_t[SELFTEST_KINDS]){2, 1, 2}, sizeof item->derived);
 }
 
 void selftest_item_free(selftest_item *item) {

@@ -30,6 +30,9 @@ coar_status selftest_op(size_t index, bool quick, bool reverse, selftest_item *o
 coar_status selftest_net(size_t index, bool quick, bool reverse, selftest_item *out);
 void selftest_item_free(selftest_item *item);
 
+/* The outputs of a language model, and whose derivatives are taken. */
+void selftest_texts(selftest_item *item);
+
 /* coar_selftest of a backend that need not be on backend.c's list (tests). */
 coar_status selftest_run(const coar_selftest_options *options, const backend_interface *tested,
                          coar_selftest_result *result);

@@ -114,6 +114,21 @@ same "the same edit in it" "$(bytes "$T/merged.h5" pair)" "$(bytes "$T/r.h5" pai
 "$COAR" info "$T/r.h5" >"$T/.out"
 grep -q "edit pair: tau, raise margin by [0-9]* components" "$T/.out" && pass "coar info" || fail "coar info lists edits"
 
+# A language model: mean outputs in place of accuracies.
+"$PYTHON" -c "
+import numpy as np
+r = np.random.default_rng(0)
+np.save('$T/tokens.npy', r.integers(0, 29, (60, 9)).astype('i4')); np.save('$T/lengths.npy', r.integers(2, 10, 60).astype('i4'))"
+succeeds "pack texts" "$COAR" pack --from tokens "$T/tokens.npy" --lengths "$T/lengths.npy" -o "$T/texts.h5"
+succeeds "their run" "$COAR" ablate --model tests/golden/models/gpt2.safetensors --data "$T/texts.h5" --masks 100 --output margin,loss -o "$T/g.h5"
+succeeds "its fit" "$COAR" fit "$T/g.h5" --estimator ridge --output loss
+succeeds "its edit" "$COAR" edit "$T/g.h5" --target 0:5 --reference 5:25 --raise --fit ridge-loss --max-k 20 --select .02 --json
+same "the loss of validation texts grows by .02 at most, the target's as much as that allows" "$(json "(lambda v, t, p: v(p) <= .02 and all(t(q) <= t(p) for q in r['sweep'] if v(q) <= .02))(lambda q: q['validation']['output'] - r['sweep'][0]['validation']['output'], lambda q: q['target']['output'], [q for q in r['sweep'] if q['k'] == r['k']][0])")" True
+same "no accuracies" "$(json "{r['sets'][s]['after']['accuracy'] for s in r['sets']} | set(r['pairs'])")" "{None}"
+succeeds "tau" check tau "$T/g.h5" edit
+fails 2 "a language model has no accuracy" "--until" "$COAR" edit "$T/g.h5" --target 0:5 --reference 5:25 --raise --fit ridge-loss --until 50 --name x
+fails 2 "has no classes to be wrong about" "wrong" "$COAR" edit "$T/g.h5" --target wrong --reference 5:25 --raise --fit ridge-loss --name x
+
 # What is there stays, unless it is to be replaced; a fit takes its edits with it.
 fails 1 "edit 'edit' exists already: give another --name, or --force" "a name that is taken" edit --lower
 before=$(bytes "$T/r.h5" edit)
@@ -122,7 +137,7 @@ same "leaves the old edit" "$(bytes "$T/r.h5" edit)" "$before"
 succeeds "--force" edit --lower --force --max-k 4
 succeeds "fit --force" "$COAR" fit "$T/r.h5" --estimator ridge --force
 absent "its edits are gone" "$T/r.h5.parts"/edit-{edit,up,one,t1,pair}.h5
-same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-given.h5"
+same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-given.h5 edit-loo.h5"
 
 # Stops and kills go on.
 LONG=(--lower --max-k 30 --select 100 --validation rest --test 1,2 --threads 1)

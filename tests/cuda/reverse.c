@@ -202,23 +202,22 @@ static graph *sum_with_itself(activation last) {
     return g;
 }
 
-/* Tokens and positions, a layer norm whose channels are components, a head of its own: so many tokens that their logits are
- * there for 64 positions at a time, and that their gradients' sums are cut into 16. */
-static graph *many_words(void) {
-    enum { TOKENS = 17, WIDTH = 5, WORDS = 66000 };
+/* Tokens and positions, a layer norm whose channels are components, a head of its own. */
+static graph *small_language(uint32_t tokens, uint32_t words) {
+    enum { WIDTH = 5 };
     graph *g = NULL;
     float *arrays[3] = {NULL};
-    const size_t counts[] = {WORDS * WIDTH, TOKENS * WIDTH, WORDS * WIDTH};
+    const size_t counts[] = {words * WIDTH, tokens * WIDTH, words * WIDTH};
     uint64_t seed = 91;
     int v = 0;
-    CHECK_OK(graph_create((shape){1, TOKENS, 1}, WORDS, &g));
+    CHECK_OK(graph_create((shape){1, tokens, 1}, words, &g));
     for (int k = 0; k < 3; k++) {
         CHECK_OK(memory_new(counts[k], sizeof *arrays[k], "test weights", &arrays[k]));
         for (size_t i = 0; i < counts[k]; i++) arrays[k][i] = net_uniform(&seed);
         CHECK_OK(graph_own(g, arrays[k]));
     }
     const op lookup = {
-        .kind = OP_LOOKUP, .name = "lookup", .vocabulary = WORDS, .weight = arrays[0], .shift = arrays[1]};
+        .kind = OP_LOOKUP, .name = "lookup", .vocabulary = words, .weight = arrays[0], .shift = arrays[1]};
     CHECK_OK(graph_add(g, &lookup, WIDTH, &v));
     const op norm = {.kind = OP_LAYERNORM,
                      .name = "norm",
@@ -226,35 +225,52 @@ static graph *many_words(void) {
                      .eps = 1e-5f,
                      .mask = {.place = PLACE_OUT, .count = WIDTH, .width = 1}};
     CHECK_OK(graph_add(g, &norm, 0, &v));
-    const op next = {.kind = OP_NEXT, .name = "next", .input = {v, 0}, .vocabulary = WORDS, .weight = arrays[2]};
+    const op next = {.kind = OP_NEXT, .name = "next", .input = {v, 0}, .vocabulary = words, .weight = arrays[2]};
     CHECK_OK(graph_add(g, &next, 0, &v));
     CHECK_OK(graph_finish(g, v, WIDTH));
     return g;
 }
 
-static void large_vocabulary(void) {
-    test_begin("66,000 tokens");
-    graph *g = many_words();
+/* Losses and their gradients under one mask against the reference, and of the last example alone to the bit. */
+static void compare_losses(const graph *g, uint32_t examples) {
     engine cuda, reference;
     const float keeps[] = {1, 0.5f, 1, 0, 1.25f};
     const mask_range mask = {.count = 1, .n = g->components, .keeps = keeps};
-    example_batch batch = net_batch(g, 4, 7);
+    example_batch batch = net_batch(g, examples, 7), last = batch;
     engine_options o = {
-        .backend = "cuda", .precision = "bf16", .examples = 4, .masks = 1, .outputs = "loss", .reverse = true};
-    float outputs[2][4];
+        .backend = "cuda", .precision = "bf16", .examples = examples, .masks = 1, .outputs = "loss", .reverse = true};
+    float *outputs = calloc(2 * (size_t)examples, sizeof *outputs), alone;
     engine_open(&cuda, g, o);
     o.backend = "reference";
     engine_open(&reference, g, o);
-    float *actual = engine_reverse(&cuda, &batch, REVERSE_MASK, 0, &mask, outputs[0]);
-    float *expected = engine_reverse(&reference, &batch, REVERSE_MASK, 0, &mask, outputs[1]);
-    compare("bf16", actual, expected, (size_t)4 * g->components);
-    compare("bf16", outputs[0], outputs[1], 4);
+    float *actual = engine_reverse(&cuda, &batch, REVERSE_MASK, 0, &mask, outputs);
+    float *expected = engine_reverse(&reference, &batch, REVERSE_MASK, 0, &mask, outputs + examples);
+    compare("bf16", actual, expected, (size_t)examples * g->components);
+    compare("bf16", outputs, outputs + examples, examples);
+    last.inputs = (const int32_t *)batch.inputs + (examples - 1) * (size_t)g->values[0].w;
+    last.labels += examples - 1;
+    last.count = 1;
+    float *one = engine_reverse(&cuda, &last, REVERSE_MASK, 0, &mask, &alone);
+    engine_same_bits(one, actual + (examples - 1) * (size_t)g->components, g->components);
+    engine_same_bits(&alone, outputs + examples - 1, 1);
+    free(one);
     free(actual);
     free(expected);
+    free(outputs);
     engine_close(&cuda);
     engine_close(&reference);
     net_batch_free(&batch);
-    graph_destroy(g);
+}
+
+/* More positions than logits are made for at once; and so many tokens that sums over them are cut into parts. */
+static void blocks_of_logits(void) {
+    static const uint32_t cases[][3] = {/* examples, tokens, words */ {2, 2100, 9}, {3, 17, 9000}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        test_begin("%u texts of %u tokens, %u words", cases[i][0], cases[i][1], cases[i][2]);
+        graph *g = small_language(cases[i][1], cases[i][2]);
+        compare_losses(g, cases[i][0]);
+        graph_destroy(g);
+    }
 }
 
 static void odd_graphs(void) {
@@ -520,7 +536,7 @@ int main(void) {
     batch_sizes("fp32", net_bottleneck(NET_FILTERS, 5));
     if (!REDUCED) batch_sizes("bf16", net_bottleneck(NET_FILTERS, 5));
     if (!REDUCED) batch_sizes("bf16", net_language(NET_INPUTS, 5));
-    large_vocabulary();
+    blocks_of_logits();
     too_little_memory();
     short_of_memory();
     turns();

@@ -201,7 +201,8 @@ static void open_form(setup *s, const graph *g, const char *isa, bool compacted,
     CHECK_OK(plan_create(g, isa ? "cpu" : "reference", "fp32", 0, &s->plan));
     if (!compacted) drop_compaction(&s->plan, g);
     CHECK_OK(thread_pool_create(threads, &s->pool));
-    CHECK_OK(output_parse(g->vocabulary ? "margin,loss,logit" : "margin,loss,logit:2", g, s->outputs, &s->output_count));
+    CHECK_OK(
+        output_parse(g->vocabulary ? "margin,loss,logit" : "margin,loss,logit:2", g, s->outputs, &s->output_count));
     CHECK_OK(backend_find(isa ? "cpu" : "reference", NULL, &interface));
     backend_settings settings = settings_of(s, a, memory);
     CHECK_OK(interface->prepare(&settings, &s->b));

@@ -50,6 +50,8 @@ static const struct {
     {"avgpool-2x2", {7, 6, 3}, 3, 0, PLACE_NONE, 0, {OP_AVGPOOL, .kernel_h = 2, .kernel_w = 2, .stride = 2}},
     {"subsample", {5, 6, 3}, 8, 0, PLACE_NONE, 0, {OP_SUBSAMPLE, .stride = 2, .pad = 2}},
     {"embed", {2, 3, 5}, 5, 0, PLACE_NONE, 0, {OP_EMBED}},
+    {"mean-token", {2, 3, 5}, 5, 0, PLACE_NONE, 0, {OP_MEAN_TOKEN}},
+    {"normalise", {1, 4, 7}, 7, 0, PLACE_NONE, 0, {OP_NORMALISE}},
     {"layernorm", {1, 4, 7}, 7, AFFINE, PLACE_NONE, 0, {OP_LAYERNORM, .eps = 1e-5f}},
     {"layernorm-plain", {1, 3, 6}, 6, 0, PLACE_NONE, 0, {OP_LAYERNORM, .eps = 1e-2f}},
     {"layernorm-mask", {1, 4, 9}, 9, AFFINE | FILL, PLACE_OUT, 1, {OP_LAYERNORM, .eps = 1e-6f}},
@@ -129,7 +131,8 @@ static void probe_open(probe *p, size_t n) {
     CHECK_OK(graph_create(p->v.in, 0, &p->g));
     for (size_t k = 0; k < p->count; k++) p->v.x[k] = take(&p->r, p->inputs);
     if (o.kind == OP_CONV) o.weight = take_floats(&p->r, p->g, (size_t)channels * p->v.in.c * o.kernel_h * o.kernel_w);
-    if (o.kind == OP_EMBED) o.weight = take_floats(&p->r, p->g, (shape_positions(p->v.in) + 1) * channels);
+    if (o.kind == OP_EMBED || o.kind == OP_MEAN_TOKEN)
+        o.weight = take_floats(&p->r, p->g, (shape_positions(p->v.in) + 1) * channels);
     if (o.kind == OP_LAYERNORM && has & SCALE) o.weight = take_floats(&p->r, p->g, channels); /* gamma */
     if (o.kind == OP_CONV && has & SCALE) o.scale = take_floats(&p->r, p->g, channels);
     if (has & SHIFT) o.shift = take_floats(&p->r, p->g, channels);

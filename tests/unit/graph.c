@@ -61,6 +61,45 @@ static void shapes(void) {
     graph_destroy(g);
 }
 
+/* A language model's input is for its tables of tokens alone, and its last op says what comes next. */
+static void tokens(void) {
+    test_begin("graph_add: tokens");
+    graph *g;
+    int v, head;
+    CHECK_ERROR(graph_create((shape){1, 5, 1}, 1, &g), COAR_ERROR_INPUT, "vocabulary of 1");
+    status_clear();
+    CHECK_ERROR(graph_create((shape){1, 1, 1}, 9, &g), COAR_ERROR_INPUT, "texts of 1");
+    status_clear();
+    CHECK_OK(graph_create((shape){1, 5, 1}, 9, &g));
+    op lookup = {.kind = OP_LOOKUP, .name = "lookup", .vocabulary = 9, .weight = one_weight, .shift = one_weight};
+    op next = {.kind = OP_NEXT, .name = "next", .input = {1, 0}, .vocabulary = 9, .weight = one_weight};
+    op linear = conv(0, 1, 1, 0);
+    CHECK_ERROR(graph_add(g, &linear, 1, &v), COAR_ERROR_INTERNAL, "does not fit the graph's tokens");
+    status_clear();
+    lookup.vocabulary = 8;
+    CHECK_ERROR(graph_add(g, &lookup, 6, &v), COAR_ERROR_INTERNAL, "does not fit the graph's tokens");
+    status_clear();
+    lookup.vocabulary = 9;
+    CHECK_OK(graph_add(g, &lookup, 6, &v));
+    CHECK_INT(g->values[v].w, 5);
+    CHECK_INT(g->values[v].c, 6);
+    CHECK_INT(graph_weight_count(g, &g->ops[0]), 9 * 6);
+    linear.input[0] = v;
+    linear.residual = 0;
+    CHECK_ERROR(graph_add(g, &linear, 1, &v), COAR_ERROR_INTERNAL, "does not fit the graph's tokens");
+    status_clear();
+    CHECK_ERROR(graph_finish(g, v, 0), COAR_ERROR_INTERNAL, "what comes next");
+    status_clear();
+    CHECK_OK(graph_add(g, &next, 0, &head));
+    CHECK_INT(g->values[head].c, NEXT_CHANNELS);
+    CHECK_NEAR(graph_op_flops(g, &g->ops[1]), 2.0 * 5 * 6 * 9, 0);
+    CHECK_INT(graph_weight_bytes(g), (9 * 6 + 5 * 6) * sizeof(float)); /* the head is tied to the table */
+    CHECK_OK(graph_finish(g, head, 0));
+    CHECK_INT(graph_input_bytes(g), 5 * sizeof(int32_t));
+    CHECK(!graph_label_fits(g, 1) && graph_label_fits(g, 2) && graph_label_fits(g, 5) && !graph_label_fits(g, 6));
+    graph_destroy(g);
+}
+
 static void refusals(void) {
     test_begin("graph_add: what does not fit is refused, naming the layer");
     graph *g;
@@ -537,6 +576,7 @@ static void plan_json(void) {
 int main(void) {
     shapes();
     refusals();
+    tokens();
     planner();
     outputs();
     output_gradients();

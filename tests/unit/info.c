@@ -40,7 +40,7 @@ static void make_data(const char *path) {
 
 static cJSON *describe_json(const char *path) {
     char *text = NULL;
-    CHECK_OK(coar_info(path, NULL, NULL, 1, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 1, &text));
     CHECK(text && strchr(text, '\n') == text + strlen(text) - 1); /* one line, whatever the kind of file */
     cJSON *json = cJSON_Parse(text ? text : "");
     if (!json) test_fail(__FILE__, __LINE__, "not JSON: %s", text ? text : "(null)");
@@ -67,13 +67,13 @@ static void test_weights(void) {
     const char *path = test_temporary("weights.h5");
     make_weights(path);
     char *text = NULL;
-    CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     check_contains(text, "resnet20");
     check_contains(text, "688 filters in 19 groups");
     check_contains(text, "layer3.2.conv2");
     coar_free(text);
     text = NULL;
-    CHECK_OK(coar_info(path, NULL, "blocks", 0, &text));
+    CHECK_OK(coar_info(path, NULL, "blocks", NULL, 0, &text));
     check_contains(text, "9 blocks in 9 groups");
     coar_free(text);
 
@@ -92,7 +92,7 @@ static void test_weights(void) {
     CHECK_INT(next, 688);
     cJSON_Delete(json);
 
-    CHECK_ERROR(coar_info(path, NULL, "petals", 0, &text), COAR_ERROR_USAGE, "petals");
+    CHECK_ERROR(coar_info(path, NULL, "petals", NULL, 0, &text), COAR_ERROR_USAGE, "petals");
 }
 
 static void test_data(void) {
@@ -100,7 +100,7 @@ static void test_data(void) {
     const char *path = test_temporary("data.safetensors");
     make_data(path);
     char *text = NULL;
-    CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     check_contains(text, "2 x 3, 1 channel\n");
     check_contains(text, "dog?[31m?");
     CHECK(!strchr(text, '\033'));
@@ -148,7 +148,7 @@ static void test_run(void) {
     CHECK_OK(store_rebuild_index(store));
     store_close(store);
     char *text = NULL;
-    CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     check_contains(text, "0.125");
     check_contains(text, "coar?[2J ablate");
     check_contains(text, "       0        7  filter   conv1\n");
@@ -171,18 +171,18 @@ static void test_others(void) {
     test_begin("other files are refused in one line");
     char *text = NULL;
     const char *path = test_temporary("other");
-    CHECK_ERROR(coar_info(NULL, NULL, NULL, 0, &text), COAR_ERROR_USAGE, "name a");
-    CHECK_ERROR(coar_info(path, NULL, NULL, 0, &text), COAR_ERROR_IO, path);
+    CHECK_ERROR(coar_info(NULL, NULL, NULL, NULL, 0, &text), COAR_ERROR_USAGE, "name a");
+    CHECK_ERROR(coar_info(path, NULL, NULL, NULL, 0, &text), COAR_ERROR_IO, path);
     write_bytes(path, "", 0);
-    CHECK_ERROR(coar_info(path, NULL, NULL, 0, &text), COAR_ERROR_INPUT, "neither");
+    CHECK_ERROR(coar_info(path, NULL, NULL, NULL, 0, &text), COAR_ERROR_INPUT, "neither");
     write_bytes(path, "GIF89a, not this one", 20);
-    CHECK_ERROR(coar_info(path, NULL, NULL, 0, &text), COAR_ERROR_INPUT, "neither");
+    CHECK_ERROR(coar_info(path, NULL, NULL, NULL, 0, &text), COAR_ERROR_INPUT, "neither");
     write_bytes(path, "\x89HDF\r\n\x1a\n and no more", 20);
-    CHECK_ERROR(coar_info(path, NULL, NULL, 0, &text), COAR_ERROR_INPUT, path);
+    CHECK_ERROR(coar_info(path, NULL, NULL, NULL, 0, &text), COAR_ERROR_INPUT, path);
     write_bytes(path, "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
-    CHECK_ERROR(coar_info(path, NULL, NULL, 0, &text), COAR_ERROR_INPUT, path);
+    CHECK_ERROR(coar_info(path, NULL, NULL, NULL, 0, &text), COAR_ERROR_INPUT, path);
     CHECK(text == NULL);
-    CHECK_ERROR(coar_info("/", NULL, NULL, 0, &text), COAR_ERROR_IO, "/");
+    CHECK_ERROR(coar_info("/", NULL, NULL, NULL, 0, &text), COAR_ERROR_IO, "/");
 }
 
 int main(void) {

@@ -31,6 +31,7 @@ static const struct count {
     {"mini_resnet_256", SET_FILTERS, 2304, 9, 1}, {"mini_resnet_256", SET_BLOCKS, 4, 4, 0},
     {"mini_resnet_10", SET_FILTERS, 90, 9, 1},    {"vit_b_16", SET_DEFAULT, 82944, 72, 1},
     {"vit_b_16", SET_HEADS, 144, 12, 0},          {"vit_b_16", SET_BLOCKS, 24, 24, 0},
+    {"clip_vit_b_16", SET_DEFAULT, 82944, 72, 0}, {"clip_rn50", SET_DEFAULT, 22784, 51, 0},
 };
 
 /* Groups follow each other without holes, and each lies on the op that it names. */

@@ -228,7 +228,7 @@ static void check_figures(const report_edit *e) {
         CHECK_NEAR(e->sets[set].before[REPORT_WORST], (double)set + 2 / 16., 0);
         CHECK_NEAR(e->sets[set].after[REPORT_ACCURACY], (double)set + 5 / 16., 0);
     }
-    CHECK_INT(e->sets[4].examples, 0);
+    CHECK_INT(e->sets[REPORT_FRESH].examples, 0);
     CHECK_TEXT(e->sets[0].spec, "class:cat");
     CHECK_INT(e->choice_count, 2);
     CHECK_TEXT(e->choices[1].method, "random");

@@ -64,7 +64,7 @@ static void test_fresh(void) {
     made_edit(&data, "fresh", 2);
     report_edit *e = &data.edits[0];
     e->has_groups = false;
-    e->sets[4] = (report_edit_set){.examples = 77, .before = {-3, .02}, .after = {1, .75}};
+    e->sets[REPORT_FRESH] = (report_edit_set){.examples = 77, .before = {-3, .02}, .after = {1, .75}};
     for (size_t i = 0; i < e->choice_count; i++)
         for (int k = 0; k < 3; k++) e->choices[i].figure[REPORT_FRESH_GAIN][k] = .5 + .1 * k;
     char *page = page_checked(&data, NULL);

@@ -67,7 +67,8 @@ static void give_weights(probe *p, op *o) {
     const op_case *c = p->c;
     const size_t channels = c->channels;
     if (o->kind == OP_CONV) o->weight = weights(p, channels * c->in.c * o->kernel_h * o->kernel_w, 0);
-    if (o->kind == OP_EMBED) o->weight = weights(p, (shape_positions(c->in) + 1) * channels, 0);
+    if (o->kind == OP_EMBED || o->kind == OP_MEAN_TOKEN)
+        o->weight = weights(p, (shape_positions(c->in) + 1) * channels, 0);
     if (o->kind == OP_LAYERNORM && c->has & AFFINE) o->weight = weights(p, channels, 1);
     if (o->kind == OP_CONV && c->has & AFFINE) o->scale = weights(p, channels, 1);
     if (c->has & AFFINE) o->shift = weights(p, channels, 0);
@@ -262,6 +263,8 @@ static const op_case others[] = {
 #undef WINDOW
     {"option A", {5, 6, 3}, 8, PLACE_NONE, 0, 0, {.kind = OP_SUBSAMPLE, .stride = 2, .pad = 2}},
     {"class token and positions", {2, 3, 5}, 5, PLACE_NONE, 0, 0, {.kind = OP_EMBED}},
+    {"mean token and positions", {2, 3, 5}, 5, PLACE_NONE, 0, 0, {.kind = OP_MEAN_TOKEN}},
+    {"length 1", {1, 4, 7}, 7, PLACE_NONE, 0, 0, {.kind = OP_NORMALISE}},
     {"class token alone", {1, 4, 5}, 5, PLACE_NONE, 0, 0, {.kind = OP_SELECT}},
     {"layer norm", {1, 4, 7}, 7, PLACE_NONE, 0, AFFINE, {.kind = OP_LAYERNORM, .eps = 1e-5f}},
     {"layer norm without weights", {1, 3, 6}, 6, PLACE_NONE, 0, 0, {.kind = OP_LAYERNORM, .eps = 1e-2f}},

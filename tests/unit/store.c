@@ -307,7 +307,7 @@ static void test_describe(void) {
     store_stage *stage = NULL;
     CHECK_OK(run_open_stage(store, &grid, 0, 1, false, &stage));
     CHECK_OK(run_unit(stage, &grid, 5));
-    CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     CHECK(strstr(text, "1 of 9 work units in journals, 1 live processes") && strstr(text, "18446744073709551615"));
     free(text);
     CHECK_OK(run_units(stage, &grid, 1));
@@ -315,11 +315,11 @@ static void test_describe(void) {
     stage_close(stage);
     run_fit(store, "ridge", 1, false);
     store_close(store);
-    CHECK_OK(coar_info(path, NULL, NULL, 0, &text));
+    CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     CHECK(strstr(text, "masks finished     40") && strstr(text, "fit ridge: ridge of margin over 40 masks"));
     free(text);
     CHECK_OK(coar_merge(path, run_path(merged, "described.h5"), 0, NULL));
-    CHECK_OK(coar_info(merged, NULL, NULL, 1, &text));
+    CHECK_OK(coar_info(merged, NULL, NULL, NULL, 1, &text));
     CHECK(strstr(text, "\"merged\":true") && strstr(text, "layer2.conv") && strstr(text, "\"masks\":40"));
     free(text);
     CHECK_OK(store_plan_file(merged, &text));
@@ -329,7 +329,7 @@ static void test_describe(void) {
     CHECK_OK(store_plan_file(merged, &text));
     CHECK_TEXT(text, "{\"plan\":3}");
     free(text);
-    CHECK_ERROR(coar_info(merged, NULL, NULL, 1, &text), COAR_ERROR_INPUT, merged);
+    CHECK_ERROR(coar_info(merged, NULL, NULL, NULL, 1, &text), COAR_ERROR_INPUT, merged);
     status_clear();
 }
 

@@ -290,7 +290,7 @@ static void test_kills(void) {
         store_close(store);
         store = NULL;
         char *text = NULL;
-        CHECK_OK(coar_info(path, NULL, NULL, 1, &text));
+        CHECK_OK(coar_info(path, NULL, NULL, NULL, 1, &text));
         free(text);
         snprintf(part, sizeof part, "%s.parts/%s", path, name);
         if (file_exists(part) && i < rounds - 1) { /* begin again: other moments */

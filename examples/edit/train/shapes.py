@@ -71,9 +71,13 @@ def main():
         tensors = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
         text = {"format": "pt", "mean": ",".join([str(MEAN)] * 3), "std": ",".join([str(STD)] * 3)}
         write_safetensors(path, tensors, text | net.metadata(), half=True)
-        sets = generate.evaluation(task)
-        print(json.dumps({"file": os.path.normpath(path), "seconds": round(time.time() - start)}
-                         | {name: right(net, images, labels) for name, (images, labels) in sets.items()}), flush=True)
+        sets, labels, groups = generate.evaluation(task)
+        told = {name: right(net, images, labels) for name, images in sets.items()}
+        if groups is not None:
+            pairs = {(label, group): (labels == label) & (groups == group) for label in (0, 1) for group in (0, 1)}
+            told |= {f"class {label} on {generate.PLACES[group]}": right(net, sets["pictures"][rows], labels[rows])
+                     for (label, group), rows in pairs.items()}
+        print(json.dumps({"file": os.path.normpath(path), "seconds": round(time.time() - start)} | told), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,22 +28,12 @@ coar_status cpu_find_kernels(const numerics_plan *plan, const cpu_kernels **out)
     return COAR_OK;
 }
 
-/* Until they are there. */
-static coar_status refuse_new_ops(const graph *g) {
-    for (size_t i = 0; i < g->op_count; i++)
-        if (g->ops[i].kind == OP_MEAN_TOKEN || g->ops[i].kind == OP_NORMALISE)
-            return status_set(COAR_ERROR_UNSUPPORTED, "layer '%s': a %s is not there yet", g->ops[i].name,
-                              op_kind_name(g->ops[i].kind));
-    return COAR_OK;
-}
-
 /* What is known before the large allocation. */
 static coar_status describe(const backend_settings *s, cpu_backend *b) {
     *b = (cpu_backend){.base.interface = &backend_cpu, .settings = *s};
     if (s->output_count > OUTPUTS_MAX || s->plan->layers != s->graph->op_count)
         return status_set(COAR_ERROR_INTERNAL, "cpu: %zu outputs, a plan of %zu layers for a model of %zu",
                           s->output_count, s->plan->layers, s->graph->op_count);
-    TRY(refuse_new_ops(s->graph));
     TRY(cpu_find_kernels(s->plan, &b->kernels));
     const shape input = s->graph->values[0];
     b->logits = graph_logits(s->graph, LANES);

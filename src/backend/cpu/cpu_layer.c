@@ -81,7 +81,7 @@ static bool is_positionwise(const cpu_layer *layer) {
     const op *o = layer->op;
     if (o->kind == OP_CONV)
         return o->kernel_h == 1 && o->kernel_w == 1 && o->stride == 1 && o->pad == 0 && layer->out.h == 1;
-    return o->kind == OP_LAYERNORM || o->kind == OP_ATTENTION;
+    return o->kind == OP_LAYERNORM || o->kind == OP_NORMALISE || o->kind == OP_ATTENTION;
 }
 
 /* From the logits back. */

@@ -39,8 +39,8 @@ static bool reads_residual(const op *o) {
 
 /* Input k itself, for the reverse of this op. */
 static bool reads_input(const op *o, int k) {
-    return o->input[k] >= 0 &&
-           (o->kind == OP_ATTENTION || o->kind == OP_LAYERNORM || o->kind == OP_MAXPOOL || o->kind == OP_NEXT);
+    return o->input[k] >= 0 && (o->kind == OP_ATTENTION || o->kind == OP_LAYERNORM || o->kind == OP_MAXPOOL ||
+                                o->kind == OP_NORMALISE || o->kind == OP_NEXT);
 }
 
 static size_t elements(const graph *g, int value) {

@@ -322,14 +322,17 @@ static void reverse(const reverse_tile *t, const step *s) {
     case OP_SELECT:
         t->b->kernels->select_reverse(at(t, s->dy), shape_positions(layer->in), channels, dx);
         break;
+    case OP_MEAN_TOKEN:
+        t->b->kernels->mean_token_reverse(at(t, s->dy), (uint32_t)shape_positions(layer->out), channels, dx);
+        break;
+    case OP_NORMALISE:
+        t->b->kernels->l2norm_reverse(at(t, s->x[0]), at(t, s->dy), shape_positions(layer->in), channels, dx);
+        break;
     case OP_NEXT:
         cpu_next_reverse(t->b, t->w, layer, at(t, s->x[0]), at(t, s->x[1]), at(t, s->y), at(t, s->dy), dx);
         break;
     case OP_LOOKUP:
         break; /* what makes tokens has no mask before it: nobody wants its gradient */
-    case OP_MEAN_TOKEN:
-    case OP_NORMALISE:
-        break; /* refused by describe */
     }
 }
 

@@ -241,12 +241,15 @@ void cpu_run_op(const cpu_backend *b, cpu_worker *w, size_t i, bool group) {
     case OP_LOOKUP:
         cpu_lookup(layer, cpu_positions(w, layer), input, output);
         break;
+    case OP_MEAN_TOKEN:
+        b->kernels->mean_token(input, o->weight, (uint32_t)shape_positions(layer->out), layer->out.c, output);
+        break;
+    case OP_NORMALISE:
+        b->kernels->l2norm(input, cpu_positions(w, layer), layer->out.c, output);
+        break;
     case OP_NEXT:
         run_next(b, w, layer);
         break;
-    case OP_MEAN_TOKEN:
-    case OP_NORMALISE:
-        break; /* refused by describe */
     }
 }
 

@@ -16,8 +16,11 @@ _Static_assert((int)NEXT_CHANNELS == (int)GPU_NEXT_CHANNELS && (int)NEXT_LOGIT =
                    (int)NEXT_OTHER == (int)GPU_NEXT_OTHER,
                "the kernels' numbers are those of the graph");
 
-/* Bytes of logits at once: what a second-level cache may still hold when they are read (40 MB on an A100). */
-#define LOGITS_BYTES ((size_t)32 << 20)
+/* Bytes of logits at once, and positions beyond which a device is filled no better. The weight is read for each block of
+ * positions once more: with GPT-2's 50,257 tokens and 768 channels 77 MB for 640 positions, beside their 129 MB of logits,
+ * which no cache holds until they are read. */
+#define LOGITS_BYTES ((size_t)128 << 20)
+#define POSITIONS_MAX 4096
 
 /* Positions are taken in multiples of this, the rows of a kernel's smallest tile. */
 #define POSITIONS_STEP 64
@@ -43,7 +46,8 @@ static size_t larger(size_t a, size_t b) {
 static uint32_t positions_at_once(const cuda_layer *layer, uint32_t pairs) {
     const size_t row = gpu_stride(layer->op->vocabulary) * sizeof(float), all = positions_of(layer, pairs);
     const size_t fit = larger(LOGITS_BYTES / row / POSITIONS_STEP * POSITIONS_STEP, POSITIONS_STEP);
-    return (uint32_t)(all < fit ? all : fit);
+    const size_t most = fit < POSITIONS_MAX ? fit : POSITIONS_MAX;
+    return (uint32_t)(all < most ? all : most);
 }
 
 /* The products of so many positions: a linear layer that each of them is a pair of. */
