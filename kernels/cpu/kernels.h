@@ -127,7 +127,7 @@ typedef struct layernorm_args {
 typedef struct attention_args {
     uint32_t tokens, heads, head_width; /* width = heads * head_width */
     uint32_t queries;                   /* tokens whose results are wanted, from the first on */
-    bool causal;                        /* a token sees those up to itself alone: what others hold is not read for it */
+    bool causal;                        /* a token sees those up to itself alone; others have the weight 0, if any */
     const uint32_t *value_width;        /* [heads] channels of each that are stored in v and output: at most head_width;
                                          * NULL = all of them */
     const float *q, *k, *v;             /* [tokens][width][LANES] each; v fewer channels by value_width */

@@ -17,14 +17,15 @@
  * out unchanged but for the fp32 rounding of the two sums. P goes from accumulators to operands in registers. At the
  * end y = out(O / l). The order of all sums depends on T and width only.
  *
- * Causal: a block ends with the tile of its last query, a warp with the span of its own last one. All keys of the spans in
- * front of that are seen by all of its queries: 16 rows from a multiple of 16 on meet the diagonal in one span of 32 keys.
+ * Causal: a block ends with the tile of its last query, a warp with the span of its own last one. All keys of the spans
+ * in front of that are seen by all of its queries: 16 rows from a multiple of 16 on meet the diagonal in one span of 32
+ * keys.
  *
  * Shared memory: 3 x (K + V), rows of WIDTH elements (width rounded up to 32, 64, 80 in 16 bits, 96 or 128, zeros
  * behind), 16-byte vectors swizzled by XOR so that neither ldmatrix nor the 4-byte reads of tf32 values meet a bank
- * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers by
- * WIDTH (sm_80, 90, 120), no spills: 16 bits 80 to 86, 116 to 124, 128 to 143, 147 to 162, 188 to 196; tf32 (no 80) 110
- * to 124, 128 to 168, 165 to 200, 195 to 227.
+ * twice. 768 WIDTH bytes = 24, 48, 60, 72, 96 KiB; less where T has fewer than three tiles. Registers by WIDTH (sm_80
+ * to sm_120), no spills: 16 bits 87 to 99, 120 to 128, 141 to 146, 158 to 165, 194 to 204; tf32 (no 80) 101 to 128, 134
+ * to 167, 172 to 228, 211 to 254.
  *
  * Flops 4 T^2 width, bytes 4 T width size, both per head and pair (a head's K and V are read from L2 by each of its row
  * blocks). ViT-B/16, T = 197, 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 30.5 GFLOP, 0.098 ms
@@ -216,8 +217,8 @@ template <class T, int WIDTH> static GPU_INLINE void softmax_step(query_rows<T, 
     }
 }
 
-/* SPAN keys of a tile, all of them unless PARTIAL: then the first `keys`, and the lane's first row sees no more than `seen`
- * of them, its other one 8 more. */
+/* SPAN keys of a tile, all of them unless PARTIAL: then the first `keys`, and the lane's first row sees no more than
+ * `seen` of them, its other one 8 more. */
 template <bool PARTIAL, class T, int WIDTH>
 static GPU_INLINE void attend(query_rows<T, WIDTH> &w, const unsigned char *tile, uint32_t keys, uint32_t seen,
                               float scale) {

@@ -9,8 +9,8 @@
  * block of another owns keys and goes over all queries, giving dK and dV. So S and dP are computed twice, seven
  * products where five would do, but nothing is added up across blocks: no atomics, and one order whatever the batch.
  *
- * Causal, a block of queries ends with the tile of its last one, a block of keys begins with the tile of its first one: the
- * queries in front of a key do not see it.
+ * Causal, a block of queries ends with the tile of its last one, a block of keys begins with the tile of its first one:
+ * the queries in front of a key do not see it.
  *
  * q, k, v, dresult, dq, dk, dv [pairs][tokens][gpu_stride(heads * width)]; logsum, delta [pairs][heads][tokens] fp32.
  * The plain kernels compute GPU_F32 and GPU_TF32 (no operand is rounded) and, for the other types, the widths that
@@ -22,7 +22,7 @@
  * order.
  *
  * Shared memory, fp32: two tiles, two times the block's rows, two weights for each of a tile's scores: (64 + 2 ROWS
- * warps) pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers (sm_80): 146 (queries), 168
+ * warps) pitch + 64 ROWS warps values: 42 KiB at width 64, 74 at 128, 83 at 256. Registers (sm_80): 154 (queries), 180
  * (keys), delta 26; no spills.
  * Flops 14 T^2 width, bytes 13 T width size, per head and pair. ViT-B/16, T = 197, 12 heads of 64, 256 pairs, fp32,
  * A100 (19.5 TFLOP/s, 2.04 TB/s): 107 GFLOP, 5.5 ms; 2.0 GB, 0.99 ms: bound by arithmetic.

@@ -16,7 +16,7 @@
  *
  * Shared memory: (2 x block rows + 4 x TILE) rows of WIDTH elements (width rounded up to 32, 64, 80, 96, 128, zeros
  * behind), swizzled as in attention_mma.cuh, and two numbers for each row of the tiles: at most 33, 65, 61, 73, 97 KiB.
- * Registers by WIDTH (sm_80), no spills: queries 106, 134, 147, 154, 172; keys 122, 170, 169, 205, 241.
+ * Registers by WIDTH (sm_80), no spills: queries 102, 126, 122, 153, 169; keys 112, 157, 161, 207, 240.
  *
  * Flops 14 T^2 width, bytes 13 T width size (delta 2 values, queries 5, keys 6), per head and pair. ViT-B/16, T = 197,
  * 12 heads of 64, 256 pairs, bf16, A100 (312 TFLOP/s, 2.04 TB/s): 107 GFLOP, 0.34 ms; 1.01 GB, 0.49 ms: bound by
@@ -138,8 +138,8 @@ GPU_INLINE void mix(const float (&s)[SPAN / 8][4], const unsigned char *other, u
     }
 }
 
-/* SPAN rows of the other side, `at` being the first of them in its tile, `first` in the head. Behind T rows are zeros: as
- * queries they give nothing, as keys their weight has to be cleared; and so has that of a key behind the query. */
+/* SPAN rows of the other side, `at` being the first of them in its tile, `first` in the head. Behind T rows are zeros:
+ * as queries they give nothing, as keys their weight has to be cleared; and so has that of a key behind the query. */
 template <class T, int WIDTH, attention_side SIDE>
 GPU_INLINE void reverse_span(const gpu_attention &a, const attention_gradients &d, warp_rows<WIDTH> &w,
                              const stage<WIDTH> &tile, uint32_t at, uint32_t first, float scale) {

@@ -135,8 +135,8 @@ bool gpu_reverse_reads_linear(const gpu_conv *c, gpu_reverse_kind kind);
 size_t gpu_reverse_workspace(const gpu_conv *c, const gpu_reverse *r);
 
 /* ------------------------------------------------------------------------------------------- attention (attention*.cu)
- * softmax(q k' / sqrt(width)) v for each head, over all keys or (causal) those up to the query; then the mask (OUT) on the
- * result. */
+ * softmax(q k' / sqrt(width)) v for each head, over all keys or (causal) those up to the query; then the mask (OUT) on
+ * the result. */
 typedef struct gpu_attention {
     gpu_type type;
     uint32_t pairs, tokens, heads, width; /* width of one head; values are [pairs][tokens][gpu_stride(heads * width)] */
@@ -252,9 +252,9 @@ cudaError_t gpu_unit_reverse_launch(gpu_type type, uint32_t rows, uint32_t chann
                                     void *dx, bool add, cudaStream_t stream);
 
 /* ---------------------------------------------------------------------------------------------- next tokens (next.cu)
- * What a language model says of the next token. The logits of all positions of a batch would be a thousand times what the
- * rest of it holds, so they are made by gpu_conv (wide) for some positions at a time, and four numbers a position are left
- * of them. */
+ * What a language model says of the next token. The logits of all positions of a batch would be a thousand times what
+ * the rest of it holds, so they are made by gpu_conv (wide) for some positions at a time, and four numbers a position
+ * are left of them. */
 
 enum gpu_next_channel {
     GPU_NEXT_LOGIT,   /* of the next token; at a text's last position of token 0 */
@@ -277,12 +277,13 @@ typedef struct gpu_next {
 
 cudaError_t gpu_next_launch(const gpu_next *n, cudaStream_t stream);
 
-/* dlogits[rows][gpu_stride(vocabulary)], of the type's storage, zeros behind: the gradient of these positions' logits, given
- * dy = dL/dy, shaped like y, which is as the forward pass left it. With fp32 in memory dlogits may be the logits. */
+/* dlogits[rows][gpu_stride(vocabulary)], of the type's storage, zeros behind: the gradient of these positions' logits,
+ * given dy = dL/dy, shaped like y, which is as the forward pass left it. In fp32 and tf32 it may be the logits. */
 cudaError_t gpu_next_reverse_launch(const gpu_next *n, const float *dy, void *dlogits, cudaStream_t stream);
 
-/* Where dy has no part in the sum of exponentials, a gradient is made of two rows of the weight: dx[position] = dy[LOGIT]
- * weight[next token] + dy[LARGEST] weight[other token], without any logits. weight as gpu_conv's; dx of the whole batch. */
+/* Where dy has no part in the sum of exponentials, a gradient is made of two rows of the weight: dx[position] =
+ * dy[LOGIT] weight[next token] + dy[LARGEST] weight[other token], without any logits. weight as gpu_conv's; dx of the
+ * whole batch. */
 cudaError_t gpu_next_picked_launch(const gpu_next *n, const float *dy, uint32_t channels, const void *weight, void *dx,
                                    bool add, cudaStream_t stream);
 
@@ -337,8 +338,9 @@ cudaError_t gpu_output_gradient_launch(gpu_output_kind kind, uint32_t a, uint32_
                                        uint32_t classes, const float *logits, const int32_t *label,
                                        const uint32_t *example, float loss_scale, void *gradient, cudaStream_t stream);
 
-/* The same of a language model: the mean of f over the positions 0 .. length - 2 of values[pairs][tokens][GPU_NEXT_CHANNELS]
- * (gpu_next), length[example[pair]] being 2 to tokens: MARGIN, LOGIT or LOSS, whose label is the next token. */
+/* The same of a language model: the mean of f over the positions 0 .. length - 2 of
+ * values[pairs][tokens][GPU_NEXT_CHANNELS] (gpu_next), length[example[pair]] being 2 to tokens: MARGIN, LOGIT or LOSS,
+ * whose label is the next token. */
 cudaError_t gpu_next_output_launch(gpu_output_kind kind, uint32_t pairs, uint32_t tokens, const float *values,
                                    const int32_t *length, const uint32_t *example, float *out, cudaStream_t stream);
 

@@ -8,16 +8,16 @@
  * logits fp32 [rows][gpu_stride(V)], y and dy fp32 [pairs * tokens][4], dlogits [rows][gpu_stride(V)], dx
  * [pairs * tokens][gpu_stride(channels)].
  *
- * Forward: one block per position, a thread takes the vectors of four logits i, i + threads, ..., so logits are read once:
- * the sum of exponentials is kept relative to the largest logit so far, as attention's online softmax keeps its own
- * (Milakov and Gimelshein 2018, arXiv 1805.02867, algorithm 3). Results meet in trees of fixed shape, over lanes and then
- * over warps; threads follow from V alone, and so do all bits. dlogits and picked: one thread per vector.
- * fp32 throughout. A largest logit of -inf begins at -FLT_MAX, so that logits of -inf weigh nothing instead of NaN.
+ * Forward: one block per position, a thread takes the vectors of four logits i, i + threads, ..., so logits are read
+ * once: the sum of exponentials is kept relative to the largest logit so far, as attention's online softmax keeps its
+ * own (Milakov and Gimelshein 2018, arXiv 1805.02867, algorithm 3). Results meet in trees of fixed shape, over lanes
+ * and then over warps; threads follow from V alone, and so do all bits. dlogits and picked: one thread per vector. fp32
+ * throughout. A largest logit of -inf begins at -FLT_MAX, so that logits of -inf weigh nothing instead of NaN.
  *
- * Shared memory: 128 bytes. Registers (sm_80): 20 to 40, no spills.
- * Bytes, for each position: 4 V forward, (4 + size) V backward; flops about 5 V with an exponential. GPT-2 (V = 50,257), 640
- * positions at a time: 129 MB, 63 us at 2.04 TB/s (A100 80 GB), 38 us at 3.35 TB/s (H100), beside products of 49 Gflop, 158
- * us at 312 Tflop/s and 50 us at 989 Tflop/s, which write those bytes: to reduce logits where they are made would save both.
+ * Shared memory: 128 bytes. Registers (sm_80): 19 to 31, no spills. Bytes, for each position: 4 V forward, (4 + size) V
+ * backward; flops about 5 V with an exponential. GPT-2 (V = 50,257), 640 positions at a time: 129 MB, 63 us at 2.04
+ * TB/s (A100 80 GB), 38 us at 3.35 TB/s (H100), beside products of 49 Gflop, 158 us at 312 Tflop/s and 50 us at 989
+ * Tflop/s, which write those bytes: to reduce logits where they are made would save both.
  */
 #include <cfloat>
 

@@ -8,16 +8,16 @@
  *   mean token  dx[p][t] = dy[p][t + 1] + dy[p][0] / T
  *   unit        dx[q] = (dy[q] - x[q] (x[q] . dy[q]) / |x[q]|^2) / |x[q]|, dy[q] where x[q] = 0
  *
- * Values [..][positions][gpu_stride(channels)], tables fp32; sums fp32. Token numbers have no gradient. The channels behind
- * the last one are written as zeros.
+ * Values [..][positions][gpu_stride(channels)], tables fp32; sums fp32. Token numbers have no gradient. The channels
+ * behind the last one are written as zeros.
  *
  * Lookup and gradients of mean tokens: one thread per vector of the result. Mean token: one thread for a vector of all
- * tokens of a pair, which it adds up in their order on the way. Unit: one warp per position, eight a block; a lane takes the
- * vectors lane, lane + 32, ..., sums meet in a tree of fixed shape, and the position is read once more (from L1) to be
- * scaled. No shared memory. Registers (sm_80): 20 to 40, no spills.
- * Bytes: what is read and written once; flops 1 to 4 an element. Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s):
- * lookup of 1,024 x 768 bf16 tokens, 64 pairs: 201 MB of fp32 rows of the table (from L2 where texts share words) + 101 MB,
- * 0.15 and 0.09 ms; mean token of 49 x 2,048 bf16, 256 pairs: 103 MB, 50 us and 31 us.
+ * tokens of a pair, which it adds up in their order on the way. Unit: one warp per position, eight a block; a lane
+ * takes the vectors lane, lane + 32, ..., sums meet in a tree of fixed shape, and the position is read once more (from
+ * L1) to be scaled. No shared memory. Registers (sm_80): 16 to 46, no spills. Bytes: what is read and written once;
+ * flops 1 to 4 an element. Roofline, A100 80 GB (2.04 TB/s) and H100 (3.35 TB/s): lookup of 1,024 x 768 bf16 tokens, 64
+ * pairs: 201 MB of fp32 rows of the table (from L2 where texts share words) + 101 MB, 0.15 and 0.09 ms; mean token of
+ * 49 x 2,048 bf16, 256 pairs: 103 MB, 50 us and 31 us.
  */
 #include "kernels/cuda/vectors.cuh"
 

@@ -4,7 +4,8 @@
  * A backend shows logits and outputs only, so a head reads the op's value: a linear layer over all its elements whose
  * rows either pick one element (a weight of one, exact in every precision: what comes out is the element as it was
  * stored) or add all of them with random weights (an element that no row picks cannot be far off unseen). Rows 0 to 7
- * are compared under masks, all rows without. A language model's head is its own: its case begins with a table of tokens.
+ * are compared under masks, all rows without. A language model's head is its own: its case begins with a table of
+ * tokens.
  */
 #include <math.h>
 #include <stdio.h>

@@ -18,6 +18,16 @@ succeeds "evaluate --baselines" "$COAR" evaluate "$T/r.h5" --baselines --masks 4
 same "texts have two" "$(awk '{print $1}' "$T/.out" | grep -x -e gp -e loo -e nc -e ii | sort -u | tr '\n' ' ')" "gp loo "
 same "and are told so" "$(grep -c "no conductance and no influence" "$T/.err")" 1
 succeeds "again, with nothing to do" "$COAR" evaluate "$T/r.h5" --baselines --masks 4
+if [ -n "${PYTHON:-}" ]; then
+    succeeds "gradients of neurons" "$COAR" gradients "${job[@]}" --examples 0:4 --alpha .2 --passes 12 --only 'blocks.3.mlp.*' \
+        -o "$T/g.h5"
+    "$COAR" fit "$T/g.h5" --estimator grad >/dev/null 2>&1
+    "$COAR" evaluate "$T/g.h5" --masks 60 >/dev/null 2>&1
+    succeeds "they predict fresh masks, at the wrong neurons they do not" "$PYTHON" tests/python/shuffled.py "$T/g.h5" grad .4
+    note "$(cat "$T/.out")"
+else
+    skip "attributions beside shuffled ones" "no Python with numpy and h5py"
+fi
 succeeds "mean ablation, of texts of one length" pack --length 40 -o "$T/m.h5"
 succeeds "mean ablation" "$COAR" ablate --model "$model" --data "$T/m.h5" --examples 0:3 --components heads --masks 4 \
     --ablation mean -o "$T/mean.h5"

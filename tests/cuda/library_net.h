@@ -45,7 +45,7 @@ static inline graph *network(void) {
     graph *g;
     uint64_t state = 3;
     int value;
-    CHECK_OK(graph_create((shape){6, 6, 3}, &g));
+    CHECK_OK(graph_create((shape){6, 6, 3}, 0, &g));
     value = conv(g, 0, -1, 8, 3, 1, 0, &state);
     const int small = conv(g, value, -1, 16, 3, 2, 8, &state);
     value = conv(g, small, -1, 16, 3, 1, 24, &state);

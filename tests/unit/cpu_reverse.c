@@ -188,6 +188,7 @@ static void check_layernorms(const cpu_kernels *k) {
 
 typedef struct heads {
     size_t tokens, heads, width; /* width of a head */
+    bool causal;
 } heads;
 
 /* x = q, k, v one after another, y: [tokens][heads * width] each. */
@@ -197,8 +198,9 @@ static void attention_forward(const void *shape, const double *x, double *y) {
     double p[128];
     for (size_t head = 0; head < h->heads; head++)
         for (size_t t = 0; t < h->tokens; t++) {
+            const size_t seen = h->causal ? t + 1 : h->tokens;
             double sum = 0;
-            for (size_t s = 0; s < h->tokens; s++) {
+            for (size_t s = 0; s < seen; s++) {
                 double score = 0;
                 for (size_t c = head * h->width; c < (head + 1) * h->width; c++)
                     score += x[t * stride + c] * x[value + s * stride + c];
@@ -206,13 +208,14 @@ static void attention_forward(const void *shape, const double *x, double *y) {
             }
             for (size_t c = head * h->width; c < (head + 1) * h->width; c++) {
                 y[t * stride + c] = 0;
-                for (size_t s = 0; s < h->tokens; s++) y[t * stride + c] += p[s] / sum * x[2 * value + s * stride + c];
+                for (size_t s = 0; s < seen; s++) y[t * stride + c] += p[s] / sum * x[2 * value + s * stride + c];
             }
         }
 }
 
 /* Tokens around the tiles and blocks of queries, and more than keys are taken at a time. */
-static const heads attentions[] = {{1, 2, 3}, {5, 1, 1}, {7, 2, 4}, {25, 1, 3}, {70, 1, 2}};
+static const heads attentions[] = {{1, 2, 3},       {5, 1, 1},       {7, 2, 4},        {25, 1, 3},      {70, 1, 2},
+                                   {1, 1, 2, true}, {7, 2, 3, true}, {26, 1, 3, true}, {71, 1, 2, true}};
 enum { ATTENTIONS = sizeof attentions / sizeof *attentions };
 
 /* The forward kernel; its argument is x as attention_forward takes it. */
@@ -223,6 +226,7 @@ static void check_attention_forward(const cpu_kernels *k, const heads *h, const 
     double *lane_x = lanes_doubles(3 * count), *lane_y = lanes_doubles(count), *y = lanes_doubles(count * LANES);
     const attention_args a = {.tokens = tokens,
                               .queries = tokens,
+                              .causal = h->causal,
                               .heads = (uint32_t)h->heads,
                               .head_width = width,
                               .q = x,
@@ -250,6 +254,7 @@ static void check_attention(const cpu_kernels *k, const heads *h, bool add, bool
     attention_reverse_args a = {.tokens = tokens,
                                 .heads = (uint32_t)h->heads,
                                 .head_width = width,
+                                .causal = h->causal,
                                 .q = lanes_copy(x, count),
                                 .k = lanes_copy(x + count * LANES, count),
                                 .v = lanes_copy(x + 2 * count * LANES, count),

@@ -147,8 +147,8 @@ void cuda_layers_release(cuda_backend *b) {
 
 /* ----------------------------------------------------------------------------------------- weights */
 
-/* A weight as products want it: `rows` of the result, `taps` under the kernel, `inputs` that are summed over. A table of
- * tokens is laid out likewise: so an OP_NEXT's can be read as one. */
+/* A weight as products want it: `rows` of the result, `taps` under the kernel, `inputs` that are summed over. A table
+ * of tokens is laid out likewise: so an OP_NEXT's can be read as one. */
 typedef struct weight_shape {
     size_t rows, taps, inputs;
 } weight_shape;

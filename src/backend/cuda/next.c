@@ -1,11 +1,12 @@
 /*
- * next.c - OP_NEXT: a vocabulary of logits for some positions of a batch at a time, of which four numbers a position are
- * left (kernels.h, gpu_next).
+ * next.c - OP_NEXT: a vocabulary of logits for some positions of a batch at a time, of which four numbers a position
+ * are left (kernels.h, gpu_next).
  *
- * Products are those of a linear layer by our own kernels, whose forms follow from the shape by rule; how many positions are
- * taken at once decides no bits. Backwards, outputs that are made of single logits (margin, logit) need two rows of the
- * weight a position and no products. The loss's gradient has a part in every logit: they are made once more, become
- * gradients, and go through the transposed weight; sums over so many tokens are cut into parts, by the vocabulary alone.
+ * Products are those of a linear layer by our own kernels, whose forms follow from the shape by rule; how many
+ * positions are taken at once decides no bits. Backwards, outputs that are made of single logits (margin, logit) need
+ * two rows of the weight a position and no products. The loss's gradient has a part in every logit: they are made once
+ * more, become gradients, and go through the transposed weight; sums over so many tokens are cut into parts, by the
+ * vocabulary alone.
  *
  * Must not know: where memory comes from, masks, runs.
  */
@@ -16,9 +17,9 @@ _Static_assert((int)NEXT_CHANNELS == (int)GPU_NEXT_CHANNELS && (int)NEXT_LOGIT =
                    (int)NEXT_OTHER == (int)GPU_NEXT_OTHER,
                "the kernels' numbers are those of the graph");
 
-/* Bytes of logits at once, and positions beyond which a device is filled no better. The weight is read for each block of
- * positions once more: with GPT-2's 50,257 tokens and 768 channels 77 MB for 640 positions, beside their 129 MB of logits,
- * which no cache holds until they are read. */
+/* Bytes of logits at once, and positions beyond which a device is filled no better. The weight is read for each block
+ * of positions once more: with GPT-2's 50,257 tokens and 768 channels 77 MB for 640 positions, beside their 129 MB of
+ * logits, which no cache holds until they are read. */
 #define LOGITS_BYTES ((size_t)128 << 20)
 #define POSITIONS_MAX 4096
 
