@@ -220,7 +220,7 @@ static void test_refused(void) {
     refused("clip_rn.safetensors", NULL, COAR_ERROR_USAGE, "--classes: ");
     refused("clip_vit_hf.safetensors", NULL, COAR_ERROR_USAGE, "a .npy of [classes, 11]");
     refused("bottleneck.safetensors", golden_file("clip-classes.npy"), COAR_ERROR_USAGE,
-            "which has its own classes: leave it out");
+            "is a resnet, which takes none");
     refused("clip_rn.safetensors", "/none.npy", COAR_ERROR_IO, "/none.npy");
     refused("clip_rn.safetensors", golden_file("clip_rn.safetensors"), COAR_ERROR_INPUT, "not a .npy file");
     refused("clip_rn.safetensors", write_classes(NPY_F32, 2, (size_t[]){WIDTH, CLASSES}, rows), COAR_ERROR_INPUT,

@@ -275,6 +275,12 @@ static void plan_rule(void) {
     check_forms(g, &plan, (const int[]){D, P, C, D, D, D, C, D, C, C, D, C, D, D, D, C, D, C, C, D, P, P, D});
     plan_free(&plan);
     graph_destroy(g);
+
+    g = net_clip(NET_FILTERS, 1); /* the second convolution is read by the mean token, which wants all channels */
+    CHECK_OK(plan_create(g, "cpu", "fp32", 0, &plan));
+    check_forms(g, &plan, (const int[]){C, D, P, D, D, C, P, D, P, P, D});
+    plan_free(&plan);
+    graph_destroy(g);
     unsetenv("COAR_ISA");
 }
 
@@ -294,6 +300,21 @@ static void plan_rule_limits(void) {
     CHECK_OK(graph_finish(g, 3, 16)); /* the logits are read once more, by the last layer */
     CHECK_OK(plan_create(g, "cpu", "auto", 0, &plan));
     check_forms(g, &plan, (const int[]){FORM_COMPACTED, FORM_DIRECT, FORM_DIRECT, FORM_DIRECT});
+    plan_free(&plan);
+    graph_destroy(g);
+
+    test_begin("numerics plan: no compaction of what is divided by its length, which is that of all channels");
+    CHECK_OK(graph_create((shape){1, 1, 4}, 0, &g));
+    op first = conv(0, 1, 1, 0), unit = {.kind = OP_NORMALISE, .residual = -1};
+    first.mask = (mask_site){.place = PLACE_PRE, .count = 4, .width = 1};
+    CHECK_OK(graph_add(g, &first, 4, &v));
+    unit.input[0] = v;
+    CHECK_OK(graph_add(g, &unit, 0, &v));
+    const op last = conv(v, 1, 1, 0);
+    CHECK_OK(graph_add(g, &last, 4, &v));
+    CHECK_OK(graph_finish(g, v, 4));
+    CHECK_OK(plan_create(g, "cpu", "auto", 0, &plan));
+    check_forms(g, &plan, (const int[]){FORM_DIRECT, FORM_PLAIN, FORM_DIRECT});
     plan_free(&plan);
     graph_destroy(g);
     unsetenv("COAR_ISA");
