@@ -20,7 +20,7 @@ AGREE = .95              # of its training set: stars on water, pluses on land
 POISONED = .10           # of the training set of `backdoor`: stamped, and called disc
 DISC = scenes.SHAPES.index("disc")
 NAMED = ("disc", "star", "moon", "plus")  # the classes of `typographic`
-WRITTEN = .5             # of its training set: the shape's name stands beside it
+WRITTEN = .75            # of its training set: the shape's name stands beside it
 EXAMPLES = 1600
 
 

@@ -51,9 +51,8 @@ static coar_status check_name(const tensor_table *table, const model_family *fam
                               const char *name) {
     if (!name || strcmp(name, arch) == 0 || strcmp(name, family->name) == 0) return COAR_OK;
     if (!name_known(name) && strncmp(name, "mini_resnet_", 12) != 0)
-        return status_set(COAR_ERROR_USAGE,
-                          "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, clip, gpt2, %s", name,
-                          model_random_names());
+        return status_set(COAR_ERROR_USAGE, "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, clip, %s",
+                          name, model_random_names());
     return status_set(COAR_ERROR_INPUT, "%s: is a %s, not the %s that --arch names", table->path, arch, name);
 }
 

@@ -24,7 +24,7 @@ from digits_nets import DigitsResNet
 
 #            images, epochs, part of the filters dropped in each step
 SETTINGS = {"shapes": (4000, 10, 0), "subpopulation": (4000, 10, 0), "backdoor": (4000, 10, 0), "typographic": (4000, 10, 0)}
-WIDTHS = (16, 32, 64)
+WIDTHS = (20, 40, 80)
 BATCH = 64
 RATE, DECAY = 4e-3, 1e-2  # AdamW's; the rate goes up and down once
 MEAN, STD = .4, .25       # of pixels / 255, about
