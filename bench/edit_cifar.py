@@ -16,8 +16,8 @@ points; of the other classes the mean of the nine losses.
 
 BUILD holds the coar binary; data, run and results go to FOLDER, and a second call goes on where the first ended. The images
 and weights are the shared material's (COAR_SHARED, default ../shared). Methods that take baselines (loo, gradient) make the
-run's (`coar evaluate --baselines`). --test: fewer test rows. --quick: five mistakes, three classes, 300 rows: a test of the
-script. Needs numpy and h5py.
+run's (`coar evaluate --baselines`). --test: fewer test rows. --quick: five mistakes, three classes, 300 rows, 16 reverse passes: a
+test of the script. Needs numpy and h5py.
 """
 import argparse
 import hashlib
@@ -92,7 +92,8 @@ class Network:
         """The run that edits take their attributions from."""
         run = self.path("run.h5")
         options = (*self.model(rows, "run-rows.npy"), "--alpha", ALPHA)
-        self.coar("gradients", *options, "--passes", PASSES, "-o", run)
+        self.coar("gradients", *options, "--passes", 16 if self.arguments.quick else PASSES, "-o",
+                  run)
         self.coar("ablate", *options, "--masks", MASKS, "-o", run)
         with h5py.File(run) as f:
             fits = list(f.get("attributions", ()))
@@ -132,7 +133,7 @@ class Rows:
         self.of_class = [rest[self.labels[rest] == c][:10] for c in range(CLASSES)]
         self.classes = range(CLASSES)
         if arguments.quick:
-            self.mistakes, self.classes = self.mistakes[:5], range(3)
+            self.references, self.mistakes, self.classes = self.references[:80], self.mistakes[:5], range(3)
             self.test, self.validation = self.test[:150], self.validation[:150]
         for name, rows in (("few-validation", self.validation), ("few-test", self.test)):
             numpy.save(network.path(name + ".npy"), rows[:20])
