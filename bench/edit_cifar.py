@@ -2,10 +2,10 @@
 """Edits of a published ResNet-20 on CIFAR-10: mistakes corrected one at a time and classes forgotten, by tau and by
 `greedy`. Writes the tables of docs/edit.md between its markers.
 
-    bench/edit_cifar.py BUILD FOLDER [--references R,...] [--methods LIST] [--test N] [--threads T] [--write FILE]
-                        [--quick]
+    bench/edit_cifar.py BUILD FOLDER [--references R,...] [--methods LIST] [--test N] [--seed S] [--threads T]
+                        [--write FILE] [--quick]
 
-Rows of the test set are drawn with seed 0 and never serve twice: 5,000 to test (they choose nothing), 1,000 to
+Rows of the test set are drawn with seed S (0) and never serve twice: 5,000 to test (they choose nothing), 1,000 to
 validate, 400 references, and from the rest 50 that the network gets wrong and ten of each class. One run has
 attributions of the last three: 256 reverse passes at alpha 0.01, calibrated on 64 masks.
 
@@ -127,7 +127,7 @@ class Rows:
         count = len(network.labels)
         self.labels = network.labels
         self.baseline = network.margins([()], range(count))[0]
-        order = numpy.random.default_rng(0).permutation(count)
+        order = numpy.random.default_rng(arguments.seed).permutation(count)
         self.test, self.validation, rest = order[:5000][:arguments.test], order[5000:6000], order[7000:]
         self.references, rest = rest[:400], rest[400:]
         self.mistakes = rest[self.baseline[rest] <= 0][:50]
@@ -235,6 +235,7 @@ def main():
     parser.add_argument("--references", default="50,400")
     parser.add_argument("--methods", default="tau,greedy", help="names, or greedy:C")
     parser.add_argument("--test", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--write")
     parser.add_argument("--quick", action="store_true")
@@ -255,7 +256,7 @@ def main():
     with h5py.File(network.path("test.h5")) as f:
         names = [name.decode() if isinstance(name, bytes) else name for name in f.attrs["class_names"]]
     text = (f"**{len(rows.mistakes)} mistakes**, each at its own smallest k <= {MISTAKE_K}; losses on {len(rows.test)} "
-            "test rows. The number behind a choice is that of references.\n\n" + mistakes_tables(one) +
+            f"test rows (seed {arguments.seed}). The number behind a choice is that of references.\n\n" + mistakes_tables(one) +
             f"\n**{len(rows.classes)} classes to forget**, ten targets each.\n\n" +
             classes_tables(many, [names[c] for c in rows.classes]))
     if not arguments.write:
