@@ -370,13 +370,13 @@ typedef struct coar_edit_options {
     const char *name;   /* of the edit; NULL = "edit" */
     const char *method; /* NULL = "tau" (coar_edit_methods) */
     int compare;        /* the same k by all other methods, with intervals */
-    /* C of method greedy, from 0: a root mean square loss of 1 at the references weighs C at the target. has_ 0: 2 */
-    int has_harm_weight;
+    /* C of method greedy, from 0: a root mean square loss of 1 at the references weighs C at the target */
+    int has_harm_weight; /* 0: 2 */
     double harm_weight;
     /* W.npy f32 [M, n] in place of a fit, of the run's first output, and R.npy, integers [M]: the rows that they are of */
     const char *attributions, *rows;
-    const char
-        *classes; /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    const char *classes;
     const char *model, *data;
     const char *backend;
     const char *devices;
