@@ -37,5 +37,6 @@ for task in backdoor typographic; do
     holds "$task: as good as without the attack, to 10 points, which costs 2 at most" \
         "after('target_test') > before('test') - 10 > before('target_test') and after('test') > before('test') - 2"
 done
-fails 2 "fix-error|forget-class" "an unknown task" examples/edit/run.sh none
+examples/edit/run.sh none >"$T/.out" 2>"$T/.err"
+same "an unknown task: usage" "$? $(grep -c 'fix-error|forget-class' "$T/.err") $(wc -c <"$T/.out")" "2 1 0"
 finish
