@@ -369,12 +369,14 @@ typedef struct coar_edit_options {
     const char *fit;    /* NULL = of the first output's fits the one that expects the highest correlation */
     const char *name;   /* of the edit; NULL = "edit" */
     const char *method; /* NULL = "tau" (coar_edit_methods) */
+    int compare;        /* the same k by all other methods, with intervals */
+    /* C of method greedy, from 0: a root mean square loss of 1 at the references weighs C at the target */
     int has_harm_weight; /* 0: 2 */
-    double harm_weight;  /* C of method greedy, from 0: what a root mean square loss of 1 at the references weighs at the target */
-    int compare;        /* the same k by leave-one-out, gradient, weight norm and chance, with intervals */
+    double harm_weight;
     /* W.npy f32 [M, n] in place of a fit, of the run's first output, and R.npy, integers [M]: the rows that they are of */
     const char *attributions, *rows;
-    const char *classes;      /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    /* as in coar_evaluate_options, like those that follow; `data` is of `run`, other runs know theirs */
+    const char *classes;
     const char *model, *data;
     const char *backend;
     const char *devices;
@@ -405,8 +407,8 @@ enum {
 typedef struct coar_edit_score {
     double output;   /* mean of the fit's output */
     double accuracy; /* examples with a margin above 0 */
-    double worst;    /* the lowest accuracy of a pair of label and group that has examples; without groups, of a label */
-    double average;  /* the pairs' mean accuracy, each pair counting alike */
+    double worst;   /* the lowest accuracy of a pair of label and group that has examples; without groups, of a label */
+    double average; /* the pairs' mean accuracy, each pair counting alike */
 } coar_edit_score;
 
 typedef struct coar_edit_point {         /* of the sweep */
