@@ -3,7 +3,7 @@
 #   examples/edit/run.sh TASK [options of coar edit]
 # TASK: fix-error|fix-error-shapes|forget-class|subpopulation|backdoor|typographic|cifar-backdoor.
 # Files go to build/edit/TASK, which is made anew, or to the empty folder $OUT. Results are on stdout, all else on stderr.
-# $COAR: the program; QUICK=1: without other ways to choose components beside it.
+# $COAR: the program; QUICK=1: fewer passes, and no other ways to choose components beside it.
 set -eu
 cd "$(dirname "$0")/../.."
 task=${1:-}
@@ -11,8 +11,8 @@ task=${1:-}
 coar=${COAR:-build/coar}
 out=${OUT:-build/edit/$task}
 networks=examples/edit/networks
-compare=--compare
-[ -z "${QUICK:-}" ] || compare=
+passes="--passes 32 --masks 128 --eval-masks 40" compare=--compare
+[ -z "${QUICK:-}" ] || passes="--passes 16 --masks 64 --eval-masks 8" compare=
 
 say() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
@@ -29,8 +29,7 @@ pack() { say "$coar" pack --from npy "$out/$1.npy" --labels "$out/labels.npy" "$
 
 # attribute NAME MODEL DATA EXAMPLES: out/NAME-run.h5, with leave-one-out and gradients to compare with
 attribute() {
-    say "$coar" run --model "$2" --data "$3" --examples "$4" --passes 32 --masks 128 --eval-masks 40 --estimator grad \
-        -o "$out/$1-run.h5" >&2
+    say "$coar" run --model "$2" --data "$3" --examples "$4" $passes --estimator grad -o "$out/$1-run.h5" >&2
     [ -n "${QUICK:-}" ] || say "$coar" evaluate "$out/$1-run.h5" --baselines >&2
 }
 

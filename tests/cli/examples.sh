@@ -41,5 +41,5 @@ for task in backdoor typographic; do
         "after('target_test') > before('test') - 10 > before('target_test') and after('test') > before('test') - 2"
 done
 examples/edit/run.sh none >"$T/.out" 2>"$T/.err"
-same "an unknown task: usage" "$? $(grep -c 'fix-error|forget-class' "$T/.err") $(wc -c <"$T/.out")" "2 1 0"
+same "an unknown task: usage" "$? $(grep -c 'fix-error|fix-error-shapes' "$T/.err") $(wc -c <"$T/.out")" "2 1 0"
 finish
