@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One editing task from its data to edited weights. README.md tells what each shows.
-#   examples/edit/run.sh fix-error|forget-class|subpopulation|backdoor|typographic|cifar-backdoor [options of coar edit]
-# Files go to build/edit/TASK, which is made anew, or to the empty folder $OUT. Results are on stdout, all else on stderr. $COAR: the program;
-# QUICK=1: without other ways to choose components beside it.
+#   examples/edit/run.sh TASK [options of coar edit]
+# TASK: fix-error|fix-error-shapes|forget-class|subpopulation|backdoor|typographic|cifar-backdoor.
+# Files go to build/edit/TASK, which is made anew, or to the empty folder $OUT. Results are on stdout, all else on stderr.
+# $COAR: the program; QUICK=1: without other ways to choose components beside it.
 set -eu
 cd "$(dirname "$0")/../.."
 task=${1:-}
@@ -28,7 +29,8 @@ pack() { say "$coar" pack --from npy "$out/$1.npy" --labels "$out/labels.npy" "$
 
 # attribute NAME MODEL DATA EXAMPLES: out/NAME-run.h5, with leave-one-out and gradients to compare with
 attribute() {
-    say "$coar" run --model "$2" --data "$3" --examples "$4" --passes 64 --masks 512 --estimator grad -o "$out/$1-run.h5" >&2
+    say "$coar" run --model "$2" --data "$3" --examples "$4" --passes 32 --masks 128 --eval-masks 40 --estimator grad \
+        -o "$out/$1-run.h5" >&2
     [ -n "${QUICK:-}" ] || say "$coar" evaluate "$out/$1-run.h5" --baselines >&2
 }
 
@@ -50,12 +52,12 @@ digits() {
 }
 
 case $task in
-fix-error | forget-class | subpopulation | backdoor | typographic | cifar-backdoor)
+fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic | cifar-backdoor)
     [ -n "${OUT:-}" ] || rm -rf "$out"
     mkdir -p "$out"
     ;;
 *)
-    sed -n '2,5s/^# //p' "$0" >&2
+    sed -n '2,6s/^# //p' "$0" >&2
     exit 2
     ;;
 esac
@@ -65,6 +67,13 @@ fix-error) # of the digits the network gets one wrong
     digits
     edit "$out/digits-run.h5" --target wrong --reference '@data/digits-test-rows.npy & 0:250' --raise \
         --max-k 10 --until 100 "$@"
+    ;;
+fix-error-shapes) # picture 35 is a star that is taken for something else
+    pictures typographic
+    pack clean
+    attribute clean $networks/typographic.safetensors "$out/clean.h5" 0:60
+    edit "$out/clean-run.h5" --target 35 --reference '0:60 & rest' --raise --max-k 10 --until 100 --method greedy \
+        --validation 200:600 --test 600:1600 "$@"
     ;;
 forget-class)
     digits

@@ -25,8 +25,11 @@ EOP
 
 task() { COAR=$COAR OUT=$T/$1 QUICK=1 succeeds "$1" examples/edit/run.sh "$@" --json; }
 
-task fix-error
-holds "the error is one no more, and others stay right" "before('target') == 0 and after('target') == 100 and after('test') > before('test') - 2.5"
+for task in fix-error fix-error-shapes; do
+    task $task
+    holds "$task: the error is one no more, and others stay right" \
+        "before('target') == 0 and after('target') == 100 and after('test') > before('test') - 2.5"
+done
 task forget-class
 holds "the class is forgotten, the others are not" "after('target_test') < 5 and after('test') > before('test') - 5"
 task subpopulation
