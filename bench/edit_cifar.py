@@ -256,7 +256,8 @@ def main():
     with h5py.File(network.path("test.h5")) as f:
         names = [name.decode() if isinstance(name, bytes) else name for name in f.attrs["class_names"]]
     text = (f"**{len(rows.mistakes)} mistakes**, each at its own smallest k <= {MISTAKE_K}; losses on {len(rows.test)} "
-            f"test rows (seed {arguments.seed}). The number behind a choice is that of references.\n\n" + mistakes_tables(one) +
+            f"test rows (seed {arguments.seed}). The number behind a choice is that of references.\n\n" +
+            mistakes_tables(one) +
             f"\n**{len(rows.classes)} classes to forget**, ten targets each.\n\n" +
             classes_tables(many, [names[c] for c in rows.classes]))
     if not arguments.write:
