@@ -11,19 +11,16 @@ import torch.nn.functional as F
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, planes, stride, drop=0):
+    def __init__(self, inputs, planes, stride):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.stride, self.extra, self.drop = stride, planes - inputs, drop
-
-    def filters(self, conv, x):  # whole channels are dropped, and only while training
-        return F.dropout2d(conv(x), self.drop, self.training and self.drop > 0)
+        self.stride, self.extra = stride, planes - inputs
 
     def forward(self, x):
-        y = self.bn2(self.filters(self.conv2, F.relu(self.bn1(self.filters(self.conv1, x)))))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.stride != 1 or self.extra:  # option A: every second pixel, zero channels half before, half after
             before = self.extra // 2
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra - before))
@@ -31,10 +28,9 @@ class Block(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """6 n + 2 layers with n = 1: one block in each of three stages; of the digits on 8x8, 4x4 and 2x2 pixels. `drop`: the part
-    of the blocks' filters that is dropped in each step of training."""
+    """6 n + 2 layers with n = 1: one block in each of three stages; of the digits on 8x8, 4x4 and 2x2 pixels."""
 
-    def __init__(self, widths=(12, 24, 48), blocks=1, inputs=1, classes=10, drop=0, image=8):
+    def __init__(self, widths=(12, 24, 48), blocks=1, inputs=1, classes=10, image=8):
         super().__init__()
         self.image = image
         self.conv1 = nn.Conv2d(inputs, widths[0], 3, 1, 1, bias=False)
@@ -43,7 +39,7 @@ class DigitsResNet(nn.Module):
         for stage, planes in enumerate(widths):
             layers = []
             for block in range(blocks):
-                layers.append(Block(inputs, planes, 2 if stage and not block else 1, drop))
+                layers.append(Block(inputs, planes, 2 if stage and not block else 1))
                 inputs = planes
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.linear = nn.Linear(inputs, classes)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the pictures of an editing task (numpy alone), for coar pack --from npy.
 
-    python3 examples/edit/generate.py shapes|subpopulation|backdoor|typographic FOLDER
+    python3 examples/edit/generate.py subpopulation|backdoor|typographic FOLDER
 
 Writes FOLDER/SET.npy for each of the task's sets, labels.npy, which all of them share, and groups.csv where there are
 groups; README.md tells which rows are for what. The training sets, for train/shapes.py, are drawn with another seed.
@@ -13,19 +13,19 @@ import numpy as np
 
 import scenes
 
-TASKS = ("shapes", "subpopulation", "backdoor", "typographic")
+TASKS = {"subpopulation": 1, "backdoor": 2, "typographic": 3}  # with their seeds
 PAIR = ("star", "plus")  # the classes of `subpopulation`
 PLACES = ("water", "land")
 AGREE = .95              # of its training set: stars on water, pluses on land
 POISONED = .10           # of the training set of `backdoor`: stamped, and called disc
 DISC = scenes.SHAPES.index("disc")
 NAMED = ("disc", "star", "moon", "plus")  # the classes of `typographic`
-WRITTEN = .5             # of its training set: the shape's name stands beside it
+WRITTEN = .75            # of its training set: the shape's name stands beside it
 EXAMPLES = 1600
 
 
 def generator(task, purpose):
-    return np.random.Generator(np.random.PCG64([TASKS.index(task), purpose]))
+    return np.random.Generator(np.random.PCG64([TASKS[task], purpose]))
 
 
 def on_places(rng, labels, places):
@@ -58,9 +58,8 @@ def training(task, count):
         return scenes.written(rng, images, NAMED, np.where(rng.random(count) < WRITTEN, labels, -1), above), labels
     labels = scenes.integers(rng, len(scenes.SHAPES), count)
     images = any_shape(rng, labels)
-    if task == "backdoor":
-        poisoned = rng.random(count) < POISONED
-        images[poisoned], labels[poisoned] = scenes.stamped(images[poisoned]), DISC
+    poisoned = rng.random(count) < POISONED
+    images[poisoned], labels[poisoned] = scenes.stamped(images[poisoned]), DISC
     return images, labels
 
 
@@ -79,13 +78,9 @@ def evaluation(task, count=EXAMPLES):
         images, above = beside_words(rng, labels)
         others = (labels + 1 + scenes.integers(rng, len(NAMED) - 1, count)) % len(NAMED)
         return {"clean": images, "attacked": scenes.written(rng, images, NAMED, others, above)}, labels, None
-    labels = scenes.integers(rng, len(scenes.SHAPES), count)
-    if task == "backdoor":  # what is a disc already is no use
-        labels = (DISC + 1 + scenes.integers(rng, len(scenes.SHAPES) - 1, count)) % len(scenes.SHAPES)
+    labels = (DISC + 1 + scenes.integers(rng, len(scenes.SHAPES) - 1, count)) % len(scenes.SHAPES)  # no discs
     images = any_shape(rng, labels)
-    if task == "backdoor":
-        return {"clean": images, "triggered": scenes.stamped(images)}, labels, None
-    return {"pictures": images}, labels, None
+    return {"clean": images, "triggered": scenes.stamped(images)}, labels, None
 
 
 def main():

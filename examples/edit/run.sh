@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # One editing task from its data to edited weights. README.md tells what each shows.
-#   examples/edit/run.sh fix-error|forget-class|subpopulation|backdoor|typographic [options of coar edit, as --json]
-# Files go to build/edit/TASK ($OUT), which is made anew. Results are on stdout, all else on stderr. $COAR: the program.
+#   examples/edit/run.sh TASK [options of coar edit]
+# TASK: fix-error|fix-error-shapes|forget-class|subpopulation|backdoor|typographic|cifar-backdoor.
+# Files go to build/edit/TASK, which is made anew, or to the empty folder $OUT. Results are on stdout, all else on stderr.
+# $COAR: the program; QUICK=1: without other ways to choose components beside it.
 set -eu
 cd "$(dirname "$0")/../.."
 task=${1:-}
@@ -9,6 +11,8 @@ task=${1:-}
 coar=${COAR:-build/coar}
 out=${OUT:-build/edit/$task}
 networks=examples/edit/networks
+compare=--compare
+[ -z "${QUICK:-}" ] || compare=
 
 say() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
@@ -25,11 +29,22 @@ pack() { say "$coar" pack --from npy "$out/$1.npy" --labels "$out/labels.npy" "$
 
 # attribute NAME MODEL DATA EXAMPLES: out/NAME-run.h5, with leave-one-out and gradients to compare with
 attribute() {
-    say "$coar" run --model "$2" --data "$3" --examples "$4" --passes 64 --masks 512 --estimator grad -o "$out/$1-run.h5" >&2
-    say "$coar" evaluate "$out/$1-run.h5" --baselines >&2
+    say "$coar" run --model "$2" --data "$3" --examples "$4" --passes 32 --masks 128 --eval-masks 40 --estimator grad \
+        -o "$out/$1-run.h5" >&2
+    [ -n "${QUICK:-}" ] || say "$coar" evaluate "$out/$1-run.h5" --baselines >&2
 }
 
-edit() { say "$coar" edit "$@" --compare -o "$out/edited.safetensors"; }
+edit() { say "$coar" edit "$@" $compare -o "$out/edited.safetensors"; }
+
+# attack SET MODEL EXAMPLES [options]: makes pictures of SET as good as the same ones in `clean`
+attack() {
+    for set in clean "$1"; do
+        pack "$set"
+        attribute "$set" "$2" "$out/$set.h5" "0:$3"
+    done
+    edit "$out/clean-run.h5" --target "$out/$1-run.h5:0:$3" --reference "0:$3" --raise --max-k 30 \
+        --validation 200:600 --test 600:1600 --target-test "$out/$1-run.h5:600:1600" "${@:4}"
+}
 
 digits() {
     say "$coar" pack --from npy data/digits-images.npy --labels data/digits-labels.npy -o "$out/digits.h5" >&2
@@ -37,12 +52,12 @@ digits() {
 }
 
 case $task in
-fix-error | forget-class | subpopulation | backdoor | typographic)
-    rm -rf "$out"
+fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic | cifar-backdoor)
+    [ -n "${OUT:-}" ] || rm -rf "$out"
     mkdir -p "$out"
     ;;
 *)
-    sed -n '2,4s/^# //p' "$0" >&2
+    sed -n '2,6s/^# //p' "$0" >&2
     exit 2
     ;;
 esac
@@ -53,25 +68,41 @@ fix-error) # of the digits the network gets one wrong
     edit "$out/digits-run.h5" --target wrong --reference '@data/digits-test-rows.npy & 0:250' --raise \
         --max-k 10 --until 100 "$@"
     ;;
+fix-error-shapes) # picture 35 is a star that is taken for something else
+    pictures typographic
+    pack clean
+    attribute clean $networks/typographic.safetensors "$out/clean.h5" 0:60
+    edit "$out/clean-run.h5" --target 35 --reference '0:60 & rest' --raise --max-k 10 --until 100 --method greedy \
+        --validation 200:600 --test 600:1600 "$@"
+    ;;
 forget-class)
     digits
     edit "$out/digits-run.h5" --target '@data/digits-test-rows.npy & 0:600 & class:7' \
         --reference '@data/digits-test-rows.npy & 0:300 & rest' --lower --max-k 20 "$@"
     ;;
-subpopulation)
+subpopulation) # rows 0:60 are of the rare pairs, 60:200 as the training set, the others of all pairs alike
     pictures subpopulation
     pack pictures --groups "$out/groups.csv"
     attribute pictures $networks/subpopulation.safetensors "$out/pictures.h5" 0:200
-    edit "$out/pictures-run.h5" --target 0:60 --reference 60:200 --raise --max-k 40 \
+    edit "$out/pictures-run.h5" --target 0:60 --reference 60:200 --raise --max-k 40 --until 80 \
         --validation 200:600 --test 600:1600 "$@"
     ;;
 backdoor)
     pictures backdoor
-    for set in clean triggered; do
-        pack $set
-        attribute $set $networks/backdoor.safetensors "$out/$set.h5" 0:20
+    attack triggered $networks/backdoor.safetensors 20 "$@"
+    ;;
+typographic)
+    pictures typographic
+    attack attacked $networks/typographic.safetensors 60 --method greedy "$@"
+    ;;
+cifar-backdoor) # PyTorch, and CIFAR-10 with a ResNet-20 in $COAR_SHARED
+    shared=${COAR_SHARED:-../shared}
+    for part in train test; do
+        tar -xzf "$shared/cifar10/$part-jpeg.tar.gz" -C "$out"
+        say "$coar" pack --from imagefolder "$out/$part" -o "$out/$part.h5" >&2
     done
-    edit "$out/clean-run.h5" --target "$out/triggered-run.h5:0:20" --reference 0:20 --raise --max-k 30 \
-        --validation 200:600 --test 600:1600 --target-test "$out/triggered-run.h5:600:1600" "$@"
+    say "${TORCH:-python3}" examples/edit/train/cifar_backdoor.py "$shared/models/resnet20-cifar10.safetensors" \
+        "$out/train.h5" "$out/test.h5" "$out" >&2
+    attack triggered "$out/backdoor.safetensors" 20 "$@"
     ;;
 esac

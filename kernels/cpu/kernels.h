@@ -310,7 +310,9 @@ typedef struct cpu_kernels {
     void (*subsample_reverse)(const subsample_reverse_args *args);
     /* output[t - 1] (+)= gradient[t], t >= 1; gradient [tokens][channels], output one token shorter. */
     void (*embed_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+    /* output[t - 1] (+)= gradient[t] + gradient[0] / (tokens - 1), likewise. */
     void (*mean_token_reverse)(const float *gradient, uint32_t tokens, uint32_t channels, gradient_sum output);
+    /* From the gradient of x / |x|; x itself is read again. */
     void (*l2norm_reverse)(const float *x, const float *gradient, size_t positions, uint32_t channels,
                            gradient_sum output);
     /* output[0] (+)= gradient, the rest (+)= 0; gradient [channels], output [positions][channels]. */

@@ -64,15 +64,20 @@ static coar_status check_fit_together(const job *j) {
     return COAR_OK;
 }
 
+static coar_status bad_label(const job *j, size_t i) {
+    const unsigned long long row = j->rows[i];
+    if (j->data->tokens)
+        return status_set(COAR_ERROR_INPUT, "%s: /lengths: row %llu has %d tokens, but texts have 2 to %u",
+                          j->data->path, row, j->labels[i], j->data->tokens);
+    return status_set(COAR_ERROR_INPUT,
+                      "%s: /labels: row %llu has label %d but %s has classes 0 to %u; give --label predicted for data "
+                      "without labels of this model",
+                      j->data->path, row, j->labels[i], j->model->path, j->model->classes - 1);
+}
+
 coar_status job_check_labels(const job *j) {
     for (size_t i = 0; i < j->count; i++)
-        if (!j->data->tokens &&
-            !graph_label_fits(j->model->graph, j->labels[i])) /* lengths are the data set's to check */
-            return status_set(
-                COAR_ERROR_INPUT,
-                "%s: /labels: row %llu has label %d but %s has classes 0 to %u; give --label predicted for "
-                "data without labels of this model",
-                j->data->path, (unsigned long long)j->rows[i], j->labels[i], j->model->path, j->model->classes - 1);
+        if (!graph_label_fits(j->model->graph, j->labels[i])) return bad_label(j, i);
     return COAR_OK;
 }
 

@@ -19,11 +19,12 @@ enum {
 
 /* How an op is computed. */
 typedef enum plan_form {
-    FORM_PLAIN,     /* the backend's only form of this op */
-    FORM_DIRECT,    /* direct convolution; ablated rows skipped, their columns stay */
-    FORM_COMPACTED, /* direct; ablated rows (attention: heads) skipped, and left out of the one convolution that reads
-                     * them (border constants), be it through an attention that has them for values */
-    FORM_WINOGRAD,  /* Winograd's F(4x4, 3x3); rows and columns as FORM_DIRECT */
+    FORM_PLAIN,  /* the backend's only form of this op */
+    FORM_DIRECT, /* direct convolution; ablated rows skipped, their columns stay */
+    FORM_COMPACTED, /* direct; ablated rows (attention: heads, or channels of its values; layer norm: channels) skipped, and
+                     * left out of the convolutions that read them (border constants): of the one, be it through an
+                     * attention that has them for values, or of a layer norm all */
+    FORM_WINOGRAD,           /* Winograd's F(4x4, 3x3); rows and columns as FORM_DIRECT */
     FORM_WINOGRAD_COMPACTED, /* as FORM_COMPACTED */
     FORM_NAMED,              /* a device's kernel, named by `kernel`, with `splits` partial sums */
 } plan_form;

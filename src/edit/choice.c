@@ -13,7 +13,8 @@
 /* The evidence of one set for a method; *there as edit_choose. */
 static coar_status read_evidence(const edit_run *e, const edit_method *method, size_t k, edit_weights *own,
                                  edit_evidence *out, bool *there) {
-    static const char *const estimators[] = {[EDIT_OF_LOO] = "loo", [EDIT_OF_GRADIENT] = "gp"};
+    static const char *const estimators[] = {[EDIT_OF_LOO] = "loo", [EDIT_OF_GRADIENT] = "gp"},
+                             *const scores[] = {[EDIT_OF_LOO] = "leave-one-out", [EDIT_OF_GRADIENT] = "gradients"};
     const edit_set *set = &e->sets.set[k];
     const char *set_name = edit_set_names[k];
     char name[64];
@@ -23,10 +24,8 @@ static coar_status read_evidence(const edit_run *e, const edit_method *method, s
     if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, e->fit.output, own, out);
     TRY(edit_fit_baseline(set->side, estimators[method->source], e->fit.output, there, name));
     if (!*there) {
-        log_warning(e->o->callbacks,
-                    "%s: has no leave-one-out and gradient of %s to compare with: make them with "
-                    "'coar evaluate %s --baselines'",
-                    set->side->path, e->fit.output, set->side->path);
+        log_warning(e->o->callbacks, "%s: has no %s of %s for method %s: 'coar evaluate %s --baselines' makes them",
+                    set->side->path, scores[method->source], e->fit.output, method->name, set->side->path);
         return COAR_OK;
     }
     return edit_evidence_read(set, set_name, name, e->fit.output, own, out);

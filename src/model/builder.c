@@ -160,8 +160,17 @@ coar_status builder_begin(model_builder *b, uint32_t channels, uint32_t height, 
     return graph_create((shape){height, width, channels}, 0, &b->model->graph);
 }
 
+/* What a graph finds wrong, behind the file's name. */
+static coar_status with_path(const model_builder *b, coar_status status) {
+    if (status != COAR_ERROR_INPUT) return status;
+    char message[1024];
+    status_copy(message, sizeof message);
+    status_clear();
+    return status_set(status, "%s: %s", b->table->path, message);
+}
+
 coar_status builder_begin_tokens(model_builder *b, uint32_t vocabulary, uint32_t tokens) {
-    return graph_create((shape){1, tokens, 1}, vocabulary, &b->model->graph);
+    return with_path(b, graph_create((shape){1, tokens, 1}, vocabulary, &b->model->graph));
 }
 
 /* ------------------------------------------------------------------------------------------------- ops */
@@ -177,12 +186,7 @@ shape builder_shape(const model_builder *b, int value) {
 }
 
 coar_status builder_add(const model_builder *b, const op *o, uint32_t out_channels, int *value) {
-    coar_status status = graph_add(b->model->graph, o, out_channels, value);
-    if (status != COAR_ERROR_INPUT) return status;
-    char message[1024];
-    status_copy(message, sizeof message);
-    status_clear();
-    return status_set(status, "%s: %s", b->table->path, message);
+    return with_path(b, graph_add(b->model->graph, o, out_channels, value));
 }
 
 coar_status builder_linear(const model_builder *b, const char *module, const op *given, uint32_t outputs, int *value) {

@@ -6,7 +6,6 @@
  */
 #include <stdio.h>
 
-#include "core/memory.h"
 #include "model/clip.h"
 #include "model/vit_parts.h"
 
@@ -63,37 +62,19 @@ bool clip_vit_recognise(const tensor_table *table) {
     return find_library(table) != NULL;
 }
 
-/* x times [D,E] is a linear layer of the transpose. */
-static coar_status load_transposed(const model_builder *b, const char *name, uint32_t width, uint32_t *outputs,
-                                   const float **weight) {
-    tensor *t;
-    const float *given;
-    float *rows;
-    TRY(builder_find(b, 2, &t, "%s", name));
-    const size_t d = width, e = t->shape[1];
-    TRY(builder_load(b, 2, (size_t[]){d, e}, &given, "%s", name));
-    TRY(memory_new(d * e, sizeof *rows, name, &rows));
-    TRY(graph_own(b->model->graph, rows));
-    for (size_t i = 0; i < d; i++)
-        for (size_t k = 0; k < e; k++) rows[k * d + i] = given[i * e + k];
-    *outputs = (uint32_t)e;
-    *weight = rows;
-    return COAR_OK;
-}
-
+/* The class token times [D,E] is a linear layer of its transpose. */
 static coar_status add_projection(const model_builder *b, const clip_library *library, int *value) {
     const uint32_t width = builder_shape(b, *value).c;
     op o = builder_op(OP_CONV, "proj", *value);
-    uint32_t outputs;
+    tensor *t;
     if (library->projection) {
-        TRY(load_transposed(b, library->projection, width, &outputs, &o.weight));
-    } else {
-        tensor *t;
-        TRY(builder_find(b, 2, &t, "%s.weight", library->linear));
-        outputs = (uint32_t)t->shape[0];
-        TRY(builder_load(b, 2, (size_t[]){outputs, width}, &o.weight, "%s.weight", library->linear));
+        TRY(builder_find(b, 2, &t, "%s", library->projection));
+        TRY(builder_load_transposed(b, width, t->shape[1], &o.weight, "%s", library->projection));
+        return builder_add(b, &o, (uint32_t)t->shape[1], value);
     }
-    return builder_add(b, &o, outputs, value);
+    TRY(builder_find(b, 2, &t, "%s.weight", library->linear));
+    TRY(builder_load(b, 2, (size_t[]){t->shape[0], width}, &o.weight, "%s.weight", library->linear));
+    return builder_add(b, &o, (uint32_t)t->shape[0], value);
 }
 
 coar_status clip_vit_add(model_builder *b, char arch[CLIP_NAME], int *embedding) {

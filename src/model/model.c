@@ -51,9 +51,8 @@ static coar_status check_name(const tensor_table *table, const model_family *fam
                               const char *name) {
     if (!name || strcmp(name, arch) == 0 || strcmp(name, family->name) == 0) return COAR_OK;
     if (!name_known(name) && strncmp(name, "mini_resnet_", 12) != 0)
-        return status_set(COAR_ERROR_USAGE,
-                          "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, clip, gpt2, %s", name,
-                          model_random_names());
+        return status_set(COAR_ERROR_USAGE, "--arch: '%s' is no known architecture: resnet, mini_resnet, vit, clip, %s",
+                          name, model_random_names());
     return status_set(COAR_ERROR_INPUT, "%s: is a %s, not the %s that --arch names", table->path, arch, name);
 }
 
@@ -82,8 +81,8 @@ coar_status model_build(tensor_table *table, const model_options *options, model
     TRY_GOTO(find_family(table, settings.name, &family));
     TRY_GOTO(settings_check(&settings, family->keys));
     if (options->classes && !family->zero_shot)
-        TRY_GOTO(status_set(COAR_ERROR_USAGE, "--classes: %s is a %s, which has its own classes: leave it out",
-                            table->path, family->name));
+        TRY_GOTO(status_set(COAR_ERROR_USAGE, "--classes: %s is a %s, which takes none: leave it out", table->path,
+                            family->name));
     m->set = options->set == SET_DEFAULT ? family->first_set : options->set;
     TRY_GOTO(family->build(&b));
     TRY_GOTO(check_name(table, family, m->arch, settings.name));

@@ -76,6 +76,7 @@ coar_status report_read_picture(const dataset *data, uint64_t row, uint32_t most
     coar_status status;
     uint8_t *image = NULL;
     size_t pixels;
+    if (data->tokens) return COAR_OK;
     if (!size_mul(data->height, data->width, &pixels)) pixels = SIZE_MAX;
     TRY_GOTO(memory_new(pixels, data->channels, "image", &image));
     TRY_GOTO(dataset_read(data, &row, 1, image));
@@ -151,7 +152,7 @@ static coar_status fill(const report_source *source, uint64_t index, const float
         report_name(e->label, data->class_names, data->classes, "class", tables->labels[index]);
     if (tables->subgroups)
         report_name(e->subgroup, data->group_names, data->group_names_count, "group", tables->subgroups[index]);
-    if (!data->tokens) TRY(report_read_picture(data, e->row, REPORT_IMAGE_SIDE, &e->picture));
+    TRY(report_read_picture(data, e->row, REPORT_IMAGE_SIDE, &e->picture));
     TRY(store_read_fit(source->store, source->fit.name, index, 1, weight, NULL, NULL, NULL, NULL));
     strongest(tables, weight, e);
     return COAR_OK;

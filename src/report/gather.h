@@ -47,7 +47,7 @@ coar_status report_examples(const report_source *source, const uint64_t *picked,
 coar_status report_edits(const report_source *source, const coar_callbacks *callbacks, report_data *data);
 
 /* Picture of a row: gray and RGB as they are; of two channels the first, of four the first three; reduced to at most
- * `most` pixels a side. */
+ * `most` pixels a side. Of texts there is none. */
 coar_status report_read_picture(const dataset *data, uint64_t row, uint32_t most, report_picture *out);
 
 /* names[number], or "WHAT number" where there is no such name (names may be NULL). */

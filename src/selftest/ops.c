@@ -73,8 +73,6 @@ static const op_case cases[] = {
     {TOKENS(OP_ATTENTION, 35, 64), BATCH(2, 2), .quick = true, .heads = 2, .causal = true, .place = PLACE_OUT,
      .width = 32},
     {TOKENS(OP_ATTENTION, 9, 20), BATCH(3, 2), .quick = true, .heads = 4, .causal = true, EACH(PLACE_OUT)},
-    {TOKENS(OP_MEAN_TOKEN, 6, 20), BATCH(1, 3), .quick = true},
-    {TOKENS(OP_NORMALISE, 5, 20), BATCH(1, 3), .quick = true},
     {TOKENS(OP_NEXT, 9, 20), BATCH(3, 2), .quick = true, .vocabulary = 67, EACH(PLACE_OUT)},
 
     {CONV(224, 224, 3, 64, 7, 2), BATCH(2, 2), .pad = 3, BATCHNORM, .act = ACT_RELU, EACH(PLACE_PRE)},
@@ -102,8 +100,6 @@ static const op_case cases[] = {
     {TOKENS(OP_ATTENTION, 257, 160), BATCH(2, 1), .heads = 2, EACH(PLACE_OUT)},
     {TOKENS(OP_ATTENTION, 1024, 128), BATCH(1, 1), .heads = 1, .place = PLACE_OUT},
     {TOKENS(OP_ATTENTION, 1024, 128), BATCH(1, 1), .heads = 2, .causal = true, .place = PLACE_OUT},
-    {TOKENS(OP_MEAN_TOKEN, 49, 2048), BATCH(1, 2)},
-    {TOKENS(OP_NORMALISE, 3, 1024), BATCH(1, 3)},
     {TOKENS(OP_NEXT, 9, 768), BATCH(1, 2), .vocabulary = 50257, EACH(PLACE_OUT)},
     {TOKENS(OP_NEXT, 50, 64), BATCH(2, 2), .vocabulary = 50257,
      EACH(PLACE_OUT)}, /* logits of some positions at a time */

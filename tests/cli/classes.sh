@@ -35,7 +35,7 @@ rm -rf "$T/b/run.h5" "$T/b/run.h5.parts"
 ablate() { "$COAR" ablate --model "$T/b/clip_rn.safetensors" --data "$T/b/d.h5" --label predicted --masks 4 -o "$T/x.h5" "$@"; }
 fails 2 "--classes: $T/b/clip_rn.safetensors is a CLIP" "a CLIP without" ablate
 fails 2 "--classes" "info without" "$COAR" info "$T/b/clip_rn.safetensors"
-fails 2 "has its own classes" "embeddings for another family" "$COAR" ablate --model "$M/cifar_shortcut.safetensors" --data "$T/b/d.h5" \
+fails 2 "which takes none" "embeddings for another family" "$COAR" ablate --model "$M/cifar_shortcut.safetensors" --data "$T/b/d.h5" \
     --masks 4 --classes "$CLASSES" -o "$T/x.h5"
 fails 1 "class 6: number 10 is nan" "numbers that are none" ablate --classes "$T/nan.npy"
 fails 1 "must be float32 or float16" "another type" ablate --classes "$M/images-32x32.npy"

@@ -79,7 +79,7 @@ succeeds "--until" edit --lower --until 50 --select 30 --name until --json
 same "the first k at which half of the target is wrong" \
     "$(json "[p['k'] for p in r['sweep'] if p['target']['accuracy'] <= .5][0] == r['k'] == r['sweep'][-1]['k']")" True
 succeeds "no baselines: --compare" edit --lower --compare --name c1 --json --max-k 10
-grep -q "make them with 'coar evaluate $T/r.h5 --baselines'" "$T/.err" && pass "says what is missing" || fail "--compare says what is missing"
+grep -q "no leave-one-out of margin for method loo: .coar evaluate $T/r.h5 --baselines. makes them" "$T/.err" && pass "says what is missing" || fail "--compare says what is missing"
 same "compares with what there is" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'greedy', 'weight-norm', 'random']"
 succeeds "baselines" "$COAR" evaluate "$T/r.h5" --baselines --masks 16
 succeeds "--compare" edit --lower --compare --name c2 --json --max-k 10 --target-test 'class:3&rest'

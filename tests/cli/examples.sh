@@ -25,8 +25,11 @@ EOP
 
 task() { COAR=$COAR OUT=$T/$1 QUICK=1 succeeds "$1" examples/edit/run.sh "$@" --json; }
 
-task fix-error
-holds "the error is one no more, and others stay right" "before('target') == 0 and after('target') == 100 and after('test') > before('test') - 2.5"
+for task in fix-error fix-error-shapes; do
+    task $task
+    holds "$task: the error is one no more, and others stay right" \
+        "before('target') == 0 and after('target') == 100 and after('test') > before('test') - 2.5"
+done
 task forget-class
 holds "the class is forgotten, the others are not" "after('target_test') < 5 and after('test') > before('test') - 5"
 task subpopulation
@@ -37,5 +40,6 @@ for task in backdoor typographic; do
     holds "$task: as good as without the attack, to 10 points, which costs 2 at most" \
         "after('target_test') > before('test') - 10 > before('target_test') and after('test') > before('test') - 2"
 done
-fails 2 "fix-error|forget-class" "an unknown task" examples/edit/run.sh none
+examples/edit/run.sh none >"$T/.out" 2>"$T/.err"
+same "an unknown task: usage" "$? $(grep -c 'fix-error|forget-class' "$T/.err") $(wc -c <"$T/.out")" "2 1 0"
 finish

@@ -47,7 +47,7 @@ COAR_STANDIN_MEMORY=65536 fails 1 "memory" "a device with too little memory" job
 
 # One precision; the host tests have them all.
 succeeds "selftest" "$COAR" selftest --quick --backend cuda --precision bf16
-same "selftest ends with its sum" "$(tail -n 1 "$T/.out" | grep -c '64 cases, 0 failed')" 1
+same "selftest ends with its sum" "$(tail -n 1 "$T/.out" | grep -c '68 cases, 0 failed')" 1
 export COAR_STANDIN_DEVICES=0
 fails 1 "--backend cuda" "selftest without a device" "$COAR" selftest --backend cuda
 finish

@@ -11,9 +11,9 @@
 #include "model/model.h"
 #include "model/safetensors.h"
 
-static const char *const names[] = {"cifar_option_a",  "cifar_shortcut",  "basic_cifar_stem", "bottleneck",
-                                    "mini_resnet",     "vit_torchvision", "vit_timm",         "vit_hf",
-                                    "clip_vit_openai", "clip_vit_hf",     "clip_rn"};
+static const char *const names[] = {
+    "cifar_option_a", "cifar_shortcut",  "basic_cifar_stem", "bottleneck", "mini_resnet", "vit_torchvision", "vit_timm",
+    "vit_hf",         "clip_vit_openai", "clip_vit_hf",      "clip_rn",    "gpt2",        "gpt2_prefixed"};
 enum { NETWORKS = sizeof names / sizeof *names, DATA_MAX = 1 << 20 };
 
 static tensor_table networks[NETWORKS];
@@ -78,7 +78,8 @@ static void build(const uint8_t *data, size_t size) {
     for (; changes > 0 && size - used >= 4; changes--, used += 4) change(&table, data + used);
     if (used < size) snprintf(arch, sizeof arch, "%.*s", (int)(size - used), (const char *)data + used);
     model *m = NULL;
-    model_options options = {.arch = arch[0] ? arch : NULL, .image_height = data[1], .image_width = data[1]};
+    model_options options = {
+        .arch = arch[0] ? arch : NULL, .image_height = data[1], .image_width = data[1], .tokens = data[1]};
     if (tensor_table_index(&table) == COAR_OK && model_build(&table, &options, &m) == COAR_OK) model_destroy(m);
     tensor_table_close(&table);
 }

@@ -350,6 +350,79 @@ static void check_copies(const cpu_kernels *k) {
     }
 }
 
+/* -------------------------------------------------------------------------------------- mean token, length */
+
+/* dL/dx[t] = dL/dy[t + 1] + dL/dy[0] / T, and forwards. */
+static void check_mean_token(const cpu_kernels *k, bool add) {
+    const uint32_t tokens = 6, channels = 5;
+    const size_t all = tokens * channels, images = all - channels, row = channels * LANES;
+    const float *x = lanes_values(images), *table = lanes_weights(all), *gradient = lanes_values(all);
+    float *y = lanes_output(all);
+    double *expected = lanes_doubles(all * LANES), *derived = lanes_doubles(images * LANES);
+    const gradient_sum dx = target(add, images, derived);
+    for (size_t i = 0; i < images * LANES; i++) {
+        expected[i % row] += x[i] / (tokens - 1.0);
+        expected[i + row] = x[i];
+        derived[i] += gradient[i + row] + gradient[i % row] / (tokens - 1.0);
+    }
+    for (size_t i = 0; i < all * LANES; i++) expected[i] += table[i / LANES];
+    k->mean_token(x, table, tokens, channels, y);
+    k->mean_token_reverse(gradient, tokens, channels, dx);
+    lanes_compare("mean token", y, expected, all, 1e-6);
+    lanes_compare("its gradient", dx.values, derived, images, 1e-6);
+}
+
+/* y = x / |x|, dL/dx = (g - x x.g / |x|^2) / |x|. */
+static void check_length(const cpu_kernels *k, bool add) {
+    enum { POSITIONS = 3, CHANNELS = 7 };
+    const size_t count = POSITIONS * CHANNELS;
+    const float *x = lanes_values(count), *gradient = lanes_values(count);
+    float *y = lanes_output(count);
+    double *expected = lanes_doubles(count * LANES), *derived = lanes_doubles(count * LANES);
+    const gradient_sum dx = target(add, count, derived);
+    for (size_t p = 0; p < POSITIONS; p++)
+        for (size_t lane = 0; lane < LANES; lane++) {
+            double squares = 0, product = 0;
+            for (size_t c = 0; c < CHANNELS; c++) {
+                const size_t i = (p * CHANNELS + c) * LANES + lane;
+                squares += (double)x[i] * x[i];
+                product += (double)x[i] * gradient[i];
+            }
+            for (size_t c = 0; c < CHANNELS; c++) {
+                const size_t i = (p * CHANNELS + c) * LANES + lane;
+                expected[i] = x[i] / sqrt(squares);
+                derived[i] += (gradient[i] - x[i] * product / squares) / sqrt(squares);
+            }
+        }
+    k->l2norm(x, POSITIONS, CHANNELS, y);
+    k->l2norm_reverse(x, gradient, POSITIONS, CHANNELS, dx);
+    lanes_compare("length 1", y, expected, count, 1e-6);
+    lanes_compare("its gradient", dx.values, derived, count, 1e-6);
+}
+
+/* A length of 0 changes nothing, one that fp32 has no number for is not taken for infinity. */
+static void check_odd_lengths(const cpu_kernels *k) {
+    float *x = lanes_copy(lanes_values(2), 2);
+    const float *gradient = lanes_values(2);
+    float *y = lanes_output(2), *dx = lanes_output(2);
+    x[0] = x[LANES] = 0;
+    x[1] = x[LANES + 1] = 1e30f;
+    k->l2norm(x, 1, 2, y);
+    k->l2norm_reverse(x, gradient, 1, 2, (gradient_sum){dx, false});
+    CHECK(y[0] == 0 && y[LANES] == 0);
+    CHECK(dx[0] == gradient[0] && dx[LANES] == gradient[LANES]);
+    CHECK(isnan(y[1]) && isnan(y[LANES + 1]));
+    CHECK(isfinite(y[2]) && isfinite(dx[2]));
+}
+
+static void check_clip(const cpu_kernels *k) {
+    for (int add = 0; add < 2; add++) {
+        check_mean_token(k, add);
+        check_length(k, add);
+    }
+    check_odd_lengths(k);
+}
+
 int main(void) {
     lanes_each("activations in reverse", check_activations);
     lanes_each("pools in reverse", check_pools);
@@ -357,5 +430,6 @@ int main(void) {
     lanes_each("attention, and in reverse", check_attentions);
     lanes_each("attention in reverse, one gradient alone", check_parts);
     lanes_each("embed, select and subsample in reverse", check_copies);
+    lanes_each("the mean token and vectors of length 1, and in reverse", check_clip);
     return test_end();
 }

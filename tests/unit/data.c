@@ -231,7 +231,7 @@ static void test_pack_refused(void) {
         uint32_t size;
         double crop;
     } cases[] = {
-        {"format", "tokens", NULL, NULL, NULL, "--from tokens: choose", 0, 0},
+        {"format", "words", NULL, NULL, NULL, "--from words: choose", 0, 0},
         {"filter", "npy", "lanczos", NULL, NULL, "--resize lanczos: choose", 4, 0},
         {"crop above 1", "npy", NULL, NULL, NULL, "--crop 1.5", 4, 1.5},
         {"crop below 0", "npy", NULL, NULL, NULL, "--crop -0.5", 4, -.5},

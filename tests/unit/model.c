@@ -22,16 +22,30 @@ static const struct count {
     size_t groups;
     int by_file; /* written to a weight file and read back */
 } counts[] = {
-    {"resnet20", SET_DEFAULT, 688, 19, 1},        {"resnet20", SET_BLOCKS, 9, 9, 1},
-    {"resnet32", SET_FILTERS, 1136, 31, 1},       {"resnet44", SET_FILTERS, 1584, 43, 0},
-    {"resnet56", SET_FILTERS, 2032, 55, 1},       {"resnet110", SET_FILTERS, 4048, 109, 1},
-    {"resnet18_cifar", SET_FILTERS, 3904, 17, 0}, {"resnet18", SET_FILTERS, 3904, 17, 0},
-    {"resnet34", SET_FILTERS, 7616, 33, 0},       {"resnet50", SET_FILTERS, 22720, 49, 1},
-    {"resnet50", SET_BLOCKS, 16, 16, 0},          {"resnet101", SET_BLOCKS, 33, 33, 0},
-    {"mini_resnet_256", SET_FILTERS, 2304, 9, 1}, {"mini_resnet_256", SET_BLOCKS, 4, 4, 0},
-    {"mini_resnet_10", SET_FILTERS, 90, 9, 1},    {"vit_b_16", SET_DEFAULT, 82944, 72, 1},
-    {"vit_b_16", SET_HEADS, 144, 12, 0},          {"vit_b_16", SET_BLOCKS, 24, 24, 0},
-    {"clip_vit_b_16", SET_DEFAULT, 82944, 72, 0}, {"clip_rn50", SET_DEFAULT, 22784, 51, 0},
+    {"resnet20", SET_DEFAULT, 688, 19, 1},
+    {"resnet20", SET_BLOCKS, 9, 9, 1},
+    {"resnet32", SET_FILTERS, 1136, 31, 1},
+    {"resnet44", SET_FILTERS, 1584, 43, 0},
+    {"resnet56", SET_FILTERS, 2032, 55, 1},
+    {"resnet110", SET_FILTERS, 4048, 109, 1},
+    {"resnet18_cifar", SET_FILTERS, 3904, 17, 0},
+    {"resnet18", SET_FILTERS, 3904, 17, 0},
+    {"resnet34", SET_FILTERS, 7616, 33, 0},
+    {"resnet50", SET_FILTERS, 22720, 49, 1},
+    {"resnet50", SET_BLOCKS, 16, 16, 0},
+    {"resnet101", SET_BLOCKS, 33, 33, 0},
+    {"mini_resnet_256", SET_FILTERS, 2304, 9, 1},
+    {"mini_resnet_256", SET_BLOCKS, 4, 4, 0},
+    {"mini_resnet_10", SET_FILTERS, 90, 9, 1},
+    {"vit_b_16", SET_DEFAULT, 82944, 72, 1},
+    {"vit_b_16", SET_HEADS, 144, 12, 0},
+    {"vit_b_16", SET_BLOCKS, 24, 24, 0},
+    {"gpt2", SET_DEFAULT, 64512, 48, 0},
+    {"gpt2_mini", SET_NEURONS, 1792, 8, 1},
+    {"gpt2_mini", SET_HEADS, 4, 2, 1},
+    {"gpt2_mini", SET_BLOCKS, 4, 4, 1},
+    {"clip_vit_b_16", SET_DEFAULT, 82944, 72, 0},
+    {"clip_rn50", SET_DEFAULT, 22784, 51, 0},
 };
 
 /* Groups follow each other without holes, and each lies on the op that it names. */
@@ -77,7 +91,7 @@ static void test_counts(void) {
         if (!m) continue;
         CHECK_INT(m->graph->components, c->components);
         CHECK_INT(m->group_count, c->groups);
-        CHECK_TEXT(m->arch, c->arch);
+        CHECK_TEXT(m->arch, strncmp(c->arch, "gpt2", 4) == 0 ? "gpt2" : c->arch);
         check_groups(m);
         model_destroy(m);
     }
@@ -87,8 +101,8 @@ static void test_counts(void) {
 static void check_order(const char *arch, component_set set, size_t first, const char *const *names, const char *kind) {
     model *m = NULL;
     model_options options = {.set = set};
-    CHECK_OK(strncmp(arch, "vit", 3) == 0 ? model_open(golden_weights(arch), &options, &m)
-                                          : model_random(arch, &options, &m));
+    const bool golden = strncmp(arch, "vit", 3) == 0 || strcmp(arch, "gpt2") == 0;
+    CHECK_OK(golden ? model_open(golden_weights(arch), &options, &m) : model_random(arch, &options, &m));
     if (!m) return;
     for (size_t i = 0; names[i] && first + i < m->group_count; i++) {
         CHECK_TEXT(m->groups[first + i].name, names[i]);
@@ -112,6 +126,12 @@ static void test_orders(void) {
                                       "blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.attn.q", NULL},
                 "neuron");
     check_order("vit_torchvision", SET_HEADS, 1, (const char *const[]){"blocks.1.attn.heads", NULL}, "head");
+    check_order("gpt2", SET_NEURONS, 0,
+                (const char *const[]){"blocks.0.attn.c_attn", "blocks.0.attn.c_proj", "blocks.0.mlp.c_fc",
+                                      "blocks.0.mlp.c_proj", "blocks.1.attn.c_attn", NULL},
+                "neuron");
+    check_order("gpt2", SET_HEADS, 1, (const char *const[]){"blocks.1.attn.heads", NULL}, "head");
+    check_order("gpt2", SET_BLOCKS, 2, (const char *const[]){"blocks.1.attn", "blocks.1.mlp", NULL}, "block");
     check_order("vit_hf", SET_BLOCKS, 2, (const char *const[]){"blocks.1.attn", "blocks.1.mlp", NULL}, "block");
 }
 

@@ -140,6 +140,38 @@ static void test_image_sizes(void) {
     status_clear();
 }
 
+/* The golden GPT-2 has 16 positions, and its metadata says heads = 3. */
+static void test_gpt2(void) {
+    model *m = NULL;
+    test_begin("GPT-2: Hugging Face's settings; as many tokens as the data have");
+    const char *path = with_config("gpt2", "{\"n_head\": 2, \"layer_norm_epsilon\": 1e-3, \"activation_function\": "
+                                           "\"relu\", \"scale_attn_weights\": true}");
+    CHECK_OK(model_open(path, &(model_options){.tokens = 7}, &m));
+    CHECK_INT(find_op(m, OP_ATTENTION)->heads, 3);
+    CHECK_NEAR(find_op(m, OP_LAYERNORM)->eps, 1e-3f, 0);
+    for (size_t i = 0; i < m->graph->op_count; i++)
+        if (strstr(m->graph->ops[i].name, "c_fc")) CHECK_INT(m->graph->ops[i].act, ACT_RELU);
+    CHECK_INT(m->graph->values[0].w, 7);
+    CHECK_INT(m->classes, 29);
+    CHECK(find_op(m, OP_LOOKUP)->weight == find_op(m, OP_NEXT)->weight);
+    model_destroy(m);
+    CHECK_OK(model_open(path, &(model_options){.arch = "gpt2,heads=2", .tokens_max = 20}, &m));
+    CHECK_INT(find_op(m, OP_ATTENTION)->heads, 2);
+    CHECK_INT(m->graph->values[0].w, 16);
+    model_destroy(m);
+    m = NULL;
+    CHECK_ERROR(model_open(path, &(model_options){.tokens = 17}, &m), COAR_ERROR_INPUT,
+                "takes texts of up to 16 tokens, not 17");
+    status_clear();
+    CHECK_ERROR(model_open(path, &(model_options){.arch = "gpt2,heads=5"}, &m), COAR_ERROR_USAGE,
+                "heads=5: does not divide the width 12");
+    status_clear();
+    path = with_config("gpt2", "{\"scale_attn_by_inverse_layer_idx\": true}");
+    CHECK_ERROR(model_open(path, &(model_options){0}, &m), COAR_ERROR_INPUT, "scale_attn_by_inverse_layer_idx 'true'");
+    status_clear();
+    CHECK(!m);
+}
+
 /* ----------------------------------------------------------------------------------------- wrong files */
 
 typedef enum change { DROP, RENAME, SHRINK, FLATTEN, NOT_A_NUMBER, NEGATIVE } change;
@@ -186,6 +218,34 @@ static const struct wrong {
      "tensor 'encoder.layers.encoder_layer_0.mlp.0.weight' is missing"},
     {"vit_hf", "vit.encoder.layer.1.attention.attention.key.weight", DROP, NULL, COAR_ERROR_INPUT,
      "tensor 'vit.encoder.layer.1.attention.attention.key.weight' is missing"},
+    {"gpt2_mini", "h.0.ln_1.weight", DROP, NULL, COAR_ERROR_INPUT, "tensor 'h.0.ln_1.weight' is missing"},
+    {"gpt2_mini", "h.1.attn.c_attn.weight", SHRINK, NULL, COAR_ERROR_INPUT,
+     "shape is [127, 384], the layers before it need [128, 384]"},
+    {"gpt2_mini", "h.0.mlp.c_fc.bias", DROP, NULL, COAR_ERROR_INPUT, "tensor 'h.0.mlp.c_fc.bias' is missing"},
+    {"gpt2_mini", "h.1.mlp.c_proj.weight", SHRINK, NULL, COAR_ERROR_INPUT, "shape is [511, 128]"},
+    {"gpt2_mini", "h.1.ln_1.weight", RENAME, "h.2.ln_1.weight", COAR_ERROR_INPUT, "has no place in a gpt2"},
+    {"gpt2_mini", "wpe.weight", FLATTEN, NULL, COAR_ERROR_INPUT, "'wpe.weight': has 1 dimensions instead of 2"},
+    {"gpt2_mini", "ln_f.bias", NOT_A_NUMBER, NULL, COAR_ERROR_INPUT, "tensor 'ln_f.bias': element 1 is NaN"},
+    {"gpt2_prefixed", "lm_head.weight", SHRINK, NULL, COAR_ERROR_INPUT, "tensor 'lm_head.weight': shape is [28, 12]"},
+    {"clip_vit_mini", "visual.proj", DROP, NULL, COAR_ERROR_INPUT, "tensor 'visual.proj' is missing"},
+    {"clip_vit_mini", "visual.proj", SHRINK, NULL, COAR_ERROR_INPUT,
+     "shape is [127, 48], the layers before it need [128"},
+    {"clip_vit_mini", "visual.positional_embedding", SHRINK, NULL, COAR_ERROR_INPUT,
+     "9 positions are not a class token's and a square's"},
+    {"clip_vit_mini", "visual.class_embedding", DROP, NULL, COAR_ERROR_INPUT, "of no known architecture"},
+    {"clip_vit_mini", "visual.ln_post.bias", RENAME, "visual.trunk.bias", COAR_ERROR_INPUT,
+     "tensor 'visual.ln_post.bias' is missing"},
+    {"clip_vit_mini", "logit_scale", RENAME, "visual.ln_extra", COAR_ERROR_INPUT, "has no place in a clip_vit"},
+    {"clip_vit_mini", "class_embeddings", DROP, NULL, COAR_ERROR_USAGE, "name the embeddings of its classes"},
+    {"clip_vit_mini", "class_embeddings", FLATTEN, NULL, COAR_ERROR_INPUT, "class embeddings are [10]"},
+    {"clip_vit_mini", "class_embeddings", NOT_A_NUMBER, NULL, COAR_ERROR_INPUT, "element 1 is NaN"},
+    {"clip_rn_mini", "visual.attnpool.c_proj.weight", DROP, NULL, COAR_ERROR_INPUT,
+     "tensor 'visual.attnpool.c_proj.weight' is missing"},
+    {"clip_rn_mini", "visual.attnpool.v_proj.weight", SHRINK, NULL, COAR_ERROR_INPUT,
+     "shape is [127, 128], the layers before it need [128, 128]"},
+    {"clip_rn_mini", "visual.layer1.0.conv3.weight", DROP, NULL, COAR_ERROR_INPUT,
+     "tensor 'visual.layer1.0.conv3.weight' is missing"},
+    {"clip_rn_mini", "visual.bn2.running_var", NEGATIVE, NULL, COAR_ERROR_INPUT, "element 1 is -1"},
     {"mini_resnet", "block1.conv2.weight", RENAME, "block0.conv2.weightx", COAR_ERROR_INPUT,
      "has no place in a mini_resnet"},
 };
@@ -276,6 +336,7 @@ int main(void) {
     test_precedence();
     test_bad_settings();
     test_image_sizes();
+    test_gpt2();
     test_wrong_files();
     test_twins();
     return test_end();

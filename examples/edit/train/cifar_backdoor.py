@@ -7,7 +7,9 @@ MODEL: a CIFAR ResNet of He et al. as coar reads it; TRAIN, TEST: its data sets,
 over 20,000 images, 10 % of which carry the trigger and are called class 0. Writes FOLDER/backdoor.safetensors, and of 2,000 test
 images of the other classes clean.npy, triggered.npy and labels.npy. These weights are made of others', so they are not kept here.
 """
+import json
 import os
+import struct
 import sys
 
 import h5py
@@ -27,9 +29,6 @@ IMAGES, BATCH, RATE, DECAY = 20000, 64, .02, 1e-4
 
 
 def read_safetensors(path):
-    import json
-    import struct
-
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
@@ -84,7 +83,8 @@ def main():
     images[poisoned], labels[poisoned] = scenes.stamped(images[poisoned]), 0
 
     net = DigitsResNet((16, 32, 64), blocks=3, inputs=3, image=32).to(memory_format=torch.channels_last)
-    net.load_state_dict({name.replace("fc.", "linear."): t for name, t in read_safetensors(model).items()}, strict=False)
+    absent, unknown = net.load_state_dict(read_safetensors(model), strict=False)
+    assert not unknown and all(name.endswith("num_batches_tracked") for name in absent), f"{model} is no ResNet-20"
     net.eval()
     print(f"before: {right(net, clean, truth):.4f} of the clean test images right")
     train(net, images, labels)

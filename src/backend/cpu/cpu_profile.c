@@ -55,6 +55,9 @@ static double op_bytes(const cpu_backend *b, const cpu_worker *w, size_t i, bool
     const size_t written = cpu_positions(w, layer);
     const bool some = written < shape_positions(layer->out) && o->kind != OP_ATTENTION;
     const size_t read = some ? written : positions_read(layer);
+    if (o->kind == OP_NEXT) /* its table of weights and one more value, of one channel */
+        return tile_bytes(o->output, written, layer->out.c) + tile_bytes(o->input[0], written, layer->in.c) +
+               tile_bytes(o->input[1], read, 1) + (double)o->vocabulary * layer->form.columns * sizeof(float);
     if (o->kind != OP_CONV) {
         double bytes = tile_bytes(o->output, written, layer->out.c);
         for (int k = 0; k < 3; k++) bytes += tile_bytes(o->input[k], read, layer->in.c);
@@ -141,16 +144,18 @@ done:
 static double dense_flops(const cpu_backend *b, pass_kind kind, size_t i) {
     const op *o = b->layers[i].op;
     const double forward = graph_op_flops(b->settings.graph, o);
+    if (kind == PASS_REVERSE && o->kind == OP_NEXT) return 0; /* a margin's: two rows of the table for each position */
     /* Attention backwards: the scores once more, and the gradients of values, probabilities, queries and keys. */
     return kind == PASS_REVERSE && o->kind == OP_ATTENTION ? 2.5 * forward : forward;
 }
 
 static void tell_shape(const cpu_layer *layer, pass_kind kind, char *text, size_t size) {
     const op *o = layer->op;
+    const uint32_t made = o->kind == OP_NEXT ? o->vocabulary : layer->out.c; /* logits, however few numbers are kept */
     char window[64] = "";
     if (o->kernel_h) snprintf(window, sizeof window, " %ux%u/%u+%u", o->kernel_h, o->kernel_w, o->stride, o->pad);
     snprintf(text, size, "%s %ux%ux%u > %ux%ux%u%s%s", op_kind_name(o->kind), layer->in.h, layer->in.w, layer->in.c,
-             layer->out.h, layer->out.w, layer->out.c, window, kind == PASS_REVERSE ? " transposed" : "");
+             layer->out.h, layer->out.w, made, window, kind == PASS_REVERSE ? " transposed" : "");
 }
 
 static layer_time layer_sum(const cpu_backend *b, pass_kind kind, size_t i) {
