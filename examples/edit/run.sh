@@ -11,8 +11,8 @@ task=${1:-}
 coar=${COAR:-build/coar}
 out=${OUT:-build/edit/$task}
 networks=examples/edit/networks
-passes="--passes 32 --masks 128 --eval-masks 40" compare=--compare
-[ -z "${QUICK:-}" ] || passes="--passes 16 --masks 64 --eval-masks 8" compare=
+passes=(--passes 32 --masks 128 --eval-masks 40) compare=(--compare)
+[ -z "${QUICK:-}" ] || passes=(--passes 16 --masks 64 --eval-masks 8) compare=()
 
 say() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
@@ -29,11 +29,11 @@ pack() { say "$coar" pack --from npy "$out/$1.npy" --labels "$out/labels.npy" "$
 
 # attribute NAME MODEL DATA EXAMPLES: out/NAME-run.h5, with leave-one-out and gradients to compare with
 attribute() {
-    say "$coar" run --model "$2" --data "$3" --examples "$4" $passes --estimator grad -o "$out/$1-run.h5" >&2
+    say "$coar" run --model "$2" --data "$3" --examples "$4" "${passes[@]}" --estimator grad -o "$out/$1-run.h5" >&2
     [ -n "${QUICK:-}" ] || say "$coar" evaluate "$out/$1-run.h5" --baselines >&2
 }
 
-edit() { say "$coar" edit "$@" $compare -o "$out/edited.safetensors"; }
+edit() { say "$coar" edit "$@" "${compare[@]}" -o "$out/edited.safetensors"; }
 
 # attack SET MODEL EXAMPLES [options]: makes pictures of SET as good as the same ones in `clean`
 attack() {
