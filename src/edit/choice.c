@@ -21,6 +21,12 @@ static coar_status read_evidence(const edit_run *e, const edit_method *method, s
     if (method->source == EDIT_OF_NOTHING) return COAR_OK;
     if (method->source == EDIT_OF_FIT && e->given.rows)
         return edit_evidence_given(set, set_name, &e->given, e->n, own, out);
+    *there = !e->given.rows && (method->source != EDIT_OF_FIT || e->fit.name[0]);
+    if (!*there) { /* rows of --attributions need not be the run's examples */
+        log_warning(e->o->callbacks, "%s: method %s is left out: %s", e->o->run, method->name,
+                    e->given.rows ? "the run's scores are not of what --rows names" : "the run has no fit");
+        return COAR_OK;
+    }
     if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, e->fit.output, own, out);
     TRY(edit_fit_baseline(set->side, estimators[method->source], e->fit.output, there, name));
     if (!*there) {

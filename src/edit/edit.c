@@ -21,7 +21,7 @@
 
 /* ------------------------------------------------------------------------------------------------------- options */
 
-static coar_status check_options(const coar_edit_options *o) {
+static coar_status check_options(const coar_edit_options *o, const edit_method *method) {
     if (!o->run) return status_set(COAR_ERROR_USAGE, "name a run file");
     if (!o->target) return status_set(COAR_ERROR_USAGE, "--target: name the examples whose outputs are to change");
     if (!o->reference) return status_set(COAR_ERROR_USAGE, "--reference: name examples whose outputs are to stay");
@@ -37,6 +37,9 @@ static coar_status check_options(const coar_edit_options *o) {
         return status_set(COAR_ERROR_USAGE, "--attributions and --rows go together: W.npy and the rows that it is of");
     if (o->attributions && o->fit)
         return status_set(COAR_ERROR_USAGE, "--attributions: they take the place of a fit: leave --fit out");
+    if (o->attributions && (method->source == EDIT_OF_LOO || method->source == EDIT_OF_GRADIENT))
+        return status_set(COAR_ERROR_USAGE, "--method %s: takes the run's own scores, not --attributions",
+                          method->name);
     return COAR_OK;
 }
 
@@ -78,21 +81,30 @@ static coar_status check_with_model(const edit_run *e) {
 
 /* ------------------------------------------------------------------------------------------------------- opening */
 
-/* The fit of target and reference: one name in both their runs. A method that takes no fit is of the run's first output,
- * or of the output of the fit that is named all the same. */
-static coar_status choose_fit(edit_run *e) {
+/* The fit of target and reference: one name in both their runs. */
+static coar_status find_fit(edit_run *e) {
     const edit_set *target = &e->sets.set[COAR_EDIT_TARGET], *reference = &e->sets.set[COAR_EDIT_REFERENCE];
     fit_info other;
-    if (e->given.rows || (e->method->source != EDIT_OF_FIT && !e->o->fit)) {
-        snprintf(e->fit.output, sizeof e->fit.output, "%s", e->sets.sides[0].tables.output_names[0]);
-        return COAR_OK;
-    }
     TRY(edit_fit_choose(target->side, e->o->fit, &e->fit));
     if (reference->side == target->side) return COAR_OK;
     TRY(edit_fit_choose(reference->side, e->fit.name, &other));
     if (!strcmp(other.output, e->fit.output)) return COAR_OK;
     return status_set(COAR_ERROR_MISMATCH, "%s: its fit '%s' is of output %s, but of %s in %s", reference->side->path,
                       other.name, other.output, e->fit.output, target->side->path);
+}
+
+/* A method that takes no fit is of the run's first output, or of the output of the fit that is named all the same. A fit is
+ * then only for methods to compare with, which are left out where there is none. */
+static coar_status choose_fit(edit_run *e) {
+    const bool needed = e->method->source == EDIT_OF_FIT || e->o->fit;
+    if (!e->given.rows && (needed || e->o->compare)) {
+        const coar_status status = find_fit(e);
+        if (status == COAR_OK || needed) return status;
+        status_clear();
+    }
+    e->fit = (fit_info){.name = ""};
+    snprintf(e->fit.output, sizeof e->fit.output, "%s", e->sets.sides[0].tables.output_names[0]);
+    return COAR_OK;
 }
 
 static void set_rules(edit_run *e) {
@@ -223,8 +235,8 @@ coar_status coar_edit(const coar_edit_options *options, coar_edit_result **resul
     edit_run e = {.o = &taken, .start = clock_seconds()};
     const char *name = taken.name ? taken.name : "edit";
     coar_edit_result *made = NULL;
-    TRY_GOTO(check_options(&taken));
     TRY_GOTO(edit_method_find(taken.method ? taken.method : "tau", &e.method));
+    TRY_GOTO(check_options(&taken, e.method));
     TRY_GOTO(check_outputs(&taken, name));
     TRY_GOTO(open_all(&e));
     TRY_GOTO(describe(&e, name));

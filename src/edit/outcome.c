@@ -89,10 +89,11 @@ done:
 static double difference(const edit_run *e, size_t k, const edit_outputs *o, size_t mask, size_t i) {
     const size_t count = e->sets.set[k].count;
     const float *output = o->output[k], *margin = o->margin[k];
-    const double sign = k == COAR_EDIT_TARGET_TEST ? -e->rules.direction : 1;
+    const bool fresh = k == COAR_EDIT_TARGET_TEST;
+    const double sign = fresh ? -e->rules.direction * e->rules.output_direction : 1;
     if (k == COAR_EDIT_TARGET) return e->rules.direction * ((double)output[mask * count + i] - output[i]);
     if (margin) return sign * ((double)(margin[i] > 0) - (double)(margin[mask * count + i] > 0));
-    if (k == COAR_EDIT_TARGET_TEST) return sign * ((double)output[i] - output[mask * count + i]);
+    if (fresh) return e->rules.direction * ((double)output[mask * count + i] - output[i]);
     return e->rules.output_direction * ((double)output[i] - output[mask * count + i]);
 }
 

@@ -22,7 +22,8 @@ static bool within(const sweep_rules *r, const coar_edit_point *points, const co
 
 static bool reaches(const sweep_rules *r, const coar_edit_point *p) {
     const double percent = 100 * p->set[COAR_EDIT_TARGET].accuracy;
-    return r->has_until && (r->direction > 0 ? percent >= r->until - ROUNDING : percent <= r->until + ROUNDING);
+    return r->has_until &&
+           (r->direction * r->output_direction > 0 ? percent >= r->until - ROUNDING : percent <= r->until + ROUNDING);
 }
 
 bool sweep_ends(const sweep_rules *r, const coar_edit_point *points, size_t count) {

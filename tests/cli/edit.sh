@@ -86,6 +86,8 @@ succeeds "--compare" edit --lower --compare --name c2 --json --max-k 10 --target
 same "all methods" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'greedy', 'loo', 'gradient', 'weight-norm', 'random']"
 same "the edit's own figures are in it" "$(json "(lambda s, c: abs(s['target']['before']['output'] - s['target']['after']['output'] - c['target_gain']['mean']) < 1e-6 and abs(s['test']['before']['accuracy'] - s['test']['after']['accuracy'] - c['test_loss']['mean']) < 1e-9 and c['target_gain']['low'] < c['target_gain']['mean'] < c['target_gain']['high'])(r['sets'], r['comparison'][0])")" True
 succeeds "--method loo" edit --lower --method loo --name loo --max-k 5
+succeeds "--method random --compare, without --fit" edit --lower --method random --compare --select 100 --name chance --json --max-k 5
+same "is compared with the methods that take a fit" "$(json "[c['method'] for c in r['comparison']]")" "['random', 'tau', 'greedy', 'loo', 'gradient', 'weight-norm']"
 succeeds "--select 0" edit --lower --select 0 --name zero --max-k 5
 
 # Attributions from numpy: the fit's own give the same edit.
@@ -99,6 +101,9 @@ np.save('$T/Rtwice.npy', np.zeros(len(R), int)); np.save('$T/Rfar.npy', R + 1797
 np.save('$T/nan.npy', np.setdiff1d(R[:20], np.load('$T/t.npy')))"
 succeeds "--attributions" edit --lower --max-k 23 --name given --attributions "$T/W.npy" --rows "$T/R.npy"
 same "the same bits as the fit" "$(bytes "$T/r.h5" given)" "$(bytes "$T/r.h5" t1)"
+succeeds "--attributions --compare" edit --lower --max-k 5 --compare --name given2 --json --attributions "$T/W.npy" --rows "$T/R.npy"
+same "is not compared with scores of other rows" "$(json "[c['method'] for c in r['comparison']]")" "['tau', 'greedy', 'weight-norm', 'random']"
+fails 2 "takes the run's own scores" "--method loo with --attributions" edit --lower --method loo --name given3 --attributions "$T/W.npy" --rows "$T/R.npy"
 
 # Two runs: the same images with a bright corner.
 "$PYTHON" -c "
@@ -137,7 +142,7 @@ same "leaves the old edit" "$(bytes "$T/r.h5" edit)" "$before"
 succeeds "--force" edit --lower --force --max-k 4
 succeeds "fit --force" "$COAR" fit "$T/r.h5" --estimator ridge --force
 absent "its edits are gone" "$T/r.h5.parts"/edit-{edit,up,one,t1,pair}.h5
-same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-given.h5 edit-loo.h5"
+same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-given.h5 edit-given2.h5 edit-loo.h5"
 
 # Stops and kills go on.
 LONG=(--lower --max-k 30 --select 100 --validation rest --test 1,2 --threads 1)

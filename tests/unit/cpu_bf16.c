@@ -258,6 +258,8 @@ int main(void) {
     check_isas(NETS_TRANSFORMERS);
     check_reverse(0);
     check_reverse(NETS_TRANSFORMERS);
+    check_reverse(NETS_LANGUAGE);
+    check_reverse(NETS_LANGUAGE + 1);
     check_plans();
     return test_end();
 }

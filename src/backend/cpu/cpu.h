@@ -76,7 +76,7 @@ typedef struct cpu_layer {
     size_t *reverse_row; /* [I]: where each of them begins */
     /* OP_NEXT: form and fp32 as of a linear layer whose rows are the tokens; where losses are differentiated also
      * reverse_weight, chunk by chunk, and reverse_row [2][I], for all chunks but the last, and for that */
-    size_t *next_row; /* [vocabulary]: where each row begins */
+    size_t *next_row; /* [2][vocabulary]: where each row begins, of `form` and of `fp32` */
 } cpu_layer;
 
 /* A convolution under the masks of a tile; of a layer norm rows, row, constants. Lanes of a group are all alike. */

@@ -87,7 +87,7 @@ static void multiply(const cpu_backend *b, const cpu_worker *w, const cpu_layer 
         .output = logits,
         .rows = rows,
         .weight = form->weight,
-        .row = layer->next_row + chunk * CHUNK,
+        .row = layer->next_row + (form == &layer->fp32 ? layer->op->vocabulary : 0) + chunk * CHUNK,
         .column = b->column,
         .tap = (size_t)form->columns * b->kernels->tile_rows,
         .zone_y = zone,
@@ -187,7 +187,10 @@ void cpu_next_pack_reverse(const cpu_backend *b, const cpu_layer *layer, float *
 void cpu_next_list_rows(const cpu_backend *b, const cpu_layer *layer) {
     const uint32_t tile_rows = b->kernels->tile_rows, vocabulary = layer->op->vocabulary, width = layer->in.c;
     const uint32_t last = chunk_rows(vocabulary, chunk_count(vocabulary) - 1);
-    for (uint32_t v = 0; v < vocabulary; v++) layer->next_row[v] = conv_row(v, layer->form.columns, 1, tile_rows);
+    for (uint32_t v = 0; v < vocabulary; v++) {
+        layer->next_row[v] = conv_row(v, layer->form.columns, 1, tile_rows);
+        layer->next_row[vocabulary + v] = conv_row(v, layer->fp32.columns, 1, tile_rows);
+    }
     for (uint32_t c = 0; layer->reverse_row && c < width; c++) {
         layer->reverse_row[c] = conv_row(c, CHUNK, 1, tile_rows);
         layer->reverse_row[width + c] = conv_row(c, last, 1, tile_rows);

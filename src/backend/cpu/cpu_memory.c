@@ -44,7 +44,7 @@ static bool differentiates_losses(const cpu_backend *b) {
 }
 
 static void place_next(const cpu_backend *b, arena *arena, cpu_layer *layer) {
-    arena_place(arena, layer->op->vocabulary, sizeof *layer->next_row, &layer->next_row);
+    arena_place(arena, layer->op->vocabulary, 2 * sizeof *layer->next_row, &layer->next_row);
     place_form(b, arena, layer, &layer->form);
     layer->fp32.weight = layer->form.bf16 ? NULL : layer->form.weight;
     if (b->settings.reverse && layer->form.bf16) place_form(b, arena, layer, &layer->fp32);
