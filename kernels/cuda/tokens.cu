@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(UNIT_WARPS * 32)
     const uint32_t row = blockIdx.x * UNIT_WARPS + threadIdx.x / 32;
     if (row >= rows) return; /* whole warps */
     const size_t first = (size_t)row * vectors;
-    const float squares = row_product<V>(x, x, first, vectors), inverse = squares > 0 ? 1 / sqrtf(squares) : 1;
+    const float squares = row_product<V>(x, x, first, vectors), inverse = squares > 0 ? sqrtf(squares) / squares : 1;
     for (uint32_t v = threadIdx.x % 32; v < vectors; v += 32) {
         const V in = load_vector<V>(x, first + v);
         V out;
@@ -157,7 +157,7 @@ static __global__ void __launch_bounds__(UNIT_WARPS * 32)
     if (row >= rows) return; /* whole warps */
     const size_t first = (size_t)row * vectors;
     const float squares = row_product<V>(x, x, first, vectors), product = row_product<V>(x, dy, first, vectors);
-    const float inverse = squares > 0 ? 1 / sqrtf(squares) : 1, along = squares > 0 ? product / squares : 0;
+    const float inverse = squares > 0 ? sqrtf(squares) / squares : 1, along = squares > 0 ? product / squares : 0;
     for (uint32_t v = threadIdx.x % 32; v < vectors; v += 32) {
         const V in = load_vector<V>(x, first + v), given = load_vector<V>(dy, first + v);
         float g[V::width];
