@@ -12,8 +12,8 @@ attributions of the last three: 256 reverse passes at alpha 0.01, calibrated on 
 Mistakes: `coar edit --raise --until 100 --max-k 10` for each of the 50, so that every one has its own smallest number
 of components that corrects it, whatever it costs; what it costs is then measured on the test rows. Classes: the first
 20 components of `coar edit --lower` with the class's ten targets and references of other classes; k is the smallest
-at which less than 5 % of the class's validation examples are right; both figures are told of test rows. A loss is of
-accuracy, in points; of the other classes the mean of the nine losses.
+at which at most 2 % of the class's validation examples are right (the aim is less than 5 % of others); both figures
+are told of test rows. A loss is of accuracy, in points; of the other classes the mean of the nine losses.
 
 BUILD holds the coar binary; data, run and results go to FOLDER, and a second call goes on where the first ended. The
 images and weights are the shared material's (COAR_SHARED, default ../shared). Methods that take baselines (loo,
@@ -38,7 +38,7 @@ MODEL = os.path.join(SHARED, "models", "resnet20-cifar10.safetensors")
 CLASSES, ALPHA, PASSES, MASKS = 10, .01, 256, 64
 MISTAKE_K, CURVE_KS = 10, (1, 2, 3, 4, 6, 8, 10)
 CLASS_KS = (2, 4, 6, 8, 10, 12, 16, 20)
-FORGOTTEN = 5  # percent
+FORGOTTEN, WANTED = 2, 5  # percent of validation examples to go by, so that test's are below what is wanted
 BEGIN, END = "<!-- bench/edit_cifar.py: begin -->", "<!-- bench/edit_cifar.py: end -->"
 
 
@@ -180,7 +180,7 @@ def classes(network, rows, method, options, references):
     before, labels = rows.baseline[rows.validation] > 0, rows.labels[rows.validation]
     curves = numpy.array([[class_figures(right[i, j], before, labels, c) for j in range(len(CLASS_KS))]
                           for i, c in enumerate(rows.classes)])
-    ks = [next((k for k, point in zip(CLASS_KS, curve) if point[0] < FORGOTTEN), 0) for curve in curves]
+    ks = [next((k for k, point in zip(CLASS_KS, curve) if point[0] <= FORGOTTEN), 0) for curve in curves]
     after = network.margins([order[:k or CLASS_KS[-1]] for order, k in zip(orders, ks)], rows.test) > 0
     before, labels = rows.baseline[rows.test] > 0, rows.labels[rows.test]
     return curves, ks, [class_figures(after[i], before, labels, c) for i, c in enumerate(rows.classes)]
@@ -216,12 +216,12 @@ def classes_tables(results, names):
     lines, curve, per_class = [], [], []
     for name, curves, ks, test in results:
         own, others = numpy.array(test).T
-        lines.append([name, f"{(numpy.array(ks) > 0).sum()} of {len(ks)}",
+        lines.append([name, f"{(own < WANTED).sum()} of {len(ks)}",
                       f"{numpy.mean([k or CLASS_KS[-1] for k in ks]):.1f}", f"{own.mean():.1f} ({own.max():.1f})",
                       f"{others.mean():.2f}", f"{others.max():.1f}"])
         curve.append([name, *(f"{a:.0f} / {b:.1f}" for a, b in curves.mean(0))])
         per_class.append([name, *(f"{k or f'> {CLASS_KS[-1]}'}: {a:.1f} / {b:.1f}" for k, (a, b) in zip(ks, test))])
-    head = ["choice", "below 5 % (validation)", "mean k", "class on test: mean (most)", "others' loss: mean", "most"]
+    head = ["choice", f"below {WANTED} % on test", "mean k", "class on test: mean (most)", "others' loss: mean", "most"]
     return (table(head, lines) +
             "\nMean over classes of the class's accuracy / the others' loss, against k, on validation:\n\n" +
             table(["choice", *(f"k = {k}" for k in CLASS_KS)], curve) +
