@@ -102,6 +102,6 @@ cifar-backdoor) # PyTorch, and CIFAR-10 with a ResNet-20 in $COAR_SHARED
     done
     say "${TORCH:-python3}" examples/edit/train/cifar_backdoor.py "$shared/models/resnet20-cifar10.safetensors" \
         "$out/train.h5" "$out/test.h5" "$out" >&2
-    attack triggered "$out/backdoor.safetensors" 20 "$@"
+    attack triggered "$out/backdoor.safetensors" 20 --method greedy "$@"
     ;;
 esac
