@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the small GPT-2 of data/ on little stories (tools/stories.py; needs PyTorch, one thread, about ten minutes).
+"""Trains the small GPT-2 of data/ on little stories (tools/stories.py; needs PyTorch, one thread).
 
     python3 tools/train_stories.py [FOLDER]
 

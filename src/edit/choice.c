@@ -59,8 +59,6 @@ coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, 
                       .direction = e->rules.direction,
                       .better = e->rules.output_direction,
                       .harm_weight = e->o->has_harm_weight ? e->o->harm_weight : HARM_WEIGHT,
-                      .group_first = e->group_first,
-                      .groups = (uint32_t)e->sets.sides[0].tables.group_count,
                       .norms = e->norms,
                       .seed = e->seed,
                       .pool = e->sets.sides[0].job->pool};

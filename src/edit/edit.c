@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "ablate/passes.h"
-#include "ablate/run_masks.h"
 #include "core/files.h"
 #include "core/log.h"
 #include "core/memory.h"
@@ -130,7 +129,6 @@ static coar_status open_all(edit_run *e) {
     TRY(store_setting_integer(own->store, "seed", &e->seed));
     TRY(choose_fit(e));
     set_rules(e);
-    TRY(run_masks_groups(&own->tables, &e->group_first));
     TRY(memory_new(e->n, sizeof *e->norms, "norms", &e->norms));
     model_row_norms(own->job->model->graph, e->norms);
     return e->has_classes ? edit_pairs_make(&e->sets, &e->pairs) : COAR_OK;
@@ -221,7 +219,6 @@ static void close_all(edit_run *e) {
     edit_record_free(&e->record);
     free(e->points);
     free(e->norms);
-    free(e->group_first);
     edit_pairs_free(&e->pairs);
     edit_sets_close(&e->sets);
     given_weights_close(&e->given);

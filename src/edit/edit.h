@@ -21,8 +21,7 @@ typedef struct edit_run {
     uint32_t n;
     uint64_t seed;
     bool has_classes;
-    uint32_t *group_first; /* [groups + 1] */
-    double *norms;         /* [n], edit_problem */
+    double *norms; /* [n], edit_problem */
     sweep_rules rules;
     coar_edit_point *points; /* of the sweep */
     size_t chosen;           /* among them */

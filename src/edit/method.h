@@ -28,8 +28,6 @@ typedef struct edit_problem {
     double better;      /* 1: larger outputs are better (a loss: -1) */
     double harm_weight; /* C of greedy.c, at least 0 */
     edit_evidence target, reference;
-    const uint32_t *group_first; /* [groups + 1] starts of the component groups; the last is n */
-    uint32_t groups;
     const double *norms; /* [n] Euclidean norms of the components' weights */
     uint64_t seed;       /* of what is drawn: the run's */
     thread_pool *pool;

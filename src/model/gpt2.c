@@ -172,16 +172,7 @@ static coar_status read_settings(gpt2 *m) {
     const uint32_t usual = m->width % 64 == 0 ? m->width / 64 : 0;
     double eps;
     TRY(refuse_variants(s));
-    if (!usual && !settings_find(s, "heads"))
-        return status_set(COAR_ERROR_INPUT,
-                          "%s: a width of %u does not tell the number of heads: give --arch gpt2,heads=H",
-                          m->b->table->path, m->width);
-    TRY(settings_integer(s, "heads", usual, 1, m->width, &m->heads));
-    if (m->width % m->heads) {
-        char problem[64];
-        snprintf(problem, sizeof problem, "does not divide the width %u", m->width);
-        return settings_bad(s, settings_find(s, "heads"), problem);
-    }
+    TRY(builder_heads(m->b, "gpt2", m->width, usual, &m->heads));
     TRY(settings_real(s, "ln_eps", 1e-5, 0, 1, &eps));
     m->eps = (float)eps;
     return settings_activation(s, ACT_GELU_TANH, &m->act);
