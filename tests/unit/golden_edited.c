@@ -1,9 +1,10 @@
 /*
- * golden_edited.c - edited copies of the networks of data/ and of language models and CLIPs of tests/golden/models: the files
- * are those that PyTorch has loaded, and they predict what PyTorch computes with them.
+ * golden_edited.c - edited copies of the networks of data/, and of language models and CLIPs of tests/golden/models:
+ * the files are those that PyTorch has loaded, and they predict what PyTorch computes with them.
  *
- *     golden_edited FOLDER      writes the copies (FOLDER/NET-SET.safetensors) for tools/golden_edited.py, which has coar make
- *                               the files, loads them, and stores margins and hashes in tests/golden/edited.safetensors
+ *     golden_edited FOLDER   writes the copies (FOLDER/NET-SET.safetensors) for tools/golden_edited.py, which has coar
+ *                            make the files, loads them, and stores margins and hashes in
+ *                            tests/golden/edited.safetensors, whose cases are the ones that are compared
  */
 #include "digits.h"
 #include "golden_nets.h"
