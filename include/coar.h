@@ -195,6 +195,7 @@ typedef struct coar_ablate_result {
     uint64_t images;                      /* masked images computed by this call */
     double seconds;                       /* spent computing them */
     int already_complete;                 /* nothing was to do */
+    uint64_t units;                       /* finished by this call */
 } coar_ablate_result;
 
 /* Runs masked forward passes into a run file; resumes, extends (larger `masks`) or refuses by itself. */
@@ -219,6 +220,7 @@ typedef struct coar_gradients_result {
     uint64_t images;                    /* masked images differentiated by this call */
     double seconds;                     /* spent on them */
     int already_complete;               /* nothing was to do */
+    uint64_t units;                     /* finished by this call */
 } coar_gradients_result;
 
 /* Adds averaged mask gradients to a run, or begins a run with them: derivatives of each output with respect to every
@@ -229,8 +231,80 @@ COAR_API coar_status coar_gradients(const coar_gradients_options *options, coar_
 /* Writes the masks of a run as bool .npy [m, n], True = kept. */
 COAR_API coar_status coar_masks(const char *run, const char *output, int force);
 
-/* One plain HDF5 file from a run and its parts. */
-COAR_API coar_status coar_merge(const char *run, const char *output, int force, const coar_callbacks *callbacks);
+/* -------------------------------------------------------------------------------------------- merge */
+
+typedef struct coar_merge_options {
+    size_t size;
+    /* One run; or several of one job that were computed in separate folders, as shards of any counts: made with the same
+     * settings, nobody at work on them. They are only read. */
+    const char *const *runs;
+    size_t run_count;
+    const char *output; /* one plain file; with `as_run` run.h5 beside run.h5.parts */
+    int as_run;         /* of several runs: `output` becomes a run to go on with (complete it, fit it, evaluate it) */
+    int force;          /* replace an existing file; never a run */
+    const coar_callbacks *callbacks;
+} coar_merge_options;
+#define COAR_MERGE_INIT                                                                                                \
+    { .size = sizeof(coar_merge_options) }
+
+typedef struct coar_merge_result {
+    uint64_t units, units_missing; /* of stages that the runs had not finished; some are missing with `as_run` alone */
+} coar_merge_result;
+
+/* One plain HDF5 file from a run and its parts; or from several runs the ablations and gradients that they have together.
+ * Units in more than one of them must be equal, byte for byte, else COAR_ERROR_INPUT names both files and the unit.
+ * Units in none are COAR_ERROR_INPUT too, which names them and their shard; with `as_run` they are left to the next
+ * coar_ablate or coar_gradients on `output`. Fits, evaluations and edits of several runs are left out: they can be made
+ * from the merged run. */
+COAR_API coar_status coar_merge(const coar_merge_options *options, coar_merge_result *result);
+
+/* ------------------------------------------------------------------------------------------- status */
+
+enum { COAR_PROCESS_WORKS, COAR_PROCESS_ENDED /* by itself */, COAR_PROCESS_GONE /* killed, or its machine is away */ };
+
+typedef struct coar_run_process { /* one process on one stage, as its heartbeat tells */
+    char host[65], job[65];       /* job: the scheduler's name for it, "" without one */
+    long pid;
+    uint32_t shard, shards;       /* K, S; 0, 1 = no shards */
+    uint32_t rank, ranks;         /* of an MPI job; ranks 0 = of none */
+    int state;                    /* COAR_PROCESS_... */
+    double beat_seconds;          /* since its last beat */
+    uint64_t units, images;       /* work units and masked images that it has done */
+    double seconds, rate;         /* that it took for them; images a second */
+} coar_run_process;
+
+typedef struct coar_run_shard {
+    uint32_t shard, shards; /* K, S */
+    uint64_t units, done;   /* work units that are its, and those that are done by anybody */
+    uint32_t processes;     /* at work on it */
+} coar_run_shard;
+
+typedef struct coar_run_stage { /* under way */
+    char name[64];              /* "ablate-0", ... (docs/runfile.md) */
+    uint64_t units, done;
+    double fraction;     /* done, with units of many passes that are under way */
+    double rate;         /* images a second of all processes at work */
+    double seconds_left; /* of the slowest shard that somebody works on; < 0: not known yet, or nobody is at work */
+    const coar_run_process *processes;
+    size_t process_count;
+    const coar_run_shard *shards; /* K ascending; as the processes at work are divided, else those that were last */
+    size_t shard_count;
+} coar_run_stage;
+
+enum { COAR_PART_NAME = 256 };
+
+typedef struct coar_run_state { /* one block of memory, freed with coar_free */
+    const coar_run_stage *stages;
+    size_t stage_count;
+    const char (*parts)[COAR_PART_NAME]; /* finished: file names in the run's folder */
+    size_t part_count;
+    int file_clock; /* ages of beats are by the file system's clock; 0: its folder is read-only, they are by this host's */
+} coar_run_state;
+
+/* How far the stages of a run are and who works on them. It may be asked at any time, from any host, and waits for
+ * nobody. Of a run all that it changes is the time of the folder's lock file, where that may be written: that is how the
+ * file system's clock is read. Work units are counted without a look at what they hold. */
+COAR_API coar_status coar_run_status(const char *run, coar_run_state **state);
 
 /* ------------------------------------------------------------------------------------------------ fit */
 

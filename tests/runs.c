@@ -94,6 +94,7 @@ coar_status run_named_stage(run_store *store, const char *name, const unit_grid 
                                    .context = grid,
                                    .shard = shard,
                                    .shards = shards,
+                                   .masks = grid->masks,
                                    .force_resume = force_resume,
                                    .callbacks = &callbacks};
     return stage_open(store, &options, out);
@@ -199,4 +200,14 @@ void run_fit(run_store *store, const char *name, float scale, bool force) {
     }
     CHECK_OK(fit_writer_finish(writer));
     fit_writer_destroy(writer);
+}
+
+coar_status run_merge(const char *run, const char *output, int force, const coar_callbacks *given) {
+    coar_merge_options o = COAR_MERGE_INIT;
+    o.runs = &run;
+    o.run_count = 1;
+    o.output = output;
+    o.force = force;
+    o.callbacks = given;
+    return coar_merge(&o, NULL);
 }

@@ -44,6 +44,9 @@ int run_warnings(const char **last);
 /* Fit NAME of output margin in blocks: weight i = scale i, the other arrays of example i = scale + i. */
 void run_fit(run_store *store, const char *name, float scale, bool force);
 
+/* coar_merge of one run. */
+coar_status run_merge(const char *run, const char *output, int force, const coar_callbacks *callbacks);
+
 /* NAME in this program's folder, kept in `buffer`. */
 const char *run_path(char buffer[512], const char *name);
 /* PATH.parts/NAME; static buffers, two deep. */

@@ -69,6 +69,7 @@ done:
     run->result.units_total = stage_work.work.units;
     run->result.units_before = stage_work.units_before;
     run->result.images = stage_work.work.images;
+    run->result.units = stage_work.work.finished;
     run->result.seconds = stage_work.work.seconds;
     stage_close(stage);
     return status;

@@ -74,5 +74,6 @@ unit_work mask_units_work(const job *j, const mask_units *units) {
                        .payload_bytes = unit_grid_payload,
                        .grid = g,
                        .pass = job_forward_pass(j),
+                       .masks = g->masks,
                        .shards = 1};
 }

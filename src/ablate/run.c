@@ -19,6 +19,7 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
                                    .context = work->grid,
                                    .shard = work->shard,
                                    .shards = work->shards,
+                                   .masks = work->masks,
                                    .force_resume = run->force_resume,
                                    .callbacks = j->callbacks};
     TRY_GOTO(stage_open(store, &options, &stage));

@@ -200,6 +200,7 @@ static void *worker_main(void *argument) {
 static bool report(crew *c, uint64_t images) {
     c->reported = images;
     c->work->seconds = clock_seconds() - c->start;
+    stage_tell(c->stage, images - c->done_before, c->work->seconds);
     c->stopped |= progress_update(&c->progress, images);
     c->stopped |= c->work->time_limit > 0 && c->work->seconds >= c->work->time_limit;
     return c->stopped;
@@ -212,6 +213,7 @@ static bool save(crew *c, const unit_record *r) {
     const uint64_t before = work->kind->images(work, r->unit, stage_steps(c->stage, r->unit));
     c->status = stage_append(c->stage, r->unit, r->mark, r->payload, work->payload_bytes(work->grid, r->unit));
     if (c->status != COAR_OK) return true;
+    c->work->finished += stage_has(c->stage, r->unit);
     c->done += work->kind->images(work, r->unit, stage_steps(c->stage, r->unit)) - before;
     c->work->images = c->done - c->done_before;
     return false;

@@ -58,8 +58,10 @@ struct unit_work {
     const void *grid;
     job_pass pass;
     uint32_t shard, shards; /* 0, 1 = no shards */
+    uint64_t masks;         /* store.h, stage_options */
     double time_limit;      /* seconds, 0 = none */
     uint64_t images;        /* out: masked images computed and saved */
+    uint64_t finished;      /* out: units */
     double seconds;         /* out */
 };
 

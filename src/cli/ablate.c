@@ -1,6 +1,4 @@
 /* ablate.c - coar ablate */
-#include <stdio.h>
-
 #include "cli/ablate_options.h"
 #include "cli/cli.h"
 
@@ -12,7 +10,7 @@ static int run(int count, char **arguments) {
     if (!ablate_options_finish(&command_ablate, &o, &texts)) return 2;
     coar_ablate_result r = {0};
     coar_status status = coar_ablate(&o, &r);
-    if (status == COAR_OK) ablate_print(&o, &r);
+    if (status == COAR_OK || (status == COAR_STOPPED && r.units_total)) ablate_print(&o, &r);
     return cli_finish(status);
 }
 

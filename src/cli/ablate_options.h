@@ -39,6 +39,7 @@ typedef struct ablate_texts {
         {"--store", OPTION_TEXT, &(texts).store, "TYPE", "f32 (default) or f16"},                                       \
         {"--shard", OPTION_TEXT, &(o).shard, "K/S", "only every S-th work unit, from K (0 to S-1)"},                    \
         {"--time-limit", OPTION_SECONDS, &(o).time_limit, "TIME", "stop and save after 90s, 30m, 2h (exit code 3)"},    \
+        {"--log-interval", OPTION_SECONDS, &cli_log_interval, "TIME", "between progress lines in a log (60s)"},         \
         {"--force", OPTION_FLAG, &(o).force, NULL, "remove the whole run (ablations, gradients, fits), start over"}, {  \
         "--force-resume", OPTION_FLAG, &(o).force_resume, NULL, "resume although another process seems alive"           \
     }
@@ -46,7 +47,7 @@ typedef struct ablate_texts {
 /* False: a usage error was printed. Fills provenance and callbacks. */
 bool ablate_options_finish(const cli_command *command, coar_ablate_options *o, const ablate_texts *texts);
 
-/* The summary lines. */
+/* The summary lines: of what was done, also by a call that was stopped. */
 void ablate_print(const coar_ablate_options *o, const coar_ablate_result *r);
 void gradients_print(const coar_gradients_options *o, const coar_gradients_result *r);
 

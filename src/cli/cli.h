@@ -49,7 +49,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command command_pack, command_info, command_ablate, command_gradients, command_masks, command_fit, command_evaluate,
-    command_edit, command_run, command_report, command_merge, command_bench, command_selftest;
+    command_edit, command_run, command_report, command_merge, command_status, command_bench, command_selftest;
 
 /* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,
  * --name=value or --name value, -- ends options. --help prints the help to stdout and exits 0. False: an error was printed
@@ -62,6 +62,14 @@ enum { CLI_MEAN_SIZE = 32 };
 const char *cli_mean(char text[CLI_MEAN_SIZE], double value);
 #define CLI_MEAN(value) cli_mean((char[CLI_MEAN_SIZE]){0}, value)
 
+/* "1:02:03", "2:03"; "--:--" for a negative number: not known. */
+enum { CLI_TIME_SIZE = 32 };
+const char *cli_time(char text[CLI_TIME_SIZE], double seconds);
+#define CLI_TIME(seconds) cli_time((char[CLI_TIME_SIZE]){0}, seconds)
+
+/* Prints a text as JSON; names in files may hold anything. */
+void cli_json_text(const char *text);
+
 /* Prints the library's error and returns the exit code: 0 done, 1 failure, 2 usage, 3 stopped early with everything saved. */
 int cli_finish(coar_status status);
 
@@ -70,6 +78,8 @@ int cli_usage_error(const cli_command *command, const char *format, ...) __attri
 
 /* Progress and log lines on stderr; SIGINT and SIGTERM ask the library to stop. */
 const coar_callbacks *cli_callbacks(void);
+/* Seconds between progress lines where stderr is no terminal; 60. */
+extern double cli_log_interval;
 /* Log lines and signals alone: for a command whose results are its progress. */
 const coar_callbacks *cli_silent_callbacks(void);
 void cli_catch_signals(void);

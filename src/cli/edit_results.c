@@ -10,18 +10,6 @@ static const char *const set_names[COAR_EDIT_SETS] = {"target", "reference", "va
 
 /* ---------------------------------------------------------------------------------------------------------- JSON */
 
-/* Text of the data file may hold anything. */
-static void print_text(const char *text) {
-    putchar('"');
-    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-        if (*at < 0x20 || *at == '"' || *at == '\\')
-            printf("\\u%04x", *at);
-        else
-            putchar(*at);
-    }
-    putchar('"');
-}
-
 static void print_number(const char *key, double value) {
     if (isfinite(value))
         printf("\"%s\":%.9g", key, value);
@@ -71,7 +59,7 @@ static void print_order(const coar_edit_result *r) {
     for (size_t i = 0; i < r->order_count; i++) {
         const coar_edit_component *c = &r->order[i];
         printf("%s{\"component\":%u,\"group\":", i ? "," : "", c->component);
-        print_text(c->group);
+        cli_json_text(c->group);
         printf(",\"row\":%u,", c->row);
         print_number("score", c->score);
         putchar('}');
@@ -85,9 +73,9 @@ static void print_pairs_json(const coar_edit_result *r) {
     for (size_t i = 0; i < r->pair_count; i++) {
         const coar_edit_pair *p = &r->pairs[i];
         printf("%s{\"label\":%d,\"group\":%d,\"label_name\":", i ? "," : "", p->label, p->group);
-        print_text(p->label_name);
+        cli_json_text(p->label_name);
         printf(",\"group_name\":");
-        print_text(p->group_name);
+        cli_json_text(p->group_name);
         for (int k = 0; k < 2; k++) {
             printf(",\"%s\":{\"examples\":%llu,", keys[k], (unsigned long long)p->examples[k]);
             print_number("before", p->before[k]);

@@ -1,21 +1,6 @@
 /* gradients.c - coar gradients */
-#include <stdio.h>
-
 #include "cli/ablate_options.h"
 #include "cli/cli.h"
-
-void gradients_print(const coar_gradients_options *o, const coar_gradients_result *r) {
-    if (r->already_complete) {
-        printf("%s: nothing to do: gradients of %u passes of %llu examples are there\n", o->ablate.output, r->passes,
-               (unsigned long long)r->examples);
-        return;
-    }
-    printf("%s: gradients of %u passes x %llu examples, %llu components; %llu images in %.1f s", o->ablate.output,
-           r->passes, (unsigned long long)r->examples, (unsigned long long)r->components, (unsigned long long)r->images,
-           r->seconds);
-    if (r->seconds > 0) printf(", %.0f images/s", (double)r->images / r->seconds);
-    printf("\n");
-}
 
 static int run(int count, char **arguments) {
     ablate_texts texts = {0};
@@ -28,7 +13,7 @@ static int run(int count, char **arguments) {
     if (!ablate_options_finish(&command_gradients, &o.ablate, &texts)) return 2;
     coar_gradients_result r = {0};
     coar_status status = coar_gradients(&o, &r);
-    if (status == COAR_OK) gradients_print(&o, &r);
+    if (status == COAR_OK || (status == COAR_STOPPED && r.units_total)) gradients_print(&o, &r);
     return cli_finish(status);
 }
 

@@ -1,6 +1,6 @@
 /*
  * terminal.c - numbers, progress, log lines, signals and exit codes.
- * On a terminal one line is redrawn a few times a second; elsewhere one line a minute is printed.
+ * On a terminal one line is redrawn a few times a second; elsewhere one line a minute, or --log-interval, is printed.
  */
 #include <math.h>
 #include <signal.h>
@@ -12,6 +12,7 @@
 
 #include "cli/cli.h"
 
+double cli_log_interval = 60;
 static volatile sig_atomic_t stop_asked;
 static bool line_open; /* a progress line without its newline is on the terminal */
 static double last_print = -1e9;
@@ -44,14 +45,26 @@ const char *cli_mean(char text[CLI_MEAN_SIZE], double value) {
     return text;
 }
 
-static void format_time(double seconds, char *text, size_t size) {
-    long s = (long)(seconds + .5);
-    if (seconds < 0)
-        snprintf(text, size, "--:--");
+const char *cli_time(char text[CLI_TIME_SIZE], double seconds) {
+    const long s = (long)(seconds + .5);
+    if (seconds < 0 || seconds > 1e9)
+        snprintf(text, CLI_TIME_SIZE, "--:--");
     else if (s < 3600)
-        snprintf(text, size, "%ld:%02ld", s / 60, s % 60);
+        snprintf(text, CLI_TIME_SIZE, "%ld:%02ld", s / 60, s % 60);
     else
-        snprintf(text, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+        snprintf(text, CLI_TIME_SIZE, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    return text;
+}
+
+void cli_json_text(const char *text) {
+    putchar('"');
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
+        if (*at < 0x20 || *at == '"' || *at == '\\')
+            printf("\\u%04x", *at);
+        else
+            putchar(*at);
+    }
+    putchar('"');
 }
 
 static void close_line(void) {
@@ -69,12 +82,10 @@ static int on_progress(void *user, const coar_progress *p) {
         snprintf(last_stage, sizeof last_stage, "%s", p->stage);
         last_print = terminal ? -1e9 : time; /* short stages print nothing into a log */
     }
-    if (time - last_print >= (terminal ? .2 : 60) || (done && terminal)) {
-        char left[32];
-        format_time(p->seconds_left, left, sizeof left);
+    if (time - last_print >= (terminal ? .2 : cli_log_interval) || (done && terminal)) {
         fprintf(stderr, "%s%s: %llu of %llu %s (%.0f %%), %.0f %s/s, %s left%s", terminal ? "\r" : "", p->stage,
                 (unsigned long long)p->done, (unsigned long long)p->total, p->unit,
-                p->total ? 100. * (double)p->done / (double)p->total : 0., p->rate, p->unit, left,
+                p->total ? 100. * (double)p->done / (double)p->total : 0., p->rate, p->unit, CLI_TIME(p->seconds_left),
                 terminal ? "\x1b[K" : "\n");
         fflush(stderr);
         line_open = terminal;

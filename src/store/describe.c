@@ -155,94 +155,38 @@ static void add_list(description *d, const char *key, const char *group, H5L_ite
 
 /* --------------------------------------------------------------------------------------------- stages */
 
-typedef struct unit_counter {
-    uint32_t *steps; /* [units] of each, 1 = done in a stage without steps */
-    size_t capacity;
-    uint64_t units; /* as many as the newest journal knows of */
-    uint32_t last;  /* steps of a unit that is done */
-} unit_counter;
-
-static coar_status count_unit(void *context, const journal_record *record) {
-    unit_counter *c = context;
-    uint64_t unit = record->unit;
-    uint32_t steps = 1;
-    if (c->last > 1) unit_number_parts(record->unit, &unit, &steps);
-    if (unit < c->units && steps > c->steps[unit]) c->steps[unit] = steps;
-    return COAR_OK;
-}
-
-static uint64_t units_done(const unit_counter *c) {
-    uint64_t done = 0;
-    for (uint64_t u = 0; u < c->units; u++) done += c->steps[u] >= c->last;
-    return done;
-}
-
-static coar_status count_journal(const char *path, unit_counter *c) {
-    coar_status status = COAR_OK;
-    journal_header header;
-    bool valid;
-    uint64_t position = 0;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) return COAR_OK; /* finished meanwhile */
-    TRY_GOTO(journal_read_header(file, path, NULL, &header, &valid));
-    if (!valid) goto done;
-    if (header.units > c->units) {
-        size_t old = c->capacity;
-        TRY_GOTO(memory_grow(&c->steps, &c->capacity, header.units, sizeof *c->steps, "flags of units"));
-        memset(c->steps + old, 0, (c->capacity - old) * sizeof *c->steps);
-        c->units = header.units;
-    }
-    if (header.steps > c->last) c->last = header.steps;
-    TRY_GOTO(journal_scan(file, path, NULL, &position, count_unit, c));
-done:
-    close(file);
-    return status;
-}
-
 static coar_status add_stage(run_store *store, cJSON *stages, const char *name) {
     coar_status status = COAR_OK;
     name_list journals = {NULL, 0, 0};
-    unit_counter counter = {.last = 1};
+    stage_progress progress = {.steps = NULL};
     char prefix[NAME_SIZE + 1];
     uint64_t finished = 0, live = 0;
     TRY_GOTO(stage_masks_finished(store, name, &finished));
+    TRY_GOTO(stage_progress_read(store, name, finished, &progress));
     snprintf(prefix, sizeof prefix, "%s.", name);
     TRY_GOTO(folder_list(store, prefix, ".journal", &journals));
-    for (size_t i = 0; i < journals.count; i++) {
-        char *path = folder_path(store, journals.names[i]);
-        status = path ? count_journal(path, &counter) : COAR_ERROR_MEMORY;
-        free(path);
-        TRY_GOTO(status);
-        live += liveness_journal(store, journals.names[i]);
-    }
+    for (size_t i = 0; i < journals.count; i++) live += liveness_journal(store, journals.names[i]);
     cJSON *item = cJSON_CreateObject();
     cJSON_AddStringToObject(item, "name", name);
     cJSON_AddNumberToObject(
         item, strncmp(name, GRADIENTS_STAGE, strlen(GRADIENTS_STAGE)) ? "masks_finished" : "passes_finished",
         (double)finished);
-    cJSON_AddNumberToObject(item, "units_in_journals", (double)units_done(&counter));
-    cJSON_AddNumberToObject(item, "units", (double)counter.units);
+    cJSON_AddNumberToObject(item, "units_in_journals", (double)progress.done);
+    cJSON_AddNumberToObject(item, "units", (double)progress.units);
     cJSON_AddNumberToObject(item, "processes", (double)live);
     cJSON_AddItemToArray(stages, item);
 done:
     name_list_free(&journals);
-    free(counter.steps);
+    free(progress.steps);
     return status;
 }
 
 static coar_status add_stages(description *d, run_store *store) {
     coar_status status = COAR_OK;
     name_list list;
-    char name[NAME_SIZE];
     cJSON *stages = cJSON_AddArrayToObject(d->root, "stages");
-    TRY(folder_list(store, "", ".json", &list));
-    for (size_t i = 0; i < list.count; i++) {
-        size_t length = strlen(list.names[i]) - strlen(".json");
-        if (!strcmp(list.names[i], "manifest.json") || length >= sizeof name) continue;
-        snprintf(name, sizeof name, "%.*s", (int)length, list.names[i]);
-        TRY_GOTO(add_stage(store, stages, name));
-    }
-done:
+    TRY(stage_names(store, &list));
+    for (size_t i = 0; i < list.count && status == COAR_OK; i++) status = add_stage(store, stages, list.names[i]);
     name_list_free(&list);
     return status;
 }

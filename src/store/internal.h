@@ -2,16 +2,17 @@
  * internal.h - what the files of src/store share.
  *
  *   settings.c  settings <-> JSON, comparison, documents written once      run.c       create, open, force, close
- *   folder.c    names in the parts folder, its lock, left-over files       liveness.c  heartbeats: who else works here
- *   journal.c   one append-only file of records                            stage.c     units over their journals
- *   stage_document.c  STAGE.json: settings and plan
+ *   folder.c    names in the parts folder, its lock, left-over files       heartbeat.c signs of life, written and read
+ *   liveness.c  who else works here                                        journal.c   one append-only file of records
+ *   stage.c     units over their journals                                  stage_document.c  STAGE.json: settings and plan
  *   arrays.c    how arrays are stored in parts: chunks, filters, f16      tables.c    tables.h5
  *   parts.c     outputs and truth parts, written from units               outputs.c   reading outputs and truth back
  *   gradients.c gradients.h5, read                                         gradients_write.c  and made of units
  *   fits.c      fits                                                       evaluations.c  predictions
  *   edits.c     edits
  *   index.c     run.h5, rebuilt from the folder                            merge.c     one plain file
- *   describe.c  what is in a run file, as JSON
+ *   join.c    one run from several
+ *   describe.c  what is in a run file, as JSON                             run_status.c how far it is, and who is at work
  *
  * Must not know: models, devices, what a unit computes.
  */
@@ -33,6 +34,7 @@ enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 #define GRADIENTS_FILE "gradients.h5"
 #define EDIT_PART "edit-" /* and its name */
 #define STAGE_FORMAT "coar.stage"
+#define RUN_MANIFEST "manifest.json"
 
 /* ------------------------------------------------------------------------------------------- settings.c */
 
@@ -44,7 +46,12 @@ typedef struct setting_list { /* owns its texts */
 void settings_free(setting_list *list);
 const char *settings_value(const setting_list *list, const char *key);
 
-/* COAR_ERROR_MISMATCH naming `what`, the first compared setting that differs, both values and the flag. */
+/* The first compared setting that differs; its texts are the lists'. given NULL: it is not among those given. */
+typedef struct setting_difference {
+    const char *key, *flag, *stored, *given;
+} setting_difference;
+bool settings_differ(const setting_list *stored, const setting *given, size_t count, setting_difference *out);
+/* COAR_ERROR_MISMATCH naming `what` and the difference. */
 coar_status settings_compare(const char *what, const setting_list *stored, const setting *given, size_t count);
 
 /* A JSON document {format, version, settings, plan}. plan NULL: none. */
@@ -72,7 +79,14 @@ struct run_store {
     document ablate; /* the first ablate stage's, once it has begun: settings that are the ablations' alone */
     int lock;        /* descriptor of the lock file, -1 */
     int lock_depth;
+    run_store *const *sources; /* runs whose journals count as this one's, too (join.c); borrowed */
+    size_t source_count;
 };
+
+/* Removes run.h5 and the folder; refused while a process works there, or where a file is not coar's. */
+coar_status run_remove(run_store *store);
+/* A run with a folder, to be looked at: nothing is written, nothing is waited for, and run.h5 itself may be missing. */
+coar_status run_look(const char *path, run_store **out);
 
 /* ----------------------------------------------------------------------------------------------- folder.c */
 
@@ -113,18 +127,50 @@ typedef struct mask_part { /* one outputs-FIRST-LAST.h5 */
 /* Outputs parts in mask order. Checked: contiguous from 0, and every one that run.h5 refers to is there. malloc'ed. */
 coar_status folder_mask_parts(const run_store *store, mask_part **parts, size_t *count);
 
-/* --------------------------------------------------------------------------------------------- liveness.c */
+/* -------------------------------------------------------------------------------------------- heartbeat.c */
 
-/* This process's sign of life; touched by a thread of its own until it is removed. remove accepts NULL. */
-typedef struct heartbeat heartbeat;
+typedef struct process_sign { /* what a heartbeat says; of another process: untrusted text, numbers in range */
+    char host[65], boot[40], job[65]; /* job: the scheduler's name for it, "" without one */
+    long pid;
+    unsigned long long start; /* clock ticks after boot */
+    uint32_t shard, shards;   /* K, S */
+    uint32_t rank, ranks;     /* of an MPI job; ranks 0: of none */
+    uint64_t units, images;   /* done by this process, since it began the stage */
+    double seconds;           /* that it took for these */
+    bool ended;               /* by itself */
+} process_sign;
 
+/* This process: host, boot, pid and start. */
+void process_this(process_sign *out);
+/* Start time of a process of this host; 0 when it is gone. A zombie is gone: it works no more. */
+unsigned long long process_start(long pid);
 /* "HOST-PID" of this process, as it stands in file names. */
 void process_name(char out[96]);
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out);
-void heartbeat_remove(heartbeat *h);
 
-/* A process whose units overlap with shard K of S on this stage is alive: COAR_ERROR_BUSY names it. Heartbeats of
- * dead processes of this host are removed. */
+/* This process's sign of life at `path`; written anew by a thread of its own until heartbeat_end. */
+typedef struct heartbeat heartbeat;
+coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out);
+/* One more unit is done. From any thread, as heartbeat_tell. */
+void heartbeat_unit(heartbeat *h);
+/* So many masked images so far, in so many seconds. */
+void heartbeat_tell(heartbeat *h, uint64_t images, double seconds);
+/* keep: the file stays beside its journal and says that the process has ended; else it is removed. Accepts NULL. */
+void heartbeat_end(heartbeat *h, bool keep);
+
+/* False for anything but a whole heartbeat. *when: the time of the beat, by the file system's clock. */
+bool heartbeat_read(const char *path, process_sign *out, double *when);
+
+/* --------------------------------------------------------------------------------------------- liveness.c */
+
+typedef enum process_life { UNKNOWN, DEAD, DEAD_HERE, ALIVE_HERE, ALIVE_ELSEWHERE } process_life; /* HERE: on this host */
+
+/* Seconds since 1970 by the clock of the folder's file system: hosts that share it need not agree on the time. It is
+ * learnt by touching the lock file; false where that is not allowed, then they are this host's. */
+bool folder_clock(const run_store *store, double *now);
+/* What STAGE.HOST-PID-N.alive says, and whether its process works. UNKNOWN: it cannot be read. */
+process_life liveness_look(const run_store *store, const char *alive, double now, process_sign *sign, double *when);
+
+/* A process whose units overlap with shard K of S on this stage (NULL: on any) is alive: COAR_ERROR_BUSY names it. */
 coar_status liveness_check(const run_store *store, const char *stage, uint32_t shard, uint32_t shards);
 /* Whether the process that owns STAGE.HOST-PID-N.journal lives. */
 bool liveness_journal(const run_store *store, const char *journal_name);
@@ -134,8 +180,9 @@ bool liveness_journal(const run_store *store, const char *journal_name);
 typedef struct journal_header {
     uint8_t identity[16]; /* of STAGE.json: first half of its SHA-256 */
     uint64_t first_mask;  /* masks (gradients: passes) that were in finished parts when the journal began */
-    uint64_t units;       /* of the stage then (information) */
-    uint32_t steps;       /* store.h, stage_options, then (information) */
+    uint64_t units;       /* of the stage then, as steps and masks (information) */
+    uint32_t steps;       /* store.h, stage_options */
+    uint64_t masks;       /* m; 0 in stages of passes, and in journals of older versions */
 } journal_header;
 
 typedef struct journal_record {
@@ -156,6 +203,8 @@ coar_status journal_read_header(int file, const char *path, const coar_callbacks
 /* Visits the whole records from *position (0: the first) on and moves it behind the last one. */
 coar_status journal_scan(int file, const char *path, const coar_callbacks *callbacks, uint64_t *position,
                          journal_visit visit, void *context);
+/* The same by the records' headers alone: quick, but payloads may be damaged. Warns of nothing. */
+coar_status journal_skim(int file, const char *path, journal_visit visit, void *context);
 /* Appends at `end`, syncs, moves `end`. On failure the file is cut back to `end`. */
 coar_status journal_append(int file, const char *path, uint64_t *end, uint64_t unit, uint8_t flag, const void *payload,
                            size_t bytes, journal_record *record);
@@ -174,8 +223,9 @@ typedef struct unit_entry { /* where a unit's record is; journal 0 = nowhere, el
 
 typedef struct stage_journal {
     char *name, *path;
-    uint64_t position; /* scanned so far */
-    bool used;         /* its header belongs to this stage */
+    const run_store *run; /* the stage's own, or one of its sources */
+    uint64_t position;    /* scanned so far */
+    bool used;            /* its header belongs to this stage */
 } stage_journal;
 
 struct store_stage {
@@ -208,10 +258,25 @@ coar_status stage_settle(store_stage *stage, const stage_options *options);
 coar_status stage_refresh(store_stage *stage);
 /* Removes the journals and heartbeats of the stage but those of other live processes. */
 void stage_remove_journals(store_stage *stage);
+/* Names of the stages that have begun, in order. */
+coar_status stage_names(const run_store *store, name_list *out);
 /* Masks (gradients: passes) of a stage that are in finished parts. */
 coar_status stage_masks_finished(run_store *store, const char *name, uint64_t *masks);
 /* File name of a truth stage's part and its group in run.h5: "truth-a0.1-s0" -> "/evaluation/a0.1_s0". */
 coar_status truth_group(const char *stage_name, char group[128], double *alpha, uint64_t *seed);
+
+/* ------------------------------------------------------------------------------------------- run_status.c */
+
+typedef struct stage_progress { /* by the headers of the records in its journals */
+    uint64_t units;  /* as many as any journal knows of; 0: none has begun */
+    uint32_t last;   /* steps of a unit that is done; 1 in stages without steps */
+    uint32_t *steps; /* [units] of each, malloc'ed */
+    uint64_t done;
+    double fraction; /* with units that are under way */
+} stage_progress;
+
+/* finished: stage_masks_finished. */
+coar_status stage_progress_read(const run_store *store, const char *name, uint64_t finished, stage_progress *out);
 
 /* ----------------------------------------------------------------------------------------------- tables.c */
 

@@ -2,7 +2,7 @@
  * journal.c - one append-only file of records: what a process computed, in the order it did.
  *
  * Header, 64 bytes: magic "COARJRNL", u32 version, u32 header bytes, 16 bytes of STAGE.json's identity, u64 first mask,
- * u64 units, u32 steps, 8 zero bytes, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic,
+ * u64 units, u32 steps, u64 masks, u32 CRC32C of the 60 bytes before. Record, 32 bytes and the payload: u32 magic,
  * u8 flag, 3 zero bytes, u64 unit, u64 length, u32 CRC32C of the payload, u32 CRC32C of the 28 bytes before.
  * Little-endian throughout.
  *
@@ -76,6 +76,7 @@ coar_status journal_begin(int file, const char *path, const journal_header *head
     put(bytes + 32, header->first_mask, 8);
     put(bytes + 40, header->units, 8);
     put(bytes + 48, header->steps, 4);
+    put(bytes + 52, header->masks, 8);
     put(bytes + 60, crc32c(0, bytes, 60), 4);
     return write_at(file, path, 0, &(struct iovec){bytes, sizeof bytes}, 1);
 }
@@ -99,6 +100,7 @@ coar_status journal_read_header(int file, const char *path, const coar_callbacks
     header->first_mask = get(bytes + 32, 8);
     header->units = get(bytes + 40, 8);
     header->steps = (uint32_t)get(bytes + 48, 4);
+    header->masks = get(bytes + 52, 8);
     *valid = true;
     return COAR_OK;
 }
@@ -196,6 +198,26 @@ coar_status journal_scan(int file, const char *path, const coar_callbacks *callb
             log_warning(callbacks, "%s: unit %" PRIu64 " at %" PRIu64 " is damaged (wrong CRC); it is computed again",
                         path, record.unit, record.offset);
         *position = at;
+    }
+done:
+    free(block);
+    return status;
+}
+
+coar_status journal_skim(int file, const char *path, journal_visit visit, void *context) {
+    coar_status status = COAR_OK;
+    uint8_t *block = NULL;
+    struct stat information;
+    uint64_t at = JOURNAL_HEADER_BYTES;
+    if (fstat(file, &information)) return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot read", path);
+    TRY(memory_new(BLOCK_BYTES, 1, "journal block", &block));
+    for (;;) {
+        journal_record record;
+        bool found;
+        TRY_GOTO(find_record(file, path, at, (uint64_t)information.st_size, block, &record, &found));
+        if (!found) break;
+        at = record.offset + record.length;
+        TRY_GOTO(visit(context, &record));
     }
 done:
     free(block);

@@ -1,5 +1,5 @@
 /*
- * merge.c - `coar merge`: one plain file from a run. The index's contents with every link replaced by the data.
+ * merge.c - one plain file from a run (`coar merge`): the index's contents with every link replaced by the data.
  *
  * Chunks are copied as they are stored, compressed, where a chunk of the merged matrix is one chunk of a part; only
  * where parts meet inside a chunk are rows decoded and written again. Raw copies bypass HDF5's filters, so their
@@ -304,7 +304,7 @@ done:
     return status;
 }
 
-static coar_status merge(run_store *store, const char *output, const coar_callbacks *callbacks) {
+coar_status store_merge(run_store *store, const char *output, const coar_callbacks *callbacks) {
     uint64_t masks, examples;
     uint32_t passes;
     TRY(store_passes_finished(store, &passes));
@@ -320,18 +320,5 @@ static coar_status merge(run_store *store, const char *output, const coar_callba
     }
     if (status != COAR_OK) unlink(temporary);
     free(temporary);
-    return status;
-}
-
-coar_status coar_merge(const char *run, const char *output, int force, const coar_callbacks *callbacks) {
-    coar_status status = COAR_OK;
-    run_store *store = NULL;
-    status_clear();
-    if (!run || !output) return status_set(COAR_ERROR_USAGE, "merge: give a run file and -o");
-    TRY_GOTO(file_check_output(output, force));
-    TRY_GOTO(store_open(run, &store));
-    TRY_GOTO(merge(store, output, callbacks));
-done:
-    store_close(store);
     return status;
 }

@@ -15,7 +15,6 @@
 #include "core/number.h"
 #include "store/internal.h"
 
-#define MANIFEST "manifest.json"
 #define MANIFEST_FORMAT "coar.manifest"
 
 static bool is_folder(const char *path) {
@@ -82,7 +81,7 @@ coar_status store_setting_integer(const run_store *store, const char *key, uint6
 
 /* Names that this library gives files of the folder, and their temporary files. */
 static bool is_own_name(const char *name) {
-    static const char *const whole[] = {MANIFEST, "lock", TABLES_FILE, GRADIENTS_FILE, STORE_STEPS};
+    static const char *const whole[] = {RUN_MANIFEST, "lock", TABLES_FILE, GRADIENTS_FILE, STORE_STEPS};
     static const char *const begins[] = {ABLATE_STAGE, GRADIENTS_STAGE, "baseline-",  "passes-", "truth-",
                                          "outputs-",   "fit-",          "predicted-", EDIT_PART};
     static const char *const ends[] = {".h5", ".json", ".journal", ".alive"};
@@ -123,7 +122,7 @@ static coar_status remove_folder(run_store *store) {
     for (int manifest = 0; manifest < 2; manifest++)
         for (size_t i = 0; i < list.count; i++) {
             const char *name = list.names[i];
-            if ((strcmp(name, MANIFEST) == 0) != (manifest == 1)) continue;
+            if ((strcmp(name, RUN_MANIFEST) == 0) != (manifest == 1)) continue;
             free(path);
             if (!(path = folder_path(store, name))) {
                 status = COAR_ERROR_MEMORY;
@@ -142,7 +141,7 @@ done:
     return status;
 }
 
-static coar_status remove_run(run_store *store) {
+coar_status run_remove(run_store *store) {
     coar_status status = COAR_OK;
     if (is_folder(store->path)) return status_set(COAR_ERROR_USAGE, "%s: is a folder; name a file", store->path);
     if (is_folder(store->folder)) {
@@ -183,7 +182,7 @@ static coar_status check_unmanifested(const run_store *store) {
         const char *name = list.names[i];
         if (name[0] != '.' && strcmp(name, "lock") && !strstr(name, ".tmp."))
             status = status_set(COAR_ERROR_EXISTS,
-                                "%s: holds %s but no " MANIFEST ": put the manifest back, or --force to start over",
+                                "%s: holds %s but no " RUN_MANIFEST ": put the manifest back, or --force to start over",
                                 store->folder, name);
     }
     name_list_free(&list);
@@ -228,12 +227,12 @@ coar_status store_create(const char *path, const setting *settings, size_t count
     char *manifest = NULL;
     bool written = false;
     TRY_GOTO(new_handle(path, &store));
-    if (!(manifest = folder_path(store, MANIFEST))) {
+    if (!(manifest = folder_path(store, RUN_MANIFEST))) {
         status = COAR_ERROR_MEMORY;
         goto done;
     }
     TRY_GOTO(file_check_place(path));
-    if (force) TRY_GOTO(remove_run(store));
+    if (force) TRY_GOTO(run_remove(store));
     TRY_GOTO(check_path(store, file_exists(manifest)));
     TRY_GOTO(create_manifest(store, manifest, settings, count, &written));
     TRY_GOTO(read_settings(store, manifest));
@@ -250,34 +249,38 @@ done:
     return status;
 }
 
-coar_status store_open(const char *path, run_store **out) {
+coar_status run_look(const char *path, run_store **out) {
     coar_status status = COAR_OK;
     run_store *store = NULL;
     char *manifest = NULL;
     TRY_GOTO(new_handle(path, &store));
-    if (!(manifest = folder_path(store, MANIFEST))) {
-        status = COAR_ERROR_MEMORY;
-        goto done;
-    }
+    if (!(manifest = folder_path(store, RUN_MANIFEST))) TRY_GOTO(COAR_ERROR_MEMORY);
     if (!file_exists(manifest)) {
-        if (!file_exists(path)) {
-            status = status_set(COAR_ERROR_IO, "%s: no such file", path);
-            goto done;
-        }
+        if (!file_exists(path)) TRY_GOTO(status_set(COAR_ERROR_IO, "%s: no such file", path));
         TRY_GOTO(check_path(store, true));
-        status =
+        TRY_GOTO(
             status_set(COAR_ERROR_INPUT,
                        "%s: %s/manifest.json is missing: work on the run it came from (a merged file can only be read)",
-                       path, store->folder);
-        goto done;
+                       path, store->folder));
     }
-    TRY_GOTO(check_path(store, true));
     TRY_GOTO(read_settings(store, manifest));
-    if (access(store->folder, W_OK) == 0) TRY_GOTO(index_refresh(store)); /* a read-only run can still be read */
     *out = store;
     store = NULL;
 done:
     free(manifest);
+    store_close(store);
+    return status;
+}
+
+coar_status store_open(const char *path, run_store **out) {
+    coar_status status = COAR_OK;
+    run_store *store = NULL;
+    TRY_GOTO(run_look(path, &store));
+    TRY_GOTO(check_path(store, true));
+    if (access(store->folder, W_OK) == 0) TRY_GOTO(index_refresh(store)); /* a read-only run can still be read */
+    *out = store;
+    store = NULL;
+done:
     store_close(store);
     return status;
 }

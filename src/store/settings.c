@@ -55,25 +55,29 @@ static const char *shown(const char *value) {
     return value && *value ? value : "none";
 }
 
-coar_status settings_compare(const char *what, const setting_list *stored, const setting *given, size_t count) {
+bool settings_differ(const setting_list *stored, const setting *given, size_t count, setting_difference *out) {
     for (size_t i = 0; i < count; i++) {
         if (!given[i].compared) continue;
         const setting *old = find(stored->items, stored->count, given[i].key);
         if (old && same_value(old, &given[i])) continue;
-        return status_set(
-            COAR_ERROR_MISMATCH,
-            "%s: %s (%s) is %s, the run began with %s: give the same, another -o, or --force to start over", what,
-            given[i].flag, given[i].key, shown(given[i].value), shown(old ? old->value : NULL));
+        *out = (setting_difference){given[i].key, given[i].flag, shown(old ? old->value : NULL), shown(given[i].value)};
+        return true;
     }
     for (size_t i = 0; i < stored->count; i++) {
         const setting *old = &stored->items[i];
         if (!old->compared || find(given, count, old->key)) continue;
-        return status_set(COAR_ERROR_MISMATCH,
-                          "%s: %s (%s) is not given, the run began with %s: give the same, another -o, or --force to "
-                          "start over",
-                          what, old->flag, old->key, shown(old->value));
+        *out = (setting_difference){old->key, old->flag, shown(old->value), NULL};
+        return true;
     }
-    return COAR_OK;
+    return false;
+}
+
+coar_status settings_compare(const char *what, const setting_list *stored, const setting *given, size_t count) {
+    setting_difference d;
+    if (!settings_differ(stored, given, count, &d)) return COAR_OK;
+    return status_set(COAR_ERROR_MISMATCH,
+                      "%s: %s (%s) is %s, the run began with %s: give the same, another -o, or --force to start over",
+                      what, d.flag, d.key, d.given ? d.given : "not given", d.stored);
 }
 
 /* --------------------------------------------------------------------------------------------- writing */

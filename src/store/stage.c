@@ -17,11 +17,11 @@
 
 /* ------------------------------------------------------------------------------------------------ journals */
 
-static coar_status add_journal(store_stage *stage, const char *name) {
+static coar_status add_journal(store_stage *stage, const run_store *run, const char *name) {
     TRY(memory_grow(&stage->journals, &stage->journal_capacity, stage->journal_count + 1, sizeof *stage->journals,
                     "journals"));
     stage_journal *j = &stage->journals[stage->journal_count];
-    *j = (stage_journal){.name = strdup(name), .path = folder_path(stage->store, name)};
+    *j = (stage_journal){.run = run, .name = strdup(name), .path = folder_path(run, name)};
     stage->journal_count++;
     if (!j->name || !j->path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", stage->store->folder);
     if (stage->journal_count <= UINT16_MAX) return COAR_OK; /* unit_entry.journal */
@@ -66,7 +66,7 @@ static coar_status create_own(store_stage *stage) {
         break;
     }
     stage->own = stage->journal_count;
-    TRY_GOTO(add_journal(stage, name));
+    TRY_GOTO(add_journal(stage, stage->store, name));
     flock(stage->own_file, LOCK_EX | LOCK_NB); /* where it works; the heartbeat is enough elsewhere */
     TRY_GOTO(journal_begin(stage->own_file, stage->journals[stage->own].path, &stage->header));
     stage->own_end = stage->journals[stage->own].position = JOURNAL_HEADER_BYTES;
@@ -123,7 +123,7 @@ static coar_status compare_records(store_stage *stage, const unit_entry *entry, 
             status_set(COAR_ERROR_INPUT,
                        "%s: unit %" PRIu64 " is not what %s holds for it: two machines disagree; remove the file of "
                        "the one you do not trust, or --force to start over",
-                       stage->journals[journal].path, r->unit, stage->journals[entry->journal - 1u].name);
+                       stage->journals[journal].path, r->unit, stage->journals[entry->journal - 1u].path);
 done:
     free(b);
     free(a);
@@ -174,17 +174,20 @@ done:
     return status;
 }
 
-coar_status stage_refresh(store_stage *stage) {
+/* What the journals of one run's folder have gained. */
+static coar_status refresh_from(store_stage *stage, const run_store *run) {
     coar_status status = COAR_OK;
     char prefix[NAME_SIZE + 1];
     name_list list;
     snprintf(prefix, sizeof prefix, "%s.", stage->name);
-    TRY(folder_list(stage->store, prefix, ".journal", &list));
+    TRY(folder_list(run, prefix, ".journal", &list));
     for (size_t i = 0; i < list.count; i++) {
         size_t index = 0;
-        while (index < stage->journal_count && strcmp(stage->journals[index].name, list.names[i])) index++;
+        while (index < stage->journal_count &&
+               (stage->journals[index].run != run || strcmp(stage->journals[index].name, list.names[i])))
+            index++;
         if (index == stage->own && stage->own_file >= 0) continue;
-        if (index == stage->journal_count) TRY_GOTO(add_journal(stage, list.names[i]));
+        if (index == stage->journal_count) TRY_GOTO(add_journal(stage, run, list.names[i]));
         TRY_GOTO(scan_journal(stage, index));
     }
 done:
@@ -192,14 +195,29 @@ done:
     return status;
 }
 
+coar_status stage_refresh(store_stage *stage) {
+    const run_store *store = stage->store;
+    TRY(refresh_from(stage, store));
+    for (size_t i = 0; i < store->source_count; i++) TRY(refresh_from(stage, store->sources[i]));
+    return COAR_OK;
+}
+
+/* A journal of a process that is gone, with its heartbeat. */
+static void remove_journal(const char *path) {
+    char *alive = string_format("%.*salive", (int)(strlen(path) - strlen("journal")), path);
+    unlink(path);
+    if (alive) unlink(alive);
+    free(alive);
+}
+
 void stage_remove_journals(store_stage *stage) {
     for (size_t i = 0; i < stage->journal_count; i++) {
         const stage_journal *j = &stage->journals[i];
-        if (i != stage->own && liveness_journal(stage->store, j->name)) continue;
-        unlink(j->path);
-        if (i == stage->own) continue; /* its heartbeat stays until stage_close */
-        memcpy(j->path + strlen(j->path) - strlen("journal"), "alive", sizeof "alive");
-        unlink(j->path);
+        if (j->run != stage->store) continue; /* another run's */
+        if (i == stage->own)
+            unlink(j->path); /* its heartbeat stays until stage_close */
+        else if (!liveness_journal(stage->store, j->name))
+            remove_journal(j->path);
     }
 }
 
@@ -229,21 +247,21 @@ static coar_status remove_leftovers(store_stage *stage) {
             close(file);
         }
         if (valid && header.first_mask < stage->header.first_mask && !liveness_journal(stage->store, list.names[i]))
-            unlink(path);
+            remove_journal(path);
         free(path);
     }
     name_list_free(&list);
     return status;
 }
 
-/* Files of the stage that end so; of journals those of processes that are gone. */
-static coar_status discard_files(run_store *store, const char *name, const char *suffix, bool journals) {
+/* Files of the stage that end so. */
+static coar_status discard_files(run_store *store, const char *name, const char *suffix) {
     char prefix[NAME_SIZE + 1];
     name_list list;
     snprintf(prefix, sizeof prefix, "%s.", name);
     TRY(folder_list(store, prefix, suffix, &list));
     for (size_t i = 0; i < list.count; i++) {
-        char *path = journals && liveness_journal(store, list.names[i]) ? NULL : folder_path(store, list.names[i]);
+        char *path = folder_path(store, list.names[i]);
         if (path) unlink(path);
         free(path);
     }
@@ -255,9 +273,10 @@ coar_status store_discard_stage(run_store *store, const char *name) {
     coar_status status;
     TRY(name_check("stage", name));
     TRY(folder_lock(store));
-    TRY_GOTO(liveness_check(store, name, 0, 1)); /* removes the signs of life of dead processes */
-    TRY_GOTO(discard_files(store, name, ".journal", true));
-    TRY_GOTO(discard_files(store, name, "json", false));
+    TRY_GOTO(liveness_check(store, name, 0, 1));
+    TRY_GOTO(discard_files(store, name, ".journal"));
+    TRY_GOTO(discard_files(store, name, ".alive"));
+    TRY_GOTO(discard_files(store, name, "json"));
 done:
     folder_unlock(store);
     return status;
@@ -303,6 +322,7 @@ coar_status stage_open(run_store *store, const stage_options *options, store_sta
     snprintf(stage->name, sizeof stage->name, "%s", options->name);
     stage->header.units = options->units;
     stage->header.steps = options->steps;
+    stage->header.masks = options->masks;
     stage->own_file = stage->cached_file = -1;
     TRY_GOTO(memory_new(options->units, sizeof *stage->entries, "table of work units", &stage->entries));
 
@@ -323,13 +343,15 @@ done:
 
 void stage_close(store_stage *stage) {
     if (!stage) return;
+    bool kept = false; /* our journal, for others to go on from */
     if (stage->own_file >= 0) {
-        bool empty = stage->own_end <= JOURNAL_HEADER_BYTES && stage->own < stage->journal_count;
-        if (empty && stage->journals[stage->own].path) unlink(stage->journals[stage->own].path);
+        const char *path = stage->own < stage->journal_count ? stage->journals[stage->own].path : NULL;
+        if (path && stage->own_end <= JOURNAL_HEADER_BYTES) unlink(path);
+        kept = path && file_exists(path);
         close(stage->own_file);
     }
     if (stage->cached_file >= 0) close(stage->cached_file);
-    heartbeat_remove(stage->heartbeat);
+    heartbeat_end(stage->heartbeat, kept);
     for (size_t i = 0; i < stage->journal_count; i++) {
         free(stage->journals[i].name);
         free(stage->journals[i].path);
@@ -377,8 +399,14 @@ static coar_status append(store_stage *stage, uint64_t unit, unit_mark mark, con
 coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, const void *payload, size_t bytes) {
     pthread_mutex_lock(&stage->mutex);
     const coar_status status = append(stage, unit, mark, payload, bytes);
+    const bool done = status == COAR_OK && stage_has(stage, unit);
     pthread_mutex_unlock(&stage->mutex);
+    if (done) heartbeat_unit(stage->heartbeat);
     return status;
+}
+
+void stage_tell(store_stage *stage, uint64_t images, double seconds) {
+    heartbeat_tell(stage->heartbeat, images, seconds);
 }
 
 static coar_status read_record(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes) {

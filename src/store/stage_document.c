@@ -12,6 +12,25 @@
 
 #define PLAN_MAX (16u << 20) /* bytes; plans have some kilobytes */
 
+coar_status stage_names(const run_store *store, name_list *out) {
+    name_list list;
+    TRY(folder_list(store, "", ".json", &list));
+    size_t kept = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        char *name = list.names[i];
+        const size_t length = strlen(name) - strlen(".json");
+        if (strcmp(name, RUN_MANIFEST) && length < NAME_SIZE) {
+            name[length] = '\0';
+            list.names[kept++] = name;
+        } else {
+            free(name);
+        }
+    }
+    list.count = kept;
+    *out = list;
+    return COAR_OK;
+}
+
 static char *stage_json_path(run_store *store, const char *name) {
     return string_format("%s/%s.json", store->folder, name);
 }

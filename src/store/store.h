@@ -106,6 +106,7 @@ typedef struct stage_options {
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
     uint32_t shard, shards;       /* 0, 1 = no shards */
+    uint64_t masks;               /* m, which journals remember; 0 in stages of passes */
     bool force_resume;
     const coar_callbacks *callbacks;
 } stage_options;
@@ -150,6 +151,8 @@ typedef struct unit_mark {
 
 /* Appends and syncs one record: after it returns, a kill does not lose the unit. */
 coar_status stage_append(store_stage *stage, uint64_t unit, unit_mark mark, const void *payload, size_t bytes);
+/* For this process's heartbeat: so many masked images so far, in so many seconds. From any thread. */
+void stage_tell(store_stage *stage, uint64_t images, double seconds);
 /* The payload of a unit that has a record (CRC checked again). */
 coar_status stage_read(store_stage *stage, uint64_t unit, unit_mark *mark, void *payload, size_t bytes);
 
@@ -330,6 +333,31 @@ coar_status store_read_evaluation(run_store *store, const evaluation_info *info,
 
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
 coar_status store_rebuild_index(run_store *store);
+
+/* One plain file from a run: index.c's contents with the data in place of links. It appears whole or not at all. */
+coar_status store_merge(run_store *store, const char *output, const coar_callbacks *callbacks);
+
+/* One run from several that were computed in separate folders. */
+typedef struct join_options {
+    const char *const *runs; /* [count] run files; only read */
+    size_t count;
+    const char *path; /* of the run to make, where there is none */
+    bool partial;     /* units that none of them has are left for later; false: they are COAR_ERROR_INPUT */
+    /* Masks first .. first + count - 1 of the run as packed rows, malloc'ed: parts of some runs have them. */
+    coar_status (*pack_masks)(run_store *store, uint64_t first, uint64_t count, uint8_t **rows);
+    const coar_callbacks *callbacks;
+} join_options;
+
+typedef struct join_result {
+    uint64_t units, missing; /* of unfinished stages */
+} join_result;
+
+/* The ablations and gradients that they have together (join.c). On failure nothing is left at `path`. */
+coar_status store_join(const join_options *options, join_result *result, run_store **out);
+/* Removes a run that store_join made, and closes it. Accepts NULL. */
+void store_discard(run_store *store);
+/* Gives it another name, where there is nothing. */
+coar_status store_rename(run_store *store, const char *path);
 
 /* What `coar run` decided (src/budget): the one text that is not the store's own. */
 #define STORE_STEPS "budget.steps"

@@ -318,7 +318,7 @@ static void test_describe(void) {
     CHECK_OK(coar_info(path, NULL, NULL, NULL, 0, &text));
     CHECK(strstr(text, "masks finished     40") && strstr(text, "fit ridge: ridge of margin over 40 masks"));
     free(text);
-    CHECK_OK(coar_merge(path, run_path(merged, "described.h5"), 0, NULL));
+    CHECK_OK(run_merge(path, run_path(merged, "described.h5"), 0, NULL));
     CHECK_OK(coar_info(merged, NULL, NULL, NULL, 1, &text));
     CHECK(strstr(text, "\"merged\":true") && strstr(text, "layer2.conv") && strstr(text, "\"masks\":40"));
     free(text);

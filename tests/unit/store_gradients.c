@@ -192,7 +192,7 @@ static void test_index(void) {
     differentiate(store, 0, 4, 4);
     for (int ablated = 0; ablated < 2; ablated++) {
         if (ablated) CHECK_OK(run_ablate(store, 0, 20, 1));
-        CHECK_OK(coar_merge(path, run_path(merged, "index-merged.h5"), 1, NULL));
+        CHECK_OK(run_merge(path, run_path(merged, "index-merged.h5"), 1, NULL));
         const char *const files[] = {path, merged};
         for (int f = 0; f < 2; f++) {
             struct cJSON *root = NULL;

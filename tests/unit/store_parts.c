@@ -85,8 +85,8 @@ static void test_extension(void) {
     CHECK_ERROR(run_ablate(store, 40, 400, 0), COAR_ERROR_BUSY, "up to 330"); /* a grid that is out of date */
     status_clear();
     store_close(store);
-    CHECK_OK(coar_merge(whole, merged, 0, NULL));
-    CHECK_OK(coar_merge(steps, other, 0, NULL));
+    CHECK_OK(run_merge(whole, merged, 0, NULL));
+    CHECK_OK(run_merge(steps, other, 0, NULL));
     for (size_t i = 0; i < sizeof objects / sizeof *objects; i++) {
         check_same_object(whole, steps, objects[i], H5T_NATIVE_FLOAT);
         check_same_object(whole, merged, objects[i], H5T_NATIVE_FLOAT);
@@ -103,10 +103,10 @@ static void test_extension(void) {
     /* a merged file is read, not worked on */
     CHECK_ERROR(store_open(merged, &store), COAR_ERROR_INPUT, "merged");
     status_clear();
-    CHECK_ERROR(coar_merge(whole, merged, 0, NULL), COAR_ERROR_EXISTS, "--force");
-    CHECK_ERROR(coar_merge(whole, whole, 1, NULL), COAR_ERROR_EXISTS, "give another -o");
-    CHECK_ERROR(coar_merge(merged, other, 1, NULL), COAR_ERROR_INPUT, "merged");
-    CHECK_OK(coar_merge(steps, merged, 1, NULL));
+    CHECK_ERROR(run_merge(whole, merged, 0, NULL), COAR_ERROR_EXISTS, "--force");
+    CHECK_ERROR(run_merge(whole, whole, 1, NULL), COAR_ERROR_EXISTS, "give another -o");
+    CHECK_ERROR(run_merge(merged, other, 1, NULL), COAR_ERROR_INPUT, "merged");
+    CHECK_OK(run_merge(steps, merged, 1, NULL));
     check_same_object(whole, merged, "/ablations/loss", H5T_NATIVE_FLOAT);
 }
 
@@ -120,11 +120,11 @@ static void test_merge_refuses(void) {
     char run_buffer[512], out_buffer[512], part[700];
     const char *path = run_path(run_buffer, "source.h5"), *out = run_path(out_buffer, "out.h5");
     run_store *store = run_new(path);
-    CHECK_ERROR(coar_merge(path, out, 0, NULL), COAR_ERROR_INPUT, "not finished");
+    CHECK_ERROR(run_merge(path, out, 0, NULL), COAR_ERROR_INPUT, "not finished");
     CHECK_OK(run_ablate(store, 0, 40, 1));
     store_close(store);
     const coar_callbacks callbacks = {.progress = stop_at_once};
-    CHECK_ERROR(coar_merge(path, out, 0, &callbacks), COAR_STOPPED, "nothing was written");
+    CHECK_ERROR(run_merge(path, out, 0, &callbacks), COAR_STOPPED, "nothing was written");
     CHECK(!file_exists(out));
     struct rlimit old, small;
     signal(SIGXFSZ, SIG_IGN);
@@ -132,7 +132,7 @@ static void test_merge_refuses(void) {
     small = old;
     small.rlim_cur = 9000;
     setrlimit(RLIMIT_FSIZE, &small);
-    CHECK_ERROR(coar_merge(path, out, 0, NULL), COAR_ERROR_IO, "File too large");
+    CHECK_ERROR(run_merge(path, out, 0, NULL), COAR_ERROR_IO, "File too large");
     setrlimit(RLIMIT_FSIZE, &old);
     CHECK(!file_exists(out));
     snprintf(part, sizeof part, "%s.tmp.%ld", out, (long)getpid());
@@ -159,7 +159,7 @@ static void test_missing_part(void) {
         status_clear();
         CHECK_ERROR(store_masks_finished(store, &masks), COAR_ERROR_INPUT, "missing");
         status_clear();
-        CHECK_ERROR(coar_merge(path, test_temporary("never.h5"), 0, NULL), COAR_ERROR_INPUT, "missing");
+        CHECK_ERROR(run_merge(path, test_temporary("never.h5"), 0, NULL), COAR_ERROR_INPUT, "missing");
         status_clear();
         CHECK(rename(moved, run_file(path, names[i])) == 0);
     }
@@ -194,7 +194,7 @@ static void test_damaged_chunk(void) {
         CHECK_ERROR(store_read_outputs(store, "loss", 127, 1, 0, 1, &value), COAR_ERROR_INPUT,
                     "outputs-0-127.h5: /ablations/loss");
         status_clear();
-        CHECK_ERROR(coar_merge(path, out, 0, NULL), COAR_ERROR_INPUT, "outputs-0-127.h5");
+        CHECK_ERROR(run_merge(path, out, 0, NULL), COAR_ERROR_INPUT, "outputs-0-127.h5");
         CHECK(strstr(coar_last_error(), "/ablations/loss") && !file_exists(out));
         flip(part, at);
     }
@@ -414,7 +414,7 @@ static void test_fits(void) {
         CHECK_NEAR(truth[99 * RUN_EXAMPLES + 4], run_value(0, 99, 4), 0);
     }
     free(evaluations);
-    CHECK_OK(coar_merge(path, run_path(merged, "fits-merged.h5"), 0, NULL));
+    CHECK_OK(run_merge(path, run_path(merged, "fits-merged.h5"), 0, NULL));
     static const char *const objects[] = {"/attributions/ridge/weight",
                                           "/attributions/ridge/stderr",
                                           "/attributions/ridge-b/bias",
