@@ -332,6 +332,8 @@ typedef struct coar_fit_options {
         backend; /* who counts and solves: cpu (also for reference) or cuda, whose `memory` is the device's. NULL = cuda
                                  where it can be had, else cpu */
     const char *devices; /* as in coar_ablate_options; a fit runs on the first of them */
+    const char *solver;  /* direct (a dense matrix of side min(m, n), at most 30,000), iterative (conjugate gradients on
+                                    packed masks), or auto. NULL = auto: by size (docs/estimators.md). lasso, grad: not */
 } coar_fit_options;
 #define COAR_FIT_INIT                                                                                                  \
     { .size = sizeof(coar_fit_options) }
@@ -347,6 +349,12 @@ typedef struct coar_fit_result {
     /* The mean correlation to expect of coar_evaluate at the training alpha, from predictions of masks that were held out,
      * and a 95 % interval over masks and examples. NaN where nothing could be held out. */
     double predicted, predicted_low, predicted_high;
+    int iterative; /* solved by conjugate gradients */
+    /* Of ols and ridge that are iterative |X'(y - X w) - penalty w| / |X'y| of the stored weights, in double precision with
+     * centred masks: the largest and the median; examples whose own is above 1e-6; the most steps that one took. Else NaN
+     * and 0. */
+    double residual_largest, residual_median;
+    uint64_t unsolved, steps_most;
 } coar_fit_result;
 
 /* Solves for the attributions of every example: from a run, into its folder; or from two arrays, into output_file. A

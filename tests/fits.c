@@ -103,7 +103,7 @@ coar_status fits_solve(fixture *f, fit_estimator estimator, int threads, size_t 
                                    .standard_errors = estimator != FIT_LASSO,
                                    .pool = fits_pool(threads),
                                    .memory = memory,
-                                   .dense_side = f->dense_side,
+                                   .form = f->form,
                                    .callbacks = &callbacks};
     f->next = f->blocks = 0;
     f->warnings = 0;

@@ -28,7 +28,7 @@ typedef struct fixture {
     uint64_t next, blocks;
     fit_summary summary;
     int stop_after, warnings;
-    size_t dense_side; /* of fit_settings */
+    fit_form form;
     bool leave_one_out;
     const uint32_t *group_first; /* borrowed, as gradients */
     uint32_t groups;

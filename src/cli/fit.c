@@ -14,6 +14,9 @@ static void print(const coar_fit_result *r) {
     if (!isnan(r->predicted))
         printf("predicted correlation on fresh masks: %.3f (95 %%: %.3f to %.3f)\n", r->predicted, r->predicted_low,
                r->predicted_high);
+    if (r->iterative && !isnan(r->residual_largest))
+        printf("conjugate gradients: at most %llu steps, relative residual %.2g (median %.2g)\n",
+               (unsigned long long)r->steps_most, r->residual_largest, r->residual_median);
     if (r->examples_left_out || r->masks_left_out)
         printf("left out for non-finite outputs: %llu examples, %llu masks\n", (unsigned long long)r->examples_left_out,
                (unsigned long long)r->masks_left_out);
@@ -27,6 +30,7 @@ static int run(int count, char **arguments) {
         {"--estimator", OPTION_TEXT, &o.estimator, "E", "ols, ridge, eb, lasso, grad, grad+eb (by what the run has)"},
         {"--output", OPTION_TEXT, &o.output, "NAME", "which output (the run's first)"},
         {"--name", OPTION_TEXT, &o.name, "NAME", "of the fit (the estimator's)"},
+        {"--solver", OPTION_TEXT, &o.solver, "S", "direct, iterative or auto: by size (auto)"},
         {"--standard-errors", OPTION_FLAG, &o.standard_errors, NULL, "store a standard error for every weight"},
         {"--masks", OPTION_TEXT, &o.masks, "M.npy", "bool [m, n], instead of a run"},
         {"--outputs", OPTION_TEXT, &o.outputs, "Y.npy", "f32 [m, N], with --masks"},

@@ -34,6 +34,15 @@ static void print_fit(const coar_fit_result *f) {
     printf(",\"predicted\":");
     print_number(f->predicted);
     print_interval("predicted_ci", f->predicted_low, f->predicted_high);
+    printf(",\"solver\":\"%s\"", f->iterative ? "iterative" : "direct");
+    if (f->iterative) {
+        printf(",\"residual_largest\":");
+        print_number(f->residual_largest);
+        printf(",\"residual_median\":");
+        print_number(f->residual_median);
+        printf(",\"steps_most\":%llu,\"unsolved\":%llu", (unsigned long long)f->steps_most,
+               (unsigned long long)f->unsolved);
+    }
     printf(",\"seconds\":%.6g}", f->seconds);
 }
 

@@ -1,12 +1,7 @@
 /*
- * conjugate.c - see conjugate.h. The equations of an example, in the components,
- *
- *   (Xc' Xc + p D^-1) w = Xc' y,    preconditioned by their diagonal |x_j|^2 + p / D_j
- *
- * (Hestenes and Stiefel 1952; Jacobi). Columns of independent masks are nearly orthogonal, and components that the
- * prior thinks nothing of have p / D_j alone: eigenvalues lie around 1 and a dozen steps will do. With r the residual
- * and P the preconditioner, r' P^-1 r is about what the penalised squares are above their minimum; it is compared with
- * the squares of y. Products of masks are single precision, everything else is double.
+ * conjugate.c - see conjugate.h. With r a descent's residual and P its preconditioner, |x_j|^2 + p / D_j, r' P^-1 r is
+ * about what the penalised squares are above their minimum; it is compared with the squares of y. Components that the
+ * prior thinks nothing of have p / D_j alone: eigenvalues lie around 1 and a dozen steps will do.
  */
 #include "fit/conjugate.h"
 
@@ -23,37 +18,23 @@ enum { L = OPERATOR_LANES, TRIES = 8 };
 #define COARSE 2e-2
 
 double conjugate_memory(const fit_problem *problem, int workers) {
-    const double m = (double)problem->m, n = problem->n;
-    return 8 * n + workers * (8 * L * (3 * m + 4 * n) + sizeof(conjugate_lanes) + operator_scratch_memory());
+    return 8. * problem->n + descent_memory(problem, false, workers);
 }
 
 void conjugate_free(conjugate *c) {
-    for (int k = 0; k < c->workers && c->lanes; k++) {
-        conjugate_lanes *l = &c->lanes[k];
-        double *all[] = {l->y, l->fitted, l->image, l->weight, l->residual, l->direction, l->product};
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-        free(l->scratch);
-    }
-    free(c->lanes);
+    descent_free(&c->descent);
     free(c->information);
-    *c = (conjugate){.system = NULL};
-}
-
-static coar_status lanes_create(size_t m, size_t n, conjugate_lanes *l) {
-    double **masks[] = {&l->y, &l->fitted, &l->image};
-    double **components[] = {&l->weight, &l->residual, &l->direction, &l->product};
-    for (size_t i = 0; i < 3; i++) TRY(memory_new(m, L * sizeof(double), "conjugate gradients", masks[i]));
-    for (size_t i = 0; i < 4; i++) TRY(memory_new(n, L * sizeof(double), "conjugate gradients", components[i]));
-    return operator_scratch_create(&l->scratch);
+    free(c->unsolved);
+    *c = (conjugate){.information = NULL};
 }
 
 coar_status conjugate_create(const fit_system *system, conjugate *out) {
-    const size_t m = system->by_mask.count, n = system->by_component.count;
-    conjugate c = {.system = system, .workers = thread_pool_size(system->pool)};
+    const size_t n = system->by_component.count;
+    conjugate c = {.information = NULL};
     coar_status status;
+    TRY_GOTO(descent_create(system, false, &c.descent));
     TRY_GOTO(memory_new(n, sizeof *c.information, "conjugate gradients", &c.information));
-    TRY_GOTO(memory_new((size_t)c.workers, sizeof *c.lanes, "conjugate gradients", &c.lanes));
-    for (int k = 0; k < c.workers; k++) TRY_GOTO(lanes_create(m, n, &c.lanes[k]));
+    TRY_GOTO(memory_new((size_t)c.descent.workers, sizeof *c.unsolved, "conjugate gradients", &c.unsolved));
     *out = c;
     return COAR_OK;
 done:
@@ -61,108 +42,30 @@ done:
     return status;
 }
 
-/* |x_j|^2 of the centred column. */
-static double mask_squares(const fit_system *system, size_t j) {
-    return (double)system->by_mask.count * system->mean[j] * (1 - system->mean[j]);
-}
-
 void conjugate_believe(conjugate *c, const double *prior) {
-    const size_t n = c->system->by_component.count;
-    c->prior = prior;
-    for (size_t j = 0; j < n; j++) c->information[j] = prior[j] * mask_squares(c->system, j);
-    resolvent_create(c->information, n, c->system->by_mask.count, &c->resolvent);
+    const fit_system *system = c->descent.system;
+    const size_t n = system->by_component.count;
+    c->descent.prior = prior;
+    for (size_t j = 0; j < n; j++) c->information[j] = prior[j] * descent_mask_squares(system, j);
+    resolvent_create(c->information, n, system->by_mask.count, &c->resolvent);
 }
 
-/* --------------------------------------------------------------------------------------------- one descent */
-
-static bool is_open(const conjugate_lanes *l, size_t z, double tolerance) {
-    return l->gap[z] > tolerance * tolerance * l->squares[z];
-}
-
-static bool any_open(const conjugate_lanes *l, const bool taken[L], double tolerance) {
-    bool any = false;
-    for (size_t z = 0; z < L; z++) any |= taken[z] && is_open(l, z, tolerance);
-    return any;
-}
-
-/* Rounding leaves sums that are not quite 0; Xc' would see them (operator.h). */
-static void centre(double *values, size_t m) {
-    double sum[L] = {0};
-    for (size_t i = 0; i < m; i++)
-        for (size_t z = 0; z < L; z++) sum[z] += values[i * L + z];
-    for (size_t i = 0; i < m; i++)
-        for (size_t z = 0; z < L; z++) values[i * L + z] -= sum[z] / (double)m;
-}
-
-/* gap = r' P^-1 r, and direction = P^-1 r + keep * direction. */
-static void precondition(const conjugate *c, conjugate_lanes *l, const double before[L]) {
-    const size_t n = c->system->by_component.count;
-    double keep[L];
-    memset(l->gap, 0, sizeof l->gap);
-    for (size_t j = 0; j < n; j++) {
-        const double own = mask_squares(c->system, j), prior = c->prior[j];
-        for (size_t z = 0; z < L; z++) {
-            const double r = l->residual[j * L + z], better = r / (own + l->penalty[z] / prior);
-            l->product[j * L + z] = better;
-            l->gap[z] += r * better;
-        }
-    }
-    for (size_t z = 0; z < L; z++) keep[z] = before && before[z] > 0 ? l->gap[z] / before[z] : 0;
-    for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++)
-            l->direction[j * L + z] = l->product[j * L + z] + keep[z] * l->direction[j * L + z];
-}
-
-/* r = Xc' (y - Xc w) - p D^-1 w, and the first direction. */
-static void start(const conjugate *c, conjugate_lanes *l) {
-    const size_t m = c->system->by_mask.count, n = c->system->by_component.count;
-    for (size_t x = 0; x < m * L; x++) l->image[x] = l->y[x] - l->fitted[x];
-    centre(l->image, m);
-    operator_product(&c->system->by_component, NULL, l->image, l->scratch, l->residual);
-    for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++) l->residual[j * L + z] -= l->penalty[z] / c->prior[j] * l->weight[j * L + z];
-    precondition(c, l, NULL);
-}
-
-/* One step of the lanes that are taken and not there yet; the others stay as they are. */
-static void step(const conjugate *c, conjugate_lanes *l, const bool taken[L], double tolerance) {
-    const fit_system *system = c->system;
-    const size_t m = system->by_mask.count, n = system->by_component.count;
-    double curvature[L] = {0}, length[L] = {0}, before[L];
-    operator_product(&system->by_mask, system->mean, l->direction, l->scratch, l->image);
-    centre(l->image, m);
-    operator_product(&system->by_component, NULL, l->image, l->scratch, l->product);
-    for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++) {
-            l->product[j * L + z] += l->penalty[z] / c->prior[j] * l->direction[j * L + z];
-            curvature[z] += l->direction[j * L + z] * l->product[j * L + z];
-        }
-    for (size_t z = 0; z < L; z++)
-        if (taken[z] && is_open(l, z, tolerance) && curvature[z] > 0) length[z] = l->gap[z] / curvature[z];
-    for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++) {
-            l->weight[j * L + z] += length[z] * l->direction[j * L + z];
-            l->residual[j * L + z] -= length[z] * l->product[j * L + z];
-        }
-    for (size_t i = 0; i < m; i++)
-        for (size_t z = 0; z < L; z++) l->fitted[i * L + z] += length[z] * l->image[i * L + z];
-    memcpy(before, l->gap, sizeof before);
-    precondition(c, l, before);
-}
-
-static void descend(const conjugate *c, conjugate_lanes *l, const bool taken[L], double tolerance) {
-    start(c, l);
-    for (size_t s = 0; s < CONJUGATE_STEPS_MAX && any_open(l, taken, tolerance); s++) step(c, l, taken, tolerance);
+/* A lane that is not taken stays as it is. */
+static void descend(const conjugate *c, descent_lanes *l, const bool taken[L], double tolerance) {
+    for (size_t z = 0; z < L; z++) l->goal[z] = taken[z] ? tolerance * tolerance * l->squares[z] : INFINITY;
+    descent_begin(&c->descent, l);
+    for (size_t s = 0; s < CONJUGATE_STEPS_MAX && descent_any_open(l); s++) descent_step(&c->descent, l);
 }
 
 /* ------------------------------------------------------------------------------------ penalties of the lanes */
 
-static void set_penalties(const conjugate *c, conjugate_lanes *l) {
-    for (size_t z = 0; z < L; z++) l->penalty[z] = c->resolvent.grid.penalty[l->choice[z]];
+static void set_penalties(const conjugate *c, const uint32_t choice[L], descent_lanes *l) {
+    for (size_t z = 0; z < L; z++) l->penalty[z] = c->resolvent.grid.penalty[choice[z]];
 }
 
-static void measure(const conjugate *c, const conjugate_lanes *l, solved_squares solved[L]) {
-    const size_t m = c->system->by_mask.count, n = c->system->by_component.count;
+static void measure(const conjugate *c, const descent_lanes *l, const uint32_t choice[L], solved_squares solved[L]) {
+    const fit_system *system = c->descent.system;
+    const size_t m = system->by_mask.count, n = system->by_component.count;
     double residual[L] = {0}, prior[L] = {0};
     for (size_t i = 0; i < m; i++)
         for (size_t z = 0; z < L; z++) {
@@ -170,29 +73,29 @@ static void measure(const conjugate *c, const conjugate_lanes *l, solved_squares
             residual[z] += e * e;
         }
     for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++) prior[z] += l->weight[j * L + z] * l->weight[j * L + z] / c->prior[j];
+        for (size_t z = 0; z < L; z++) prior[z] += l->weight[j * L + z] * l->weight[j * L + z] / c->descent.prior[j];
     for (size_t z = 0; z < L; z++)
-        solved[z] = (solved_squares){l->choice[z], l->squares[z], residual[z], residual[z] + l->penalty[z] * prior[z]};
+        solved[z] = (solved_squares){choice[z], l->squares[z], residual[z], residual[z] + l->penalty[z] * prior[z]};
 }
 
 /* Each example goes to the penalty that the evidence prefers, until that is next to where it was; then its penalty
  * stays, whatever the other lanes do. */
-static void find_penalties(const conjugate *c, conjugate_lanes *l) {
+static void find_penalties(const conjugate *c, descent_lanes *l, uint32_t choice[L]) {
     bool looking[L];
     solved_squares solved[L];
     for (size_t z = 0; z < L; z++) looking[z] = true;
     for (int attempt = 0; attempt < TRIES; attempt++) {
         bool any = false;
         descend(c, l, looking, COARSE);
-        measure(c, l, solved);
+        measure(c, l, choice, solved);
         for (size_t z = 0; z < L; z++) {
             if (!looking[z]) continue;
             const uint32_t better = resolvent_choose(&c->resolvent, &solved[z]);
-            looking[z] = (better > l->choice[z] ? better - l->choice[z] : l->choice[z] - better) > 1;
-            l->choice[z] = better;
+            looking[z] = (better > choice[z] ? better - choice[z] : choice[z] - better) > 1;
+            choice[z] = better;
             any |= looking[z];
         }
-        set_penalties(c, l);
+        set_penalties(c, choice, l);
         if (!any) return;
     }
 }
@@ -209,40 +112,25 @@ static size_t lanes_of(const solver_block *block) {
     return (block->count + L - 1) / L;
 }
 
-/* The examples z0 .. z0 + count - 1 of the block into the lanes; the lanes that are left over have outputs 0. */
-static void load(const conjugate *c, const solver_block *block, size_t z0, size_t count, conjugate_lanes *l) {
-    const size_t m = c->system->by_mask.count, n = c->system->by_component.count, E = block->count;
+/* Whether any of the examples starts from weights. */
+static bool is_warm(const solver_block *block, size_t n, size_t z0, size_t count) {
     bool warm = false;
-    for (size_t z = 0; z < L; z++) {
-        const double squares = z < count ? block->squares[z0 + z] : 0;
-        l->scale[z] = squares > 0 ? sqrt(squares / (double)m) : 1;
-        l->squares[z] = squares / (l->scale[z] * l->scale[z]);
-        l->choice[z] = z < count ? block->choice[z0 + z] : PENALTIES - 1;
-    }
-    for (size_t i = 0; i < m; i++)
-        for (size_t z = 0; z < L; z++)
-            l->y[i * L + z] = z < count ? (block->y[i * E + z0 + z] - block->mean[z0 + z]) / l->scale[z] : 0;
     for (size_t j = 0; j < n; j++)
-        for (size_t z = 0; z < L; z++) {
-            l->weight[j * L + z] = z < count ? block->weight[j * E + z0 + z] / l->scale[z] : 0;
-            warm |= l->weight[j * L + z] != 0;
-        }
-    memset(l->fitted, 0, m * L * sizeof *l->fitted);
-    if (warm) operator_product(&c->system->by_mask, c->system->mean, l->weight, l->scratch, l->fitted);
-    if (warm) centre(l->fitted, m);
+        for (size_t z = 0; z < count; z++) warm |= block->weight[j * block->count + z0 + z] != 0;
+    return warm;
 }
 
-static void store(const conjugate *c, solver_block *block, size_t z0, size_t count, const conjugate_lanes *l,
-                  double *penalised) {
-    const size_t n = c->system->by_component.count, E = block->count;
+static void store(const conjugate *c, solver_block *block, size_t z0, size_t count, const descent_lanes *l,
+                  const uint32_t choice[L], double *penalised) {
+    const size_t n = c->descent.system->by_component.count, E = block->count;
     solved_squares solved[L];
-    measure(c, l, solved);
+    measure(c, l, choice, solved);
     for (size_t j = 0; j < n; j++)
         for (size_t z = 0; z < count; z++) block->weight[j * E + z0 + z] = l->weight[j * L + z] * l->scale[z];
     for (size_t z = 0; z < count; z++) {
-        block->choice[z0 + z] = l->choice[z];
+        block->choice[z0 + z] = choice[z];
         block->penalty[z0 + z] = l->penalty[z];
-        block->left[z0 + z] = c->resolvent.grid.left[l->choice[z]];
+        block->left[z0 + z] = c->resolvent.grid.left[choice[z]];
         penalised[z0 + z] = solved[z].penalised * l->scale[z] * l->scale[z];
     }
 }
@@ -250,9 +138,10 @@ static void store(const conjugate *c, solver_block *block, size_t z0, size_t cou
 static coar_status solve_lanes(void *context, size_t task, int worker) {
     const lanes_job *job = context;
     conjugate *c = job->conjugate;
-    conjugate_lanes *l = &c->lanes[worker];
+    descent_lanes *l = &c->descent.lanes[worker];
     solver_block *block = job->job->blocks;
     double *penalised = job->job->penalised;
+    uint32_t choice[L];
     bool all[L];
     task += job->first;
     for (; task >= lanes_of(block); block++) {
@@ -260,19 +149,22 @@ static coar_status solve_lanes(void *context, size_t task, int worker) {
         penalised += block->count;
     }
     const size_t z0 = task * L, count = block->count - z0 < L ? block->count - z0 : L;
-    for (size_t z = 0; z < L; z++) all[z] = true;
-    load(c, block, z0, count, l);
-    set_penalties(c, l);
-    find_penalties(c, l);
+    for (size_t z = 0; z < L; z++) {
+        all[z] = true;
+        choice[z] = z < count ? block->choice[z0 + z] : PENALTIES - 1;
+    }
+    descent_load(&c->descent, block, z0, count, is_warm(block, c->descent.system->by_component.count, z0, count), l);
+    set_penalties(c, choice, l);
+    find_penalties(c, l, choice);
     descend(c, l, all, job->job->tolerance);
-    store(c, block, z0, count, l, penalised);
-    for (size_t z = 0; z < count; z++) l->unsolved += is_open(l, z, job->job->tolerance);
+    store(c, block, z0, count, l, choice, penalised);
+    for (size_t z = 0; z < count; z++) c->unsolved[worker] += descent_is_open(l, z);
     return COAR_OK;
 }
 
 size_t conjugate_unsolved(const conjugate *c) {
     size_t unsolved = 0;
-    for (int k = 0; k < c->workers; k++) unsolved += c->lanes[k].unsolved;
+    for (int k = 0; k < c->descent.workers; k++) unsolved += c->unsolved[k];
     return unsolved;
 }
 
@@ -280,10 +172,10 @@ coar_status conjugate_solve(conjugate *c, const conjugate_job *job) {
     lanes_job lanes = {.conjugate = c, .job = job};
     size_t tasks = 0, examples = 0;
     for (size_t b = 0; b < job->count; b++) tasks += lanes_of(&job->blocks[b]), examples += job->blocks[b].count;
-    const size_t slice = 2 * (size_t)c->workers; /* enough that nobody waits long, and a stop comes soon */
+    const size_t slice = 2 * (size_t)c->descent.workers; /* enough that nobody waits long, and a stop comes soon */
     for (; lanes.first < tasks; lanes.first += slice) {
         const size_t count = tasks - lanes.first < slice ? tasks - lanes.first : slice;
-        TRY(thread_pool_run(c->system->pool, count, solve_lanes, &lanes));
+        TRY(thread_pool_run(c->descent.system->pool, count, solve_lanes, &lanes));
         const size_t solved = (lanes.first + count) * L;
         if (job->progress && progress_update(job->progress, job->done + (solved < examples ? solved : examples)))
             return status_set(COAR_STOPPED, "the fit was stopped; nothing of it is kept");
@@ -292,8 +184,10 @@ coar_status conjugate_solve(conjugate *c, const conjugate_job *job) {
 }
 
 double conjugate_freedom(conjugate *c, uint32_t choice) {
-    const size_t m = c->system->by_mask.count, n = c->system->by_component.count;
-    conjugate_lanes *l = &c->lanes[0];
+    const fit_system *system = c->descent.system;
+    const size_t m = system->by_mask.count, n = system->by_component.count;
+    descent_lanes *l = &c->descent.lanes[0];
+    uint32_t choices[L];
     solved_squares solved[L];
     bool all[L];
     double sum = 0;
@@ -303,18 +197,18 @@ double conjugate_freedom(conjugate *c, uint32_t choice) {
         philox_words(0, PHILOX_STREAM_PROBES, i, 0, words);
         for (size_t z = 0; z < L; z++) l->y[i * L + z] = words[z / 32] >> (z % 32) & 1 ? 1 : -1;
     }
-    centre(l->y, m);
+    descent_centre(l->y, m);
     memset(l->fitted, 0, m * L * sizeof *l->fitted);
     memset(l->weight, 0, n * L * sizeof *l->weight);
     for (size_t z = 0; z < L; z++) {
-        l->choice[z] = choice;
+        choices[z] = choice;
         l->squares[z] = 0;
         for (size_t i = 0; i < m; i++) l->squares[z] += l->y[i * L + z] * l->y[i * L + z];
         all[z] = true;
     }
-    set_penalties(c, l);
+    set_penalties(c, choices, l);
     descend(c, l, all, COARSE);
-    measure(c, l, solved);
+    measure(c, l, choices, solved);
     for (size_t z = 0; z < L; z++) sum += solved[z].squares - solved[z].penalised;
     return sum / L;
 }

@@ -1,36 +1,19 @@
 /*
- * conjugate.h - the posterior means of empirical Bayes without a dense system: preconditioned conjugate gradients on
- * the packed masks, OPERATOR_LANES examples at a time and each with a penalty of its own, which is chosen on the way. A
- * thread works on its examples from beginning to end, so that results depend on nothing but the example, the masks,
- * the prior, where it starts and the tolerance. Letters as in solver.h.
+ * conjugate.h - the posterior means of empirical Bayes without a dense system: descents (descent.h) of OPERATOR_LANES
+ * examples at a time, each with a penalty of its own, which is chosen on the way. Letters as in solver.h.
  * Must not know: how priors are learnt, held-out predictions, files.
  */
 #ifndef COAR_FIT_CONJUGATE_H
 #define COAR_FIT_CONJUGATE_H
 
-#include "fit/operator.h"
+#include "fit/descent.h"
 #include "fit/resolvent.h"
 
-/* Workspace of one thread: [length][lanes] throughout. */
-typedef struct conjugate_lanes {
-    double *y, *fitted, *image;                      /* [m] outputs, Xc w, Xc direction */
-    double *weight, *residual, *direction, *product; /* [n] */
-    double scale[OPERATOR_LANES]; /* y is (outputs - mean) / scale, which single precision can hold, and its weights */
-    double squares[OPERATOR_LANES]; /* of y */
-    double penalty[OPERATOR_LANES]; /* p, and which of the resolvent's it is */
-    uint32_t choice[OPERATOR_LANES];
-    double gap[OPERATOR_LANES]; /* r' P^-1 r */
-    operator_scratch *scratch;
-    size_t unsolved; /* see conjugate_unsolved */
-} conjugate_lanes;
-
 typedef struct conjugate {
-    const fit_system *system;
-    const double *prior; /* [n] D, borrowed */
+    descent descent;
     double *information; /* [n] D_j |x_j|^2 */
     resolvent resolvent; /* of them */
-    conjugate_lanes *lanes;
-    int workers;
+    size_t *unsolved;    /* [workers] see conjugate_unsolved */
 } conjugate;
 
 /* It solves nothing before conjugate_believe. */

@@ -1,4 +1,4 @@
-/* estimator.c - the estimators' names. */
+/* estimator.c - the names of estimators and of their forms. */
 #include <string.h>
 
 #include "fit/fit.h"
@@ -21,6 +21,23 @@ coar_status fit_estimator_parse(const char *text, fit_estimator *out) {
 
 const char *fit_estimator_name(fit_estimator e) {
     return names[e];
+}
+
+static const char *const forms[] = {[FIT_BY_SIZE] = "auto", [FIT_DIRECT] = "direct", [FIT_ITERATIVE] = "iterative"};
+
+coar_status fit_form_parse(const char *text, fit_form *out) {
+    *out = FIT_BY_SIZE;
+    if (!text) return COAR_OK;
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
+        if (!strcmp(text, forms[f])) {
+            *out = (fit_form)f;
+            return COAR_OK;
+        }
+    return status_set(COAR_ERROR_USAGE, "--solver '%s' is not known: auto, direct or iterative", text);
+}
+
+const char *fit_form_name(bool iterative) {
+    return forms[iterative ? FIT_ITERATIVE : FIT_DIRECT];
 }
 
 bool fit_estimator_takes_gradients(fit_estimator e) {

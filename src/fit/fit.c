@@ -27,6 +27,8 @@ static coar_status check_options(const coar_fit_options *o) {
     if (!o->run && !o->output_file) return status_set(COAR_ERROR_USAGE, "-o FILE is needed with --masks and --outputs");
     if (!o->run && o->output)
         return status_set(COAR_ERROR_USAGE, "--output chooses an output of a run: it cannot go with --outputs");
+    fit_form form;
+    TRY(fit_form_parse(o->solver, &form));
     return o->name ? fit_name_check(o->name) : COAR_OK;
 }
 
@@ -94,8 +96,11 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, const ch
         .standard_errors = o->standard_errors,
         .command = o->command,
     };
+    fit_form form;
+    TRY(fit_form_parse(o->solver, &form));
     const fit_settings settings = {
         .estimator = estimator,
+        .form = form,
         .standard_errors = o->standard_errors,
         .pool = pool,
         .memory = device ? 0 : (size_t)o->memory,
@@ -106,7 +111,10 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, const ch
     coar_status status;
     TRY_GOTO(fit_writer_create(s->store, o->output_file, &header, replace, &writer));
     TRY_GOTO(fit_solve(&s->problem, &settings, write_block, writer, summary));
+    const fit_iterative iterative = {summary->residual_largest, summary->residual_median, summary->steps_most,
+                                     summary->unsolved};
     TRY_GOTO(fit_writer_predicted(writer, summary->predicted, summary->predicted_low, summary->predicted_high));
+    if (summary->iterative) TRY_GOTO(fit_writer_iterative(writer, &iterative));
     TRY_GOTO(fit_writer_finish(writer));
 done:
     fit_writer_destroy(writer);
@@ -130,6 +138,11 @@ static coar_status read_summary(const fit_source *s, const fit_info *fit, fit_su
     summary->predicted = fit->predicted;
     summary->predicted_low = fit->predicted_low;
     summary->predicted_high = fit->predicted_high;
+    summary->iterative = fit->iterative;
+    summary->residual_largest = fit->solved.residual_largest;
+    summary->residual_median = fit->solved.residual_median;
+    summary->steps_most = fit->solved.steps_most;
+    summary->unsolved = fit->solved.unsolved;
 done:
     free(values);
     return status;
@@ -230,6 +243,11 @@ static void hand_over(const fit_source *s, const fit_summary *summary, coar_fit_
     r->predicted = summary->predicted;
     r->predicted_low = summary->predicted_low;
     r->predicted_high = summary->predicted_high;
+    r->iterative = summary->iterative;
+    r->residual_largest = summary->residual_largest;
+    r->residual_median = summary->residual_median;
+    r->unsolved = summary->unsolved;
+    r->steps_most = summary->steps_most;
 }
 
 coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {

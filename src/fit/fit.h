@@ -43,13 +43,16 @@ typedef struct fit_problem {
 
 typedef enum fit_estimator { FIT_OLS, FIT_RIDGE, FIT_EB, FIT_LASSO, FIT_GRAD, FIT_GRAD_EB } fit_estimator;
 
+/* How a system is solved: by a dense matrix of side min(m, n), or by conjugate gradients on the packed masks. */
+typedef enum fit_form { FIT_BY_SIZE, FIT_DIRECT, FIT_ITERATIVE } fit_form;
+
 typedef struct fit_settings {
     fit_estimator estimator;
+    fit_form form;
     bool standard_errors;
     thread_pool *pool; /* fit_plan_block also does without one */
     size_t memory;     /* of the host; 0 = what it has */
     const coar_callbacks *callbacks;
-    size_t dense_side;  /* largest min(m, n) at which eb and grad+eb take eigenvectors; 0 = 4,096 */
     fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
 } fit_settings;
 
@@ -65,7 +68,16 @@ typedef struct fit_summary {
     uint64_t examples_left_out, masks_left_out;
     double r2_mean, heldout_mean;
     double predicted, predicted_low, predicted_high; /* correlation on fresh masks, 95 % (diagnose.h) */
+    bool iterative;
+    /* Of ols and ridge that are iterative: |Xc' (y - Xc w) - penalty w| / |Xc' y| of the weights as they are handed
+     * over, the most steps of conjugate gradients, and examples whose residual is above 1e-6. Else NaN and 0. */
+    double residual_largest, residual_median;
+    uint64_t steps_most, unsolved;
 } fit_summary;
+
+/* NULL: by size. */
+coar_status fit_form_parse(const char *text, fit_form *out);
+const char *fit_form_name(bool iterative);
 
 /* NULL: ridge; what to take of a run with gradients is its caller's to choose. */
 coar_status fit_estimator_parse(const char *text, fit_estimator *out);
@@ -99,11 +111,13 @@ bool fit_estimator_takes_gradients(fit_estimator e);
  * NaN where undefined: r2 and heldout of constant outputs; heldout of leave_one_out and of grad without masks; errors
  * without degrees of freedom.
  *
- * min(m, n) above `dense_side`: eb and grad+eb without eigenvectors, the prior from up to 256 examples (conjugate.h,
- * resolvent.h); heldout then has the leverages of masks drawn component by component.
+ * Iterative, by size where min(m, n) is above 30,000 (ols with m > n + 1), 12,288 (other ols, ridge) or 4,096 (eb, grad+eb:
+ * the prior then from up to 256 examples): conjugate gradients (descent.h); heldout, errors and the penalties' degrees of
+ * freedom are then those of masks drawn component by component (resolvent.h). Examples of ols and ridge whose residual is
+ * above 1e-6 are warned of.
  *
  * Errors: COAR_ERROR_MEMORY with the figures when the system does not fit `memory` (0 = half of what this process may
- * use); COAR_ERROR_UNSUPPORTED when min(m, n) (lasso: n) of ols and ridge is beyond a dense solver; COAR_STOPPED when
+ * use); COAR_ERROR_UNSUPPORTED when min(m, n) of FIT_DIRECT or n of the lasso is beyond a dense solver; COAR_STOPPED when
  * the callbacks ask for it. With a device, its Gram matrix and cross products are the CPU's to the bit, weights agree to
  * 1e-6 of the largest; its errors end the fit.
  * OpenBLAS works with as many threads as the pool for the duration of the call (a setting of the whole process). */

@@ -9,7 +9,9 @@
 #include "core/sampler.h"
 #include "fit/crossfit.h"
 #include "fit/grad.h"
+#include "fit/iterative.h"
 #include "fit/lasso.h"
+#include "fit/leverage.h"
 #include "fit/prior.h"
 
 void fit_made_free(fit_made *made) {
@@ -73,7 +75,7 @@ static coar_status make_bayes(const making *k, const fit_sample *learnt, const f
     fit_outlook plain = {.count = 0};
     double *prior = NULL;
     coar_status status;
-    if (system->iterative) TRY(bayes_check(system));
+    if (system->iterative) TRY(leverage_check(system, "empirical Bayes"));
     system->standard_errors = false; /* no table of them for the folds */
     TRY_GOTO(crossfit_outlook(&c, outlook));
     system->standard_errors = errors;
@@ -168,10 +170,18 @@ done:
 
 /* ------------------------------------------------------------------------------------------------- all */
 
-static coar_status make_least_squares(fit_made *made) {
+/* Where masks turn out not to tell all components apart, a system that is too large for eigenvectors has no factor
+ * either: iterative then, unless that is excluded. */
+static coar_status make_least_squares(const making *k) {
+    fit_made *made = k->made;
     const size_t m = made->system.by_mask.count, n = made->system.by_component.count;
-    if (m > n + 1) TRY(cholesky_create(&made->system, &made->solver));
-    return made->solver ? COAR_OK : shrink_create(&made->system, SHRINK_NOT, NULL, &made->solver);
+    bool iterative = made->system.iterative;
+    if (!iterative && m > n + 1) TRY(cholesky_create(&made->system, &made->solver));
+    if (made->solver) return COAR_OK;
+    iterative |= k->settings->form == FIT_BY_SIZE && (m < n ? m : n) > EIGEN_DENSE_MAX;
+    made->system.iterative = iterative;
+    return iterative ? iterative_create(&made->system, false, &made->solver)
+                     : shrink_create(&made->system, SHRINK_NOT, NULL, &made->solver);
 }
 
 /* Those that learn from many examples at once. */
@@ -218,10 +228,11 @@ coar_status fit_make(const fit_problem *problem, const fit_settings *settings, c
                                &made->system));
     switch (settings->estimator) {
     case FIT_OLS:
-        TRY_GOTO(make_least_squares(made));
+        TRY_GOTO(make_least_squares(&k));
         break;
     case FIT_RIDGE:
-        TRY_GOTO(shrink_create(&made->system, SHRINK_RIDGE, NULL, &made->solver));
+        TRY_GOTO(made->system.iterative ? iterative_create(&made->system, true, &made->solver)
+                                        : shrink_create(&made->system, SHRINK_RIDGE, NULL, &made->solver));
         break;
     case FIT_LASSO:
         TRY_GOTO(lasso_create(problem, settings, k.masks, &made->system, &made->solver));

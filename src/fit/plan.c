@@ -6,6 +6,7 @@
 #include "core/memory.h"
 #include "fit/crossfit.h"
 #include "fit/grad.h"
+#include "fit/iterative.h"
 #include "fit/lasso.h"
 #include "fit/penalty.h"
 #include "fit/prior.h"
@@ -73,13 +74,22 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
     }
 }
 
+static void add_iterative(const fit_problem *problem, const fit_settings *settings, needs *needs) {
+    const bool ridge = settings->estimator == FIT_RIDGE;
+    needs->fixed += iterative_memory(problem, ridge, settings->standard_errors, workers_of(settings));
+    needs->per_example += iterative_memory_per_example(problem, ridge);
+}
+
 static needs memory_needs(const fit_problem *problem, const fit_settings *settings) {
     const double N = (double)problem->N;
     needs needs = common_needs(problem, settings);
     switch (settings->estimator) {
     case FIT_OLS:
     case FIT_RIDGE:
-        add_dense(problem, settings, &needs);
+        if (fit_is_iterative(problem, settings))
+            add_iterative(problem, settings, &needs);
+        else
+            add_dense(problem, settings, &needs);
         return needs;
     case FIT_LASSO:
         needs.fixed += lasso_memory(problem, workers_of(settings));
@@ -102,17 +112,30 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
     return needs;
 }
 
-/* Those that solve a dense system: `grad` solves none, and empirical Bayes beyond this size an iterative one. */
+/* Of the dense system, where there is one: `grad` has none. */
 static coar_status check_side(const fit_problem *problem, const fit_settings *settings) {
     const bool lasso = settings->estimator == FIT_LASSO;
-    const bool dense = lasso || settings->estimator == FIT_OLS || settings->estimator == FIT_RIDGE;
+    const bool dense = settings->estimator != FIT_GRAD && !fit_is_iterative(problem, settings);
     const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n, side = lasso ? problem->n : smaller;
     if (!dense || side <= SIDE_MAX) return COAR_OK;
     return status_set(COAR_ERROR_UNSUPPORTED,
-                      "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: "
-                      "take eb%s, or fit fewer components (ablate --only)",
+                      "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: %s",
                       (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
-                      SIDE_MAX, lasso ? ", ridge with fewer masks than that" : " or fewer masks");
+                      SIDE_MAX, lasso ? "take another estimator than lasso, or fit fewer components (ablate --only)"
+                                      : "take --solver iterative");
+}
+
+double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block) {
+    const needs needs = memory_needs(problem, settings);
+    return needs.fixed + (double)block * needs.per_example;
+}
+
+static bool has_lighter_form(const fit_problem *problem, const fit_settings *settings) {
+    fit_settings other = *settings;
+    if (settings->estimator == FIT_LASSO || settings->estimator == FIT_GRAD || fit_is_iterative(problem, settings))
+        return false;
+    other.form = FIT_ITERATIVE;
+    return memory_needs(problem, &other).fixed < memory_needs(problem, settings).fixed;
 }
 
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {
@@ -123,9 +146,9 @@ coar_status fit_plan_block(const fit_problem *problem, const fit_settings *setti
     if (fit < needs.least)
         return status_set(
             COAR_ERROR_MEMORY,
-            "--memory: the fit of %llu masks and %u components needs at least %.0f MiB, and may take %.0f MiB",
+            "--memory: the fit of %llu masks and %u components needs at least %.0f MiB, and may take %.0f MiB%s",
             (unsigned long long)problem->m, problem->n, ceil((needs.fixed + needs.least * needs.per_example) / 1048576),
-            floor(budget / 1048576));
+            floor(budget / 1048576), has_lighter_form(problem, settings) ? ": --solver iterative takes less" : "");
     *block = fit < BLOCK_MAX ? (size_t)fit : BLOCK_MAX;
     if (*block > problem->N) *block = problem->N ? (size_t)problem->N : 1;
     return COAR_OK;

@@ -10,4 +10,7 @@
 /* *block = examples of a block. COAR_ERROR_MEMORY and COAR_ERROR_UNSUPPORTED as fit_solve says. */
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block);
 
+/* Bytes that a fit takes in blocks of so many examples, the problem's packed masks included. */
+double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block);
+
 #endif

@@ -72,7 +72,7 @@ done:
 
 /* Adds the means' part to next, and g to `informed` at the examples' penalties. */
 static void add_means(learning *l, double informed[PENALTIES]) {
-    const fit_system *system = l->conjugate.system;
+    const fit_system *system = l->conjugate.descent.system;
     const size_t n = system->by_component.count;
     const double space = (double)system->by_mask.count - 1;
     for (size_t c = 0; c < l->sample->chunks; c++) {
@@ -92,7 +92,7 @@ static void add_means(learning *l, double informed[PENALTIES]) {
 
 static coar_status learn_round(learning *l, progress *progress, uint64_t done, double *prior) {
     conjugate *c = &l->conjugate;
-    const size_t n = c->system->by_component.count, count = l->sample->count;
+    const size_t n = c->descent.system->by_component.count, count = l->sample->count;
     const conjugate_job job = {l->blocks, l->sample->chunks, l->penalised, TOLERANCE, progress, done};
     double informed[PENALTIES] = {0};
     TRY(conjugate_solve(c, &job));
@@ -101,7 +101,7 @@ static coar_status learn_round(learning *l, progress *progress, uint64_t done, d
     for (size_t g = 0; g < PENALTIES; g++)
         for (size_t j = 0; j < n && informed[g] > 0; j++)
             l->next[j] += informed[g] * resolvent_variance(&c->resolvent, g, prior[j], c->information[j]);
-    prior_maximise(c->system, count, l->next, prior);
+    prior_maximise(c->descent.system, count, l->next, prior);
     conjugate_believe(c, prior);
     for (size_t z = 0; z < count; z++) l->choice[z] = resolvent_nearest(&c->resolvent, l->penalty[z]);
     return COAR_OK;

@@ -17,6 +17,13 @@
  *   log det(1 + K / p)       = sum_j log(1 + t_j) - (m - 1) (log kappa + 1 - kappa).
  *
  * The determinant's derivatives with kappa vanish, which gives back the equation above, and with log p it is -df.
+ *
+ * Ridge (D = 1, o_j = |x_j|^2): the diagonal of (Xc' Xc + p)^-1 is 1/(p + o_j kappa), and that of its product with Xc' Xc
+ * (Xc' Xc + p)^-1, the variance of the estimate about its mean, is the sum of it and p times its derivative,
+ * o_j (kappa - p kappa') / (p + o_j kappa)^2.
+ *
+ * Where p vanishes df is n, kappa = 1 - n/(m - 1); or, if components are more than m - 1, kappa vanishes with it, and
+ * kappa / p = g makes sum_j o_j g / (1 + o_j g) the number of dimensions: m - 2 of the masks that one mask is left out of.
  */
 #include "fit/resolvent.h"
 
@@ -66,6 +73,42 @@ void resolvent_create(const double *information, size_t n, size_t m, resolvent *
 
 double resolvent_variance(const resolvent *r, size_t g, double prior, double information) {
     return prior / (1 + information * r->slack[g] / r->grid.penalty[g]);
+}
+
+double resolvent_slope(const resolvent *r, size_t g, const double *information, size_t n) {
+    const double kappa = r->slack[g], p = r->grid.penalty[g], space = (double)r->grid.m - 1;
+    double with_penalty = 0, with_kappa = 0;
+    for (size_t j = 0; j < n; j++) {
+        const double whole = p + information[j] * kappa, share = information[j] / (whole * whole);
+        with_penalty += share * kappa;
+        with_kappa += share * p;
+    }
+    return with_penalty / (space + with_kappa);
+}
+
+double resolvent_spread(const resolvent *r, size_t g, double slope, double information) {
+    const double p = r->grid.penalty[g], whole = p + information * r->slack[g];
+    return information * fmax(r->slack[g] - p * slope, 0) / (whole * whole);
+}
+
+resolvent_end resolvent_vanish(const double *information, size_t n, size_t m) {
+    size_t informed = 0;
+    for (size_t j = 0; j < n; j++) informed += information[j] > 0;
+    if (informed + 1 < m) return (resolvent_end){informed, false, 1 - (double)informed / ((double)m - 1)};
+    const double space = (double)m - 2;
+    double ratio = 0;
+    for (int step = 0; step < STEPS; step++) { /* the sum rises with g and is concave, as above */
+        double sum = 0, slope = 0;
+        for (size_t j = 0; j < n; j++) {
+            const double whole = 1 + information[j] * ratio;
+            sum += information[j] * ratio / whole;
+            slope += information[j] / (whole * whole);
+        }
+        const double change = (space - sum) / slope;
+        if (!(change > ENOUGH * ratio)) break;
+        ratio += change;
+    }
+    return (resolvent_end){m - 1, true, ratio};
 }
 
 uint32_t resolvent_nearest(const resolvent *r, double penalty) {

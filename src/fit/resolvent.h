@@ -20,6 +20,19 @@ void resolvent_create(const double *information, size_t n, size_t m, resolvent *
 /* Posterior variance of a component / s^2 at penalty g, prior variance D and information D |x_j|^2. */
 double resolvent_variance(const resolvent *r, size_t g, double prior, double information);
 
+/* Ridge: variance of an estimate about its own mean / sigma^2 at penalty g, of a component with this information |x_j|^2
+ * (D = 1). slope: of kappa with the penalty, resolvent_slope. */
+double resolvent_spread(const resolvent *r, size_t g, double slope, double information);
+double resolvent_slope(const resolvent *r, size_t g, const double *information, size_t n);
+
+/* What is left of the limit where the penalty vanishes. */
+typedef struct resolvent_end {
+    size_t rank;  /* m - 1, or as many as there are components with information, if fewer */
+    bool meets;   /* rank is m - 1: all outputs are met */
+    double slack; /* kappa; where outputs are met, its limit divided by the penalty, without one of the masks */
+} resolvent_end;
+resolvent_end resolvent_vanish(const double *information, size_t n, size_t m);
+
 /* The penalty of the grid nearest to this one. */
 uint32_t resolvent_nearest(const resolvent *r, double penalty);
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include "core/memory.h"
+#include "core/sampler.h"
+#include "fit/iterative.h"
 #include "fit/make.h"
 #include "fit/plan.h"
 
@@ -72,6 +74,8 @@ typedef struct fit_run {
     fit_summary summary;
     uint64_t r2_count;
     fit_outlook outlook;
+    double *residual; /* [N] of the examples solved so far, where the solver has them */
+    uint64_t residuals;
 } fit_run;
 
 static size_t masks_used(const fit_run *run) {
@@ -145,6 +149,21 @@ static coar_status solve_masks(fit_run *run, size_t E) {
     return b->error_out ? fit_standard_errors(made->solver, &block, n, b->diagnosis.sigma, b->error_out) : COAR_OK;
 }
 
+/* Residuals and steps of the block's examples that are not left out. */
+static coar_status keep_residuals(fit_run *run, uint64_t first, size_t E) {
+    const fit_solver *solver = run->made.solver;
+    fit_summary *summary = &run->summary;
+    if (!solver->residual) return COAR_OK;
+    if (!run->residual) TRY(memory_new(run->problem.N, sizeof *run->residual, "residuals", &run->residual));
+    for (size_t z = 0; z < E; z++) {
+        if (run->scan.example_out[first + z]) continue;
+        run->residual[run->residuals++] = solver->residual[z];
+        summary->unsolved += !(solver->residual[z] <= ITERATIVE_RESIDUAL);
+        if (solver->steps[z] > summary->steps_most) summary->steps_most = solver->steps[z];
+    }
+    return COAR_OK;
+}
+
 /* Examples left out get NaN for everything. */
 static void blank(const fit_run *run, uint64_t first, size_t E) {
     const buffers *b = &run->buffers;
@@ -165,7 +184,10 @@ static coar_status solve_block(fit_run *run, uint64_t first, size_t E) {
         TRY(fit_scan_read(&run->problem, &run->scan, first, E, b->y));
         fit_centre(b->y, masks_used(run), E, b->mean, b->squares);
     }
-    if (run->way == WAY_SOLVER) TRY(solve_masks(run, E));
+    if (run->way == WAY_SOLVER) {
+        TRY(solve_masks(run, E));
+        TRY(keep_residuals(run, first, E));
+    }
     if (run->way == WAY_LEAVE_ONE_OUT) leave_one_out(run->problem.n, E, b);
     if (run->way == WAY_GRADIENTS) TRY(gradients_alone(run, first, E));
     blank(run, first, E);
@@ -203,6 +225,16 @@ static coar_status run_blocks(fit_run *run, coar_status (*sink)(void *context, c
 
 /* -------------------------------------------------------------------------------------------------- fit */
 
+/* What is resident by now is the process's own, but for the problem's masks, which the plan counts. */
+static void tell_plan(const fit_run *run) {
+    const double mebibyte = 1 << 20, masks = (double)run->problem.m * (double)mask_bytes(run->problem.n);
+    const double own = fmax((double)memory_resident() - masks, 0);
+    const double planned = fit_plan_bytes(&run->problem, run->settings, run->block);
+    log_info(run->settings->callbacks,
+             "memory: %.0f MiB planned, %.0f of them the process's own and %.0f this fit's, in blocks of %zu examples",
+             (own + planned) / mebibyte, own / mebibyte, planned / mebibyte, run->block);
+}
+
 static void report_left_out(const fit_run *run) {
     if (run->scan.examples_left_out)
         log_warning(run->settings->callbacks,
@@ -223,6 +255,15 @@ static void report_gradients(const fit_run *run) {
                  run->made.average.groups_unmeasured, run->problem.groups);
 }
 
+static void report_unsolved(const fit_run *run) {
+    if (run->summary.unsolved)
+        log_warning(run->settings->callbacks,
+                    "fit: %llu examples are not solved to a residual of %g after up to %llu steps of conjugate gradients: "
+                    "the largest is %.2g",
+                    (unsigned long long)run->summary.unsolved, ITERATIVE_RESIDUAL,
+                    (unsigned long long)run->summary.steps_most, run->summary.residual_largest);
+}
+
 static coar_status check(const fit_problem *problem, const fit_settings *settings) {
     if (problem->n == 0 || problem->N == 0)
         return status_set(COAR_ERROR_INPUT, "the fit: there are no %s", problem->n ? "examples" : "components");
@@ -231,6 +272,8 @@ static coar_status check(const fit_problem *problem, const fit_settings *setting
                           fit_estimator_name(settings->estimator));
     if (settings->estimator == FIT_LASSO && settings->standard_errors)
         return status_set(COAR_ERROR_USAGE, "--standard-errors: the lasso has none; eb and ridge have");
+    if (settings->estimator == FIT_LASSO && settings->form == FIT_ITERATIVE)
+        return status_set(COAR_ERROR_USAGE, "--solver iterative: the lasso has one way of its own; ols and ridge have both");
     return COAR_OK;
 }
 
@@ -249,9 +292,26 @@ static coar_status choose_way(fit_run *run) {
     return fit_make(&run->problem, run->settings, &run->scan, run->block, run->buffers.y, &run->made);
 }
 
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void sum_up_residuals(fit_run *run) {
+    const uint64_t count = run->residuals;
+    run->summary.residual_largest = run->summary.residual_median = NAN;
+    if (!count) return;
+    qsort(run->residual, count, sizeof *run->residual, ascending);
+    run->summary.residual_largest = run->residual[count - 1];
+    run->summary.residual_median = (run->residual[count / 2] + run->residual[(count - 1) / 2]) / 2;
+}
+
 static void sum_up(fit_run *run, fit_summary *summary) {
     const fit_outlook *outlook = run->made.corrected ? &run->made.outlook : &run->outlook;
+    sum_up_residuals(run);
+    report_unsolved(run);
     *summary = run->summary;
+    summary->iterative = run->way == WAY_SOLVER && run->made.system.iterative;
     summary->examples_left_out = run->scan.examples_left_out;
     summary->masks_left_out = run->scan.masks_left_out;
     summary->r2_mean = run->r2_count ? summary->r2_mean / (double)run->r2_count : NAN;
@@ -269,6 +329,7 @@ coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
     if (!problem->group_first) run.problem.group_first = one_group, run.problem.groups = 1;
     TRY_GOTO(check(problem, settings));
     TRY_GOTO(fit_plan_block(&run.problem, settings, &run.block));
+    tell_plan(&run);
     TRY_GOTO(buffers_create(problem, settings->standard_errors, run.block, &run.buffers));
     if (fit_estimator_takes_gradients(settings->estimator))
         TRY_GOTO(gradient_average_create(&run.problem, &run.made.average));
@@ -279,6 +340,7 @@ coar_status fit_solve(const fit_problem *problem, const fit_settings *settings,
     TRY_GOTO(run_blocks(&run, sink, context));
     sum_up(&run, summary);
 done:
+    free(run.residual);
     fit_made_free(&run.made);
     fit_scan_free(&run.scan);
     buffers_free(&run.buffers);

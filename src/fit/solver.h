@@ -30,7 +30,7 @@ typedef struct fit_system {
     double *rows;             /* scratch [DENSE_ROWS][max(m, n)] */
     size_t block;             /* largest E */
     bool standard_errors;
-    bool iterative; /* empirical Bayes without eigenvectors; of the fit, so that its folds have the same form */
+    bool iterative; /* without a dense system; of the fit, so that its folds have the same form */
     thread_pool *pool;
     fit_device *device; /* NULL = the CPU */
     const coar_callbacks *callbacks;
@@ -45,11 +45,13 @@ void fit_system_free(fit_system *system);
  * divided once. Freed by the caller. */
 coar_status fit_system_gram(const fit_system *system, bool dual, double **gram);
 
-/* Largest system of empirical Bayes that is solved by eigenvectors, 54 times: a quarter of an hour of two cores. A
- * number of the problem alone, so that the form does not depend on the machine. */
+/* Largest min(m, n) that is solved by eigenvectors unless they are asked for: once, by ridge and by ols that has no
+ * Cholesky factor, ten minutes of two cores and 3.6 GB of matrices; 54 times, by empirical Bayes, a quarter of an hour. ols
+ * has a factor up to SIDE_MAX. Numbers of the problem alone, so that the form does not depend on the machine. */
+#define EIGEN_DENSE_MAX 12288
 #define BAYES_DENSE_MAX 4096
 
-/* Whether empirical Bayes of this problem is iterative: min(m, n) above settings->dense_side, 0 = BAYES_DENSE_MAX. */
+/* Whether this problem is solved without a dense system. */
 bool fit_is_iterative(const fit_problem *problem, const fit_settings *settings);
 
 /* One block of examples on its way through a solver. */
@@ -88,6 +90,9 @@ struct fit_solver {
                             * `slack`, both divided by the vanishing penalty; else NULL */
     const double *refit;       /* [n][E] after solve, without `slack`: weights from the first refit_masks masks alone */
     size_t refit_masks;        /* they predict the masks from this one on */
+    const double *residual;    /* [E] after solve: |Xc' (y - Xc w) - p w| / |Xc' y| of weights that are not exact but for
+                            * rounding; else NULL */
+    const uint32_t *steps;     /* [E] after solve, beside `residual`: what it took */
 };
 
 /* Least squares by Cholesky, m > n + 1. *out = NULL when the masks do not tell all components apart. */
@@ -100,8 +105,5 @@ coar_status shrink_create(fit_system *system, shrink_rule rule, const double *pr
 
 /* Empirical Bayes of an iterative system (bayes.c). */
 coar_status bayes_create(fit_system *system, const double *prior, fit_solver **out);
-
-/* Logs that this form is taken, and warns of masks that it is not made for. */
-coar_status bayes_check(const fit_system *system);
 
 #endif

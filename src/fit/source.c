@@ -119,12 +119,19 @@ coar_status fit_source_open_run(fit_source *s, const char *run, const char *outp
 
 /* --------------------------------------------------------------------------------------- from two arrays */
 
+/* Rows of a file that are read before its pages are given back: they are several times what is made of them. */
+enum { RELEASE = 1024 };
+
 static coar_status read_npy(void *context, uint64_t first, uint64_t count, float *y) {
     const fit_source *s = context;
-    for (uint64_t i = 0; i < s->problem.m; i++)
+    const npy_array *outputs = &s->outputs_npy;
+    for (uint64_t i = 0; i < s->problem.m; i++) {
+        if (i % RELEASE == 0) file_map_release(&outputs->map, outputs->map.data, outputs->map.size);
         for (uint64_t z = 0; z < count;
              z++) /* a double beyond float's range becomes infinite, and is left out as such */
-            y[i * count + z] = (float)npy_get_double(&s->outputs_npy, i * s->problem.N + first + z);
+            y[i * count + z] = (float)npy_get_double(outputs, i * s->problem.N + first + z);
+    }
+    file_map_release(&outputs->map, outputs->map.data, outputs->map.size);
     return COAR_OK;
 }
 
@@ -162,13 +169,16 @@ static coar_status pack_masks(fit_source *s, const char *path) {
     const uint8_t *values = s->masks_npy.data;
     size_t m = s->masks_npy.shape[0], n = s->masks_npy.shape[1], row = mask_bytes((uint32_t)n);
     TRY(memory_new(m, row, "the masks", &s->masks));
-    for (size_t i = 0; i < m; i++)
+    for (size_t i = 0; i < m; i++) {
+        if (i % RELEASE == 0) file_map_release(&s->masks_npy.map, values, i * n);
         for (size_t j = 0; j < n; j++) {
             uint8_t value = values[i * n + j];
             if (value > 1)
                 return status_set(COAR_ERROR_INPUT, "--masks %s: [%zu, %zu] is %d: must be 0 or 1", path, i, j, value);
             s->masks[i * row + j / 8] |= (uint8_t)(value << (j % 8));
         }
+    }
+    file_map_release(&s->masks_npy.map, values, m * n);
     return COAR_OK;
 }
 

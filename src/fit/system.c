@@ -8,7 +8,11 @@
 
 bool fit_is_iterative(const fit_problem *problem, const fit_settings *settings) {
     const uint64_t side = problem->m < problem->n ? problem->m : problem->n;
-    return side > (settings->dense_side ? settings->dense_side : BAYES_DENSE_MAX);
+    const fit_estimator e = settings->estimator;
+    if (settings->form != FIT_BY_SIZE) return settings->form == FIT_ITERATIVE;
+    if (e == FIT_OLS && problem->m > (uint64_t)problem->n + 1) return side > SIDE_MAX;
+    if (e == FIT_OLS || e == FIT_RIDGE) return side > EIGEN_DENSE_MAX;
+    return (e == FIT_EB || e == FIT_GRAD_EB) && side > BAYES_DENSE_MAX;
 }
 
 coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, size_t m, const fit_settings *settings,

@@ -166,6 +166,24 @@ done:
     return status;
 }
 
+coar_status fit_writer_iterative(fit_writer *w, const fit_iterative *end) {
+    coar_status status = COAR_OK;
+    hid_t group = H5I_INVALID_HID;
+    char name[128];
+    snprintf(name, sizeof name, "/attributions/%s", w->name);
+    h5_lock();
+    H5_TRY(group = H5Gopen2(w->file, name, H5P_DEFAULT), w->temporary, name);
+    TRY_GOTO(h5_write_text(group, w->temporary, "solver", "iterative"));
+    TRY_GOTO(h5_write_real(group, w->temporary, "residual_largest", end->residual_largest));
+    TRY_GOTO(h5_write_real(group, w->temporary, "residual_median", end->residual_median));
+    TRY_GOTO(h5_write_unsigned(group, w->temporary, "steps_most", end->steps_most));
+    TRY_GOTO(h5_write_unsigned(group, w->temporary, "unsolved", end->unsolved));
+done:
+    h5_close(&group);
+    h5_unlock();
+    return status;
+}
+
 static coar_status commit(fit_writer *w) {
     coar_status status = COAR_OK;
     if (!w->store) return file_commit(w->temporary, w->path);
@@ -240,8 +258,21 @@ static coar_status copy_text(hid_t object, const char *path, const char *name, c
     return fits ? COAR_OK : status_set(COAR_ERROR_INPUT, "%s: attribute '%s' is too long", path, name);
 }
 
+/* Fits that have no `solver` are direct. */
+static coar_status read_iterative(hid_t group, const char *path, fit_info *info) {
+    fit_iterative *end = &info->solved;
+    *end = (fit_iterative){.residual_largest = NAN, .residual_median = NAN};
+    info->iterative = h5_has_attribute(group, "solver");
+    if (!info->iterative) return COAR_OK;
+    TRY(h5_read_real(group, path, "residual_largest", &end->residual_largest));
+    TRY(h5_read_real(group, path, "residual_median", &end->residual_median));
+    TRY(h5_read_unsigned(group, path, "steps_most", &end->steps_most));
+    return h5_read_unsigned(group, path, "unsolved", &end->unsolved);
+}
+
 /* Attributes that fits of version 1.0 do not have. */
 static coar_status read_later(hid_t group, const char *path, fit_info *info) {
+    TRY(read_iterative(group, path, info));
     info->passes = 0;
     info->predicted = info->predicted_low = info->predicted_high = NAN;
     if (h5_has_attribute(group, "passes")) TRY(h5_read_unsigned(group, path, "passes", &info->passes));

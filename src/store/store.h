@@ -298,6 +298,12 @@ coar_status fit_writer_create(run_store *store, const char *path, const fit_head
 coar_status fit_writer_block(fit_writer *w, const fit_block *block);
 /* Before it is finished: the mean correlation to expect on fresh masks, and its interval (NaN = not known). */
 coar_status fit_writer_predicted(fit_writer *w, double predicted, double low, double high);
+/* Before it is finished, of a fit by conjugate gradients: what is known of how well they came to an end. */
+typedef struct fit_iterative {
+    double residual_largest, residual_median; /* |X'(y - X w) - penalty w| / |X'y|, centred; NaN = not measured */
+    uint64_t steps_most, unsolved;
+} fit_iterative;
+coar_status fit_writer_iterative(fit_writer *w, const fit_iterative *end);
 coar_status fit_writer_finish(fit_writer *w);
 void fit_writer_destroy(fit_writer *w); /* without finish: nothing remains */
 
@@ -306,6 +312,8 @@ typedef struct fit_info {
     uint64_t masks, passes;
     bool standard_errors;
     double predicted, predicted_low, predicted_high; /* NaN where it is not known, and for fits of older versions */
+    bool iterative;
+    fit_iterative solved; /* where it is */
 } fit_info;
 /* Fits of a run in name order; malloc'ed. */
 coar_status store_list_fits(run_store *store, fit_info **fits, size_t *count);

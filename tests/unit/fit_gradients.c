@@ -136,7 +136,7 @@ static void test_iterative(void) {
     golden_gradients g, h;
     test_begin("grad+eb without eigenvectors comes near grad+eb with them");
     fixture f = open_golden(MANY, &g), exact = open_golden(MANY, &h);
-    f.dense_side = 1;
+    f.form = FIT_ITERATIVE;
     CHECK_OK(fits_solve(&f, FIT_GRAD_EB, 2, 0));
     CHECK_OK(fits_solve(&exact, FIT_GRAD_EB, 2, 0));
     const double difference = fits_difference(exact.weight, f.weight, f.N * f.n);

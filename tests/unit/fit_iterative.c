@@ -8,11 +8,9 @@
 #include "fits.h"
 #include "test.h"
 
-enum { ITERATIVE = 1 }; /* dense_side */
-
 static fixture planted(size_t m, uint32_t n, size_t N, double level) {
     fixture f = fits_uneven_problem(m, n, N, .1, level);
-    f.dense_side = ITERATIVE;
+    f.form = FIT_ITERATIVE;
     return f;
 }
 
@@ -194,7 +192,7 @@ static void test_agrees(void) {
         const uint32_t n = (uint32_t)sizes[s][1];
         test_begin("%zu masks of %u components: as good as by eigenvectors", sizes[s][0], n);
         fixture f = planted(sizes[s][0], n, 40, 3), g = planted(sizes[s][0], n, 40, 3);
-        f.dense_side = 0;
+        f.form = FIT_DIRECT;
         CHECK_OK(fits_solve(&f, FIT_EB, 2, 0));
         CHECK_OK(fits_solve(&g, FIT_EB, 2, 0));
         CHECK_INT(g.warnings, 0);
