@@ -61,7 +61,7 @@ class ClipVit(ZeroShot):
 
     def encode(self, images):
         x = self.patch(images).flatten(2).transpose(1, 2)
-        x = self.ln_pre(torch.cat([self.token.expand(len(x), 1, -1), x], 1) + self.positions)
+        x = self.ln_pre(torch.cat([self.token.expand(x.shape[0], 1, -1), x], 1) + self.positions)
         for block in self.blocks:
             x = block(x)
         return self.proj(self.ln_post(x[:, 0]))
