@@ -41,9 +41,9 @@ def load_network():
     import networks
     from safetensors.torch import load_file
 
-    net, _, masked = networks.build("resnet20")
-    net.load_state_dict(load_file(MODEL), strict=False)  # BatchNorm's counters are missing
-    return net, masked
+    network = networks.build("resnet20")
+    network.net.load_state_dict(load_file(MODEL), strict=False)  # BatchNorm's counters are missing
+    return network.net, network.masked
 
 
 def fastest_batch(one_pass):

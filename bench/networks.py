@@ -3,9 +3,13 @@
 Weights are random; no figure of speed depends on them. Names of modules are those of the published checkpoints, so
 that main_job.py can load one.
 """
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import clip_gpt2
 
 
 class BasicBlock(nn.Module):
@@ -71,52 +75,83 @@ class MiniResNet(nn.Module):
         return self.linear(F.avg_pool2d(x, 8).flatten(1))
 
 
+@dataclasses.dataclass
+class Network:
+    net: nn.Module
+    masked: list  # masked_weights
+    side: int  # of its images
+    tokens: int  # of its texts; 0: it takes images
+
+    def examples(self, count, dtype=torch.float32):
+        """Random inputs and their labels. What follows a text's last token is not asked for."""
+        if self.tokens:
+            texts = torch.randint(0, self.net.wte.num_embeddings, (count, self.tokens))
+            return texts[:, :-1].contiguous(), texts[:, 1:].contiguous()
+        images = torch.randn(count, 3, self.side, self.side, dtype=dtype)
+        return images.to(memory_format=torch.channels_last), torch.randint(0, 10, (count,))
+
+
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+TOKENS = 128  # of a text, as coar bench has them
+
+
+def masked_weights(net):
+    """Weights whose rows are components, one tensor per component group."""
+    if isinstance(net, (clip_gpt2.ClipVit, clip_gpt2.Gpt2)):
+        return net.masked()
+    if not hasattr(net, "encoder"):
+        return [module.weight for path, module in net.named_modules()
+                if isinstance(module, nn.Conv2d) and "conv" in path]
+    masked = []
+    for layer in net.encoder.layers:
+        masked += [layer.self_attention.in_proj_weight, layer.self_attention.out_proj.weight]
+        masked += [layer.mlp[0].weight, layer.mlp[3].weight]
+    return masked
 
 
 def build(name):
-    """(network, image side, masked weights: one tensor per component group)"""
-    side = 32
+    """The network of that name in coar, in inference mode."""
+    side, tokens = 224, 0
     if name in DEPTHS:
-        net = CifarResNet([DEPTHS[name]] * 3, 16, option_a=True)
+        net, side = CifarResNet([DEPTHS[name]] * 3, 16, option_a=True), 32
     elif name == "resnet18_cifar":
-        net = CifarResNet([2, 2, 2, 2], 64, option_a=False)
+        net, side = CifarResNet([2, 2, 2, 2], 64, option_a=False), 32
     elif name == "mini_resnet_256":
-        net = MiniResNet(256)
+        net, side = MiniResNet(256), 32
+    elif name == "clip_vit_b_16":
+        net = clip_gpt2.ClipVit()
+    elif name == "clip_rn50":
+        net = clip_gpt2.ClipResNet()
+    elif name == "gpt2":
+        net, tokens = clip_gpt2.Gpt2(), TOKENS
     else:
-        import torchvision  # wanted for the ImageNet networks only
+        import torchvision  # wanted for these ImageNet networks only
 
-        net, side = getattr(torchvision.models, name)(weights=None), 224
-    if name.startswith("vit"):
-        masked = []
-        for layer in net.encoder.layers:
-            masked += [layer.self_attention.in_proj_weight, layer.self_attention.out_proj.weight]
-            masked += [layer.mlp[0].weight, layer.mlp[3].weight]
-    else:
-        masked = [module.weight for path, module in net.named_modules()
-                  if isinstance(module, nn.Conv2d) and "conv" in path]
-    return net.eval().to(memory_format=torch.channels_last), side, masked
+        net = getattr(torchvision.models, name)(weights=None)
+    return Network(net.eval().to(memory_format=torch.channels_last), masked_weights(net), side, tokens)
 
 
-def margins(net, images, labels, batch):
-    """The label's logit less the largest other, of all images."""
+def margins(net, inputs, labels, batch):
+    """The label's logit less the largest other, of all inputs; of a text the mean over its positions."""
     parts = []
-    for first in range(0, len(images), batch):
-        logits = net(images[first : first + batch])
-        own = labels[first : first + batch, None]
-        parts.append(logits.gather(1, own)[:, 0] - logits.scatter(1, own, float("-inf")).amax(1))
+    for first in range(0, len(inputs), batch):
+        logits = net(inputs[first : first + batch])
+        label = labels[first : first + batch, ..., None]
+        own = logits.gather(-1, label)[..., 0]
+        margin = own - logits.scatter_(-1, label, float("-inf")).amax(-1)
+        parts.append(margin.mean(1) if margin.dim() > 1 else margin)
     return torch.cat(parts)
 
 
-def ablated_pass(net, masked, keep, images, labels, batch):
-    """The procedure of the method's authors for one mask: the ablated rows of the weights are set to zero, all images
+def ablated_pass(net, masked, keep, inputs, labels, batch):
+    """The procedure of the method's authors for one mask: the ablated rows of the weights are set to zero, all inputs
     are passed through, the rows are put back. keep: one bool for each row of the masked tensors, in their order."""
     saved = []
     for weight, rows in zip(masked, keep.split([len(w) for w in masked])):
         rows = (~rows).nonzero().flatten()
         saved.append((weight, rows, weight[rows].clone()))
         weight[rows] = 0
-    result = margins(net, images, labels, batch)
+    result = margins(net, inputs, labels, batch)
     for weight, rows, values in saved:
         weight[rows] = values
     return result

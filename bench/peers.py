@@ -7,13 +7,14 @@ Sets itself up (compiles, tries batch sizes, keeps the fastest), prints one line
 every line of standard input, a number of seconds, measures for that long and prints one line of JSON with
 `images_per_second`. Ends with its input.
 
-  pytorch, pytorch-autocast, pytorch-bf16       the reference's procedure, ablated, a new mask every --images images;
+  pytorch, pytorch-autocast, pytorch-bf16       the reference's procedure, ablated, a new mask every --images examples;
                                                 inference mode, channels_last; fp32, bf16 autocast, model.to(bfloat16)
   torch.compile, torch.compile-bf16             dense: nothing ablated, weights frozen into the code
   onnxruntime, openvino, openvino-bf16          dense
 """
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -25,25 +26,39 @@ import torch
 
 import networks
 
-# Of each side the best counts. Dense peers are compiled for each of theirs.
-MASKED_BATCHES = {32: (8, 16, 32, 64, 100, 200), 224: (4, 8, 16, 32)}
-DENSE_BATCHES = {32: (8, 32, 100), 224: (4, 8, 16)}
 TRIAL_SECONDS = 0.5  # twice; where the first step takes four times as long, that is the trial
+
+
+@dataclasses.dataclass
+class Batches:
+    """Sizes that are tried: of each side the best counts. Dense peers are compiled for each of theirs."""
+
+    masked: tuple
+    dense: tuple
+    per_mask: int  # examples, as coar bench has them
+
+
+def batches_of(network):
+    if network.tokens:
+        return Batches((1, 2, 4, 8), (1, 2, 4), 32)
+    if network.side == 32:
+        return Batches((8, 16, 32, 64, 100, 200), (8, 32, 100), 200)
+    return Batches((4, 8, 16, 32), (4, 8, 16), 64)
 
 
 class Masked:
     """PyTorch doing what coar does. A step is one mask."""
 
     def __init__(self, options, kind):
-        self.net, side, self.masked = networks.build(options.network)
-        count = options.images or (200 if side == 32 else 64)
+        network = networks.build(options.network)
+        batches = batches_of(network)
+        count = options.images or batches.per_mask
+        self.net, self.masked = network.net, network.masked
         self.alpha, self.images_per_step = options.alpha, count
-        self.batches = [b for b in MASKED_BATCHES[side] if b <= count]
-        images = torch.randn(count, 3, side, side)
+        self.batches = [b for b in batches.masked if b <= count]
         if kind == "bf16":
-            self.net, images = self.net.to(torch.bfloat16), images.to(torch.bfloat16)  # in place: masked still holds
-        self.images = images.to(memory_format=torch.channels_last)
-        self.labels = torch.randint(0, 10, (count,))
+            self.net = self.net.to(torch.bfloat16)  # in place: masked still holds
+        self.inputs, self.labels = network.examples(count, torch.bfloat16 if kind == "bf16" else torch.float32)
         self.autocast = kind == "autocast"
         self.version = "PyTorch " + torch.__version__
 
@@ -53,7 +68,7 @@ class Masked:
 
         def one():
             with torch.inference_mode(), cast:
-                networks.ablated_pass(self.net, self.masked, torch.rand(rows) >= self.alpha, self.images, self.labels,
+                networks.ablated_pass(self.net, self.masked, torch.rand(rows) >= self.alpha, self.inputs, self.labels,
                                       batch)
 
         return one, self.images_per_step
@@ -66,30 +81,30 @@ class Compiled:
         import torch._inductor.config
 
         torch._inductor.config.freezing = True  # weights are constants: folded and laid out beforehand
-        self.net, self.side, _ = networks.build(options.network)
+        self.network = networks.build(options.network)
         self.type = torch.bfloat16 if kind == "bf16" else torch.float32
-        self.net = torch.compile(self.net.to(self.type), dynamic=False)
-        self.batches = DENSE_BATCHES[self.side]
+        self.net = torch.compile(self.network.net.to(self.type), dynamic=False)
+        self.batches = batches_of(self.network).dense
         self.version = "PyTorch " + torch.__version__
 
     def step(self, batch):
-        images = torch.randn(batch, 3, self.side, self.side, dtype=self.type).to(memory_format=torch.channels_last)
+        inputs, _ = self.network.examples(batch, self.type)
 
         def one():
             with torch.no_grad():  # as freezing wants it
-                self.net(images)
+                self.net(inputs)
 
         return one, batch
 
 
 @contextlib.contextmanager
-def exported(net, side):
+def exported(network):
     """The path of the network as ONNX, batch size free; the file, of hundreds of megabytes, is gone afterwards."""
-    images = torch.randn(2, 3, side, side)
+    inputs, _ = network.examples(2)
     with tempfile.TemporaryDirectory(prefix="coar-bench-") as folder:
         path = os.path.join(folder, "net.onnx")
         with contextlib.redirect_stdout(sys.stderr):  # whatever it says is no answer of ours
-            torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False,
+            torch.onnx.export(network.net, (inputs,), path, input_names=["inputs"], dynamo=True, verbose=False,
                               external_data=False, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},))
         yield path
 
@@ -98,10 +113,10 @@ class OnnxRuntime:
     def __init__(self, options, kind):
         import onnxruntime
 
-        net, self.side, _ = networks.build(options.network)
-        with exported(net, self.side) as path, open(path, "rb") as file:
+        self.network = networks.build(options.network)
+        with exported(self.network) as path, open(path, "rb") as file:
             self.model = file.read()
-        self.threads, self.batches = options.threads, DENSE_BATCHES[self.side]
+        self.threads, self.batches = options.threads, batches_of(self.network).dense
         self.version = "ONNX Runtime " + onnxruntime.__version__
 
     def step(self, batch):
@@ -112,8 +127,8 @@ class OnnxRuntime:
         settings.log_severity_level = 3
         settings.add_free_dimension_override_by_name("batch", batch)
         session = onnxruntime.InferenceSession(self.model, settings, providers=["CPUExecutionProvider"])
-        images = {"images": torch.randn(batch, 3, self.side, self.side).numpy()}
-        return lambda: session.run(None, images), batch
+        inputs = {"inputs": self.network.examples(batch)[0].numpy()}
+        return lambda: session.run(None, inputs), batch
 
 
 class OpenVino:
@@ -122,30 +137,30 @@ class OpenVino:
     def __init__(self, options, kind):
         import openvino
 
-        net, self.side, _ = networks.build(options.network)
+        self.network = networks.build(options.network)
         self.core = openvino.Core()
-        with exported(net, self.side) as path:
+        with exported(self.network) as path:
             self.model = self.core.read_model(path)
         self.settings = {"INFERENCE_NUM_THREADS": options.threads,
                          "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32"}
-        self.batches = [(b, hint) for b in DENSE_BATCHES[self.side] for hint in ("LATENCY", "THROUGHPUT")]
+        self.batches = [(b, hint) for b in batches_of(self.network).dense for hint in ("LATENCY", "THROUGHPUT")]
         self.version = "OpenVINO " + openvino.__version__.split("-")[0]
 
     def step(self, batch):
         import openvino
 
         size, hint = batch
-        self.model.reshape([size, 3, self.side, self.side])
+        inputs = self.network.examples(size)[0].numpy()
+        self.model.reshape(list(inputs.shape))
         compiled = self.core.compile_model(self.model, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
-        images = torch.randn(size, 3, self.side, self.side).numpy()
         if hint == "LATENCY":
             request = compiled.create_infer_request()
-            return lambda: request.infer([images], share_inputs=True), size
+            return lambda: request.infer([inputs], share_inputs=True), size
         queue = openvino.AsyncInferQueue(compiled)
 
         def one():
             for _ in range(len(queue)):
-                queue.start_async([images], share_inputs=True)
+                queue.start_async([inputs], share_inputs=True)
             queue.wait_all()
 
         return one, size * len(queue)
@@ -185,7 +200,7 @@ def main():
     parser.add_argument("--peer", required=True, choices=PEERS)
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--images", type=int, help="images per mask (200 at 32x32, 64 at 224x224)")
+    parser.add_argument("--images", type=int, help="images per mask (200 at 32x32, 64 at 224x224), or texts (32)")
     options = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not by the signal itself, which would leave files behind

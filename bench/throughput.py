@@ -31,7 +31,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # name: title, and alpha as in the paper
 NETWORKS = {"resnet20": ("ResNet-20, CIFAR", 0.10), "resnet18_cifar": ("ResNet-18, CIFAR", 0.10),
             "mini_resnet_256": ("MiniResNet, 256 planes", 0.10), "resnet50": ("ResNet-50, 224x224", 0.05),
-            "vit_b_16": ("ViT-B/16, 224x224", 0.05)}
+            "vit_b_16": ("ViT-B/16, 224x224", 0.05), "clip_vit_b_16": ("CLIP ViT-B/16, 224x224", 0.05),
+            "clip_rn50": ("CLIP ResNet-50, 224x224", 0.05), "gpt2": ("GPT-2 of 124M, texts of 128 tokens", 0.025)}
 PACKAGES = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "safetensors"]
 # name, whether it ablates, precision class
 PEERS = [("pytorch", True, "fp32"), ("pytorch-autocast", True, "bf16"), ("pytorch-bf16", True, "bf16"),
@@ -271,7 +272,7 @@ class Row:
         return "| " + " | ".join(words) + " |"
 
 
-HEADS = ["network", "alpha", "coar in", "coar, masked images/s", "of peak, dense flops", "executed",
+HEADS = ["network", "alpha", "coar in", "coar, masked images/s (of GPT-2 texts/s)", "of peak, dense flops", "executed",
          "PyTorch's masked procedure", "coar / PyTorch", "torch.compile, dense", "ONNX Runtime, dense",
          "OpenVINO, dense", "coar / fastest dense"]
 

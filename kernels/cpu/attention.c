@@ -385,8 +385,8 @@ static void attend_reverse(const attention_reverse_args *a, const reverse_worksp
     gather_values(a->k + offset, stride, tokens, d, w->k_values);
     memset(w->k_sums, 0, sums);
     memset(w->v_sums, 0, sums);
-    for (uint32_t first = 0; first < tokens; first += BLOCK)
-        reverse_block(a, w, offset, first, at_most(tokens - first, BLOCK));
+    for (uint32_t first = 0; first < a->queries; first += BLOCK)
+        reverse_block(a, w, offset, first, at_most(a->queries - first, BLOCK));
     scatter_keys(w->k_sums, tokens, d, a->output_k, offset, stride);
     scatter_keys(w->v_sums, tokens, d, a->output_v, offset, stride);
 }

@@ -232,6 +232,7 @@ typedef struct layernorm_reverse_args {
 
 typedef struct attention_reverse_args {
     uint32_t tokens, heads, head_width;
+    uint32_t queries; /* tokens whose results are wanted, from the first on: those of q, gradient and output_q */
     bool causal;
     const float *q, *k, *v;                    /* as in attention_args; the probabilities are computed again */
     const float *gradient;                     /* dL/dy [tokens][width][LANES] */

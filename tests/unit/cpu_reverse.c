@@ -252,6 +252,7 @@ static void check_attention(const cpu_kernels *k, const heads *h, bool add, bool
     double *expected = lanes_doubles(3 * count * LANES), *each[3];
     for (size_t i = 0; i < 3; i++) each[i] = expected + i * count * LANES;
     attention_reverse_args a = {.tokens = tokens,
+                                .queries = tokens,
                                 .heads = (uint32_t)h->heads,
                                 .head_width = width,
                                 .causal = h->causal,
@@ -289,6 +290,7 @@ static void check_parts(const cpu_kernels *k) {
     const size_t count = tokens * width;
     const attention_reverse_args all = {
         .tokens = tokens,
+        .queries = tokens,
         .heads = 1,
         .head_width = width,
         .q = lanes_values(count),
@@ -309,6 +311,42 @@ static void check_parts(const cpu_kernels *k) {
         k->attention_reverse(&one);
         lanes_same("the one gradient", outputs[wanted]->values, expected, count);
     }
+}
+
+/* Queries that are not asked for are as good as ones whose results have no gradient. */
+static void check_queries(const cpu_kernels *k) {
+    const uint32_t tokens = 13, queries = 2, width = 5;
+    const size_t count = tokens * width, asked = queries * width;
+    const float *q = lanes_values(count), *of_asked = lanes_values(asked);
+    float *gradient = lanes_output(count);
+    memset(gradient, 0, count * LANES * sizeof *gradient);
+    memcpy(gradient, of_asked, asked * LANES * sizeof *gradient);
+    attention_reverse_args all = {
+        .tokens = tokens,
+        .queries = tokens,
+        .heads = 1,
+        .head_width = width,
+        .q = q,
+        .k = lanes_values(count),
+        .v = lanes_values(count),
+        .gradient = gradient,
+        .output_q = {lanes_output(count), false},
+        .output_k = {lanes_output(count), false},
+        .output_v = {lanes_output(count), false},
+        .scratch = lanes_output((k->attention_reverse_scratch(tokens, width) + LANES - 1) / LANES),
+    };
+    attention_reverse_args some = all;
+    some.queries = queries;
+    some.q = lanes_copy(q, asked);
+    some.gradient = of_asked;
+    some.output_q.values = lanes_output(asked);
+    some.output_k.values = lanes_output(count);
+    some.output_v.values = lanes_output(count);
+    k->attention_reverse(&all);
+    k->attention_reverse(&some);
+    lanes_same("dL/dq", some.output_q.values, all.output_q.values, asked);
+    lanes_same("dL/dk", some.output_k.values, all.output_k.values, count);
+    lanes_same("dL/dv", some.output_v.values, all.output_v.values, count);
 }
 
 /* ---------------------------------------------------------------------------------------------- copies */
@@ -429,6 +467,7 @@ int main(void) {
     lanes_each("layer norm in reverse", check_layernorms);
     lanes_each("attention, and in reverse", check_attentions);
     lanes_each("attention in reverse, one gradient alone", check_parts);
+    lanes_each("attention in reverse, a few queries", check_queries);
     lanes_each("embed, select and subsample in reverse", check_copies);
     lanes_each("the mean token and vectors of length 1, and in reverse", check_clip);
     return test_end();

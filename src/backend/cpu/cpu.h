@@ -66,7 +66,7 @@ typedef struct cpu_layer {
                     * makes an attention's values; -1 = all are */
     int feeder;    /* OP_CONV: `stored_by` of the op that makes the input */
     size_t read;   /* positions of the output, from the first on, that the logits depend on: of a ViT's last block the
-                    * class token alone. `run` computes no others of an op that treats each by itself */
+                    * class token alone. No others of an op that treats each by itself are computed, nor their gradients */
     border_axis rows, columns;
     /* OP_CONV */
     cpu_form form; /* of `run`, in the plan's precision */
@@ -101,7 +101,7 @@ enum { SHOWN_NONE = LANES }; /* more than any index into the rest */
 typedef struct cpu_worker {
     cpu_packed *packed; /* [ops] */
     float **value;      /* [values]: where they live now */
-    bool all_positions; /* in sums over positions and reverse passes: whether or not they are read */
+    bool all_positions; /* in sums over positions: whether or not they are read */
     size_t positions;   /* of texts, in this tile: those behind them have no next token, and nobody sees them */
     bool log_sums;      /* an OP_NEXT's are wanted, as by losses; otherwise 0 */
     /* run */
@@ -178,6 +178,8 @@ typedef struct cpu_backend {
 void cpu_layers_describe(cpu_backend *b);
 /* Fills the arrays that cpu_memory.c has placed. */
 coar_status cpu_layers_fill(cpu_backend *b);
+/* Whether position p of the output depends on position p of the first input and of the residual alone. */
+bool cpu_is_positionwise(const cpu_layer *layer);
 /* Columns of a kernel row, all stored, of a form with so many in a point: the length of their list. */
 static inline size_t cpu_layer_columns(const cpu_layer *layer, const cpu_form *form, uint32_t columns) {
     return (size_t)columns * (form->winograd ? 1 : layer->op->kernel_w);

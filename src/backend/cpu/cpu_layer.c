@@ -76,8 +76,7 @@ static void read_positions(cpu_backend *b, int value, size_t count) {
     if (count > *read) *read = count;
 }
 
-/* Whether position p of the output depends on position p of the first input and of the residual alone. */
-static bool is_positionwise(const cpu_layer *layer) {
+bool cpu_is_positionwise(const cpu_layer *layer) {
     const op *o = layer->op;
     if (o->kind == OP_CONV)
         return o->kernel_h == 1 && o->kernel_w == 1 && o->stride == 1 && o->pad == 0 && layer->out.h == 1;
@@ -92,8 +91,8 @@ static void find_read(cpu_backend *b) {
         cpu_layer *layer = &b->layers[i];
         const op *o = layer->op;
         const size_t all = shape_positions(layer->in);
-        if (!is_positionwise(layer)) layer->read = shape_positions(layer->out);
-        read_positions(b, o->input[0], is_positionwise(layer) ? layer->read : o->kind == OP_SELECT ? 1 : all);
+        if (!cpu_is_positionwise(layer)) layer->read = shape_positions(layer->out);
+        read_positions(b, o->input[0], cpu_is_positionwise(layer) ? layer->read : o->kind == OP_SELECT ? 1 : all);
         read_positions(b, o->input[1], all);
         read_positions(b, o->input[2], all);
         read_positions(b, o->residual, layer->read);

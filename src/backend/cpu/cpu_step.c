@@ -21,6 +21,26 @@ static gradient_sum sum_at(const reverse_tile *t, int region, bool add) {
     return (gradient_sum){at(t, region), add};
 }
 
+/* ---------------------------------------------------------------------------------------- positions */
+
+/* Of value v, not the input: those that are computed. Of its gradient these are there, and no others. */
+static size_t value_positions(const reverse_tile *t, int v) {
+    return cpu_positions(t->w, &t->b->layers[graph_maker(v)]);
+}
+
+/* Those of input k's gradient that the reverse of an op writes. The output does not depend on the others by way of this
+ * op, though it may by way of another that reads the same value: a query is asked for where keys are not. */
+static size_t positions_written(const reverse_tile *t, const cpu_layer *layer, int k) {
+    const size_t all = value_positions(t, layer->op->input[k]), read = cpu_positions(t->w, layer);
+    return k == 0 && cpu_is_positionwise(layer) && read < all ? read : all;
+}
+
+/* The gradient of value v, the first `written` positions of which are there: the others are zero. */
+static void complete_gradient(const reverse_tile *t, float *gradient, int v, size_t written) {
+    const size_t stride = (size_t)t->b->settings.graph->values[v].c * LANES, all = value_positions(t, v);
+    if (written < all) memset(gradient + written * stride, 0, (all - written) * stride * sizeof *gradient);
+}
+
 /* ------------------------------------------------------------------------------------------ forward */
 
 static void forward_convolution(const reverse_tile *t, const step *s) {
@@ -176,17 +196,33 @@ static float *remake_result(const reverse_tile *t, const step *s) {
     return x;
 }
 
+/* What is left to do when the kernel has run. */
+static void end_epilogue(const reverse_tile *t, const step *s) {
+    const cpu_layer *layer = &t->b->layers[s->op];
+    if (in_epilogue(layer)) end_site(t, layer);
+    if (s->dresidual != REGION_NONE && !s->add_residual)
+        complete_gradient(t, at(t, s->dresidual), layer->op->residual, cpu_positions(t->w, layer));
+}
+
 static void reverse_epilogue(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     if (layer->op->mask.place == PLACE_OUT) reverse_mask(t, layer, remake_result(t, s), at(t, s->dy));
     const epilogue_reverse_args args = epilogue_args(t, s);
     t->b->kernels->epilogue_reverse(&args);
-    if (in_epilogue(layer)) end_site(t, layer);
+    end_epilogue(t, s);
+}
+
+/* Whether the reverse of a convolution has the next step, an epilogue, run on its results piecemeal: only where these are
+ * all that there is of the gradient. */
+static bool runs_next(const reverse_tile *t, const step *s) {
+    const cpu_layer *layer = &t->b->layers[s->op];
+    return s->fused && positions_written(t, layer, 0) == value_positions(t, layer->op->input[0]);
 }
 
 /* The data gradient, and in one go the epilogue of the next step where that is possible. */
 static void reverse_convolution(const reverse_tile *t, const step *s) {
-    const cpu_layer *layer = &t->b->layers[s->op], *next = s->fused ? &t->b->layers[s[1].op] : NULL;
+    const cpu_layer *layer = &t->b->layers[s->op];
+    const bool next = runs_next(t, s);
     conv_reverse_args args = {
         .window = cpu_tile_window(t->w, layer),
         .in_channels = layer->in.c,
@@ -205,7 +241,7 @@ static void reverse_convolution(const reverse_tile *t, const step *s) {
         args.then = &then;
     }
     (layer->fp32.winograd ? t->b->kernels->winograd_reverse : t->b->kernels->conv_reverse)(&args);
-    if (next && in_epilogue(next)) end_site(t, next);
+    if (next) end_epilogue(t, s + 1);
 }
 
 /* --------------------------------------------------------------------------------------- other ops */
@@ -278,8 +314,10 @@ static void reverse_attention(const reverse_tile *t, const step *s) {
     const cpu_layer *layer = &t->b->layers[s->op];
     const op *o = layer->op;
     if (o->mask.place == PLACE_OUT) reverse_mask(t, layer, at(t, s->linear), at(t, s->dy));
+    const uint32_t queries = (uint32_t)cpu_positions(t->w, layer);
     const attention_reverse_args args = {
-        .tokens = (uint32_t)cpu_positions(t->w, layer),
+        .tokens = o->causal ? queries : (uint32_t)shape_positions(layer->in),
+        .queries = queries,
         .heads = o->heads,
         .head_width = layer->in.c / o->heads,
         .causal = o->causal,
@@ -320,13 +358,13 @@ static void reverse(const reverse_tile *t, const step *s) {
         reverse_attention(t, s);
         break;
     case OP_SELECT:
-        t->b->kernels->select_reverse(at(t, s->dy), shape_positions(layer->in), channels, dx);
+        t->b->kernels->select_reverse(at(t, s->dy), positions_written(t, layer, 0), channels, dx);
         break;
     case OP_MEAN_TOKEN:
         t->b->kernels->mean_token_reverse(at(t, s->dy), (uint32_t)shape_positions(layer->out), channels, dx);
         break;
     case OP_NORMALISE:
-        t->b->kernels->l2norm_reverse(at(t, s->x[0]), at(t, s->dy), shape_positions(layer->in), channels, dx);
+        t->b->kernels->l2norm_reverse(at(t, s->x[0]), at(t, s->dy), cpu_positions(t->w, layer), channels, dx);
         break;
     case OP_NEXT:
         cpu_next_reverse(t->b, t->w, layer, at(t, s->x[0]), at(t, s->x[1]), at(t, s->y), at(t, s->dy), dx);
@@ -334,6 +372,9 @@ static void reverse(const reverse_tile *t, const step *s) {
     case OP_LOOKUP:
         break; /* what makes tokens has no mask before it: nobody wants its gradient */
     }
+    for (int k = 0; k < 3; k++)
+        if (s->dx[k] != REGION_NONE && !s->add[k])
+            complete_gradient(t, at(t, s->dx[k]), layer->op->input[k], positions_written(t, layer, k));
 }
 
 static void run_step(const reverse_tile *t, const step *s) {
@@ -358,14 +399,15 @@ static void run_step(const reverse_tile *t, const step *s) {
 
 void cpu_step_all(const reverse_tile *t) {
     const cpu_schedule *schedule = &t->b->schedule;
-    t->w->all_positions = true;
+    t->w->all_positions = false;
     t->w->positions = t->images.positions;
     t->w->log_sums = t->spec->kind == OUTPUT_LOSS;
     for (size_t i = 0; i < t->b->settings.graph->op_count; i++)
         if (t->b->layers[i].op->kind == OP_CONV) cpu_pack(t->b, t->w, i, &t->b->layers[i].fp32, false);
-    for (size_t i = 0; i < schedule->step_count; i += schedule->steps[i].fused ? 2 : 1) { /* a fused epilogue is done */
+    for (size_t i = 0; i < schedule->step_count; i++) {
         const double start = cpu_profile_clock(t->b);
         run_step(t, &schedule->steps[i]);
         cpu_profile_step(t->b, t->w, &schedule->steps[i], start);
+        if (runs_next(t, &schedule->steps[i])) i++; /* a fused epilogue is done */
     }
 }
