@@ -59,6 +59,15 @@ same "ResNet-20: accuracy" "$(accuracy "$T/all20.h5" 81.03 | cut -d' ' -f2-)" ok
 succeeds "ResNet-32 on 10,000 images" "$COAR" ablate --model "$M/resnet32-cifar10.safetensors" --data "$T/test.h5" --precision fp32 --sampler "file:$T/ones32.npy" -o "$T/all32.h5"
 same "ResNet-32: accuracy" "$(accuracy "$T/all32.h5" 82.56 | cut -d' ' -f2-)" ok
 
+# The script behind the tables of docs/edit.md, in small: edits of three methods, measured by masks of their components.
+printf '<!-- bench/edit_cifar.py: %s -->\n' begin end >"$T/page.md"
+succeeds "bench/edit_cifar.py --quick" "$PYTHON" -B bench/edit_cifar.py "$(dirname "$COAR")" "$T" --quick \
+    --choices tau@50,greedy@50,random@50 --write "$T/page.md" --picture "$T/page.svg"
+same "three choices in six tables, two in four panels" \
+    "$(grep -cE '^\| (tau 50|greedy 50|random) \|' "$T/page.md") $(grep -c '<polyline' "$T/page.svg")" "18 8"
+corrected() { grep -E "$1" "$T/page.md" | grep -oE '^\| greedy 50 \| [0-9]+' | tail -n 1; }
+same "mistakes corrected: what edits say is what masks give" "$(corrected '%')" "$(corrected ' to ')"
+
 # Threads and memory decide nothing but the time.
 succeeds "1 thread, little memory" "$COAR" ablate $r20 --examples 0:45 --masks 70 --threads 1 --memory 48M -o "$T/t1.h5"
 succeeds "2 threads" "$COAR" ablate $r20 --examples 0:45 --masks 70 --threads 2 -o "$T/t2.h5"
