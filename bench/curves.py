@@ -28,7 +28,8 @@ def text(x, y, what, anchor="middle", size=11):
 
 def stroke(i, dashed, width):
     """How line i looks."""
-    return f'stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="{width}"' + (' stroke-dasharray="5 3"' if dashed[i] else "")
+    dashes = ' stroke-dasharray="5 3"' if dashed[i] else ""
+    return f'stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="{width}"{dashes}'
 
 
 def draw_panel(x0, y0, drawing, dashed):

@@ -2,11 +2,11 @@
 """Edits of a published ResNet-20 on CIFAR-10: mistakes corrected one at a time and classes forgotten, by every method
 of `coar edit`. Writes the tables of docs/edit.md between its markers, and its picture.
 
-    bench/edit_cifar.py BUILD FOLDER [--choices LIST] [--test N] [--seed S] [--threads T] [--write FILE]
-                        [--picture FILE.svg] [--quick]
+    bench/edit_cifar.py BUILD FOLDER [--choices LIST] [--others LIST] [--test N] [--seed S] [--threads T]
+                        [--write FILE] [--picture FILE.svg] [--quick]
 
 A choice is METHOD[:C]@R: greedy:4@400 is `--method greedy --harm-weight 4` with 400 references; greedy-loo is greedy by
-leave-one-out scores. Choices are compared at the same k with the first greedy one, where they have as many references.
+leave-one-out scores. --others: methods that are set beside the first greedy choice at its k, with its references.
 
 Rows of the test set are drawn with seed S (0) and never serve twice: 5,000 to test (they choose nothing), 1,000 to
 validate, 400 references, and from the last 2,600 50 that the network gets wrong and ten of each class. 1,000 are left
@@ -22,8 +22,9 @@ are told of test rows. A loss is of accuracy, in points; of the other classes th
 
 BUILD holds the coar binary; data, run and results go to FOLDER, and a second call goes on where the first ended. The
 images and weights are the shared material's (COAR_SHARED, default ../shared). Choices that take baselines (loo,
-gradient) make the run's (`coar evaluate --baselines`). --test: fewer test rows. --quick: five mistakes, three
-classes, 530 rows in all, 16 reverse passes: a test of the script. Needs numpy and h5py.
+gradient) make the run's (`coar evaluate --baselines`). --test: fewer test rows. --quick: two mistakes, one class, 80
+references, 16 reverse passes: a test of the script; FOLDER/test.h5 may then be of fewer images (a tenth validates, half
+test). Needs numpy and h5py.
 """
 import argparse
 import hashlib
@@ -46,9 +47,9 @@ CLASSES, ALPHA, PASSES, MASKS = 10, .01, 256, 64
 MISTAKE_K, CURVE_KS = 10, (1, 2, 3, 4, 6, 8, 10)
 CLASS_KS = (2, 4, 6, 8, 10, 12, 16, 20)
 FORGOTTEN, WANTED = 2, 5  # percent of validation examples to go by, so that test's are below what is wanted
-CHOICES = "tau@50,greedy@50,loo@50,gradient@50,weight-norm@50,random@50,tau@400,greedy@400"
-BLIND = ("weight-norm", "random")  # look at no example
-DRAWS = 1000  # of the bootstrap
+CHOICES, OTHERS = "tau@50,greedy@50,tau@400,greedy@400", "loo,gradient,weight-norm,random"
+BLIND = ("weight-norm", "random")  # look at no example: one edit stands for all
+SAME_K_ROWS, DRAWS = 2000, 1000  # test rows of the comparison at the same k; draws of its bootstrap
 BEGIN, END = "<!-- bench/edit_cifar.py: begin -->", "<!-- bench/edit_cifar.py: end -->"
 
 
@@ -64,6 +65,13 @@ class Choice:
         self.name = self.method + (f" (C = {self.weight})" if self.weight else "")
         if self.method not in BLIND:
             self.name += f" {self.references}"
+
+    def takes_baselines(self):
+        return self.by_loo or self.method in ("loo", "gradient")
+
+    def at(self, what):
+        """The name of the edit of a mistake or a class."""
+        return f"{'any' if self.method in BLIND else what}-{self.key}"
 
     def options(self, network):
         weight = ("--harm-weight", self.weight) if self.weight else ()
@@ -163,13 +171,13 @@ class Rows:
         count = len(network.labels)
         self.labels = network.labels
         order = numpy.random.default_rng(arguments.seed).permutation(count)
-        self.test, self.validation, rest = order[:5000][:arguments.test], order[5000:6000], order[7000:]
-        if arguments.quick:
-            self.test, self.validation, rest = self.test[:150], self.validation[:150], rest[:230]
+        tenth = count // 10
+        self.test, self.validation, rest = order[:5 * tenth], order[5 * tenth:6 * tenth], order[7 * tenth:]
+        self.test = self.test[:arguments.test]
         self.baseline = numpy.full(count, numpy.nan)
         for rows in (self.test, self.validation, rest):
             self.baseline[rows] = network.margins([()], rows)[0]
-        references, mistakes, classes = (80, 5, 3) if arguments.quick else (400, 50, CLASSES)
+        references, mistakes, classes = (80, 2, 1) if arguments.quick else (400, 50, CLASSES)
         self.references, rest = rest[:references], rest[references:]
         self.mistakes = rest[self.baseline[rest] <= 0][:mistakes]
         rest = rest[~numpy.isin(rest, self.mistakes)]
@@ -185,23 +193,34 @@ class Rows:
         return self.references[self.labels[self.references] != label][:count]
 
 
+def components(e):
+    return [c["component"] for c in e["order"]]
+
+
+def edit_mistakes(network, rows, choice):
+    """Of each mistake what its edit says."""
+    return [network.edit(f"mistake-{choice.at(row)}", [row], rows.references[:choice.references], "--raise", "--until",
+                         100, "--max-k", MISTAKE_K, *choice.options(network)) for row in rows.mistakes]
+
+
+def edit_classes(network, rows, choice):
+    """Of each class what its edit says."""
+    return [network.edit(f"class-{choice.at(c)}", rows.of_class[c], rows.others(c, choice.references), "--lower",
+                         "--max-k", CLASS_KS[-1], *choice.options(network)) for c in rows.classes]
+
+
 class Mistakes:
     """What a choice does to mistakes.
 
-    orders: of each its MISTAKE_K components; ks: the smallest k that corrects it, 0 where none does; losses of the
-    corrected.
+    ks: of each the smallest k that corrects it, 0 where none does; losses of the corrected.
     """
 
     def __init__(self, network, rows, choice):
-        self.name, self.orders, ks = choice.name, [], []
-        for row in rows.mistakes:
-            e = network.edit(f"mistake-{row}-{choice.key}", [row], rows.references[:choice.references], "--raise",
-                             "--until", 100, "--max-k", MISTAKE_K, *choice.options(network))
-            self.orders.append([c["component"] for c in e["order"]])
-            ks.append(e["k"] if e["sets"]["target"]["after"]["accuracy"] == 1 else 0)
-        sets = [order[:k] for order, k in zip(self.orders, ks) if k]
+        self.name = choice.name
+        edits = edit_mistakes(network, rows, choice)
+        self.ks = numpy.array([e["k"] if e["sets"]["target"]["after"]["accuracy"] == 1 else 0 for e in edits])
+        sets = [components(e)[:k] for e, k in zip(edits, self.ks) if k]
         before = rows.baseline[rows.test] > 0
-        self.ks = numpy.array(ks)
         self.losses = 100 * (before.mean() - (network.margins(sets, rows.test) > 0).mean(1)) if sets else numpy.zeros(0)
 
     def until(self, k):
@@ -227,23 +246,19 @@ def class_figures(right, before, labels, label, weights=None):
 class Classes:
     """What a choice does to classes.
 
-    orders: of each class its components; curves [classes, ks, (class, others)] on validation; ks: those taken, or 0;
-    test: (class, others) on test rows.
+    curves [classes, ks, (class, others)] on validation; ks: those taken, or 0; test: (class, others) on test rows.
     """
 
     def __init__(self, network, rows, choice):
-        self.name, self.orders = choice.name, []
-        for c in rows.classes:
-            e = network.edit(f"class-{c}-{choice.key}", rows.of_class[c], rows.others(c, choice.references), "--lower",
-                             "--max-k", CLASS_KS[-1], *choice.options(network))
-            self.orders.append([component["component"] for component in e["order"]])
-        sets = [order[:k] for order in self.orders for k in CLASS_KS]
-        right = (network.margins(sets, rows.validation) > 0).reshape(len(self.orders), len(CLASS_KS), -1)
+        self.name = choice.name
+        orders = [components(e) for e in edit_classes(network, rows, choice)]
+        sets = [order[:k] for order in orders for k in CLASS_KS]
+        right = (network.margins(sets, rows.validation) > 0).reshape(len(orders), len(CLASS_KS), -1)
         before, labels = rows.baseline[rows.validation] > 0, rows.labels[rows.validation]
         self.curves = numpy.array([[numpy.concatenate(class_figures(right[i, j], before, labels, c))
                                     for j in range(len(CLASS_KS))] for i, c in enumerate(rows.classes)])
         self.ks = [next((k for k, point in zip(CLASS_KS, curve) if point[0] <= FORGOTTEN), 0) for curve in self.curves]
-        sets = [order[:k or CLASS_KS[-1]] for order, k in zip(self.orders, self.ks)]
+        sets = [order[:k or CLASS_KS[-1]] for order, k in zip(orders, self.ks)]
         after = network.margins(sets, rows.test) > 0
         before, labels = rows.baseline[rows.test] > 0, rows.labels[rows.test]
         self.test = numpy.array([numpy.concatenate(class_figures(after[i], before, labels, c))
@@ -296,49 +311,44 @@ def interval(mean, draws, digits):
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def same_k(network, rows, choices, one, many):
-    """The table of all choices with as many references as the first greedy one, at its k. A draw of the bootstrap is of
-    test rows and of mistakes, each with replacement; the classes are all there are."""
-    first = next((i for i, choice in enumerate(choices) if choice.method == "greedy"), None)
-    if first is None:
-        return ""
-    rng, tests, count = numpy.random.default_rng(0), len(rows.test), len(rows.mistakes)
+def same_k(network, rows, choices, first, mistakes, classes):
+    """The table of choices at the k of choice `first`, whose results `mistakes` and `classes` are. A draw of the
+    bootstrap is of test rows and of mistakes, each with replacement; the classes are all there are."""
+    test = rows.test[:SAME_K_ROWS]
+    rng, tests, count = numpy.random.default_rng(0), len(test), len(rows.mistakes)
     weights = rng.multinomial(tests, [1 / tests] * tests, DRAWS).astype(float)
     drawn = rng.multinomial(count, [1 / count] * count, DRAWS).astype(float)
-    before, labels = rows.baseline[rows.test] > 0, rows.labels[rows.test]
-    ks, class_ks = [k or MISTAKE_K for k in one[first].ks], [k or CLASS_KS[-1] for k in many[first].ks]
+    before, labels = rows.baseline[test] > 0, rows.labels[test]
+    ks, class_ks = [k or MISTAKE_K for k in mistakes.ks], [k or CLASS_KS[-1] for k in classes.ks]
     lines = []
-    for choice, mistakes, classes in zip(choices, one, many):
-        if choice.references != choices[first].references:
-            continue
-        sets = [order[:k] for order, k in zip(mistakes.orders, ks)]
+    for choice in choices:
+        sets = [components(e)[:k] for e, k in zip(edit_mistakes(network, rows, choice), ks)]
         corrected = numpy.diag(network.margins(sets, rows.mistakes)) > 0
-        lost = before * 1. - (network.margins(sets, rows.test) > 0)
-        sets = [order[:k] for order, k in zip(classes.orders, class_ks)]
-        right = network.margins(sets, rows.test) > 0
+        lost = before * 1. - (network.margins(sets, test) > 0)
+        sets = [components(e)[:k] for e, k in zip(edit_classes(network, rows, choice), class_ks)]
+        right = network.margins(sets, test) > 0
         exact, draws = (numpy.mean([class_figures(right[i], before, labels, c, w)
                                     for i, c in enumerate(rows.classes)], 0)
                         for w in (None, weights))  # each [(class, others), draws]
         lines.append([choice.name, interval(100 * corrected.mean(), 100 * (drawn @ corrected) / count, 0),
                       interval(100 * lost.mean(), 100 * (drawn @ lost * weights).sum(1) / lost.size, 2),
                       interval(exact[0, 0], draws[0], 1), interval(exact[1, 0], draws[1], 2)])
-    return (f"\n**At the same k**, that of {one[first].name} for every mistake (mean {numpy.mean(ks):.1f}) and class "
-            f"({numpy.mean(class_ks):.1f}), on test rows; 95 % intervals over mistakes and rows (bootstrap):\n\n" +
-            table(["choice", "mistakes corrected, %", "loss by all of the mistakes' edits", "the class's accuracy",
+    return (f"\n**At the same k**, that of {first.name} for every mistake (mean {numpy.mean(ks):.1f}) and class "
+            f"({numpy.mean(class_ks):.1f}), on {tests} test rows; 95 % intervals over mistakes and rows:\n\n" +
+            table(["choice", "mistakes corrected, %", "loss by all mistakes' edits", "the class's accuracy",
                    "others' loss"], lines))
 
 
 def draw(path, choices, one, many):
-    """What choices that look at examples do against k."""
-    shown = [i for i, choice in enumerate(choices) if choice.method not in BLIND]
-    names, ks = [choices[i].name for i in shown], range(1, MISTAKE_K + 1)
-    until = numpy.array([[one[i].until(k) for k in ks] for i in shown])
-    curves = numpy.array([many[i].curves.mean(0) for i in shown])
-    write_svg(path, names, [panel("mistakes corrected with at most k, %", ks, until[..., 0]),
+    ks = range(1, MISTAKE_K + 1)
+    until = numpy.array([[mistakes.until(k) for k in ks] for mistakes in one])
+    curves = numpy.array([classes.curves.mean(0) for classes in many])
+    write_svg(path, [choice.name for choice in choices],
+              [panel("mistakes corrected with at most k, %", ks, until[..., 0]),
                             panel("mean loss of those, points (test)", ks, until[..., 1]),
                             panel("accuracy of the class to forget, % (validation)", CLASS_KS, curves[..., 0]),
                             panel("mean loss of other classes, points (validation)", CLASS_KS, curves[..., 1])],
-              [choices[i].references > 50 for i in shown])
+              [choice.references != choices[0].references for choice in choices])
 
 
 def main():
@@ -346,6 +356,7 @@ def main():
     parser.add_argument("build")
     parser.add_argument("folder")
     parser.add_argument("--choices", default=CHOICES)
+    parser.add_argument("--others", default=OTHERS)
     parser.add_argument("--test", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
@@ -358,7 +369,10 @@ def main():
     network = Network(arguments)
     rows = Rows(network, arguments)
     choices = [Choice(text) for text in arguments.choices.split(",")]
-    network.attribute(rows.attributed(), any(c.by_loo or c.method in ("loo", "gradient") for c in choices))
+    first = next((i for i, choice in enumerate(choices) if choice.method == "greedy"), 0)
+    others = [c for c in choices if c.references == choices[first].references]
+    others += [Choice(f"{name}@{choices[first].references}") for name in arguments.others.split(",") if name]
+    network.attribute(rows.attributed(), any(choice.takes_baselines() for choice in choices + others))
     one = [Mistakes(network, rows, choice) for choice in choices]
     many = [Classes(network, rows, choice) for choice in choices]
     with h5py.File(network.path("test.h5")) as f:
@@ -367,7 +381,8 @@ def main():
             f"test rows (seed {arguments.seed}). The number behind a choice is that of references.\n\n" +
             mistakes_tables(one) +
             f"\n**{len(rows.classes)} classes to forget**, ten targets each.\n\n" +
-            classes_tables(many, [names[c] for c in rows.classes]) + same_k(network, rows, choices, one, many))
+            classes_tables(many, [names[c] for c in rows.classes]) +
+            same_k(network, rows, others, choices[first], one[first], many[first]))
     if arguments.picture:
         draw(arguments.picture, choices, one, many)
     if not arguments.write:
