@@ -63,11 +63,18 @@ cifar() {
     done
 }
 
+# out/cifar-run.h5 of ten test images of each class. An edit ablates one filter in 60 or fewer, and so do the passes for it.
+cifar_run() {
+    rows=$(seq -s, 0 100 9999) validation=$(seq -s, 1 10 9999) test=$(seq -s, 2 5 9999)
+    [ -n "${QUICK:-}" ] || passes=(--passes 128 --masks 64 --eval-masks 40)
+    passes+=(--alpha .01)
+    cifar test
+    attribute cifar "$resnet20" "$out/test.h5" "$rows"
+}
+
 case $task in
 fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic) ;;
 cifar-fix-error | cifar-forget-class | cifar-backdoor)
-    # An edit ablates one filter in 60 or fewer, and so do the passes that choose them.
-    [ -n "${QUICK:-}" ] || passes=(--passes 256 --masks 64 --eval-masks 40 --alpha .01)
     [ -f "$resnet20" ] && [ -f "$shared/cifar10/test-jpeg.tar.gz" ] || {
         echo "$task: left out: no CIFAR-10 images and ResNet-20 in $shared (COAR_SHARED names their folder)" >&2
         exit 1
@@ -114,22 +121,21 @@ typographic)
     pictures typographic
     attack attacked $networks/typographic.safetensors 60 --method greedy "$@"
     ;;
-cifar-fix-error) # image 25 is the first of every 25th, 40 of each class, that the network gets wrong
-    cifar test
-    rows=$(seq -s, 0 25 9999)
-    attribute cifar "$resnet20" "$out/test.h5" "$rows"
-    edit "$out/cifar-run.h5" --target 25 --reference "$rows & rest" --raise --max-k 10 --until 100 --method greedy "$@"
+cifar-fix-error) # image 400 is the first of those with attributions that the network gets wrong
+    cifar_run
+    edit "$out/cifar-run.h5" --target 400 --reference "$rows & rest" --raise --max-k 10 --until 100 --method greedy \
+        --validation "$validation" --test "$test" "$@"
     ;;
 cifar-forget-class)
-    cifar test
-    rows=$(seq -s, 0 25 9999)
-    attribute cifar "$resnet20" "$out/test.h5" "$rows"
-    edit "$out/cifar-run.h5" --target "$rows & class:ship" --reference "$rows & rest" --lower --max-k 20 --method greedy "$@"
+    cifar_run
+    edit "$out/cifar-run.h5" --target "$rows & class:ship" --reference "$rows & rest" --lower --max-k 20 --method greedy \
+        --validation "$validation & !class:ship" --test "$test & !class:ship" --target-test "$test & class:ship" "$@"
     ;;
 cifar-backdoor) # PyTorch makes the network
     cifar train test
     say "${TORCH:-python3}" examples/edit/train/cifar_backdoor.py "$resnet20" \
         "$out/train.h5" "$out/test.h5" "$out" >&2
-    attack triggered "$out/backdoor.safetensors" 20 --method greedy "$@"
+    passes+=(--alpha .025)
+    attack triggered "$out/backdoor.safetensors" 100 --method greedy --harm-weight 32 "$@"
     ;;
 esac
