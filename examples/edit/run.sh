@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One editing task from its data to edited weights. README.md tells what each shows.
 #   examples/edit/run.sh TASK [options of coar edit]
-# TASK: fix-error|fix-error-shapes|forget-class|subpopulation|backdoor|typographic|cifar-backdoor.
+# TASK: fix-error|fix-error-shapes|forget-class|subpopulation|backdoor|typographic|
+#       cifar-fix-error|cifar-forget-class|cifar-backdoor (with the images and networks of $COAR_SHARED, default ../shared).
 # Files go to build/edit/TASK, which is made anew, or to the empty folder $OUT. Results are on stdout, all else on stderr.
 # $COAR: the program; QUICK=1: fewer passes, and no other ways to choose components beside it.
 set -eu
@@ -11,6 +12,8 @@ task=${1:-}
 coar=${COAR:-build/coar}
 out=${OUT:-build/edit/$task}
 networks=examples/edit/networks
+shared=${COAR_SHARED:-../shared}
+resnet20=$shared/models/resnet20-cifar10.safetensors
 passes=(--passes 32 --masks 128 --eval-masks 40) compare=(--compare)
 [ -z "${QUICK:-}" ] || passes=(--passes 16 --masks 64 --eval-masks 8) compare=()
 
@@ -50,16 +53,40 @@ digits() {
     attribute digits data/digits-resnet.safetensors "$out/digits.h5" @data/digits-test-rows.npy
 }
 
+# cifar PART...: images of the shared material as out/PART.h5
+cifar() {
+    local part
+    for part; do
+        tar -xzf "$shared/cifar10/$part-jpeg.tar.gz" -C "$out"
+        say "$coar" pack --from imagefolder "$out/$part" --mean .485,.456,.406 --std .229,.224,.225 -o "$out/$part.h5" >&2
+        rm -r "${out:?}/$part"
+    done
+}
+
+# out/cifar-run.h5 of ten test images of each class. An edit ablates one filter in 60 or fewer, and so do the passes for it.
+cifar_run() {
+    rows=$(seq -s, 0 100 9999) validation=$(seq -s, 1 10 9999) test=$(seq -s, 2 5 9999)
+    [ -n "${QUICK:-}" ] || passes=(--passes 128 --masks 64 --eval-masks 40)
+    passes+=(--alpha .01)
+    cifar test
+    attribute cifar "$resnet20" "$out/test.h5" "$rows"
+}
+
 case $task in
-fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic | cifar-backdoor)
-    [ -n "${OUT:-}" ] || rm -rf "$out"
-    mkdir -p "$out"
+fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic) ;;
+cifar-fix-error | cifar-forget-class | cifar-backdoor)
+    [ -f "$resnet20" ] && [ -f "$shared/cifar10/test-jpeg.tar.gz" ] || {
+        echo "$task: left out: no CIFAR-10 images and ResNet-20 in $shared (COAR_SHARED names their folder)" >&2
+        exit 1
+    }
     ;;
 *)
-    sed -n '2,6s/^# //p' "$0" >&2
+    sed -n '2,7s/^# //p' "$0" >&2
     exit 2
     ;;
 esac
+[ -n "${OUT:-}" ] || rm -rf "$out"
+mkdir -p "$out"
 
 case $task in
 fix-error) # of the digits the network gets one wrong
@@ -94,14 +121,21 @@ typographic)
     pictures typographic
     attack attacked $networks/typographic.safetensors 60 --method greedy "$@"
     ;;
-cifar-backdoor) # PyTorch, and CIFAR-10 with a ResNet-20 in $COAR_SHARED
-    shared=${COAR_SHARED:-../shared}
-    for part in train test; do
-        tar -xzf "$shared/cifar10/$part-jpeg.tar.gz" -C "$out"
-        say "$coar" pack --from imagefolder "$out/$part" -o "$out/$part.h5" >&2
-    done
-    say "${TORCH:-python3}" examples/edit/train/cifar_backdoor.py "$shared/models/resnet20-cifar10.safetensors" \
+cifar-fix-error) # image 400 is the first of those with attributions that the network gets wrong
+    cifar_run
+    edit "$out/cifar-run.h5" --target 400 --reference "$rows & rest" --raise --max-k 10 --until 100 --method greedy \
+        --validation "$validation" --test "$test" "$@"
+    ;;
+cifar-forget-class)
+    cifar_run
+    edit "$out/cifar-run.h5" --target "$rows & class:ship" --reference "$rows & rest" --lower --max-k 20 --method greedy \
+        --validation "$validation & !class:ship" --test "$test & !class:ship" --target-test "$test & class:ship" "$@"
+    ;;
+cifar-backdoor) # PyTorch makes the network
+    cifar train test
+    say "${TORCH:-python3}" examples/edit/train/cifar_backdoor.py "$resnet20" \
         "$out/train.h5" "$out/test.h5" "$out" >&2
-    attack triggered "$out/backdoor.safetensors" 20 --method greedy "$@"
+    passes+=(--alpha .025)
+    attack triggered "$out/backdoor.safetensors" 100 --method greedy --harm-weight 32 "$@"
     ;;
 esac

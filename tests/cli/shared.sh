@@ -59,6 +59,21 @@ same "ResNet-20: accuracy" "$(accuracy "$T/all20.h5" 81.03 | cut -d' ' -f2-)" ok
 succeeds "ResNet-32 on 10,000 images" "$COAR" ablate --model "$M/resnet32-cifar10.safetensors" --data "$T/test.h5" --precision fp32 --sampler "file:$T/ones32.npy" -o "$T/all32.h5"
 same "ResNet-32: accuracy" "$(accuracy "$T/all32.h5" 82.56 | cut -d' ' -f2-)" ok
 
+# The script behind the tables of docs/edit.md, in small: edits of three methods, measured by masks of their components.
+mkdir "$T/small"
+for class in "$T"/test/*; do
+    mkdir -p "$T/few/${class##*/}"
+    find "$class" -type f | sort | head -n 100 | xargs -I{} mv {} "$T/few/${class##*/}"
+done
+succeeds "pack 1,000 of them" "$COAR" pack --from imagefolder "$T/few" --mean .485,.456,.406 --std .229,.224,.225 -o "$T/small/test.h5"
+printf '<!-- bench/edit_cifar.py: %s -->\n' begin end >"$T/page.md"
+succeeds "bench/edit_cifar.py --quick" "$PYTHON" -B bench/edit_cifar.py "$(dirname "$COAR")" "$T/small" --quick \
+    --choices greedy@50 --others random --write "$T/page.md" --picture "$T/page.svg"
+same "one choice in six tables and four panels, one beside it" \
+    "$(grep -cE '^\| greedy 50 \|' "$T/page.md") $(grep -c '<polyline' "$T/page.svg") $(grep -c '^| random |' "$T/page.md")" "6 4 1"
+corrected() { grep -E "$1" "$T/page.md" | grep -oE '^\| greedy 50 \| [0-9]+' | head -n 1; }
+same "mistakes corrected: what edits say is what masks give" "$(corrected '%')" "$(corrected ' to ')"
+
 # Threads and memory decide nothing but the time.
 succeeds "1 thread, little memory" "$COAR" ablate $r20 --examples 0:45 --masks 70 --threads 1 --memory 48M -o "$T/t1.h5"
 succeeds "2 threads" "$COAR" ablate $r20 --examples 0:45 --masks 70 --threads 2 -o "$T/t2.h5"
