@@ -113,7 +113,8 @@ int cli_finish(coar_status status) {
         return 1;
     }
     if (status == COAR_OK) return 0;
-    fprintf(stderr, "coar: %s\n", *coar_last_error() ? coar_last_error() : coar_status_text(status));
+    if (!cli_follows())
+        fprintf(stderr, "coar: %s\n", *coar_last_error() ? coar_last_error() : coar_status_text(status));
     return status == COAR_STOPPED ? 3 : status == COAR_ERROR_USAGE ? 2 : 1;
 }
 
