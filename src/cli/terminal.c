@@ -33,6 +33,7 @@ void cli_catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); /* which mpirun passes on, while of others it kills after a second */
     signal(SIGPIPE, SIG_IGN);
 }
 

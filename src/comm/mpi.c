@@ -78,17 +78,17 @@ static void rest(long nanoseconds) {
     nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL);
 }
 
-/* Until the request is complete. */
+/* Until the request is complete. A short one may be at once, whoever is lost. */
 static coar_status await(MPI_Request *request, size_t bytes, const char *what) {
     const long most = bytes >= BULK ? PAUSE_BULK : PAUSE_MOST;
     for (long pause = PAUSE_LEAST;; pause = 2 * pause < most ? 2 * pause : most) {
         int done = 0;
+        TRY(check_lost());
         pthread_mutex_lock(&mpi.mutex);
         const int code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
         pthread_mutex_unlock(&mpi.mutex);
         TRY(check(code, what));
         if (done) return COAR_OK;
-        TRY(check_lost());
         rest(pause);
     }
 }
@@ -229,8 +229,8 @@ static void exchange_pulses(double now) {
         int gone = 1; /* at most one is on its way: nothing piles up in front of a process that hangs */
         if (mpi.beats[r] != MPI_REQUEST_NULL) MPI_Test(&mpi.beats[r], &gone, MPI_STATUS_IGNORE);
         if (gone) MPI_Isend(&beat, 1, MPI_BYTE, r, PULSE_TAG, mpi.pulses, &mpi.beats[r]);
-        /* ranks beside each other do not find the loss of rank 0 in the same moment: the first ends the others */
-        if (now - mpi.heard[r] > mpi.silence + 0.1 * mpi.rank) atomic_store(&mpi.lost, r);
+        /* one after the other the ranks would find that rank 0 is lost: the first ends the others, and tells */
+        if (now - mpi.heard[r] > mpi.silence + 2 * mpi.rank) atomic_store(&mpi.lost, r);
     }
 }
 
@@ -293,11 +293,22 @@ static void drain_pulses(void) {
         }
 }
 
-/* Rank 0 has the word: others that end the job leave it the time to tell why. */
+/* As long as there is a rank 0 it has the word: others that end the job leave it the time to tell why. */
+static void end_all(void) {
+    if (mpi.rank > 0 && atomic_load(&mpi.lost) < 0) sleep(1);
+    pthread_mutex_lock(&mpi.mutex);
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    _exit(1); /* where that comes back */
+}
+
+/* MPI's own end waits for all without looking after them, so they meet before. */
+static coar_status meet_last(void) {
+    COLLECTIVE(MPI_Ibarrier(mpi.collective, &request), 0, "end");
+    return COAR_OK;
+}
+
 static void end(bool together) {
-    char meeting = 0;
-    if (!together && mpi.rank > 0) sleep(1);
-    if (!together || broadcast(&meeting, 1) != COAR_OK) MPI_Abort(MPI_COMM_WORLD, 1);
+    if (!together || meet_last() != COAR_OK) end_all();
     stop_pulse();
     drain_pulses();
     MPI_Finalize();
