@@ -3,9 +3,13 @@
 
 #include <stdlib.h>
 
+#include "ablate/job_share.h"
+#include "ablate/run_share.h"
+
 coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **out) {
     coar_status status;
     store_stage *stage = NULL;
+    TRY(job_share(j));
     char *plan_json = plan_to_json(&j->plan);
     if (!plan_json) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory for its plan", store_path(store)));
     const unit_work *work = &run->work;
@@ -29,7 +33,8 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
             COAR_ERROR_BUSY, "%s: another process has finished %s up to %llu meanwhile: give the same command again",
             store_path(store), work->steps ? "passes" : "masks", (unsigned long long)stage_first_mask(stage)));
     run->units_before = stage_done_count(stage);
-    TRY_GOTO(workers_run(j, &run->work, stage));
+    TRY_GOTO(run_share(j, store, run, plan_json));
+    TRY_GOTO(run_gather(store, run, stage, workers_run(j, &run->work, stage)));
     *out = stage;
     stage = NULL;
 done:

@@ -4,7 +4,8 @@
  *
  * A unit's result depends on nothing but its indices, so the data sets have the same bytes for any number of devices,
  * and a unit that a failing device had in hand is simply computed by another.
- * Must not know: what a unit is (mask_units.c, gradient_units.c), other processes.
+ * Of several ranks each does so with the units that rank 0 hands to it (handout.h); all of them call workers_run.
+ * Must not know: what a unit is (mask_units.c, gradient_units.c), other jobs.
  */
 #ifndef COAR_ABLATE_WORKERS_H
 #define COAR_ABLATE_WORKERS_H
@@ -60,7 +61,7 @@ struct unit_work {
     uint32_t shard, shards; /* 0, 1 = no shards */
     uint64_t masks;         /* store.h, stage_options */
     double time_limit;      /* seconds, 0 = none */
-    uint64_t images;        /* out: masked images computed and saved */
+    uint64_t images;        /* out: masked images computed and saved; of rank 0: by all ranks */
     uint64_t finished;      /* out: units */
     double seconds;         /* out */
 };

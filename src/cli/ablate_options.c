@@ -26,6 +26,18 @@ static void print_work(const char *shard, uint64_t units, uint64_t total, uint64
     printf(" (%s, pid %ld%s%s)\n", host, (long)getpid(), shard ? ", shard " : "", shard ? shard : "");
 }
 
+int ablate_follow(const coar_ablate_options *o) {
+    coar_follow_options follow = COAR_FOLLOW_INIT;
+    follow.model = o->model;
+    follow.data = o->data;
+    follow.classes = o->classes;
+    follow.devices = o->devices;
+    follow.shard = o->shard;
+    follow.threads = o->threads;
+    follow.memory = o->memory;
+    return cli_follow(follow);
+}
+
 void ablate_print(const coar_ablate_options *o, const coar_ablate_result *r) {
     if (r->already_complete) {
         printf("%s: nothing to do: %llu masks of %llu examples are there\n", o->output, (unsigned long long)r->masks,

@@ -210,6 +210,10 @@ static void remove_journal(const char *path) {
     free(alive);
 }
 
+coar_status stage_take_in(store_stage *stage) {
+    return stage_refresh(stage);
+}
+
 void stage_remove_journals(store_stage *stage) {
     for (size_t i = 0; i < stage->journal_count; i++) {
         const stage_journal *j = &stage->journals[i];
