@@ -64,8 +64,8 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
     const size_t most = iterative ? SAMPLE_ITERATIVE : SAMPLE_MAX;
     needs->fixed += fit_sample_memory(problem, most) + crossfit_memory(problem, most) + 8 * n * SAMPLE_CHUNK;
     if (iterative) {
-        needs->fixed += prior_memory_iteratively(problem, workers_of(settings)) +
-                        8 * PENALTIES * (m + errors * n) + 16 * n;
+        needs->fixed +=
+            prior_memory_iteratively(problem, workers_of(settings)) + 8 * PENALTIES * (m + errors * n) + 16 * n;
         needs->per_example += 8;
     } else {
         add_dense(problem, settings, needs);
@@ -128,5 +128,13 @@ coar_status fit_plan_block(const fit_problem *problem, const fit_settings *setti
             floor(budget / 1048576));
     *block = fit < BLOCK_MAX ? (size_t)fit : BLOCK_MAX;
     if (*block > problem->N) *block = problem->N ? (size_t)problem->N : 1;
+    return COAR_OK;
+}
+
+coar_status fit_plan_memory(const fit_problem *problem, const fit_settings *settings, double *bytes) {
+    size_t block = 0;
+    TRY(fit_plan_block(problem, settings, &block));
+    const needs needs = memory_needs(problem, settings);
+    *bytes = needs.fixed + (double)block * needs.per_example;
     return COAR_OK;
 }
