@@ -75,6 +75,7 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
 
 static needs memory_needs(const fit_problem *problem, const fit_settings *settings) {
     const double N = (double)problem->N;
+    double before;
     needs needs = common_needs(problem, settings);
     switch (settings->estimator) {
     case FIT_OLS:
@@ -92,7 +93,10 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         add_gradients(problem, settings, &needs);
         break;
     case FIT_GRAD_EB:
+        before = needs.fixed;
         add_bayes(problem, settings, &needs);
+        /* directions are found before priors are learnt */
+        needs.fixed -= fmin(needs.fixed - before, gradient_bands_scratch(problem));
         add_gradients(problem, settings, &needs);
         needs.per_example += 4 * (double)problem->m + 8 * DENSE_ROWS + 16; /* residuals */
         break;
@@ -115,6 +119,11 @@ static coar_status check_side(const fit_problem *problem, const fit_settings *se
                       SIDE_MAX, lasso ? ", ridge with fewer masks than that" : " or fewer masks");
 }
 
+double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block) {
+    const needs needs = memory_needs(problem, settings);
+    return needs.fixed + (double)block * needs.per_example;
+}
+
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {
     TRY(check_side(problem, settings));
     const needs needs = memory_needs(problem, settings);
@@ -128,13 +137,5 @@ coar_status fit_plan_block(const fit_problem *problem, const fit_settings *setti
             floor(budget / 1048576));
     *block = fit < BLOCK_MAX ? (size_t)fit : BLOCK_MAX;
     if (*block > problem->N) *block = problem->N ? (size_t)problem->N : 1;
-    return COAR_OK;
-}
-
-coar_status fit_plan_memory(const fit_problem *problem, const fit_settings *settings, double *bytes) {
-    size_t block = 0;
-    TRY(fit_plan_block(problem, settings, &block));
-    const needs needs = memory_needs(problem, settings);
-    *bytes = needs.fixed + (double)block * needs.per_example;
     return COAR_OK;
 }

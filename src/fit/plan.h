@@ -10,7 +10,7 @@
 /* *block = examples of a block. COAR_ERROR_MEMORY and COAR_ERROR_UNSUPPORTED as fit_solve says. */
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block);
 
-/* *bytes = what the fit takes with such a block, beside what the process has. */
-coar_status fit_plan_memory(const fit_problem *problem, const fit_settings *settings, double *bytes);
+/* What the fit takes with such a block, beside what the process has. */
+double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block);
 
 #endif

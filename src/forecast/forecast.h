@@ -52,8 +52,9 @@ typedef struct forecast_rates {
     double image;                          /* one masked image of a work unit */
     double reverse;                        /* one image differentiated */
     double operation[FORECAST_ESTIMATORS]; /* of a fit (fit/work.h), by estimator */
-    double append;                         /* a unit's record of masked images, synced */
-    double written, read;                  /* a byte of an array into a part, and out of one */
+    size_t process;       /* bytes that it has beside a job once fits have been made: libraries keep their buffers */
+    double append;        /* a unit's record of masked images, synced */
+    double written, read; /* a byte of an array into a part, and out of one */
     /* of an array's bytes, those that its compressed part has */
     double outputs_share, gradients_share, weights_share;
 } forecast_rates;

@@ -12,6 +12,7 @@
 
 #include "ablate/gradient_units.h"
 #include "ablate/mask_units.h"
+#include "ablate/memory_plan.h"
 #include "core/files.h"
 #include "core/memory.h"
 #include "core/philox.h"
@@ -230,8 +231,9 @@ static coar_status time_fits(const measuring *m) {
 
 /* ----------------------------------------------------------------------------------------------------- all */
 
-static void take_given(const forecast_job *f, forecast_rates *r) {
+static void take_given(const forecast_job *f, const job *j, forecast_rates *r) {
     const coar_plan_options *o = f->o;
+    r->process = j->process;
     r->image = 1 / o->rate;
     r->reverse = o->reverse_rate > 0 ? 1 / o->reverse_rate : REVERSE_COST / o->rate;
     for (size_t e = 0; e < FORECAST_ESTIMATORS; e++)
@@ -261,6 +263,8 @@ static coar_status measure(const forecast_job *f, job *j, forecast_rates *r) {
     TRY_GOTO(time_forward(&m));
     if (f->passes) TRY_GOTO(time_reverse(&m));
     TRY_GOTO(time_fits(&m));
+    const size_t process = memory_plan_process(j->model->graph);
+    r->process = process > j->process ? process : j->process;
 done:
     free(m.beside);
     return status;
@@ -269,7 +273,7 @@ done:
 coar_status forecast_rates_make(const forecast_job *f, job *j, forecast_rates *out) {
     forecast_rates r = {.outputs_share = 1, .gradients_share = 1, .weights_share = 1};
     if (f->o->rate > 0)
-        take_given(f, &r);
+        take_given(f, j, &r);
     else
         TRY(measure(f, j, &r));
     if (f->o->fit_rate > 0)

@@ -138,7 +138,9 @@ static void tell_disk(const forecasting *k) {
 
 /* ------------------------------------------------------------------------------------------------- memory */
 
-static coar_status tell_pass_memory(const forecasting *k, const job_pass *pass, coar_plan_stage *stage) {
+/* process: what it has besides when the stage begins. */
+static coar_status tell_pass_memory(const forecasting *k, const job_pass *pass, size_t process,
+                                    coar_plan_stage *stage) {
     memory_plan plan;
     if (!k->r->measured) { /* on a device that is not here: what the host holds for it */
         stage->memory = k->f->weight_bytes + (double)pass->own;
@@ -146,8 +148,7 @@ static coar_status tell_pass_memory(const forecasting *k, const job_pass *pass, 
     }
     TRY(job_plan_memory(k->j, pass, &plan));
     const bool device = k->j->interface->devices != NULL;
-    stage->memory =
-        device ? k->f->weight_bytes + (double)(k->j->process + pass->own) : (double)(plan.process + plan.job);
+    stage->memory = device ? k->f->weight_bytes + (double)(process + pass->own) : (double)(process + plan.job);
     stage->device_memory = device ? (double)plan.job : 0;
     return COAR_OK;
 }
@@ -157,21 +158,21 @@ static coar_status tell_reverse_memory(const forecasting *k, coar_plan_stage *st
     const gradient_units units = {
         .grid = {.examples = f->examples, .components = f->components, .outputs = f->outputs, .passes = f->passes}};
     const unit_work work = gradient_units_work(k->j, &units);
-    return tell_pass_memory(k, &work.pass, stage);
+    return tell_pass_memory(k, &work.pass, k->j->process, stage);
 }
 
 /* The fit that takes most. */
 static coar_status tell_fit_memory(const forecasting *k, coar_plan_stage *stage) {
     for (size_t i = 0; i < k->f->fit_count; i++) {
-        double bytes;
+        size_t block;
         fit_gradients gradients;
         const forecast_fit *fit = &k->f->fits[i];
         const fit_problem problem = forecast_problem(k->f, fit, &gradients);
         const fit_settings settings = {.estimator = fit->estimator,
                                        .standard_errors = k->f->o->standard_errors,
                                        .memory = forecast_fit_memory(k->f)};
-        TRY(fit_plan_memory(&problem, &settings, &bytes));
-        stage->memory = fmax(stage->memory, bytes + (double)k->j->process);
+        TRY(fit_plan_block(&problem, &settings, &block));
+        stage->memory = fmax(stage->memory, fit_plan_bytes(&problem, &settings, block) + (double)k->j->process);
     }
     return COAR_OK;
 }
@@ -203,7 +204,7 @@ static coar_status tell_ablate(const forecasting *k, coar_plan_stage *s) {
     /* a record is synced while the next unit is computed */
     s->work = fmax((double)s->images * k->r->image, (double)s->units * k->r->append);
     s->finish = 4 * output_values(f) * k->r->written;
-    return tell_pass_memory(k, &pass, s);
+    return tell_pass_memory(k, &pass, k->j->process, s);
 }
 
 static coar_status tell_fit(const forecasting *k, coar_plan_stage *s) {
@@ -230,12 +231,12 @@ static coar_status tell_evaluate(const forecasting *k, coar_plan_stage *s) {
     s->work = fresh_values(f) * k->r->image;
     s->finish = evaluation_bytes(k) * k->r->written + fit_bytes(k) * k->r->read +
                 fits_kept(f) * fresh_values(f) * DRAWS * DRAW_OPERATIONS / PRODUCT_RATE;
-    return tell_pass_memory(k, &pass, s);
+    return tell_pass_memory(k, &pass, k->r->process, s);
 }
 
 static void tell_report(const forecasting *k, coar_plan_stage *s) {
     s->work = REPORT_SECONDS + (fit_bytes(k) + evaluation_bytes(k)) * k->r->read;
-    s->memory = (double)k->j->process;
+    s->memory = (double)k->r->process;
 }
 
 static bool is_spread(int stage) {
