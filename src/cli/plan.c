@@ -134,7 +134,7 @@ static void print_json(const coar_plan_result *p) {
 
 /* Of the shared options those that the script does not name itself. */
 static int shared_words(int count, char **arguments, const cli_option *options, const char **words) {
-    static const char *const own[] = {"--model", "--data", "-o", "--masks"};
+    static const char *const own[] = {"--model", "--data", "-o", "--masks", "--threads"};
     coar_ablate_options unused;
     ablate_texts texts;
     const cli_option shared[] = {JOB_OPTIONS(unused, texts), {NULL}};

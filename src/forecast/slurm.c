@@ -1,8 +1,8 @@
 /*
  * slurm.c - coar_plan_slurm: a planned job as a Slurm script.
  *
- * What a script relies on: every command resumes by itself; SIGTERM, which Slurm sends to the steps before the time limit
- * and when it pre-empts, ends one with exit code 3 and everything saved; units of a shard depend on nothing else.
+ * What a script relies on: every command resumes by itself; SIGTERM, which Slurm sends before the time limit and when it
+ * pre-empts, ends one with exit code 3 and everything saved; units of a shard depend on nothing else.
  * Every word of the user's is quoted, and comments hold no control characters.
  * Must not know: how figures came about.
  */
@@ -112,7 +112,7 @@ static void put_resources(FILE *f, const coar_plan_result *plan, const coar_slur
     fprintf(f, "#SBATCH --mem%s=%uG\n", o->form == COAR_SLURM_MPI ? "-per-cpu" : "",
             o->form == COAR_SLURM_MPI ? (gibibytes(plan, o->gpus) + (unsigned)cores - 1) / (unsigned)cores
                                       : gibibytes(plan, o->gpus));
-    fprintf(f, "#SBATCH --signal=TERM@%d\n#SBATCH --requeue\n#SBATCH --open-mode=append\n", GRACE_SECONDS);
+    fprintf(f, "#SBATCH --signal=B:TERM@%d\n#SBATCH --requeue\n#SBATCH --open-mode=append\n", GRACE_SECONDS);
 }
 
 /* -------------------------------------------------------------------------------------------------- script */
@@ -143,18 +143,26 @@ static void put_settings(FILE *f, const coar_plan_result *plan, const coar_slurm
     if (plan->passes) fprintf(f, "passes=%u\n", plan->passes);
 }
 
-/* Exit code 3 says that a command was stopped with everything saved: the job is queued again and goes on. */
-static void put_step(FILE *f, const char *job) {
+/* The command runs beside the shell, which Slurm signals and which passes that on; a trapped signal ends `wait`, not the
+ * command. Exit code 3 says that it was stopped with everything saved: the job is queued again and goes on. */
+static void put_step(FILE *f, const char *job, const char *launch, const char *stop) {
     fprintf(f,
-            "\nstep() {\n"
-            "    local code=0\n"
-            "    srun \"$COAR\" \"$@\" || code=$?\n"
-            "    if [ $code = 3 ]; then\n"
-            "        scontrol requeue \"%s\"\n"
-            "    fi\n"
+            "\npid=\n"
+            "trap '[ -z \"$pid\" ] || %s' TERM\n"
+            "step() {\n"
+            "    local code\n"
+            "    %s\"$COAR\" \"$@\" --threads \"${SLURM_CPUS_PER_TASK:-1}\" &\n"
+            "    pid=$!\n"
+            "    wait \"$pid\"\n"
+            "    code=$?\n"
+            "    while kill -0 \"$pid\" 2>/dev/null; do\n"
+            "        wait \"$pid\"\n"
+            "        code=$?\n"
+            "    done\n"
+            "    [ $code != 3 ] || scontrol requeue \"%s\"\n"
             "    [ $code = 0 ] || exit $code\n"
             "}\n",
-            job);
+            stop, launch, job);
 }
 
 #define RUN_STEP                                                                                                       \
@@ -171,7 +179,8 @@ static void put_array_form(FILE *f, const coar_plan_result *plan, const coar_slu
     fprintf(f,
             "# `bash SCRIPT` submits the shards, and what follows them when all are done; `sbatch SCRIPT` the shards "
             "alone.\n"
-            "#SBATCH --job-name=coar\n#SBATCH --array=0-%u\n#SBATCH --ntasks=1\n#SBATCH --time=%s\n",
+            "#SBATCH --job-name=coar\n#SBATCH --output=%%x-%%A_%%a.log\n#SBATCH --array=0-%u\n#SBATCH "
+            "--ntasks=1\n#SBATCH --time=%s\n",
             devices - 1, limit);
     put_resources(f, plan, o);
     put_settings(f, plan, o);
@@ -182,7 +191,7 @@ static void put_array_form(FILE *f, const coar_plan_result *plan, const coar_slu
             "    exec sbatch --dependency=\"afterok:${shards%%%%;*}\" --array=0 --time=%s \"$0\" later\n"
             "fi\n",
             later);
-    put_step(f, "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID");
+    put_step(f, "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID", "", "kill -TERM \"$pid\"");
     fputs("\nif [ \"${1:-}\" = later ]; then\n    " RUN_STEP, f);
     if (plan->passes) fputs(" --passes $passes", f);
     fputs("\n    exit\nfi\n", f);
@@ -198,10 +207,20 @@ static void put_mpi_form(FILE *f, const coar_plan_result *plan, const coar_slurm
     time_text(last_row(plan)->total, limit);
     fputs("#!/bin/bash\n", f);
     put_figures(f, plan, o);
-    fprintf(f, "#SBATCH --job-name=coar\n#SBATCH --ntasks=%u\n#SBATCH --time=%s\n", last_row(plan)->devices, limit);
+    fprintf(f, "#SBATCH --job-name=coar\n#SBATCH --output=%%x-%%j.log\n#SBATCH --ntasks=%u\n#SBATCH --time=%s\n",
+            last_row(plan)->devices, limit);
     put_resources(f, plan, o);
     put_settings(f, plan, o);
-    put_step(f, "$SLURM_JOB_ID");
+    fputs("LAUNCH=${LAUNCH:-srun --mpi=pmix} # or mpirun, which takes the nodes from Slurm\n", f);
+    put_step(f, "$SLURM_JOB_ID", "$LAUNCH ", "signal_ranks");
+    /* srun takes SIGTERM for the end of the job; mpirun passes it on */
+    fputs("signal_ranks() {\n"
+          "    case $LAUNCH in\n"
+          "    srun*) scancel --signal=TERM \"$SLURM_JOB_ID\" ;;\n"
+          "    *) kill -TERM \"$pid\" ;;\n"
+          "    esac\n"
+          "}\n",
+          f);
     fputs("\n" RUN_STEP, f);
     if (plan->passes) fputs(" --passes $passes", f);
     fputc('\n', f);
