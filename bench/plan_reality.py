@@ -42,7 +42,7 @@ def jobs(folder, quick):
         "digits ResNet, gradients": ["--model", os.path.join(ROOT, "data", "digits-resnet.safetensors"), "--data", digits,
                                      "--passes", str(64 // fraction), "--alpha", "0.1", "--eval-masks", "64"],
         "ViT, masks": ["--model", os.path.join(models, "vit-cifar10.safetensors"), "--data", cifar, "--examples", "0:96",
-                       "--masks", str(384 // fraction), "--estimator", "eb", "--eval-masks", "64"],
+                       "--masks", str(192 // fraction), "--estimator", "eb", "--eval-masks", "64"],
     }
 
 
@@ -145,7 +145,7 @@ def job_table(found):
 
 # ------------------------------------------------------------------------------------------------ weak scaling
 
-MASKS_EACH = 192  # of one process
+MASKS_EACH = 128  # of one process
 
 
 def together(coar, folder, commands):

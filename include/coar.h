@@ -575,6 +575,7 @@ typedef struct coar_plan_options {
      * and devices are not looked at; masks of file: need `masks`. */
     coar_ablate_options ablate;
     uint64_t count;         /* without `data`: so many random examples, of the model's shape */
+    uint32_t tokens;        /* of such a text, for a language model; 0 = its context */
     uint32_t passes;        /* as coar run's: 0 = none, or with no masks either what a budget of 2n passes buys at most */
     const char *estimators; /* "ridge,ols"; NULL = coar run's choice */
     int standard_errors;

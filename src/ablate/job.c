@@ -346,6 +346,7 @@ static coar_status open_model_and_data(job *j, const job_options *o) {
         options.image_width = j->data->width;
         options.tokens = j->data->tokens;
     }
+    if (!o->data) options.tokens = o->stand_in_tokens;
     if (o->stand_ins && !file_exists(o->model))
         TRY(model_random(o->model, &options, &j->model));
     else

@@ -31,6 +31,7 @@ typedef struct job_options {
      * so many random examples stand in for it. */
     bool stand_ins;
     uint64_t stand_in_examples;
+    uint32_t stand_in_tokens; /* of a text; 0 = the context */
 } job_options;
 
 typedef struct job {

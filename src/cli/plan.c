@@ -203,6 +203,7 @@ static int run(int count, char **arguments) {
         {"--eval-masks", OPTION_COUNT, &o.plan.eval_masks, "K", "fresh masks (100)"},
         {"--count", OPTION_COUNT, &o.plan.count, "N",
          "so many examples, in place of --data; --model may be a name, as of bench"},
+        {"--tokens", OPTION_U32, &o.plan.tokens, "T", "of a text of --count (the model's context)"},
         {"--rate", OPTION_REAL, &o.plan.rate, "R", "masked images a second of one device (measured here)",
          &o.rate_given},
         {"--reverse-rate", OPTION_REAL, &o.plan.reverse_rate, "R", "images differentiated a second (--rate / 2.5)"},

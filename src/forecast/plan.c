@@ -8,7 +8,11 @@
 #include "forecast/forecast.h"
 #include "store/store.h"
 
-enum { ROWS_MOST = 33, DEVICES_MOST = 1 << 20 };
+enum {
+    ROWS_MOST = 33,
+    DEVICES_MOST = 1 << 20,
+    GIVEN_THREADS = 16, /* of a process on another machine, whose fit has buffers for each */
+};
 
 /* The result and what its pointers lead to. */
 typedef struct planned {
@@ -37,6 +41,8 @@ static coar_status check(const coar_plan_options *o) {
         return status_set(COAR_ERROR_USAGE, "--data: name a data set file, or give --count N for so many examples");
     if (o->ablate.data && o->count)
         return status_set(COAR_ERROR_USAGE, "--count: stands in for a data set; leave it or --data out");
+    if (o->tokens && !o->count)
+        return status_set(COAR_ERROR_USAGE, "--tokens: goes with --count; a data set has texts of its own length");
     if (o->count > (uint64_t)1 << 32)
         return status_set(COAR_ERROR_USAGE, "--count %llu: too many", (unsigned long long)o->count);
     if (o->devices > DEVICES_MOST)
@@ -72,11 +78,12 @@ static coar_status open_job(const coar_plan_options *o, job **out) {
                                                           : a->alpha,
                                  .seed = a->seed,
                                  .exact = a->exact,
-                                 .threads = a->threads,
+                                 .threads = given && !a->threads ? GIVEN_THREADS : a->threads,
                                  .memory = given ? 0 : a->memory,
                                  .callbacks = o->callbacks,
                                  .stand_ins = true,
-                                 .stand_in_examples = o->count};
+                                 .stand_in_examples = o->count,
+                                 .stand_in_tokens = o->tokens};
     const coar_status status = job_open(&options, out);
     free(plan_json);
     return status;

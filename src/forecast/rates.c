@@ -35,6 +35,9 @@ enum { REPETITIONS = 5, TILE = 32 }; /* lanes of a tile: what one thread takes a
 #define TYPICAL_WRITTEN 2e-8
 #define TYPICAL_READ 5e-9
 
+/* The program and its libraries elsewhere. */
+#define TYPICAL_PROCESS ((size_t)64 << 20)
+
 typedef struct measuring {
     const forecast_job *f;
     job *j;
@@ -231,9 +234,9 @@ static coar_status time_fits(const measuring *m) {
 
 /* ----------------------------------------------------------------------------------------------------- all */
 
-static void take_given(const forecast_job *f, const job *j, forecast_rates *r) {
+static void take_given(const forecast_job *f, forecast_rates *r) {
     const coar_plan_options *o = f->o;
-    r->process = j->process;
+    r->process = TYPICAL_PROCESS;
     r->image = 1 / o->rate;
     r->reverse = o->reverse_rate > 0 ? 1 / o->reverse_rate : REVERSE_COST / o->rate;
     for (size_t e = 0; e < FORECAST_ESTIMATORS; e++)
@@ -273,7 +276,7 @@ done:
 coar_status forecast_rates_make(const forecast_job *f, job *j, forecast_rates *out) {
     forecast_rates r = {.outputs_share = 1, .gradients_share = 1, .weights_share = 1};
     if (f->o->rate > 0)
-        take_given(f, j, &r);
+        take_given(f, &r);
     else
         TRY(measure(f, j, &r));
     if (f->o->fit_rate > 0)

@@ -12,6 +12,7 @@
 #include "ablate/memory_plan.h"
 #include "core/memory.h"
 #include "fit/plan.h"
+#include "fit/solver.h"
 #include "fit/work.h"
 #include "forecast/forecast.h"
 #include "store/store.h"
@@ -138,6 +139,11 @@ static void tell_disk(const forecasting *k) {
 
 /* ------------------------------------------------------------------------------------------------- memory */
 
+/* What the process has besides before there have been fits. */
+static size_t process_before(const forecasting *k) {
+    return k->r->measured ? k->j->process : k->r->process;
+}
+
 /* process: what it has besides when the stage begins. */
 static coar_status tell_pass_memory(const forecasting *k, const job_pass *pass, size_t process,
                                     coar_plan_stage *stage) {
@@ -158,7 +164,7 @@ static coar_status tell_reverse_memory(const forecasting *k, coar_plan_stage *st
     const gradient_units units = {
         .grid = {.examples = f->examples, .components = f->components, .outputs = f->outputs, .passes = f->passes}};
     const unit_work work = gradient_units_work(k->j, &units);
-    return tell_pass_memory(k, &work.pass, k->j->process, stage);
+    return tell_pass_memory(k, &work.pass, process_before(k), stage);
 }
 
 /* The fit that takes most. */
@@ -170,9 +176,10 @@ static coar_status tell_fit_memory(const forecasting *k, coar_plan_stage *stage)
         const fit_problem problem = forecast_problem(k->f, fit, &gradients);
         const fit_settings settings = {.estimator = fit->estimator,
                                        .standard_errors = k->f->o->standard_errors,
+                                       .pool = k->j->pool,
                                        .memory = forecast_fit_memory(k->f)};
         TRY(fit_plan_block(&problem, &settings, &block));
-        stage->memory = fmax(stage->memory, fit_plan_bytes(&problem, &settings, block) + (double)k->j->process);
+        stage->memory = fmax(stage->memory, fit_plan_bytes(&problem, &settings, block) + (double)process_before(k));
     }
     return COAR_OK;
 }
@@ -204,7 +211,7 @@ static coar_status tell_ablate(const forecasting *k, coar_plan_stage *s) {
     /* a record is synced while the next unit is computed */
     s->work = fmax((double)s->images * k->r->image, (double)s->units * k->r->append);
     s->finish = 4 * output_values(f) * k->r->written;
-    return tell_pass_memory(k, &pass, k->j->process, s);
+    return tell_pass_memory(k, &pass, process_before(k), s);
 }
 
 static coar_status tell_fit(const forecasting *k, coar_plan_stage *s) {
@@ -249,12 +256,16 @@ static double spread(const coar_plan_stage *s, double devices) {
     return s->units ? s->work * ceil((double)s->units / devices) / (double)s->units : s->work;
 }
 
-/* Partial Gram matrices and cross products of a fit whose masks are spread. */
+/* Partial Gram matrices, where there are any, and cross products of a fit whose masks are spread. */
 static double reductions(const forecast_job *f, double devices) {
     double bytes = 0;
     for (size_t i = 0; i < f->fit_count; i++) {
         const double n = f->components, m = (double)f->fits[i].masks, p = fmin(m, n);
-        if (f->fits[i].kept) bytes += 8 * (p * p + n * (double)f->examples);
+        fit_gradients gradients;
+        const fit_problem problem = forecast_problem(f, &f->fits[i], &gradients);
+        const fit_settings settings = {.estimator = f->fits[i].estimator};
+        const double gram = fit_is_iterative(&problem, &settings) ? 0 : p * p;
+        if (f->fits[i].kept) bytes += 8 * (gram + n * (double)f->examples);
     }
     return bytes * (devices - 1);
 }
