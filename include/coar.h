@@ -687,6 +687,105 @@ typedef struct coar_bench_result {
  * nothing. A stop asked for by the progress callback is COAR_STOPPED and gives no result. */
 COAR_API coar_status coar_bench(const coar_bench_options *options, coar_bench_result *result);
 
+/* ----------------------------------------------------------------------------------------------- plan */
+
+typedef struct coar_plan_options {
+    size_t size;
+    /* The job. `model` may be an architecture's name (random weights); `output` may be NULL, and nothing is written but a
+     * probe of its folder's disk (NULL: the folder for temporary files), which is removed again. shard, time_limit, force
+     * and devices are not looked at; masks of file: need `masks`. */
+    coar_ablate_options ablate;
+    uint64_t count;         /* without `data`: so many random examples, of the model's shape */
+    uint32_t tokens;        /* of such a text, for a language model; 0 = its context */
+    uint32_t passes;        /* as coar run's: 0 = none, or with no masks either what a budget of 2n passes buys at most */
+    const char *estimators; /* "ridge,ols"; NULL = coar run's choice */
+    int standard_errors;
+    const char *eval_alphas; /* as coar_evaluate_options.alphas */
+    uint64_t eval_masks;     /* 0 = 100 */
+    /* What one device does, where it is not to be measured here. */
+    double rate;         /* masked images a second; 0 = measured */
+    double reverse_rate; /* images differentiated a second; 0 = measured, or with `rate` rate / 2.5 */
+    double fit_rate;     /* operations a second of the process that fits; 0 = measured, or with `rate` 1e11 */
+    uint32_t devices;    /* rows for 1, 2, 4 ... and for so many; 0 = 1 */
+    double seconds;      /* to measure each kind of work for; 0 = 5 */
+    const coar_callbacks *callbacks;
+} coar_plan_options;
+#define COAR_PLAN_INIT                                                                                                 \
+    { .size = sizeof(coar_plan_options), .ablate = COAR_ABLATE_INIT }
+
+/* A stage of the job on one device. Stages that the job has not have 0 everywhere. */
+typedef struct coar_plan_stage {
+    const char *name;    /* gradients, ablate, fit, evaluate, report */
+    uint64_t units;      /* work units that can be spread over devices */
+    uint64_t images;     /* masked images, or images differentiated */
+    double start;        /* seconds before the first unit: reading and hashing files, the unablated outputs */
+    double work;         /* of the units, or of what is not spread */
+    double finish;       /* of writing the finished part */
+    double memory;       /* bytes of the process, as the job tells them; 0 = not known here */
+    double device_memory; /* bytes of each device, 0 = none, or not known here */
+} coar_plan_stage;
+
+enum { COAR_PLAN_STAGES = 5 };
+
+typedef struct coar_plan_row {
+    uint32_t devices;                 /* each with a process of its own */
+    double seconds[COAR_PLAN_STAGES]; /* start, work and finish on so many */
+    double total;
+    double efficiency;     /* of the stages that are spread: work on one device / (devices x work on them) */
+    uint64_t batch;        /* units to hand out at once */
+    double broadcast;      /* bytes of weights and examples to all processes but one */
+    double reductions;     /* bytes of partial products that a fit spread over so many processes adds up */
+} coar_plan_row;
+
+/* One block of memory, freed with coar_free. */
+typedef struct coar_plan_result {
+    const char *arch, *device_class, *precision; /* class and precision: "" where nothing is measured here */
+    uint64_t examples, masks;                    /* N, m */
+    uint32_t components, outputs, passes;        /* n, outputs, k */
+    uint32_t unit_masks, unit_examples;          /* B, E */
+    double flops_per_image, weight_bytes, example_bytes;
+    int measured;           /* 0: the rates are the caller's */
+    double rate, reverse_rate, fit_rate; /* of one device; reverse: 0 without gradients */
+    coar_plan_stage stages[COAR_PLAN_STAGES];
+    double disk_peak, disk_final; /* bytes at the most, and of the finished job */
+    double journals;              /* bytes written to the journals, over the network where the file system is shared */
+    const coar_plan_row *rows;
+    size_t row_count;
+} coar_plan_result;
+
+/* What a job of coar_run's stages will take, from a short measurement of its own kernels here or from given rates. */
+COAR_API coar_status coar_plan(const coar_plan_options *options, coar_plan_result **result);
+
+typedef enum coar_slurm_form {
+    COAR_SLURM_ARRAY, /* a shard each for independent tasks, then one that fits and evaluates */
+    COAR_SLURM_MPI    /* the whole job by one MPI process per device */
+} coar_slurm_form;
+
+typedef struct coar_slurm_options {
+    size_t size;
+    const char *path; /* the script to write */
+    int force;
+    coar_slurm_form form;
+    const char *model, *data; /* files; NULL = the script takes them from its environment, MODEL and DATA */
+    const char *output;       /* run.h5, on a file system that all nodes see; NULL: from the environment, RUN */
+    /* Further words of the command line of the job, repeated quoted: options that gradients and ablate share, and those that
+     * run has besides, without numbers of masks and passes, which are the plan's. */
+    const char *const *words;
+    size_t word_count;
+    const char *const *run_words;
+    size_t run_word_count;
+    int gpus;            /* of a task: 0 or 1 */
+    int cores;           /* of a task; 0 = 16 with a GPU, else 1 */
+    const char *command; /* provenance: the command line; may be NULL */
+} coar_slurm_options;
+#define COAR_SLURM_INIT                                                                                                \
+    { .size = sizeof(coar_slurm_options) }
+
+/* Writes a Slurm script that runs the planned job on the devices of the plan's last row, goes on where the time limit or a
+ * pre-emption stopped it, and needs no editing but for what a cluster calls its partitions. It appears complete or not
+ * at all. */
+COAR_API coar_status coar_plan_slurm(const coar_plan_result *plan, const coar_slurm_options *options);
+
 /* ----------------------------------------------------------------------------------------------- selftest */
 
 /* One comparison of the backend with the reference. Valid during the call of `report` alone. */

@@ -158,6 +158,12 @@ static coar_status run_group(unit_device *d, uint32_t output, uint64_t block, ui
     return COAR_OK;
 }
 
+coar_status gradient_units_group(unit_device *d, uint32_t output, uint64_t block, uint32_t first, uint32_t count,
+                                 uint32_t examples, gradient_state state, bool *device_failed) {
+    TRY(run_group(d, output, block, first, count, device_failed));
+    return fold_group(d, state, count, examples);
+}
+
 static uint8_t flag_of(gradient_state state, uint32_t examples) {
     for (uint32_t e = 0; e < examples; e++)
         if (isnan(state.squares_of_example[e])) return UNIT_NON_FINITE;
@@ -178,8 +184,7 @@ static coar_status compute(unit_device *d, unit_record *record, bool *device_fai
     const uint32_t begin = *done, until = next_record(&units->grid, begin);
     for (bool stop = false; *done < until && !stop;) {
         const uint32_t count = until - *done < group ? until - *done : group;
-        TRY(run_group(d, output, block, *done, count, device_failed));
-        TRY(fold_group(d, state, count, examples));
+        TRY(gradient_units_group(d, output, block, *done, count, examples, state, device_failed));
         *done += count;
         stop = unit_tell(d, (uint64_t)(*done - begin) * examples);
     }

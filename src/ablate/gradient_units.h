@@ -22,4 +22,9 @@ typedef struct gradient_units {
 /* Without shards and time limit. Passes are given to devices in groups that fit the job's memory. */
 unit_work gradient_units_work(const job *j, const gradient_units *units);
 
+/* One group of a unit: passes first .. first + count - 1 (at most the work's pass.masks) of an output over the bound block
+ * of so many examples, added to the state. Units are made of it; a forecast times it. */
+coar_status gradient_units_group(unit_device *d, uint32_t output, uint64_t block, uint32_t first, uint32_t count,
+                                 uint32_t examples, gradient_state state, bool *device_failed);
+
 #endif

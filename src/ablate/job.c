@@ -8,6 +8,7 @@
 #include "ablate/auto_precision.h"
 #include "ablate/job_passes.h"
 #include "ablate/memory_plan.h"
+#include "core/files.h"
 
 /* What a process comes to have besides while results are stored: pages of code and buffers, HDF5's for the most part. */
 #define STORING ((size_t)3 << 20)
@@ -345,25 +346,46 @@ static void texts_free(job_texts *texts) {
     free(texts->except);
 }
 
+static coar_status open_stand_ins(job *j, const job_options *o) {
+    const graph *g = j->model->graph;
+    const shape input = g->values[0];
+    dataset_description like = {.count = o->stand_in_examples, .classes = j->model->classes};
+    if (g->vocabulary)
+        like.tokens = input.w, like.vocabulary = g->vocabulary;
+    else
+        like.height = input.h, like.width = input.w, like.channels = input.c;
+    return dataset_random(&like, &j->data);
+}
+
+/* The data's shape is the model's to take, but for stand-ins, which have the model's. */
+static coar_status open_model_and_data(job *j, const job_options *o) {
+    model_options options = {.arch = o->arch, .classes = o->classes, .only = o->only, .except = o->except};
+    TRY(component_set_parse(o->components, &options.set));
+    if (o->data) {
+        TRY(dataset_open(o->data, &j->data));
+        options.image_height = j->data->height;
+        options.image_width = j->data->width;
+        options.tokens = j->data->tokens;
+    }
+    if (!o->data) options.tokens = o->stand_in_tokens;
+    if (o->stand_ins && !file_exists(o->model))
+        TRY(model_random(o->model, &options, &j->model));
+    else
+        TRY(model_open(o->model, &options, &j->model));
+    return o->data ? COAR_OK : open_stand_ins(j, o);
+}
+
 static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
-    if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
+    if (!o->data && !o->stand_in_examples)
+        return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
     TRY(keep_texts(o, &j->texts));
     TRY(ablation_parse(o->ablation, &j->ablation));
     TRY(find_backend(j, o));
     TRY(job_choose_devices(j, o->devices));
     j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
-    TRY(dataset_open(o->data, &j->data));
-    model_options options = {.arch = o->arch,
-                             .classes = o->classes,
-                             .only = o->only,
-                             .except = o->except,
-                             .image_height = j->data->height,
-                             .image_width = j->data->width,
-                             .tokens = j->data->tokens};
-    TRY(component_set_parse(o->components, &options.set));
-    TRY(model_open(o->model, &options, &j->model));
+    TRY(open_model_and_data(j, o));
     if (j->model->assumed) log_warning(j->callbacks, "%s: its activation is taken for %s", o->model, j->model->assumed);
     TRY(check_fit_together(j));
     TRY(check_text_options(j, o));

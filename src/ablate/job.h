@@ -27,6 +27,11 @@ typedef struct job_options {
     int exact, threads;
     uint64_t memory;
     const coar_callbacks *callbacks;
+    /* Of a forecast, which needs no files: `model` may be an architecture's name, for random weights, and without `data`
+     * so many random examples stand in for it. */
+    bool stand_ins;
+    uint64_t stand_in_examples;
+    uint32_t stand_in_tokens; /* of a text; 0 = the context */
 } job_options;
 
 /* What a job was opened with and does not otherwise keep; owned, NULL = default. */
@@ -86,6 +91,11 @@ typedef struct job_pass {
 
 /* Masked forward passes over units of unit_masks x unit_examples. */
 job_pass job_forward_pass(const job *j);
+
+/* What the pass takes, as job_tell_memory tells it; COAR_ERROR_MEMORY where the job's memory is not enough. `out` is
+ * memory_plan.h's. */
+struct memory_plan;
+coar_status job_plan_memory(const job *j, const job_pass *pass, struct memory_plan *out);
 
 /* Whether the job's memory is enough for it. */
 bool job_pass_fits(const job *j, const job_pass *pass);

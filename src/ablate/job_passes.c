@@ -61,6 +61,11 @@ static coar_status plan_memory(const job *j, const job_pass *pass, backend_setti
     return memory_plan_make(j->interface, j->process, pass->own, s, plan);
 }
 
+coar_status job_plan_memory(const job *j, const job_pass *pass, memory_plan *out) {
+    backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
+    return plan_memory(j, pass, &s, out);
+}
+
 bool job_pass_fits(const job *j, const job_pass *pass) {
     backend_settings s = job_settings(j, pass, j->devices[0], j->pool);
     memory_plan plan;

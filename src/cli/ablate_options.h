@@ -9,7 +9,8 @@ typedef struct ablate_texts {
     const char *store; /* f32, f16 */
 } ablate_texts;
 
-#define ABLATE_OPTIONS(o, texts)                                                                                         \
+/* What is to be computed, which `plan` takes too. */
+#define JOB_OPTIONS(o, texts)                                                                                          \
     {"--model", OPTION_TEXT, &(o).model, "FILE", "weights (safetensors)"},                                              \
         {"--data", OPTION_TEXT, &(o).data, "FILE", "data set file (coar pack)"},                                        \
         {"-o", OPTION_TEXT, &(o).output, "FILE", "the run file (run.h5)"},                                              \
@@ -29,14 +30,18 @@ typedef struct ablate_texts {
         {"--except", OPTION_TEXT, &(o).except, "GLOB", "component groups to leave out"},                                \
         {"--backend", OPTION_TEXT, &(o).backend, "NAME", "cuda, cpu or reference (the fastest present)"},               \
         CLI_ISA_OPTION,                                                                                                 \
-        {"--devices", OPTION_TEXT, &(o).devices, "LIST", "GPUs to use, as in 0,1 (all)"},                               \
         {"--precision", OPTION_TEXT, &(o).precision, "P", "auto (default), fp32, tf32, bf16, fp16"},                    \
         {"--exact", OPTION_FLAG, &(o).exact, NULL, "direct kernels only"},                                              \
         {"--plan", OPTION_TEXT, &(o).plan, "FILE", "take over a numerics plan (run.h5 or its JSON)"},                   \
         {"--threads", OPTION_INT, &(o).threads, "T", "threads (one per core)"},                                         \
         {"--memory", OPTION_SIZE, &(o).memory, "BYTES", "most memory to take, e.g. 8G (half of the machine's)"},        \
         {"--store-masks", OPTION_FLAG, &(o).store_masks, NULL, "store the masks beside the outputs"},                   \
-        {"--store", OPTION_TEXT, &(texts).store, "TYPE", "f32 (default) or f16"},                                       \
+        {"--store", OPTION_TEXT, &(texts).store, "TYPE", "f32 (default) or f16"}
+
+/* The job, and how this process works at it. */
+#define ABLATE_OPTIONS(o, texts)                                                                                         \
+    JOB_OPTIONS(o, texts),                                                                                              \
+        {"--devices", OPTION_TEXT, &(o).devices, "LIST", "GPUs to use, as in 0,1 (all)"},                               \
         {"--shard", OPTION_TEXT, &(o).shard, "K/S", "only every S-th work unit, from K (0 to S-1)"},                    \
         {"--time-limit", OPTION_SECONDS, &(o).time_limit, "TIME", "stop and save after 90s, 30m, 2h (exit code 3)"},    \
         {"--log-interval", OPTION_SECONDS, &cli_log_interval, "TIME", "between progress lines in a log (60s)"},         \

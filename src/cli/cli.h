@@ -50,13 +50,18 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command command_pack, command_info, command_ablate, command_gradients, command_masks, command_fit, command_evaluate,
-    command_edit, command_run, command_report, command_merge, command_status, command_bench, command_selftest;
+    command_edit, command_run, command_plan, command_report, command_merge, command_status, command_bench,
+    command_selftest;
 
 /* Parses options (ended by an entry with a NULL name) and at most `positional_max` other words, GNU style: any order,
  * --name=value or --name value, -- ends options. --help prints the help to stdout and exits 0. False: an error was printed
  * (exit code 2). */
 bool cli_parse(const cli_command *command, int count, char **arguments, const cli_option *options,
                const char **positional, int positional_max, int *positional_count);
+
+/* Of a command line that was parsed by `options`, the options that are also in `wanted`: names and values, as typed, in
+ * words[2 * count] (borrowed). Returns how many words. */
+int cli_words(int count, char **arguments, const cli_option *options, const cli_option *wanted, const char **words);
 
 /* A mean over examples with three decimals, "-" where no example has a value. The macro's text lasts for the enclosing block. */
 enum { CLI_MEAN_SIZE = 32 };

@@ -5,8 +5,9 @@
 #include "cli/cli.h"
 
 static const cli_command *const commands[] = {
-    &command_run,      &command_pack,   &command_ablate, &command_gradients, &command_fit,    &command_evaluate, &command_edit,
-    &command_report,   &command_info,   &command_masks,  &command_merge,     &command_status, &command_bench,    &command_selftest,
+    &command_run,  &command_plan,   &command_pack, &command_ablate, &command_gradients, &command_fit,    &command_evaluate,
+    &command_edit, &command_report, &command_info, &command_masks,  &command_merge,     &command_status, &command_bench,
+    &command_selftest,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 

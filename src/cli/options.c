@@ -155,6 +155,21 @@ static const cli_option *find(const cli_option *options, const char *word, size_
     return NULL;
 }
 
+int cli_words(int count, char **arguments, const cli_option *options, const cli_option *wanted, const char **words) {
+    int found = 0;
+    for (int i = 1; i < count; i++) {
+        const char *word = arguments[i], *equals = strchr(word, '=');
+        const size_t length = equals ? (size_t)(equals - word) : strlen(word);
+        const cli_option *o = find(options, word, length);
+        if (!o) continue;
+        const char *value = o->type == OPTION_FLAG ? NULL : equals ? equals + 1 : arguments[++i];
+        if (!find(wanted, word, length)) continue;
+        words[found++] = o->name;
+        if (value) words[found++] = value;
+    }
+    return found;
+}
+
 bool cli_parse(const cli_command *command, int count, char **arguments, const cli_option *options,
                const char **positional, int positional_max, int *positional_count) {
     int found = 0;

@@ -279,7 +279,7 @@ void dataset_close(dataset *data) {
 }
 
 coar_status dataset_hash(dataset *data) {
-    return file_sha256(data->path, data->sha256);
+    return data->random ? COAR_OK : file_sha256(data->path, data->sha256);
 }
 
 const char *dataset_kind(const dataset *data) {
@@ -313,6 +313,10 @@ coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count
         if (rows[i] >= data->count)
             return status_set(COAR_ERROR_USAGE, "%s: row %" PRIu64 " is not in 0..%" PRIu64, data->path, rows[i],
                               data->count - 1);
+    if (data->random) {
+        dataset_read_random(data, rows, count, examples);
+        return COAR_OK;
+    }
     coar_status status = COAR_OK;
     h5_lock();
     for (size_t i = 0, run; i < count && status == COAR_OK; i += run) {

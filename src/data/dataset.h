@@ -25,7 +25,8 @@ enum { DATASET_VERSION_MAJOR = 1, DATASET_VERSION_MINOR = 1 }; /* 1.1: texts */
 
 typedef struct dataset {
     char *path;
-    char sha256[65];                  /* filled by dataset_hash */
+    char sha256[65];                  /* filled by dataset_hash; "" of random examples */
+    bool random;                      /* no file: dataset_random made it */
     uint64_t count;                   /* N */
     uint32_t height, width, channels; /* of images, else 0 */
     uint32_t tokens;                  /* T, of texts: all have as much room; else 0 */
@@ -84,6 +85,11 @@ typedef struct dataset_description {
     int has_normalisation;
     float mean[DATASET_MAX_CHANNELS], std[DATASET_MAX_CHANNELS];
 } dataset_description;
+
+/* A data set in memory of the shape and the counts described, at least one class or word each: random examples, the same
+ * for the same row. Names, labels and groups of the description are left out. */
+coar_status dataset_random(const dataset_description *like, dataset **out);
+void dataset_read_random(const dataset *data, const uint64_t *rows, size_t count, void *examples);
 
 typedef struct dataset_writer dataset_writer;
 

@@ -39,6 +39,10 @@ double gradient_bands_memory(const fit_problem *problem) {
            8 * (BANDS + 2) * DENSE_ROWS * (double)SAMPLE_CHUNK;
 }
 
+double gradient_bands_scratch(const fit_problem *problem) {
+    return gradient_bands_memory(problem) - 8. * problem->n * BAND_VECTORS;
+}
+
 void gradient_bands_free(gradient_bands *bands) {
     free(bands->vectors);
     free(bands->coordinates);

@@ -30,6 +30,8 @@ void gradient_bands_apply(const gradient_bands *bands, size_t E, double *weight)
 /* The same for errors[E][n] of those weights, independent ones; formulas in bands.c. */
 void gradient_bands_errors(const gradient_bands *bands, size_t E, float *error);
 
+/* Bytes of all this, and of it what is free again once there are bands. */
 double gradient_bands_memory(const fit_problem *problem);
+double gradient_bands_scratch(const fit_problem *problem);
 
 #endif

@@ -65,8 +65,8 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
     const size_t most = iterative ? SAMPLE_ITERATIVE : SAMPLE_MAX;
     needs->fixed += fit_sample_memory(problem, most) + crossfit_memory(problem, most) + 8 * n * SAMPLE_CHUNK;
     if (iterative) {
-        needs->fixed += prior_memory_iteratively(problem, workers_of(settings)) +
-                        8 * PENALTIES * (m + errors * n) + 16 * n;
+        needs->fixed +=
+            prior_memory_iteratively(problem, workers_of(settings)) + 8 * PENALTIES * (m + errors * n) + 16 * n;
         needs->per_example += 8;
     } else {
         add_dense(problem, settings, needs);
@@ -82,6 +82,7 @@ static void add_iterative(const fit_problem *problem, const fit_settings *settin
 
 static needs memory_needs(const fit_problem *problem, const fit_settings *settings) {
     const double N = (double)problem->N;
+    double before;
     needs needs = common_needs(problem, settings);
     switch (settings->estimator) {
     case FIT_OLS:
@@ -102,7 +103,10 @@ static needs memory_needs(const fit_problem *problem, const fit_settings *settin
         add_gradients(problem, settings, &needs);
         break;
     case FIT_GRAD_EB:
+        before = needs.fixed;
         add_bayes(problem, settings, &needs);
+        /* directions are found before priors are learnt */
+        needs.fixed -= fmin(needs.fixed - before, gradient_bands_scratch(problem));
         add_gradients(problem, settings, &needs);
         needs.per_example += 4 * (double)problem->m + 8 * DENSE_ROWS + 16; /* residuals */
         break;
@@ -125,17 +129,17 @@ static coar_status check_side(const fit_problem *problem, const fit_settings *se
                                       : "take --solver iterative");
 }
 
-double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block) {
-    const needs needs = memory_needs(problem, settings);
-    return needs.fixed + (double)block * needs.per_example;
-}
-
 static bool has_lighter_form(const fit_problem *problem, const fit_settings *settings) {
     fit_settings other = *settings;
     if (settings->estimator == FIT_LASSO || settings->estimator == FIT_GRAD || fit_is_iterative(problem, settings))
         return false;
     other.form = FIT_ITERATIVE;
     return memory_needs(problem, &other).fixed < memory_needs(problem, settings).fixed;
+}
+
+double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block) {
+    const needs needs = memory_needs(problem, settings);
+    return needs.fixed + (double)block * needs.per_example;
 }
 
 coar_status fit_plan_block(const fit_problem *problem, const fit_settings *settings, size_t *block) {

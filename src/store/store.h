@@ -340,6 +340,18 @@ coar_status store_list_evaluations(run_store *store, evaluation_info **list, siz
 coar_status store_read_evaluation(run_store *store, const evaluation_info *info, float *truth, float *predicted,
                                   double *pearson, double *spearman);
 
+/* -------------------------------------------------------------------------------------------------- probes */
+
+/* What it takes to store an array [rows][columns] as parts do, in a temporary file beside `beside`. */
+typedef struct store_probe {
+    double stored; /* bytes on the disk */
+    double write_seconds, read_seconds; /* reading from the system's cache */
+} store_probe;
+coar_status store_probe_array(const char *beside, bool doubles, uint64_t rows, uint64_t columns, const void *data,
+                              store_probe *out);
+/* *seconds = of one record of so many bytes, appended and synced. */
+coar_status store_probe_journal(const char *beside, const void *data, size_t bytes, double *seconds);
+
 /* ----------------------------------------------------------------------------------------------- whole file */
 
 /* Rebuilds run.h5 from what is in the parts folder and renames it over the old one. */
