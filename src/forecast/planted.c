@@ -166,7 +166,7 @@ coar_status forecast_time_fit(const forecast_job *f, const forecast_fit *fit, th
                              .standard_errors = f->o->standard_errors,
                              .pool = pool,
                              .memory = f->o->ablate.memory};
-    settings.dense_side = fit_is_iterative(&p.problem, &settings) ? 1 : SIZE_MAX;
+    settings.form = fit_is_iterative(&p.problem, &settings) ? FIT_ITERATIVE : FIT_DIRECT; /* whatever its size is */
     choose_size(&p.problem, &settings, seconds * SLOW_CORE * thread_pool_size(pool));
     sampler masks = forecast_sampler(f);
     masks.n = p.problem.n;
