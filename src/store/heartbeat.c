@@ -220,14 +220,16 @@ static void heartbeat_free(heartbeat *h) {
     free(h);
 }
 
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out) {
+coar_status heartbeat_create(const char *path, const stage_options *stage, heartbeat **out) {
     coar_status status = COAR_OK;
     heartbeat *h;
     TRY(memory_new(1, sizeof *h, "heartbeat", &h));
     process_this(&h->sign);
     job_name(h->sign.job);
-    h->sign.shard = shard;
-    h->sign.shards = shards;
+    h->sign.shard = stage->shard;
+    h->sign.shards = stage->shards;
+    h->sign.rank = stage->rank;
+    h->sign.ranks = stage->ranks;
     pthread_mutex_init(&h->mutex, NULL);
     pthread_cond_init(&h->wake, NULL);
     if (!(h->path = strdup(path))) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
