@@ -184,6 +184,7 @@ struct heartbeat {
     pthread_cond_t wake;
     /* under the mutex */
     process_sign sign;
+    bool told;      /* of the first unit's images */
     bool stop, due; /* due: a beat before its time */
 };
 
@@ -248,13 +249,16 @@ done:
 
 void heartbeat_unit(heartbeat *h) {
     pthread_mutex_lock(&h->mutex);
-    h->due |= h->sign.units++ == 0; /* a rate to show as soon as there is one */
-    if (h->due) pthread_cond_signal(&h->wake);
+    h->sign.units++;
     pthread_mutex_unlock(&h->mutex);
 }
 
 void heartbeat_tell(heartbeat *h, uint64_t images, double seconds) {
     pthread_mutex_lock(&h->mutex);
+    if (h->sign.units && !h->told) { /* a rate to show as soon as there is one */
+        h->told = h->due = true;
+        pthread_cond_signal(&h->wake);
+    }
     h->sign.images = images;
     h->sign.seconds = seconds;
     pthread_mutex_unlock(&h->mutex);
