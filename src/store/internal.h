@@ -27,9 +27,9 @@
 
 enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 
-#define NAME_SIZE 64           /* stages, fits: with the terminator */
-#define PARTS_MAX 999          /* outputs parts of a run (docs/runfile.md) */
-#define ABLATE_STAGE "ablate-" /* and the first mask */
+#define NAME_SIZE 64                 /* stages, fits: with the terminator */
+#define PARTS_MAX 999                /* outputs parts of a run (docs/runfile.md) */
+#define ABLATE_STAGE "ablate-"       /* and the first mask */
 #define GRADIENTS_STAGE "gradients-" /* and the first pass */
 #define GRADIENTS_FILE "gradients.h5"
 #define EDIT_PART "edit-" /* and its name */
@@ -77,7 +77,7 @@ struct run_store {
     const char *folder_name; /* its last component */
     document manifest;
     document ablate; /* the first ablate stage's, once it has begun: settings that are the ablations' alone */
-    int lock; /* descriptor of the lock file, -1 */
+    int lock;        /* descriptor of the lock file, -1 */
     int lock_depth;
     run_store *const *sources; /* runs whose journals count as this one's, too (join.c); borrowed */
     size_t source_count;
@@ -101,6 +101,12 @@ void name_list_sort(name_list *list);
 coar_status folder_list(const run_store *store, const char *prefix, const char *suffix, name_list *out);
 /* FOLDER/NAME; malloc'ed, NULL only when out of memory (with the message set). */
 char *folder_path(const run_store *store, const char *name);
+/* Removes a file of the folder, if it is there. */
+coar_status folder_remove(const run_store *store, const char *name);
+/* Puts a file into the folder, in place of one that may be there, and brings the index up to date: `write` makes it under a
+ * temporary name, holding HDF5's lock. The caller holds the folder's. */
+coar_status folder_put(run_store *store, const char *name, coar_status (*write)(const char *path, const void *context),
+                       const void *context);
 /* A name made of letters, digits and . _ + - : that is short enough; `what` is for the message. */
 coar_status name_check(const char *what, const char *name);
 
