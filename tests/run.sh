@@ -136,6 +136,7 @@ if [ "$mode" = full ]; then
     export PYTHON
     # shellcheck disable=SC2046
     programs tests/cli cli/ $(scripts tests/cli)
+    tap slurm bash tests/slurm/slurm.sh
     export TEST_REDUCED=1
     build asan CUDA=0 units fuzzers
     programs build/asan/tests asan/

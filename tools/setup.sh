@@ -5,6 +5,7 @@ set -eu
 build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev libpcre2-dev"
 [ "${CUDA:-0}" = 0 ] || build="$build g++"
 [ "${1:-}" = pictures ] && build="$build python3-numpy"
+[ "${1:-}" = slurm ] && build="$build slurm-wlm munge"
 [ "${1:-}" = test ] && build="$build g++ python3-h5py python3-numpy"
 
 missing=""
