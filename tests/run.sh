@@ -139,6 +139,7 @@ if [ "$mode" = full ]; then
     # shellcheck disable=SC2046
     programs tests/cli cli/ $(scripts tests/cli)
     for script in $(scripts tests/mpi); do tap "mpi/${script%.sh}" bash "tests/mpi/$script"; done # ranks fill the cores
+    tap slurm bash tests/slurm/slurm.sh
     export TEST_REDUCED=1
     build asan CUDA=0 units fuzzers
     programs build/asan/tests asan/

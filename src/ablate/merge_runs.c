@@ -42,11 +42,11 @@ static coar_status merge_several(const coar_merge_options *o, coar_merge_result 
     join_result joined;
     char *beside = string_format("%s.joined", o->output), *path = beside ? file_temporary(beside) : NULL;
     const join_options options = {.runs = o->runs,
-                                    .count = o->run_count,
-                                    .path = path,
-                                    .partial = o->as_run,
-                                    .pack_masks = pack_masks,
-                                    .callbacks = o->callbacks};
+                                  .count = o->run_count,
+                                  .path = path,
+                                  .partial = o->as_run,
+                                  .pack_masks = pack_masks,
+                                  .callbacks = o->callbacks};
     if (!path) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", o->output));
     TRY_GOTO(store_join(&options, &joined, &store));
     TRY_GOTO(o->as_run ? store_rename(store, o->output) : store_merge(store, o->output, o->callbacks));

@@ -184,6 +184,7 @@ struct heartbeat {
     pthread_cond_t wake;
     /* under the mutex */
     process_sign sign;
+    bool told;      /* of the first unit's images */
     bool stop, due; /* due: a beat before its time */
 };
 
@@ -220,14 +221,16 @@ static void heartbeat_free(heartbeat *h) {
     free(h);
 }
 
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out) {
+coar_status heartbeat_create(const char *path, const stage_options *stage, heartbeat **out) {
     coar_status status = COAR_OK;
     heartbeat *h;
     TRY(memory_new(1, sizeof *h, "heartbeat", &h));
     process_this(&h->sign);
     job_name(h->sign.job);
-    h->sign.shard = shard;
-    h->sign.shards = shards;
+    h->sign.shard = stage->shard;
+    h->sign.shards = stage->shards;
+    h->sign.rank = stage->rank;
+    h->sign.ranks = stage->ranks;
     pthread_mutex_init(&h->mutex, NULL);
     pthread_cond_init(&h->wake, NULL);
     if (!(h->path = strdup(path))) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
@@ -246,13 +249,16 @@ done:
 
 void heartbeat_unit(heartbeat *h) {
     pthread_mutex_lock(&h->mutex);
-    h->due |= h->sign.units++ == 0; /* a rate to show as soon as there is one */
-    if (h->due) pthread_cond_signal(&h->wake);
+    h->sign.units++;
     pthread_mutex_unlock(&h->mutex);
 }
 
 void heartbeat_tell(heartbeat *h, uint64_t images, double seconds) {
     pthread_mutex_lock(&h->mutex);
+    if (h->sign.units && !h->told) { /* a rate to show as soon as there is one */
+        h->told = h->due = true;
+        pthread_cond_signal(&h->wake);
+    }
     h->sign.images = images;
     h->sign.seconds = seconds;
     pthread_mutex_unlock(&h->mutex);

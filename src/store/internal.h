@@ -149,7 +149,7 @@ void process_name(char out[96]);
 
 /* This process's sign of life at `path`; written anew by a thread of its own until heartbeat_end. */
 typedef struct heartbeat heartbeat;
-coar_status heartbeat_create(const char *path, uint32_t shard, uint32_t shards, heartbeat **out);
+coar_status heartbeat_create(const char *path, const stage_options *stage, heartbeat **out);
 /* One more unit is done. From any thread, as heartbeat_tell. */
 void heartbeat_unit(heartbeat *h);
 /* So many masked images so far, in so many seconds. */

@@ -153,7 +153,7 @@ static bool same_float(float a, float b) {
 }
 
 coar_status join_disagree(const joining *g, const char *path, const char *output, uint64_t mask, uint64_t example,
-                            float value, float other) {
+                          float value, float other) {
     const uint64_t columns = (g->N + g->unit_examples - 1) / g->unit_examples;
     return status_set(COAR_ERROR_INPUT,
                       "%s: unit %" PRIu64 " is not what %s holds for it (%s of mask %" PRIu64 ", example %" PRIu64
@@ -164,14 +164,12 @@ coar_status join_disagree(const joining *g, const char *path, const char *output
 
 enum { BAND = 64 /* masks */ };
 
-/* Masks that another run has finished, too. */
-static coar_status compare_masks(joining *g, size_t run) {
+/* Masks that a run has finished and that the new one has: read, with their checksums, and compared. `like` NULL: only
+ * read, so that damage is found under the name that the run's owner knows. */
+static coar_status compare_masks(const joining *g, run_store *run, run_store *like, uint64_t finished) {
     coar_status status = COAR_OK;
     float *a = NULL, *b = NULL;
-    uint64_t finished;
     size_t band;
-    TRY_GOTO(store_masks_finished(g->runs[run], &finished));
-    if (finished > g->finished) finished = g->finished;
     if (!size_mul(BAND, g->N, &band)) band = SIZE_MAX; /* memory_new says so */
     TRY_GOTO(memory_new(band, sizeof *a, "outputs", &a));
     TRY_GOTO(memory_new(band, sizeof *b, "outputs", &b));
@@ -179,11 +177,11 @@ static coar_status compare_masks(joining *g, size_t run) {
         for (size_t o = 0; o < g->tables.output_count; o++) {
             const uint64_t count = finished - first < BAND ? finished - first : BAND;
             const char *name = g->tables.output_names[o];
-            TRY_GOTO(store_read_outputs(g->into, name, first, count, 0, g->N, a));
-            TRY_GOTO(store_read_outputs(g->runs[run], name, first, count, 0, g->N, b));
-            for (size_t i = 0; i < count * g->N; i++)
+            TRY_GOTO(store_read_outputs(run, name, first, count, 0, g->N, b));
+            if (like) TRY_GOTO(store_read_outputs(like, name, first, count, 0, g->N, a));
+            for (size_t i = 0; like && i < count * g->N; i++)
                 if (!same_float(a[i], b[i]))
-                    TRY_GOTO(join_disagree(g, g->runs[run]->path, name, first + i / g->N, i % g->N, b[i], a[i]));
+                    TRY_GOTO(join_disagree(g, run->path, name, first + i / g->N, i % g->N, b[i], a[i]));
         }
 done:
     free(b);
@@ -203,10 +201,14 @@ static coar_status take_masks(joining *g) {
         g->finished = finished;
         g->most_masks = i;
     }
-    TRY_GOTO(folder_mask_parts(g->runs[g->most_masks], &parts, &count));
+    run_store *most = g->runs[g->most_masks];
+    TRY_GOTO(compare_masks(g, most, NULL, g->finished));
+    TRY_GOTO(folder_mask_parts(most, &parts, &count));
     for (size_t i = 0; i < count; i++) TRY_GOTO(take_named(g, g->most_masks, parts[i].name));
-    for (size_t i = 0; i < g->count; i++)
-        if (i != g->most_masks) TRY_GOTO(compare_masks(g, i));
+    for (size_t i = 0; i < g->count; i++) {
+        TRY_GOTO(store_masks_finished(g->runs[i], &finished));
+        if (i != g->most_masks) TRY_GOTO(compare_masks(g, g->runs[i], most, finished));
+    }
 done:
     free(parts);
     return status;
@@ -214,21 +216,21 @@ done:
 
 /* ------------------------------------------------------------------------------------------ finished passes */
 
-/* Sums of gradients after equally many passes. */
-static coar_status compare_passes(const joining *g, size_t run, double *a, double *b) {
+/* Sums of gradients after equally many passes, as compare_masks. */
+static coar_status compare_passes(const joining *g, run_store *run, run_store *like, double *a, double *b) {
     const uint64_t n = g->tables.components;
     for (size_t o = 0; o < g->tables.output_count; o++)
         for (uint64_t first = 0; first < g->N; first += LEVELS_BLOCK) {
             const uint64_t count = g->N - first < LEVELS_BLOCK ? g->N - first : LEVELS_BLOCK;
             const char *name = g->tables.output_names[o];
-            TRY(store_read_gradients(g->into, name, first, count, a));
-            TRY(store_read_gradients(g->runs[run], name, first, count, b));
-            if (memcmp(a, b, LEVELS * count * n * sizeof *a))
+            TRY(store_read_gradients(run, name, first, count, a));
+            if (like) TRY(store_read_gradients(like, name, first, count, b));
+            if (like && memcmp(a, b, LEVELS * count * n * sizeof *a))
                 return status_set(COAR_ERROR_INPUT,
                                   "%s/" GRADIENTS_FILE ": gradients of %s, examples %" PRIu64 " to %" PRIu64
                                   ", are not those of %s: two machines disagree; leave out the run that you do not "
                                   "trust",
-                                  g->runs[run]->folder, name, first, first + count - 1, g->runs[g->most_passes]->path);
+                                  run->folder, name, first, first + count - 1, like->path);
         }
     return COAR_OK;
 }
@@ -245,12 +247,14 @@ static coar_status take_passes(joining *g) {
         g->most_passes = i;
     }
     if (!g->passes) return COAR_OK;
-    TRY_GOTO(take_named(g, g->most_passes, GRADIENTS_FILE));
     if (!size_mul((size_t)2 * LEVELS * LEVELS_BLOCK, g->tables.components, &size)) size = SIZE_MAX;
     TRY_GOTO(memory_new(size, sizeof *sums, "sums of gradients", &sums));
+    TRY_GOTO(compare_passes(g, g->runs[g->most_passes], NULL, sums, NULL));
+    TRY_GOTO(take_named(g, g->most_passes, GRADIENTS_FILE));
     for (size_t i = 0; i < g->count; i++) {
         TRY_GOTO(store_passes_finished(g->runs[i], &passes));
-        if (i != g->most_passes && passes == g->passes) TRY_GOTO(compare_passes(g, i, sums, sums + size / 2));
+        if (i != g->most_passes && passes == g->passes)
+            TRY_GOTO(compare_passes(g, g->runs[i], g->runs[g->most_passes], sums, sums + size / 2));
         if (passes && passes < g->passes)
             log_info(g->options->callbacks, "%s: its gradients of %u passes are left out: %s has %u", g->runs[i]->path,
                      passes, g->runs[g->most_passes]->path, g->passes);

@@ -34,7 +34,7 @@ static inline bool join_is(const char *stage, const char *kind) {
 coar_status join_differ(const joining *g, size_t run, const setting_difference *d);
 /* COAR_ERROR_INPUT: a value in the file `path` is not that of the finished masks. */
 coar_status join_disagree(const joining *g, const char *path, const char *output, uint64_t mask, uint64_t example,
-                            float value, float other);
+                          float value, float other);
 
 /* The stages under way, of all journals together: finished, or left for later (options->partial), or an error that
  * names what is missing. (join_units.c) */

@@ -68,8 +68,7 @@ static coar_status compare_unit(const comparison *c, const journal_record *r, fl
             float value = unit[o * masks * examples + i];
             if (c->half) value = rounded(value);
             if (memcmp(&value, &rows[i], sizeof value) && !(isnan(value) && isnan(rows[i])))
-                return join_disagree(c->g, c->path, name, mask + i / examples, example + i % examples, value,
-                                       rows[i]);
+                return join_disagree(c->g, c->path, name, mask + i / examples, example + i % examples, value, rows[i]);
         }
     }
     return COAR_OK;
@@ -194,8 +193,7 @@ done:
 /* ------------------------------------------------------------------------------------------------------ stages */
 
 /* One stage of the new run, over the journals of all. finish: makes its part, once all units are there. */
-static coar_status join_stage(joining *g, stage_options *o,
-                                coar_status (*finish)(joining *g, store_stage *stage)) {
+static coar_status join_stage(joining *g, stage_options *o, coar_status (*finish)(joining *g, store_stage *stage)) {
     coar_status status = COAR_OK;
     document d = {.plan = NULL};
     store_stage *stage = NULL;

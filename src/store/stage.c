@@ -76,7 +76,7 @@ static coar_status create_own(store_stage *stage) {
         status = COAR_ERROR_MEMORY;
         goto done;
     }
-    TRY_GOTO(heartbeat_create(alive, stage->options.shard, stage->options.shards, &stage->heartbeat));
+    TRY_GOTO(heartbeat_create(alive, &stage->options, &stage->heartbeat));
     TRY_GOTO(folder_sync(stage->store)); /* the journal's name must outlive a power cut, too */
 done:
     free(alive);

@@ -106,6 +106,7 @@ typedef struct stage_options {
     size_t (*payload_bytes)(const void *context, uint64_t unit);
     const void *context;
     uint32_t shard, shards;       /* 0, 1 = no shards */
+    uint32_t rank, ranks;         /* of an MPI job, for the heartbeat; ranks 0: of none */
     uint64_t masks;               /* m, which journals remember; 0 in stages of passes */
     bool force_resume;
     const coar_callbacks *callbacks;
