@@ -70,12 +70,25 @@ static double gradient_bytes(const forecast_job *f) {
     return f->passes ? 8. * LEVELS * f->outputs * (N * n + blocks(f) * n + N) : 0;
 }
 
-/* Levels that no pass had are zeros, of which nothing stays: a cycle of passes gives each component 16 alpha of a lower level
- * (core/levels.h), none where that is a fraction and the component not drawn. */
+/* How likely none of `passes` passes of a cycle is among `drawn` of its LEVELS_CYCLE. */
+static double missed(double drawn, double passes) {
+    double none = 1;
+    for (double d = 0; d < drawn; d++) none *= fmax(LEVELS_CYCLE - passes - d, 0) / (LEVELS_CYCLE - d);
+    return none;
+}
+
+/* How likely a component has been at a lower level: a cycle gives it 16 alpha passes there, rounded down or up at random
+ * (core/levels.h). */
+static double seen(const forecast_job *f) {
+    const double drawn = LEVELS_CYCLE * f->alpha, whole = floor(drawn), more = drawn - whole;
+    const double cycles = floor((double)f->passes / LEVELS_CYCLE), rest = f->passes % LEVELS_CYCLE;
+    const double of_rest = (1 - more) * missed(whole, rest) + more * missed(whole + 1, rest);
+    return 1 - pow(whole > 0 ? 0 : 1 - more, cycles) * of_rest;
+}
+
+/* Sums of levels that no pass had are zeros, of which nothing stays. */
 static double gradient_part(const forecasting *k) {
-    const double drawn = fmin(LEVELS_CYCLE * k->f->alpha, 1);
-    const double seen = 1 - pow(1 - drawn, ceil((double)k->f->passes / LEVELS_CYCLE));
-    return gradient_bytes(k->f) * k->r->gradients_share * (1 + 2 * seen) / LEVELS;
+    return gradient_bytes(k->f) * k->r->gradients_share * (1 + 2 * seen(k->f)) / LEVELS;
 }
 
 static double output_part(const forecasting *k) {
