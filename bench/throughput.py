@@ -265,7 +265,7 @@ class Row:
 
     def text(self):
         coar = self.coar
-        words = [NETWORKS[self.network][0], f"{self.alpha:.2f}".lstrip("0"), coar.precision, cell(coar),
+        words = [NETWORKS[self.network][0], max(f"{self.alpha:.2f}", f"{self.alpha:g}", key=len).lstrip("0"), coar.precision, cell(coar),
                  f"{100 * coar.median('peak_fraction'):.0f} %", f"{100 * coar.median('executed_fraction'):.0f} %",
                  cell(self.masked), ratio(coar, self.masked), *map(cell, self.dense.values()),
                  ratio(coar, self.best_dense)]

@@ -235,7 +235,7 @@ typedef struct attention_reverse_args {
     uint32_t queries; /* tokens whose results are wanted, from the first on: those of q, gradient and output_q */
     bool causal;
     const float *q, *k, *v;                    /* as in attention_args; the probabilities are computed again */
-    const float *gradient;                     /* dL/dy [tokens][width][LANES] */
+    const float *gradient;                     /* dL/dy [queries][width][LANES] */
     gradient_sum output_q, output_k, output_v; /* dL/dq, dL/dk, dL/dv; one that is not added to may be an input */
     float *scratch;                            /* attention_reverse_scratch(tokens, head_width) floats */
 } attention_reverse_args;
