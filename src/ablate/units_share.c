@@ -51,6 +51,7 @@ static coar_status understand_masks(packet *p, const job *j, run_store *store, s
     m->sampler.group_first = m->group_first;
     m->sampler.rows = m->rows;
     m->units.sampler = &m->sampler;
+    m->units.progress = "masks"; /* which rank 0 alone shows */
     out->work = mask_units_work(j, &m->units);
     return COAR_OK;
 }
@@ -94,12 +95,12 @@ static coar_status understand_baselines(packet *p, const job *j, run_store *stor
 
 /* ------------------------------------------------------------------------------------------------------ all */
 
-/* By unit_kind.stage. */
+/* By unit_kind.name. */
 static const struct {
     const char *name;
     void (*describe)(const unit_work *work, packet *p);
     coar_status (*understand)(packet *p, const job *j, run_store *store, shared_units *out);
-} kinds[] = {{"ablate", describe_masks, understand_masks},
+} kinds[] = {{"masks", describe_masks, understand_masks},
              {"gradients", describe_gradients, understand_gradients},
              {"baselines", describe_baselines, understand_baselines}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -111,8 +112,8 @@ static size_t find_kind(const char *name) {
 }
 
 void units_describe(const unit_work *work, packet *p) {
-    const size_t k = find_kind(work->kind->stage);
-    packet_put_text(p, k < KINDS ? work->kind->stage : NULL);
+    const size_t k = find_kind(work->kind->name);
+    packet_put_text(p, k < KINDS ? work->kind->name : NULL);
     PACKET_PUT(p, work->shard);
     PACKET_PUT(p, work->shards);
     PACKET_PUT(p, work->time_limit);
