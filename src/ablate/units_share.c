@@ -130,6 +130,7 @@ coar_status units_understand(packet *p, const job *j, run_store *store, shared_u
     PACKET_GET(p, time_limit);
     if (k == KINDS) return status_set(COAR_ERROR_INTERNAL, "rank 0 has work units of a kind that is not known here");
     const coar_status status = kinds[k].understand(p, j, store, &units);
+    units.work.progress = kinds[k].name; /* nobody sees it here */
     units.work.shard = shard;
     units.work.shards = shards;
     units.work.time_limit = time_limit;
