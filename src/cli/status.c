@@ -25,17 +25,27 @@ static void print_process(const coar_run_process *p) {
            (unsigned long long)p->units, (unsigned long long)p->images, p->rate, p->beat_seconds);
 }
 
+/* Shards with units left and nobody at work: the first ones by number. */
+static void print_unattended(const coar_run_stage *s) {
+    enum { SHOWN = 16 };
+    size_t found = 0;
+    for (size_t i = 0; i < s->shard_count; i++) {
+        const coar_run_shard *k = &s->shards[i];
+        if (k->processes || k->done == k->units || ++found > SHOWN) continue;
+        printf("  nobody is at work");
+        if (k->shards > 1) printf(" on shard %u/%u", k->shard, k->shards);
+        printf(": %llu of its %llu units are left\n", (unsigned long long)(k->units - k->done),
+               (unsigned long long)k->units);
+    }
+    if (found > SHOWN) printf("  nor on %zu shards more\n", found - SHOWN);
+}
+
 static void print_stage(const coar_run_stage *s) {
     print_name(s->name);
     printf(": %llu of %llu units (%.0f %%), %.0f images/s, %s left\n", (unsigned long long)s->done,
            (unsigned long long)s->units, 100 * s->fraction, s->rate, CLI_TIME(s->seconds_left));
     for (size_t i = 0; i < s->process_count; i++) print_process(&s->processes[i]);
-    for (size_t i = 0; i < s->shard_count; i++) {
-        const coar_run_shard *k = &s->shards[i];
-        if (k->processes || k->done == k->units) continue;
-        printf("  nobody is at work on shard %u/%u: %llu of its %llu units are left\n", k->shard, k->shards,
-               (unsigned long long)(k->units - k->done), (unsigned long long)k->units);
-    }
+    print_unattended(s);
 }
 
 static void print_text(const char *run, const coar_run_state *state) {

@@ -47,8 +47,9 @@ const char *cli_mean(char text[CLI_MEAN_SIZE], double value) {
 }
 
 const char *cli_time(char text[CLI_TIME_SIZE], double seconds) {
-    const long s = (long)(seconds + .5);
-    if (seconds < 0 || seconds > 1e9)
+    const bool known = seconds >= 0 && seconds < 1e9;
+    const long s = known ? (long)(seconds + .5) : 0;
+    if (!known)
         snprintf(text, CLI_TIME_SIZE, "--:--");
     else if (s < 3600)
         snprintf(text, CLI_TIME_SIZE, "%ld:%02ld", s / 60, s % 60);

@@ -282,9 +282,10 @@ static coar_status begin(joining *g) {
                           g->runs[0]->path);
     TRY(take_masks(g));
     TRY(take_passes(g));
+    run_store *whole;
+    TRY(store_open(g->options->path, &whole));
     store_close(g->into);
-    g->into = NULL;
-    TRY(store_open(g->options->path, &g->into));
+    g->into = whole;
     g->into->sources = g->runs;
     g->into->source_count = g->count;
     return COAR_OK;
@@ -344,7 +345,9 @@ coar_status store_rename(run_store *store, const char *path) {
         status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot rename to %s", store->folder, folder);
     free(folder);
     TRY(status);
-    unlink(store->path); /* an index of the old name */
+    /* An index of the old name, which takes the place of a file that --force replaces and is made anew when it is opened. */
+    if (rename(store->path, path))
+        return status_set_errno(COAR_ERROR_IO, errno, "%s: cannot rename to %s", store->path, path);
     TRY(store_open(path, &renamed));
     store_close(renamed);
     return COAR_OK;

@@ -19,10 +19,12 @@ coar_status stage_names(const run_store *store, name_list *out) {
     for (size_t i = 0; i < list.count; i++) {
         char *name = list.names[i];
         const size_t length = strlen(name) - strlen(".json");
-        if (strcmp(name, RUN_MANIFEST) && length < NAME_SIZE) {
-            name[length] = '\0';
+        const bool manifest = !strcmp(name, RUN_MANIFEST);
+        name[length] = '\0';
+        if (!manifest && name_check("stage", name) == COAR_OK) {
             list.names[kept++] = name;
         } else {
+            if (!manifest) status_clear(); /* not one of ours */
             free(name);
         }
     }

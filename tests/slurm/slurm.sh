@@ -94,10 +94,28 @@ fi
 
 "$COAR" pack --from npy "$DIGITS/digits-images.npy" --labels "$DIGITS/digits-labels.npy" -o "$T/d.h5" >/dev/null
 cd "$T" || exit 1 # logs are written where sbatch is called
-examples=$OLDPWD/examples/slurm compare=$OLDPWD/tests/python/compare_runs.py
+root=$OLDPWD examples=$OLDPWD/examples/slurm
 # some seconds for each of four tasks, of which two run at once
 job=(--model "$M" --data "$T/d.h5" --masks 1000 --alpha .1)
 
+# compared NAME RUN: its data sets are those of one process
+compared() {
+    local file
+    if [ -z "${PYTHON:-}" ]; then
+        skip "$1" "no Python with h5py"
+        return
+    fi
+    for file in "$2" one; do
+        "$COAR" merge $file.h5 -o $file-merged.h5 --force >/dev/null 2>&1
+        # those of the passes alone
+        "$PYTHON" -c "
+import h5py, sys
+with h5py.File(sys.argv[1], 'a') as f:
+    f.pop('attributions', None)
+    f.pop('evaluation', None)" $file-merged.h5
+    done
+    succeeds "$1" "$PYTHON" "$root/tests/python/compare_runs.py" "$2-merged.h5" one-merged.h5
+}
 # ended JOB SECONDS: waits until nothing of it is in the queue
 ended() {
     for _ in $(seq $(($2 * 5))); do
@@ -107,11 +125,12 @@ ended() {
     scontrol show job "$1" | grep -E 'JobState|Reason' >&2
     false
 }
-# computes JOB_TASK...: waits until all of them have saved a unit
+# computes RUN JOB...: waits until all of them have saved a unit
 computes() {
-    local task there
+    local run=$1 task there
+    shift
     for _ in $(seq 100); do
-        "$COAR" status run.h5 --json 2>/dev/null | tr '{' '\n' >status.json
+        "$COAR" status "$run" --json 2>/dev/null | tr '{' '\n' >status.json
         there=0
         for task in "$@"; do grep "\"job\":\"$task\"" status.json | grep -q '"state":"works".*"units":[1-9]' && there=$((there + 1)); done
         [ $there = $# ] && return
@@ -124,8 +143,7 @@ computes() {
 # --- the array
 array=$(sbatch --parsable --array=0-3 "$examples/array.sbatch" "${job[@]}" -o run.h5)
 fit=$(sbatch --parsable --dependency=afterok:"$array" "$examples/fit.sbatch" run.h5 --estimator ols)
-succeeds "two tasks are at work, and coar status knows their jobs" computes "${array}_0" "${array}_1"
-"$COAR" status run.h5 >status.log 2>&1
+succeeds "two tasks are at work, and coar status knows their jobs" computes run.h5 "${array}_0" "${array}_1"
 # As --signal=B:TERM and pre-emption do. (scancel delivers it, and then asks again for minutes whether the job may be altered.)
 timeout 2 scancel --signal=TERM --batch "${array}_0" 2>/dev/null
 scontrol requeue "${array}_1" # ended by SIGTERM, and after KillWait by SIGKILL
@@ -135,23 +153,22 @@ if grep -q 'everything is saved' "$log"; then pass "the pre-empted task saved it
 if grep -q 'shard 0/4: into the queue again' "$log" && grep -q 'start 2' "$log"; then pass "it was requeued and went on"; else fail "it was requeued and went on"; note "$(cat "$log")"; fi
 if grep -q 'start 2' "coar-${array}_1.log"; then pass "so was the task that was requeued"; else fail "so was the task that was requeued"; note "$(cat "coar-${array}_1.log")"; fi
 succeeds "one process's run" "$COAR" ablate "${job[@]}" --threads 1 -o one.h5
-if [ -n "${PYTHON:-}" ]; then
-    "$COAR" merge run.h5 -o all.h5 >/dev/null 2>&1
-    "$COAR" merge one.h5 -o one1.h5 >/dev/null 2>&1
-    for file in all one1; do "$PYTHON" -c "
-import h5py, sys
-with h5py.File(sys.argv[1], 'a') as f:
-    f.pop('attributions', None); f.pop('evaluation', None)" $file.h5; done
-    succeeds "the array's outputs are those of one process" "$PYTHON" "$compare" all.h5 one1.h5
-else
-    skip "the array's outputs are those of one process" "no Python with h5py"
-fi
+compared "the array's outputs are those of one process" run
 succeeds "the dependent job ends" ended "$fit" 60
 if grep -q '^ols ' "coar-fit-$fit.log"; then pass "it has fitted and evaluated the run"; else fail "it has fitted and evaluated the run"; note "$(cat "coar-fit-$fit.log")"; fi
 
-# --- ranks
-if ! "$COAR" ablate --help | grep -q -- '--ranks\|MPI'; then
+# --- ranks: two of them, stopped and requeued
+if ! grep -qs COAR_MPI "$root/${BUILD:-build}/obj/mpi"; then
     skip "an MPI job under Slurm" "this build has no MPI"
     finish
 fi
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+srun --mpi=list 2>&1 | grep -qw pmix || export LAUNCH="mpirun --bind-to none" # Debian's Slurm has it in slurm-wlm-basic-plugins
+mpi=$(sbatch --parsable --ntasks=2 "$examples/mpi.sbatch" "${job[@]}" -o ranks.h5)
+log=coar-mpi-$mpi.log
+succeeds "the ranks are at work" computes ranks.h5 "$mpi"
+timeout 2 scancel --signal=TERM --batch "$mpi" 2>/dev/null
+succeeds "the job ends" ended "$mpi" 120
+if grep -q 'everything is saved' "$log" && grep -q 'start 2' "$log"; then pass "it was stopped, requeued and went on"; else fail "it was stopped, requeued and went on"; note "$(cat "$log")"; fi
+compared "the ranks' outputs are those of one process" ranks
 finish
