@@ -145,7 +145,7 @@ def job_table(found):
 
 # ------------------------------------------------------------------------------------------------ weak scaling
 
-MASKS_EACH = 128  # of one process
+MASKS_EACH = 64  # of one process
 
 
 def together(coar, folder, commands):

@@ -23,8 +23,8 @@ enum {
     SHARED_MOST = 1 << 20, /* weights whose compression is looked at */
 };
 
-/* Operations a second of one core that the size is chosen by, before any is measured. */
-#define SLOW_CORE 1.5e9
+/* Operations a second of one core that the size is chosen by, before any is measured: small fits make 2e9 to 7e9. */
+#define SLOW_CORE 4e9
 
 typedef struct planted {
     fit_problem problem;
