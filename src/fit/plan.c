@@ -65,8 +65,8 @@ static void add_bayes(const fit_problem *problem, const fit_settings *settings, 
     const size_t most = iterative ? SAMPLE_ITERATIVE : SAMPLE_MAX;
     needs->fixed += fit_sample_memory(problem, most) + crossfit_memory(problem, most) + 8 * n * SAMPLE_CHUNK;
     if (iterative) {
-        needs->fixed += prior_memory_iteratively(problem, workers_of(settings)) +
-                        8 * PENALTIES * (m + errors * n) + 16 * n;
+        needs->fixed +=
+            prior_memory_iteratively(problem, workers_of(settings)) + 8 * PENALTIES * (m + errors * n) + 16 * n;
         needs->per_example += 8;
     } else {
         add_dense(problem, settings, needs);
@@ -118,11 +118,12 @@ static coar_status check_side(const fit_problem *problem, const fit_settings *se
     const bool dense = settings->estimator != FIT_GRAD && !fit_is_iterative(problem, settings);
     const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n, side = lasso ? problem->n : smaller;
     if (!dense || side <= SIDE_MAX) return COAR_OK;
-    return status_set(COAR_ERROR_UNSUPPORTED,
-                      "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: %s",
-                      (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
-                      SIDE_MAX, lasso ? "take another estimator than lasso, or fit fewer components (ablate --only)"
-                                      : "take --solver iterative");
+    return status_set(
+        COAR_ERROR_UNSUPPORTED,
+        "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: %s",
+        (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side, SIDE_MAX,
+        lasso ? "take another estimator than lasso, or fit fewer components (ablate --only)"
+              : "take --solver iterative");
 }
 
 double fit_plan_bytes(const fit_problem *problem, const fit_settings *settings, size_t block) {
