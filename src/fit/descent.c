@@ -34,8 +34,7 @@ void descent_free(descent *d) {
 static coar_status lanes_create(size_t m, size_t n, bool dual, descent_lanes *l) {
     double **masks[] = {&l->y, &l->fitted, &l->image, &l->dual, &l->dual_direction};
     double **components[] = {&l->weight, &l->residual, &l->direction, &l->product};
-    for (size_t i = 0; i < (dual ? 5 : 3); i++)
-        TRY(memory_new(m, L * sizeof(double), "conjugate gradients", masks[i]));
+    for (size_t i = 0; i < (dual ? 5 : 3); i++) TRY(memory_new(m, L * sizeof(double), "conjugate gradients", masks[i]));
     for (size_t i = 0; i < 4; i++) TRY(memory_new(n, L * sizeof(double), "conjugate gradients", components[i]));
     return operator_scratch_create(&l->scratch);
 }

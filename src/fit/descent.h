@@ -33,8 +33,8 @@ typedef struct descent_lanes {
     double scale[OPERATOR_LANES]; /* y is (outputs - mean) / scale, which single precision can hold, and its weights */
     double squares[OPERATOR_LANES]; /* of y */
     double penalty[OPERATOR_LANES];
-    double gap[OPERATOR_LANES];  /* r' P^-1 r, r the residual and P the preconditioner */
-    double goal[OPERATOR_LANES]; /* a lane stays as it is once its gap is not above this */
+    double gap[OPERATOR_LANES];     /* r' P^-1 r, r the residual and P the preconditioner */
+    double goal[OPERATOR_LANES];    /* a lane stays as it is once its gap is not above this */
     uint32_t steps[OPERATOR_LANES]; /* since descent_load */
     descent_trace *trace;           /* NULL = of no interest */
     operator_scratch *scratch;

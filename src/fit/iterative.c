@@ -26,8 +26,9 @@
 
 enum { L = OPERATOR_LANES, CYCLES = 12, STEPS_MAX = 2000, SETTLE = 4 };
 
-/* Half of what is promised: the other half is for whoever takes the weights, which are floats, to a sum of his own. */
-#define TOLERANCE 5e-7
+/* Of |Xc' y|. A cycle aims at a little less, so that rounding does not make another one necessary. */
+#define TOLERANCE (.95 * ITERATIVE_RESIDUAL)
+#define AIM (.85 * ITERATIVE_RESIDUAL)
 
 /* Of the residual that a cycle begins with: single precision cannot tell much more. */
 #define CYCLE 1e-4
@@ -42,11 +43,11 @@ typedef struct iterative {
     bool ridge;
     size_t workers;
     descent descent;
-    descent_trace *traces; /* ridge: [workers] */
-    ritz *ritz;            /* and so here */
-    double *information;   /* [n] |x_j|^2 */
-    resolvent resolvent;   /* ridge */
-    resolvent_end end;     /* ols */
+    descent_trace *traces;       /* ridge: [workers] */
+    ritz *ritz;                  /* and so here */
+    double *information;         /* [n] |x_j|^2 */
+    resolvent resolvent;         /* ridge */
+    resolvent_end end;           /* ols */
     double *slack, *error_scale; /* the head's tables */
     double *dual;                /* [m][E], of outputs that are met */
     double *residual;            /* [E] */
@@ -144,7 +145,7 @@ static void refine(const iterative *s, descent_lanes *l, const double start[L], 
         if (!any || cycle == CYCLES || steps == STEPS_MAX) return;
         descent_begin_at(&s->descent, l);
         for (size_t z = 0; z < L; z++) {
-            const double to = fmax(TOLERANCE / 2 / distance[z], CYCLE);
+            const double to = fmax(AIM / distance[z], CYCLE);
             l->goal[z] = distance[z] > TOLERANCE ? to * to * l->gap[z] : INFINITY;
         }
         for (; steps < STEPS_MAX && descent_any_open(l); steps++) descent_step(&s->descent, l);

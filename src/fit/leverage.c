@@ -65,11 +65,12 @@ coar_status leverage_check(const fit_system *system, const char *what) {
              "eigenvalue, %.1f for independent masks",
              what, m, n, measured, expected);
     if (fabs(measured - expected) > FOREIGN * expected)
-        log_warning(system->callbacks,
-                    "fit: these masks were not drawn independently of each other and component by component: penalties, "
-                    "held-out correlations and standard errors are guesses for them (%.1f degrees of freedom, not %.1f); "
-                    "--solver direct makes no such assumption",
-                    measured, expected);
+        log_warning(
+            system->callbacks,
+            "fit: these masks were not drawn independently of each other and component by component: penalties, "
+            "held-out correlations and standard errors are guesses for them (%.1f degrees of freedom, not %.1f); "
+            "--solver direct makes no such assumption",
+            measured, expected);
 done:
     conjugate_free(&c);
     free(equal);

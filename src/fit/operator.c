@@ -1,7 +1,8 @@
 /*
- * operator.c - see operator.h. As in cross.c, a table holds what any subset of a few bits adds up to, and a row then adds
- * one entry for each of them instead of up to as many vectors' elements. Tables of 5 bits, 13 of which serve a word of 64,
- * stay in a first-level cache of 32 KiB; with 8 bits fewer entries are added, but they come from the second level.
+ * operator.c - see operator.h. As in cross.c, a table holds what any subset of 8 bits adds up to, and a row then adds
+ * one entry per 8 bits instead of up to 8 vectors' elements: (rows + 256)/8 additions per bit column and lane instead
+ * of `rows`. A round takes a whole word of every row, so that sums are fetched and stored once for 8 entries; tables and
+ * sums together stay in the second-level cache (docs/performance.md has what smaller tables, in the first, are worth).
  * Where a shift is asked for, it is in the tables: the sums stay as small as what they are about, and single
  * precision loses nothing to the mean of the masks, which is many times larger than their deviations.
  */
@@ -12,17 +13,15 @@
 #include "core/memory.h"
 
 enum {
-    LINE = 64, /* bytes of an entry, a cache line: wider ones are no faster */
-    PER_TABLE = 5,
-    ENTRIES = 1 << PER_TABLE,
-    TABLES = (64 + PER_TABLE - 1) / PER_TABLE,
-    ROWS = 1024, /* building tables costs 400/1024 of an entry each; their sums stay in the second-level cache */
+    LINE = 64,   /* bytes of an entry */
+    TABLES = 8,  /* of 8 bits: a word */
+    ROWS = 4096, /* building tables costs 256/4096 of adding at this size */
     AHEAD = 16   /* rows are far apart, and no hardware foresees the next one */
 };
 
 struct operator_scratch {
     _Alignas(LINE) unsigned char sums[ROWS][LINE];
-    _Alignas(LINE) unsigned char table[TABLES][ENTRIES][LINE];
+    _Alignas(LINE) unsigned char table[TABLES][256][LINE];
 };
 
 coar_status operator_scratch_create(operator_scratch **out) {

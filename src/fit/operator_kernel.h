@@ -23,36 +23,33 @@ static inline __attribute__((always_inline)) void NAME(build_table)(const double
     }
 }
 
-/* Adds the entries of one word of each row. The compiler unrolls it: every shift is a constant. */
-static inline __attribute__((always_inline)) void
-NAME(add_entries)(NAME(line) * sums, NAME(line) table[TABLES][ENTRIES], const uint64_t *row, size_t stride, size_t rows) {
+/* Adds the entries of one word of each row. */
+static inline __attribute__((always_inline)) void NAME(add_entries)(NAME(line) * sums, NAME(line) table[TABLES][256],
+                                                                    const uint64_t *row, size_t stride, size_t rows) {
     for (size_t r = 0; r < rows; r++, row += stride) {
         const uint64_t bits = *row;
-        NAME(line) even = table[0][bits & (ENTRIES - 1)], odd = table[1][bits >> PER_TABLE & (ENTRIES - 1)];
-        __builtin_prefetch(row + AHEAD * stride);
-        for (size_t t = 2; t + 1 < TABLES; t += 2) {
-            even += table[t][bits >> (PER_TABLE * t) & (ENTRIES - 1)];
-            odd += table[t + 1][bits >> (PER_TABLE * (t + 1)) & (ENTRIES - 1)];
+        NAME(line) even = table[0][bits & 255], odd = table[1][bits >> 8 & 255];
+        __builtin_prefetch((const void *)((uintptr_t)row + AHEAD * stride * sizeof *row)); /* may be behind the end */
+        for (size_t t = 2; t < TABLES; t += 2) {
+            even += table[t][bits >> (8 * t) & 255];
+            odd += table[t + 1][bits >> (8 * t + 8) & 255];
         }
-        if (TABLES % 2) even += table[TABLES - 1][bits >> (PER_TABLE * (TABLES - 1)) & (ENTRIES - 1)];
         sums[r] += even + odd;
     }
 }
 
 static inline __attribute__((always_inline)) void NAME(product)(const bit_columns *bits, const double *shift,
-                                                                const double *right, operator_scratch *w,
-                                                                double *out) {
-    NAME(line) *sums = (NAME(line) *)w->sums, (*table)[ENTRIES] = (NAME(line)(*)[ENTRIES])w->table;
+                                                                const double *right, operator_scratch *w, double *out) {
+    NAME(line) *sums = (NAME(line) *)w->sums, (*table)[256] = (NAME(line)(*)[256])w->table;
     for (size_t first = 0; first < bits->count; first += ROWS) {
         const size_t rows = smaller(bits->count - first, ROWS);
         for (size_t lane = 0; lane < OPERATOR_LANES; lane += WIDTH) {
             memset(sums, 0, rows * sizeof *sums);
             for (size_t i = 0; i < bits->length; i += 64) {
                 for (size_t t = 0; t < TABLES; t++) {
-                    const size_t from = smaller(i + PER_TABLE * t, bits->length);
-                    const size_t end = smaller(smaller(from + PER_TABLE, i + 64), bits->length);
-                    NAME(build_table)(right + from * OPERATOR_LANES + lane, shift ? shift + from : NULL,
-                                      end > from ? end - from : 0, table[t]);
+                    const size_t from = smaller(i + 8 * t, bits->length), count = smaller(bits->length - from, 8);
+                    NAME(build_table)
+                    (right + from * OPERATOR_LANES + lane, shift ? shift + from : NULL, count, table[t]);
                 }
                 NAME(add_entries)(sums, table, bits->words + first * bits->stride + i / 64, bits->stride, rows);
             }

@@ -122,11 +122,12 @@ static coar_status check_side(const fit_problem *problem, const fit_settings *se
     const bool dense = settings->estimator != FIT_GRAD && !fit_is_iterative(problem, settings);
     const uint64_t smaller = problem->m < problem->n ? problem->m : problem->n, side = lasso ? problem->n : smaller;
     if (!dense || side <= SIDE_MAX) return COAR_OK;
-    return status_set(COAR_ERROR_UNSUPPORTED,
-                      "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: %s",
-                      (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side,
-                      SIDE_MAX, lasso ? "take another estimator than lasso, or fit fewer components (ablate --only)"
-                                      : "take --solver iterative");
+    return status_set(
+        COAR_ERROR_UNSUPPORTED,
+        "the fit: %llu masks and %u components make a %llu x %llu system, and at most %d are possible: %s",
+        (unsigned long long)problem->m, problem->n, (unsigned long long)side, (unsigned long long)side, SIDE_MAX,
+        lasso ? "take another estimator than lasso, or fit fewer components (ablate --only)"
+              : "take --solver iterative");
 }
 
 static bool has_lighter_form(const fit_problem *problem, const fit_settings *settings) {

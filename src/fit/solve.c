@@ -225,11 +225,15 @@ static coar_status run_blocks(fit_run *run, coar_status (*sink)(void *context, c
 
 /* -------------------------------------------------------------------------------------------------- fit */
 
+/* Fits that take less are not worth a line. */
+#define WORTH_TELLING (64 << 20)
+
 /* What is resident by now is the process's own, but for the problem's masks, which the plan counts. */
 static void tell_plan(const fit_run *run) {
     const double mebibyte = 1 << 20, masks = (double)run->problem.m * (double)mask_bytes(run->problem.n);
     const double own = fmax((double)memory_resident() - masks, 0);
     const double planned = fit_plan_bytes(&run->problem, run->settings, run->block);
+    if (planned < WORTH_TELLING) return;
     log_info(run->settings->callbacks,
              "memory: %.0f MiB planned, %.0f of them the process's own and %.0f this fit's, in blocks of %zu examples",
              (own + planned) / mebibyte, own / mebibyte, planned / mebibyte, run->block);
@@ -257,11 +261,12 @@ static void report_gradients(const fit_run *run) {
 
 static void report_unsolved(const fit_run *run) {
     if (run->summary.unsolved)
-        log_warning(run->settings->callbacks,
-                    "fit: %llu examples are not solved to a residual of %g after up to %llu steps of conjugate gradients: "
-                    "the largest is %.2g",
-                    (unsigned long long)run->summary.unsolved, ITERATIVE_RESIDUAL,
-                    (unsigned long long)run->summary.steps_most, run->summary.residual_largest);
+        log_warning(
+            run->settings->callbacks,
+            "fit: %llu examples are not solved to a residual of %g after up to %llu steps of conjugate gradients: "
+            "the largest is %.2g",
+            (unsigned long long)run->summary.unsolved, ITERATIVE_RESIDUAL, (unsigned long long)run->summary.steps_most,
+            run->summary.residual_largest);
 }
 
 static coar_status check(const fit_problem *problem, const fit_settings *settings) {
@@ -273,7 +278,8 @@ static coar_status check(const fit_problem *problem, const fit_settings *setting
     if (settings->estimator == FIT_LASSO && settings->standard_errors)
         return status_set(COAR_ERROR_USAGE, "--standard-errors: the lasso has none; eb and ridge have");
     if (settings->estimator == FIT_LASSO && settings->form == FIT_ITERATIVE)
-        return status_set(COAR_ERROR_USAGE, "--solver iterative: the lasso has one way of its own; ols and ridge have both");
+        return status_set(COAR_ERROR_USAGE,
+                          "--solver iterative: the lasso has one way of its own; ols and ridge have both");
     return COAR_OK;
 }
 

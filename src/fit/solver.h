@@ -90,9 +90,9 @@ struct fit_solver {
                             * `slack`, both divided by the vanishing penalty; else NULL */
     const double *refit;       /* [n][E] after solve, without `slack`: weights from the first refit_masks masks alone */
     size_t refit_masks;        /* they predict the masks from this one on */
-    const double *residual;    /* [E] after solve: |Xc' (y - Xc w) - p w| / |Xc' y| of weights that are not exact but for
+    const double *residual; /* [E] after solve: |Xc' (y - Xc w) - p w| / |Xc' y| of weights that are not exact but for
                             * rounding; else NULL */
-    const uint32_t *steps;     /* [E] after solve, beside `residual`: what it took */
+    const uint32_t *steps;  /* [E] after solve, beside `residual`: what it took */
 };
 
 /* Least squares by Cholesky, m > n + 1. *out = NULL when the masks do not tell all components apart. */

@@ -68,10 +68,10 @@ static void compare(const fixture *dense, const fixture *f, fit_estimator e) {
         if (!(d <= 5e-5)) test_fail(__FILE__, __LINE__, "example %zu: weights differ by %g of the largest", z, d);
         CHECK_NEAR(f->r2[z], dense->r2[z], 1e-5);
         CHECK_NEAR(f->heldout[z], dense->heldout[z], .03);
-        if (e == FIT_RIDGE || f->m > f->n + 1u)
-            CHECK_NEAR(mean_ratio(f->error + at, dense->error + at, f->n), 1, .03);
+        if (e == FIT_RIDGE || f->m > f->n + 1u) CHECK_NEAR(mean_ratio(f->error + at, dense->error + at, f->n), 1, .03);
     }
-    if (!(same >= f->N / 2)) test_fail(__FILE__, __LINE__, "%zu of %zu penalties are those of eigenvectors", same, f->N);
+    if (!(same >= f->N / 2))
+        test_fail(__FILE__, __LINE__, "%zu of %zu penalties are those of eigenvectors", same, f->N);
     CHECK(f->summary.iterative && !dense->summary.iterative && isnan(dense->summary.residual_largest));
     CHECK_NEAR(f->summary.residual_largest, largest, .02 * largest + 1e-9);
     CHECK(f->summary.residual_median <= largest && f->summary.residual_median > 0 && f->summary.steps_most > 0);
@@ -158,10 +158,10 @@ static void test_rule(void) {
         fit_estimator estimator;
         bool iterative;
     } cases[] = {
-        {30002, 30000, FIT_OLS, false},  {30003, 30001, FIT_OLS, true},     {12289, 12288, FIT_OLS, false},
-        {12289, 12289, FIT_OLS, true},   {12288, 82944, FIT_OLS, false},    {12288, 82944, FIT_RIDGE, false},
-        {20000, 82944, FIT_RIDGE, true}, {100000, 12289, FIT_RIDGE, true},  {4096, 9000, FIT_EB, false},
-        {4097, 9000, FIT_EB, true},      {4097, 9000, FIT_GRAD_EB, true},   {9000, 9000, FIT_RIDGE, false},
+        {30002, 30000, FIT_OLS, false},  {30003, 30001, FIT_OLS, true},    {12289, 12288, FIT_OLS, false},
+        {12289, 12289, FIT_OLS, true},   {12288, 82944, FIT_OLS, false},   {12288, 82944, FIT_RIDGE, false},
+        {20000, 82944, FIT_RIDGE, true}, {100000, 12289, FIT_RIDGE, true}, {4096, 9000, FIT_EB, false},
+        {4097, 9000, FIT_EB, true},      {4097, 9000, FIT_GRAD_EB, true},  {9000, 9000, FIT_RIDGE, false},
         {90000, 90000, FIT_GRAD, false}, {90000, 90000, FIT_LASSO, false},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
