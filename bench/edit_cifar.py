@@ -9,10 +9,9 @@ A choice is METHOD[:C]@R: greedy:4@400 is `--method greedy --harm-weight 4` with
 leave-one-out scores. --others: methods that are set beside the first greedy choice at its k, with its references.
 
 Rows of the test set are drawn with seed S (0) and never serve twice: 5,000 to test (they choose nothing), 1,000 to
-validate, 400 references, and from the last 2,600 50 that the network gets wrong and ten of each class. 1,000 are left
-out, which were to validate when selections were tried (docs/edit.md), so that the rows here are the rows there. One run
-has attributions of the references, mistakes and classes' examples: 256 reverse passes at alpha 0.01, calibrated on 64
-masks.
+validate, 400 references, and from the last 2,600 50 that the network gets wrong and ten of each class. 1,000 between
+these are left over. One run has attributions of the references, mistakes and classes' examples: 256 reverse passes at
+alpha 0.01, calibrated on 64 masks.
 
 Mistakes: `coar edit --raise --until 100 --max-k 10` for each of the 50, so that every one has its own smallest number
 of components that corrects it, whatever it costs; what it costs is then measured on the test rows. Classes: the first
@@ -345,9 +344,9 @@ def draw(path, choices, one, many):
     curves = numpy.array([classes.curves.mean(0) for classes in many])
     write_svg(path, [choice.name for choice in choices],
               [panel("mistakes corrected with at most k, %", ks, until[..., 0]),
-                            panel("mean loss of those, points (test)", ks, until[..., 1]),
-                            panel("accuracy of the class to forget, % (validation)", CLASS_KS, curves[..., 0]),
-                            panel("mean loss of other classes, points (validation)", CLASS_KS, curves[..., 1])],
+               panel("mean loss of those, points (test)", ks, until[..., 1]),
+               panel("accuracy of the class to forget, % (validation)", CLASS_KS, curves[..., 0]),
+               panel("mean loss of other classes, points (validation)", CLASS_KS, curves[..., 1])],
               [choice.references != choices[0].references for choice in choices])
 
 
