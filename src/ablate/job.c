@@ -84,7 +84,7 @@ coar_status job_check_labels(const job *j) {
 
 /* Whether any conjunct of a SPEC asks for the model's predictions. */
 static bool spec_needs_predictions(const char *spec) {
-    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
+    return spec_has(spec, "wrong") || spec_has(spec, "correct");
 }
 
 static bool predicts(const job_options *o) {
@@ -364,6 +364,7 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     TRY(job_choose_devices(j, o->devices));
     j->memory = o->memory || j->interface->devices ? (size_t)o->memory : memory_default();
     TRY(open_model_and_data(j, o));
+    if (j->model->assumed) log_warning(j->callbacks, "%s: its activation is taken for %s", o->model, j->model->assumed);
     TRY(check_fit_together(j));
     TRY(check_text_options(j, o));
     TRY(choose_normalisation(j));

@@ -362,7 +362,7 @@ coar_status workers_run(job *j, unit_work *work, store_stage *stage) {
     crew c = {.job = j, .work = work, .stage = stage, .count = j->device_count, .start = clock_seconds()};
     TRY_GOTO(unit_queue_create(work->units, work->blocks, stage, work->shard, work->shards, c.count, &c.queue));
     const uint64_t images = count_images(&c);
-    progress_begin(&c.progress, j->callbacks, work->kind->stage, "images", c.done, images);
+    progress_begin(&c.progress, j->callbacks, work->progress, "images", c.done, images);
     if (c.done == images) goto done;
     TRY_GOTO(job_tell_memory(j, &work->pass));
     TRY_GOTO(memory_new(c.count, sizeof *c.workers, "devices", &c.workers));
