@@ -350,6 +350,9 @@ static coar_status open_stand_ins(job *j, const job_options *o) {
     const graph *g = j->model->graph;
     const shape input = g->values[0];
     dataset_description like = {.count = o->stand_in_examples, .classes = j->model->classes};
+    if (input.c > DATASET_MAX_CHANNELS)
+        return status_set(COAR_ERROR_UNSUPPORTED, "%s: takes images of %u channels, and data have %d at most",
+                          j->model->path, input.c, DATASET_MAX_CHANNELS);
     if (g->vocabulary)
         like.tokens = input.w, like.vocabulary = g->vocabulary;
     else

@@ -13,6 +13,9 @@
 
 coar_status dataset_random(const dataset_description *like, dataset **out) {
     dataset *data;
+    if (like->count > memory_available() / 4 / sizeof *data->labels)
+        return status_set(COAR_ERROR_MEMORY, "%llu examples do not fit this machine's memory",
+                          (unsigned long long)like->count);
     TRY(memory_new(1, sizeof *data, "data set", &data));
     *data = (dataset){.random = true,
                       .count = like->count,
