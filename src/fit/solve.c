@@ -228,10 +228,13 @@ static coar_status run_blocks(fit_run *run, coar_status (*sink)(void *context, c
 /* Fits that take less are not worth a line. */
 #define WORTH_TELLING (64 << 20)
 
+/* Buffers of OpenBLAS and HDF5, which come with their first use, and pages of files that are being read. */
+#define LIBRARIES (8 << 20)
+
 /* What is resident by now is the process's own, but for the problem's masks, which the plan counts. */
 static void tell_plan(const fit_run *run) {
     const double mebibyte = 1 << 20, masks = (double)run->problem.m * (double)mask_bytes(run->problem.n);
-    const double own = fmax((double)memory_resident() - masks, 0);
+    const double own = fmax((double)memory_resident() - masks, 0) + LIBRARIES;
     const double planned = fit_plan_bytes(&run->problem, run->settings, run->block);
     if (planned < WORTH_TELLING) return;
     log_info(run->settings->callbacks,

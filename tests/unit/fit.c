@@ -343,7 +343,7 @@ static void test_errors(void) {
     CHECK_ERROR(fits_solve(&f, FIT_OLS, 2, 0), COAR_STOPPED, "stopped");
     CHECK(f.next < f.N);
     fit_problem problem = {f.masks, f.m, f.N, f.n, fits_read, &f, false};
-    fit_settings settings = {.estimator = FIT_OLS, .pool = fits_pool(1)};
+    fit_settings settings = {.estimator = FIT_OLS, .form = FIT_DIRECT, .pool = fits_pool(1)};
     status_clear();
     CHECK_ERROR(fit_solve(&problem, &settings, refuse, NULL, &f.summary), COAR_ERROR_IO, "sink is full");
     problem.m = 1;

@@ -322,7 +322,7 @@ static void test_errors(void) {
     problem.n = 50000;
     status_clear();
     CHECK_ERROR(fit_solve(&problem, &settings, NULL, NULL, &f.summary), COAR_ERROR_UNSUPPORTED, "at most 30000");
-    CHECK(strstr(coar_last_error(), "take eb, ridge with fewer masks than that, or fit fewer components"));
+    CHECK(strstr(coar_last_error(), "take another estimator than lasso, or fit fewer components"));
     thread_pool_destroy(settings.pool);
     fixture_free(&f);
 }
