@@ -7,6 +7,7 @@
 #   make bench       throughput; PEERS=1 also installs and times others beside it, into docs/performance.md; BENCH= more options
 #   make install     PREFIX (/usr/local) and DESTDIR are honoured
 #   make cuda-all    as `all`, with kernels for every GPU architecture (tools/cuda.mk: CUDA=0/1, GPU_ARCHS)
+#   MPI=0/1          without or with MPI (tools/mpi.mk; where it is found)
 
 ifeq ($(origin CC),default) # make's own is cc, so that ?= would never act
 CC       := gcc
@@ -30,7 +31,9 @@ objects   = $(foreach s,$(1),$(if $(filter $(SEE_CUDA),$(s)),$(O),$(B))/obj/$(s:
 ARCH     := $(shell uname -m)
 .DEFAULT_GOAL := all
 say       = $(if $(filter 0,$(V)),@printf '  %-4s %s\n' $(1) $(2);,)
+comma    := ,
 include tools/cuda.mk
+include tools/mpi.mk
 
 PACKAGES := hdf5 openblas lapacke libjpeg libpng libcjson libcrypto libpcre2-8
 WARNINGS := -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers
@@ -50,7 +53,7 @@ DEPS_LIBS   = $(eval DEPS_LIBS := $$(shell pkg-config --libs $(PACKAGES)))$(DEPS
 BASE     := -std=c17 -D_GNU_SOURCE -DCOAR_BUILD -fPIC -fvisibility=hidden -pthread -MMD -MP $(WARNINGS) -Iinclude -Isrc -I.
 COMPILE   = $(CC) $(BASE) $(CFLAGS) $(SANITIZE) $(DEPS_CFLAGS)
 LINK      = $(CC) -pthread $(CFLAGS) $(SANITIZE) $(LDFLAGS)
-LIBS      = $(DEPS_LIBS) $(CUDA_LIBS) -lm
+LIBS      = $(DEPS_LIBS) $(MPI_LIBS) $(CUDA_LIBS) -lm
 
 # Kernels are compiled once per instruction set; the choice is made at run time (src/backend/cpu/cpu_isa.c). NAMEemulated
 # has NAME's numbers on machines without it, for tests; sanitizers would only make it slower.
@@ -62,7 +65,7 @@ ISA_FLAGS_avx512         := -ffp-contract=off -mavx2 -mfma -mavx512f -mavx512bw 
 ISA_FLAGS_avx512bf16     := $(ISA_FLAGS_avx512) -mavx512bf16
 ISA_FLAGS_avx512emulated := -ffp-contract=off -mavx2 -mfma -Wno-psabi
 KERNELS  := $(wildcard kernels/cpu/*.c)
-SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%),$(wildcard src/*/*.c src/*/*/*.c))
+SOURCES  := $(filter-out src/cli/% $(if $(CUDA_OBJECTS),,src/backend/cuda/%) $(if $(MPI_LIBS),,src/comm/mpi.c),$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS  := $(call objects,$(SOURCES)) $(foreach i,$(ISAS),$(KERNELS:kernels/cpu/%.c=$(B)/obj/kernels/$(i)/%.o)) $(CUDA_OBJECTS)
 CLI      := $(call objects,$(wildcard src/cli/*.c))
 UNITS    := $(patsubst tests/unit/%.c,$(O)/tests/%,$(wildcard tests/unit/*.c))
@@ -85,7 +88,7 @@ endif
 
 # Installs what is missing when run as root; otherwise prints the command that would, and fails.
 setup:
-	@CUDA=$(CUDA) tools/setup.sh
+	@CUDA=$(CUDA) MPI=$(MPI) tools/setup.sh
 
 $(O)/libcoar.a: $(OBJECTS)
 	@rm -f $@
@@ -165,7 +168,7 @@ install: all
 	ln -sf libcoar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libcoar.so
 	install -m 644 include/coar.h $(DESTDIR)$(PREFIX)/include/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
-	    -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' tools/coar.pc.in \
+	    -e 's|@CUDA_LIBS@|$(MPI_LIBS) $(CUDA_LIBS)|' tools/coar.pc.in \
 	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/coar.pc
 
 format:

@@ -24,7 +24,7 @@
  *  - Environment: COAR_ISA (portable, avx2, avx512, avx512bf16) forces the instruction set of the CPU's kernels, in
  *    whichever function passes images through a network: coar_ablate, coar_gradients, coar_evaluate, coar_bench,
  *    coar_selftest. COAR_PLAN_CACHE is the folder of what was measured on GPUs (else XDG_CACHE_HOME/coar, else
- *    HOME/.cache/coar). No other variable of coar's is read. Numbers in options and files have decimal points,
+ *    HOME/.cache/coar). COAR_MPI, COAR_RANK_SILENCE and launchers' variables: see coar_ranks_begin. No other variable of coar's is read. Numbers in options and files have decimal points,
  *    whatever the locale.
  *
  * Words (docs/design.md, section 2): component, mask, alpha, output, attribution, counterfactual correlation.
@@ -147,6 +147,45 @@ COAR_API coar_status coar_info(const char *path, const char *arch, const char *c
 
 /* Frees what a function of coar handed over. NULL is fine. */
 COAR_API void coar_free(void *memory);
+
+/* ---------------------------------------------------------------------------------------------- ranks */
+
+/* One job on several processes that MPI connects ("ranks": mpirun, srun). Rank 0 calls coar_ablate, coar_gradients,
+ * coar_budget, coar_fit, coar_evaluate as if it were alone; the others call coar_ranks_follow and compute what it hands
+ * out. Results have the same bytes for any number of ranks. A process that was started by itself, or in whose
+ * environment COAR_MPI is 0, is rank 0 of 1: everything here then does nothing. One thread of the process makes these
+ * calls, and on rank 0 all others while there are ranks.
+ *
+ * A failure of any rank ends the call on rank 0 with that rank's message, which names it; the others stay for the next
+ * order. A rank that has not been heard from for COAR_RANK_SILENCE seconds (environment; 120) fails every call. */
+typedef struct coar_ranks {
+    int rank, count;
+} coar_ranks;
+
+/* Before anything else. *ranks is written also on failure, so that one process alone tells of it. Cores are divided among
+ * the ranks of a machine that the launcher lets use the same ones. COAR_ERROR_UNSUPPORTED when a launcher has started
+ * several processes and this build has no MPI. */
+COAR_API coar_status coar_ranks_begin(coar_ranks *ranks);
+
+/* What is each rank's own in a job that rank 0 leads. */
+typedef struct coar_follow_options {
+    size_t size;
+    const char *model, *data, *classes; /* NULL = where rank 0 has them; hashes are compared */
+    const char *devices;                /* as in coar_ablate_options; of NULL each rank of a machine takes its share */
+    const char *shard;                  /* must be rank 0's */
+    int threads;
+    uint64_t memory;
+    const coar_callbacks *callbacks; /* progress is asked for stops alone */
+} coar_follow_options;
+#define COAR_FOLLOW_INIT                                                                                               \
+    { .size = sizeof(coar_follow_options) }
+
+/* All ranks but 0: takes part until rank 0 ends. Fails only when there is no rank 0 any more. */
+COAR_API coar_status coar_ranks_follow(const coar_follow_options *options);
+
+/* The last call, with this process's exit code. Returns that of the job: rank 0's. Of another rank that has not
+ * followed, because its command line was wrong: fails what rank 0 asks of it. */
+COAR_API int coar_ranks_end(int code);
 
 /* --------------------------------------------------------------------------------------------- ablate */
 

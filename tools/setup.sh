@@ -4,9 +4,12 @@
 set -eu
 build="gcc make pkg-config libhdf5-dev libopenblas-dev liblapacke-dev libjpeg-dev libpng-dev libcjson-dev libssl-dev libpcre2-dev"
 [ "${CUDA:-0}" = 0 ] || build="$build g++"
+[ "${MPI:-0}" != 1 ] || build="$build libopenmpi-dev openmpi-bin"
 [ "${1:-}" = pictures ] && build="$build python3-numpy"
 [ "${1:-}" = slurm ] && build="$build slurm-wlm munge"
 [ "${1:-}" = test ] && build="$build g++ python3-h5py python3-numpy"
+# Tests that want these are skipped without them.
+[ "${1:-}" = test ] && [ "${MPI:-auto}" != 0 ] && [ "$(id -u)" = 0 ] && build="$build libopenmpi-dev openmpi-bin"
 
 missing=""
 for p in $build; do

@@ -222,7 +222,8 @@ static job_pass choose_pass(const job *j, const gradient_grid *g) {
 }
 
 unit_work gradient_units_work(const job *j, const gradient_units *units) {
-    static const unit_kind kind = {.open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
+    static const unit_kind kind = {
+        .name = "gradients", .open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
     const gradient_grid *g = &units->grid;
     return (unit_work){.kind = &kind,
                        .progress = "gradients",

@@ -324,10 +324,32 @@ done:
     return status;
 }
 
+static coar_status keep_text(const char *text, char **out) {
+    *out = text ? strdup(text) : NULL;
+    return *out || !text ? COAR_OK : status_set(COAR_ERROR_MEMORY, "not enough memory for the options");
+}
+
+static coar_status keep_texts(const job_options *o, job_texts *texts) {
+    TRY(keep_text(o->arch, &texts->arch));
+    TRY(keep_text(o->classes, &texts->classes));
+    TRY(keep_text(o->ablation, &texts->ablation));
+    TRY(keep_text(o->only, &texts->only));
+    return keep_text(o->except, &texts->except);
+}
+
+static void texts_free(job_texts *texts) {
+    free(texts->arch);
+    free(texts->classes);
+    free(texts->ablation);
+    free(texts->only);
+    free(texts->except);
+}
+
 static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
     if (!o->model) return status_set(COAR_ERROR_USAGE, "--model: name a weight file (W.safetensors)");
     if (!o->data) return status_set(COAR_ERROR_USAGE, "--data: name a data set file (see coar pack)");
     j->callbacks = o->callbacks;
+    TRY(keep_texts(o, &j->texts));
     TRY(ablation_parse(o->ablation, &j->ablation));
     TRY(find_backend(j, o));
     TRY(job_choose_devices(j, o->devices));
@@ -360,7 +382,7 @@ coar_status job_open(const job_options *options, job **out) {
     TRY_GOTO(open_parts(j, options, &fresh_plan));
     TRY_GOTO(choose_all(j, options));
     TRY_GOTO(job_check_labels(j));
-    TRY_GOTO(check_text_means(j));
+    if (!options->rows) TRY_GOTO(check_text_means(j)); /* else the run has its means already */
     if (fresh_plan) TRY_GOTO(settle_precision(j, options));
     TRY_GOTO(dataset_hash(j->data));
     *out = j;
@@ -372,6 +394,7 @@ done:
 
 void job_close(job *j) {
     if (!j) return;
+    texts_free(&j->texts);
     thread_pool_destroy(j->pool);
     plan_free(&j->plan);
     model_destroy(j->model);

@@ -29,7 +29,13 @@ typedef struct job_options {
     const coar_callbacks *callbacks;
 } job_options;
 
+/* What a job was opened with and does not otherwise keep; owned, NULL = default. */
+typedef struct job_texts {
+    char *arch, *classes, *ablation, *only, *except;
+} job_texts;
+
 typedef struct job {
+    job_texts texts; /* for the other ranks (job_share.h) */
     model *model;
     dataset *data;
     uint64_t *rows;  /* [count] rows of the data file */
@@ -88,7 +94,8 @@ bool job_pass_fits(const job *j, const job_pass *pass);
  * few examples give threads and devices enough to do); B, then E (not below 32), are halved until B E flops <= 1e13. */
 void unit_size(double flops, uint64_t examples, uint32_t *unit_masks, uint32_t *unit_examples);
 
-/* "0,2" or all (also NULL) of the backend's devices (job_devices.c). */
+/* "0,2" or all (also NULL) of the backend's devices (job_devices.c); of several ranks on this machine each gets its
+ * share of all. */
 coar_status job_choose_devices(job *j, const char *text);
 
 /* After a failure of the first device: goes on without it, with a warning. Not for the last one. */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ablate/job.h"
+#include "comm/comm.h"
 
 /* "0,2": ascending numbers below `count`, which are few. */
 static coar_status parse_devices(const char *text, int count, job *j) {
@@ -22,6 +23,20 @@ static coar_status parse_devices(const char *text, int count, job *j) {
     }
 }
 
+/* Of the devices of a machine with several ranks each takes every so-manyth. One device alone may be all that the launcher
+ * shows this rank, which has then chosen, or be meant for all. */
+static coar_status share_devices(job *j, int count) {
+    const comm *c = comm_world();
+    const int step = j->interface->devices && count > 1 ? c->local_size : 1;
+    if (count < step)
+        return status_set(COAR_ERROR_USAGE,
+                          "%s has %d devices here for %d processes: start at most one process for each device, or give "
+                          "each its --devices",
+                          j->interface->name, count, step);
+    for (int d = step > 1 ? c->local_rank : 0; d < count; d += step) j->devices[j->device_count++] = d;
+    return COAR_OK;
+}
+
 coar_status job_choose_devices(job *j, const char *text) {
     int count = 1;
     const bool all = !text || !strcmp(text, "all");
@@ -31,10 +46,7 @@ coar_status job_choose_devices(job *j, const char *text) {
         return status_set(COAR_ERROR_USAGE, "--devices: backend %s runs on the machine itself: leave --devices out",
                           j->interface->name);
     TRY(memory_new((size_t)count, sizeof *j->devices, "devices", &j->devices));
-    if (!all) return parse_devices(text, count, j);
-    j->device_count = (size_t)count;
-    for (int d = 0; d < count; d++) j->devices[d] = d;
-    return COAR_OK;
+    return all ? share_devices(j, count) : parse_devices(text, count, j);
 }
 
 void job_drop_device(job *j) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate/job_share.h"
 #include "core/number.h"
 
 /* ------------------------------------------------------------------------------------------ settings as text */
@@ -46,11 +47,8 @@ static char *time_now(void) {
 }
 
 static char *output_names(const job *j) {
-    char text[OUTPUTS_MAX * 41] = "";
-    for (size_t o = 0; o < j->output_count; o++) {
-        if (o) strcat(text, ",");
-        strcat(text, j->outputs[o].name);
-    }
+    char text[OUTPUT_NAMES_SIZE];
+    output_names_join(j->outputs, j->output_count, text);
     return strdup(text);
 }
 
@@ -258,6 +256,7 @@ coar_status opening_job(run_opening *r, double alpha) {
 coar_status opening_store(run_opening *r) {
     setting_texts settings = {.count = 0};
     bool created;
+    TRY(job_share(r->job)); /* ranks with other files are found out before anything is written */
     if (r->fresh) TRY(job_baseline(r->job));
     coar_status status = describe_run(r, &settings);
     if (status == COAR_OK)

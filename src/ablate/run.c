@@ -3,9 +3,14 @@
 
 #include <stdlib.h>
 
+#include "ablate/job_share.h"
+#include "ablate/run_share.h"
+#include "comm/comm.h"
+
 coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **out) {
     coar_status status;
     store_stage *stage = NULL;
+    TRY(job_share(j));
     char *plan_json = plan_to_json(&j->plan);
     if (!plan_json) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory for its plan", store_path(store)));
     const unit_work *work = &run->work;
@@ -19,6 +24,8 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
                                    .context = work->grid,
                                    .shard = work->shard,
                                    .shards = work->shards,
+                                   .rank = (uint32_t)comm_world()->rank,
+                                   .ranks = comm_world()->size > 1 ? (uint32_t)comm_world()->size : 0,
                                    .masks = work->masks,
                                    .force_resume = run->force_resume,
                                    .callbacks = j->callbacks};
@@ -29,7 +36,9 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
             COAR_ERROR_BUSY, "%s: another process has finished %s up to %llu meanwhile: give the same command again",
             store_path(store), work->steps ? "passes" : "masks", (unsigned long long)stage_first_mask(stage)));
     run->units_before = stage_done_count(stage);
-    TRY_GOTO(workers_run(j, &run->work, stage));
+    TRY_GOTO(run_share(j, store, run, plan_json));
+    TRY_GOTO(run_gather(store, run, stage, workers_run(j, &run->work, stage)));
+    if (comm_world()->size > 1) run->work.finished = stage_done_count(stage) - run->units_before;
     *out = stage;
     stage = NULL;
 done:

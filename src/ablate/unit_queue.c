@@ -18,6 +18,7 @@ coar_status unit_queue_create(uint64_t units, uint64_t blocks, const store_stage
     TRY_GOTO(memory_new(devices, sizeof *q.returned, "work units", &q.returned));
     for (uint64_t block = 0; block < q.blocks; block++) q.next[block] = block;
     for (uint64_t unit = 0; unit < units; unit++) q.left[unit % blocks] += to_do(&q, unit);
+    for (uint64_t block = 0; block < q.blocks; block++) q.remaining += q.left[block];
     *out = q;
     q = (unit_queue){0};
 done:
@@ -53,7 +54,12 @@ bool unit_queue_take(unit_queue *q, uint64_t block, uint64_t *unit) {
     *unit = *next;
     *next += q->blocks;
     q->left[block]--;
+    q->remaining--;
     return true;
+}
+
+uint64_t unit_queue_left(const unit_queue *q) {
+    return q->remaining + q->returned_count;
 }
 
 void unit_queue_return(unit_queue *q, uint64_t unit) {

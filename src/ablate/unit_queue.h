@@ -3,8 +3,8 @@
  *
  * Hands out the units of this process that are not done. A device stays with a block of examples while that has units
  * left, so that a block is read and bound once. Not thread-safe: its user locks.
- * Must not know: devices, threads, what a unit is, what other processes do. (Where processes share a job, src/comm/
- * decides which units are this process's; here that is the shard.)
+ * Must not know: devices, threads, what a unit is, other processes. (Ranks of one job are handed units of rank 0's queue,
+ * handout.h; processes that do not talk to each other divide units by shards.)
  */
 #ifndef COAR_ABLATE_UNIT_QUEUE_H
 #define COAR_ABLATE_UNIT_QUEUE_H
@@ -20,6 +20,7 @@ typedef struct unit_queue {
     uint64_t blocks;    /* of examples: unit u is of block u mod blocks */
     uint64_t *next;     /* [blocks] the first unit of the block that was not looked at yet */
     uint64_t *left;     /* [blocks] units to hand out */
+    uint64_t remaining; /* the sum of `left` */
     uint64_t *returned; /* [devices] given back by devices that failed, or were stopped */
     size_t returned_count;
 } unit_queue;
@@ -32,6 +33,9 @@ void unit_queue_free(unit_queue *q);
 
 /* The next unit for a device that has examples of `block` bound (NO_BLOCK: none yet); false when none is left. */
 bool unit_queue_take(unit_queue *q, uint64_t block, uint64_t *unit);
+
+/* Units that can be taken. */
+uint64_t unit_queue_left(const unit_queue *q);
 
 /* A unit that was taken and not computed. */
 void unit_queue_return(unit_queue *q, uint64_t unit);

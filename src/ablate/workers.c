@@ -3,7 +3,7 @@
  *
  * A worker fills one of its two records while the other waits for the journal, so that a device does not stand still
  * while a record is synced. One mutex guards everything that threads share (crew), one condition tells of every change:
- * events are as rare as work units.
+ * events are as rare as work units. Which units are this process's is the hand-out's business (handout.h).
  */
 #include "ablate/workers.h"
 
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ablate/unit_queue.h"
+#include "ablate/handout.h"
 
 enum { RECORDS = 2 };
 
@@ -49,18 +49,23 @@ typedef struct crew {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     /* under the mutex */
-    unit_queue queue;
+    handout handout;
     size_t alive;   /* workers whose device works and that have not ended */
     size_t in_hand; /* units being computed: they may come back */
     bool closed;    /* no further units are taken */
     /* the calling thread's */
     progress progress;
-    uint64_t done, done_before; /* masked images in the journal; those that were there when the run began */
-    uint64_t reported;          /* masked images, those of units in hand included */
+    uint64_t done, done_before; /* masked images in journals; those that were there when the run began */
+    uint64_t reported;          /* masked images, those of units in hand and of other ranks included */
     double start;
     bool stopped;
     coar_status status; /* of the run, device failures apart */
 } crew;
+
+/* No further units are taken, here or anywhere. Under the mutex. */
+static bool is_closed(const crew *c) {
+    return c->closed || c->handout.stopped;
+}
 
 /* ------------------------------------------------------------------------------------------- for kinds of units */
 
@@ -80,7 +85,7 @@ bool unit_tell(unit_device *d, uint64_t images) {
     crew *c = w->crew;
     pthread_mutex_lock(&c->mutex);
     w->images = images;
-    const bool stop = c->closed;
+    const bool stop = is_closed(c);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->mutex);
     return stop;
@@ -95,23 +100,25 @@ static record_slot *free_slot(worker *w) {
 }
 
 /* A free slot for the unit in hand, or for the next one; NULL when there is none for this worker any more. Units in the
- * hands of others are waited for: they come back when their device fails. */
+ * hands of others are waited for: they come back when their device fails; and those that rank 0 may have. */
 static record_slot *take(worker *w) {
     crew *c = w->crew;
     record_slot *slot = NULL;
     pthread_mutex_lock(&c->mutex);
-    while (!c->closed) {
+    while (!is_closed(c)) {
         slot = free_slot(w);
         if (slot && w->holds) break;
-        if (slot && unit_queue_take(&c->queue, w->device.bound, &w->unit)) {
+        if (slot && handout_take(&c->handout, w->device.bound, &w->unit)) {
             w->holds = true;
             c->in_hand++;
             break;
         }
-        const bool wait = !slot || c->in_hand;
+        const bool hungry = slot != NULL, wait = !slot || c->in_hand || handout_expects(&c->handout);
         slot = NULL;
         if (!wait) break;
+        c->handout.hungry += hungry;
         pthread_cond_wait(&c->changed, &c->mutex);
+        c->handout.hungry -= hungry;
     }
     pthread_mutex_unlock(&c->mutex);
     return slot;
@@ -153,7 +160,7 @@ static void leave(worker *w, coar_status status, bool device_failed) {
     w->images = 0;
     if (status != COAR_OK) status_copy(w->message, sizeof w->message);
     if (w->holds) {
-        unit_queue_return(&c->queue, w->unit);
+        handout_return(&c->handout, w->unit);
         let_go(w);
     }
     if (status != COAR_OK && !device_failed) c->closed = true;
@@ -200,7 +207,7 @@ static void *worker_main(void *argument) {
 static bool report(crew *c, uint64_t images) {
     c->reported = images;
     c->work->seconds = clock_seconds() - c->start;
-    stage_tell(c->stage, images - c->done_before, c->work->seconds);
+    stage_tell(c->stage, c->handout.images, c->work->seconds);
     c->stopped |= progress_update(&c->progress, images);
     c->stopped |= c->work->time_limit > 0 && c->work->seconds >= c->work->time_limit;
     return c->stopped;
@@ -226,10 +233,12 @@ static record_slot *computed_slot(crew *c) {
     return NULL;
 }
 
-static uint64_t images_computed(const crew *c) {
+/* By all ranks, as far as this one knows; `handout` is told of its own. */
+static uint64_t images_computed(crew *c) {
     uint64_t images = c->done;
     for (size_t i = 0; i < c->count; i++) images += c->workers[i].images;
-    return images;
+    c->handout.images = images - c->done_before;
+    return images + handout_images(&c->handout);
 }
 
 static worker *untold_failure(crew *c) {
@@ -251,11 +260,13 @@ static void serve(crew *c) {
         record_slot *slot = computed_slot(c);
         worker *failed = c->alive && !c->closed ? untold_failure(c) : NULL;
         const uint64_t images = images_computed(c);
+        c->stopped |= c->handout.stopped;
         if (failed) {
             pthread_mutex_unlock(&c->mutex);
             tell_failure(c, failed);
             pthread_mutex_lock(&c->mutex);
-        } else if (images > c->reported) {
+        } else if (images > c->reported || c->handout.tick) {
+            c->handout.tick = false;
             pthread_mutex_unlock(&c->mutex);
             const bool close = report(c, images);
             pthread_mutex_lock(&c->mutex);
@@ -267,7 +278,7 @@ static void serve(crew *c) {
             c->closed |= close;
             slot->computed = false;
             pthread_cond_broadcast(&c->changed);
-        } else if (c->alive) {
+        } else if (c->alive || handout_at_work(&c->handout)) {
             pthread_cond_wait(&c->changed, &c->mutex);
         } else {
             break;
@@ -295,14 +306,20 @@ static coar_status give_up(const crew *c) {
     return status_set(reason->failure, "device %d: %s", reason->number, reason->message);
 }
 
+/* Whether units are undone that were this rank's to compute: of rank 0 all that nobody has. */
+static bool is_undone(const crew *c, uint64_t done) {
+    return comm_world()->rank ? c->handout.stocked > 0 || !c->handout.exhausted : done < c->progress.total;
+}
+
 /* How the run ended. */
 static coar_status conclude(crew *c) {
+    const uint64_t done = c->done + handout_images(&c->handout);
     if (c->status != COAR_OK) return c->status;
-    if (c->done < c->progress.total && !c->stopped) return give_up(c);
+    if (is_undone(c, done) && !c->stopped) return give_up(c);
     for (worker *failed; (failed = untold_failure(c)) != NULL;) tell_failure(c, failed);
-    if (c->done == c->progress.total) return COAR_OK;
+    if (!is_undone(c, done)) return COAR_OK;
     return status_set(COAR_STOPPED, "stopped after %llu of %llu images; everything is saved, the same command goes on",
-                      (unsigned long long)c->done, (unsigned long long)c->progress.total);
+                      (unsigned long long)done, (unsigned long long)c->progress.total);
 }
 
 static coar_status start_workers(crew *c) {
@@ -331,11 +348,12 @@ static void workers_free(crew *c) {
         for (size_t k = 0; k < RECORDS; k++) free(w->slots[k].record.payload);
     }
     free(c->workers);
-    unit_queue_free(&c->queue);
+    handout_free(&c->handout);
 }
 
 /* Workers that were not started count as gone, so that the others end before their memory goes. */
 static coar_status run_crew(crew *c) {
+    handout_begin(&c->handout);
     coar_status status = start_workers(c);
     pthread_mutex_lock(&c->mutex);
     for (size_t i = 0; i < c->count; i++) c->alive -= !c->workers[i].started;
@@ -344,7 +362,10 @@ static coar_status run_crew(crew *c) {
     serve(c);
     for (size_t i = 0; i < c->count; i++)
         if (c->workers[i].started) pthread_join(c->workers[i].thread, NULL);
-    return status == COAR_OK ? conclude(c) : status;
+    if (status == COAR_OK) status = conclude(c);
+    const coar_status talk = handout_finish(&c->handout, status);
+    c->work->images += handout_images(&c->handout);
+    return talk == COAR_OK ? status : talk;
 }
 
 /* Masked images of the shard's units, and those that are in the journal. */
@@ -359,21 +380,39 @@ static uint64_t count_images(crew *c) {
     return total;
 }
 
+/* Everything that can fail before units are handed out. Of several ranks all are ready, or none begins. */
+static coar_status prepare(crew *c) {
+    const unit_work *work = c->work;
+    TRY(handout_create(c->stage, work->units, work->blocks, work->shard, work->shards, c->count, &c->handout));
+    const uint64_t images = count_images(c);
+    progress_begin(&c->progress, c->job->callbacks, work->progress, "images", c->done, images);
+    TRY(memory_new(c->count, sizeof *c->workers, "devices", &c->workers));
+    if (comm_world()->size == 1 && c->done == images) return COAR_OK;
+    TRY(job_tell_memory(c->job, &work->pass));
+    return handout_prepare(&c->handout, &c->mutex, &c->changed, &c->closed);
+}
+
+/* Ranks that are more than there are units wait in vain. */
+static void tell_idle(const crew *c) {
+    const int size = comm_world()->size;
+    const uint64_t left = unit_queue_left(&c->handout.queue);
+    if (comm_world()->rank == 0 && left < (uint64_t)size)
+        log_info(c->job->callbacks, "%s: %llu work units are left for %d processes: %llu of these have nothing to do",
+                 c->work->progress, (unsigned long long)left, size, (unsigned long long)size - left);
+}
+
 coar_status workers_run(job *j, unit_work *work, store_stage *stage) {
-    coar_status status;
     crew c = {.job = j, .work = work, .stage = stage, .count = j->device_count, .start = clock_seconds()};
-    TRY_GOTO(unit_queue_create(work->units, work->blocks, stage, work->shard, work->shards, c.count, &c.queue));
-    const uint64_t images = count_images(&c);
-    progress_begin(&c.progress, j->callbacks, work->progress, "images", c.done, images);
-    if (c.done == images) goto done;
-    TRY_GOTO(job_tell_memory(j, &work->pass));
-    TRY_GOTO(memory_new(c.count, sizeof *c.workers, "devices", &c.workers));
     pthread_mutex_init(&c.mutex, NULL);
     pthread_cond_init(&c.changed, NULL);
-    status = run_crew(&c);
+    coar_status status = comm_agree(prepare(&c));
+    if (status == COAR_OK) tell_idle(&c);
+    if (status == COAR_OK && (comm_world()->size > 1 || c.done < c.progress.total))
+        status = run_crew(&c);
+    else
+        handout_cancel(&c.handout);
+    workers_free(&c);
     pthread_cond_destroy(&c.changed);
     pthread_mutex_destroy(&c.mutex);
-done:
-    workers_free(&c);
     return status;
 }

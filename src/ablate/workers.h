@@ -4,7 +4,8 @@
  *
  * A unit's result depends on nothing but its indices, so the data sets have the same bytes for any number of devices,
  * and a unit that a failing device had in hand is simply computed by another.
- * Must not know: what a unit is (mask_units.c, gradient_units.c), other processes.
+ * Of several ranks each does so with the units that rank 0 hands to it (handout.h); all of them call workers_run.
+ * Must not know: what a unit is (mask_units.c, gradient_units.c), other jobs.
  */
 #ifndef COAR_ABLATE_WORKERS_H
 #define COAR_ABLATE_WORKERS_H
@@ -34,6 +35,8 @@ typedef struct unit_record {
 
 /* A kind of unit. Each device has a thread of its own that calls these. */
 typedef struct unit_kind {
+    const char *name; /* which kind it is, for other ranks (units_share.c) */
+
     /* Makes d->scratch, and releases it (also after a failure to make it). NULL: there is none. */
     coar_status (*open)(unit_device *d);
     void (*close)(unit_device *d);
@@ -60,8 +63,8 @@ struct unit_work {
     uint32_t shard, shards; /* 0, 1 = no shards */
     uint64_t masks;         /* store.h, stage_options */
     double time_limit;      /* seconds, 0 = none */
-    uint64_t images;        /* out: masked images computed and saved */
-    uint64_t finished;      /* out: units */
+    uint64_t images;        /* out: masked images computed and saved; of rank 0: by all ranks */
+    uint64_t finished;      /* out: units that this process has finished */
     double seconds;         /* out */
 };
 

@@ -8,6 +8,7 @@ static int run(int count, char **arguments) {
     const cli_option options[] = {ABLATE_OPTIONS(o, texts), {NULL}};
     if (!cli_parse(&command_ablate, count, arguments, options, NULL, 0, NULL)) return 2;
     if (!ablate_options_finish(&command_ablate, &o, &texts)) return 2;
+    if (cli_follows()) return ablate_follow(&o);
     coar_ablate_result r = {0};
     coar_status status = coar_ablate(&o, &r);
     if (status == COAR_OK || (status == COAR_STOPPED && r.units_total)) ablate_print(&o, &r);
@@ -15,4 +16,4 @@ static int run(int count, char **arguments) {
 }
 
 const cli_command command_ablate = {"ablate", "--model W.safetensors --data data.h5 -o run.h5 [options]",
-                                    "run masked forward passes into a run file (resumes by itself)", run};
+                                    "run masked forward passes into a run file (resumes by itself)", run, true};

@@ -16,6 +16,18 @@ bool ablate_options_finish(const cli_command *command, coar_ablate_options *o, c
     return true;
 }
 
+int ablate_follow(const coar_ablate_options *o) {
+    coar_follow_options follow = COAR_FOLLOW_INIT;
+    follow.model = o->model;
+    follow.data = o->data;
+    follow.classes = o->classes;
+    follow.devices = o->devices;
+    follow.shard = o->shard;
+    follow.threads = o->threads;
+    follow.memory = o->memory;
+    return cli_follow(follow);
+}
+
 /* What this process did of the stage, for its log. */
 static void print_work(const char *shard, uint64_t units, uint64_t total, uint64_t images, double seconds) {
     char host[256] = "";

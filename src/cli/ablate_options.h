@@ -47,6 +47,9 @@ typedef struct ablate_texts {
 /* False: a usage error was printed. Fills provenance and callbacks. */
 bool ablate_options_finish(const cli_command *command, coar_ablate_options *o, const ablate_texts *texts);
 
+/* cli_follow of a job with these options. */
+int ablate_follow(const coar_ablate_options *o);
+
 /* The summary lines: of what was done, also by a call that was stopped. */
 void ablate_print(const coar_ablate_options *o, const coar_ablate_result *r);
 void gradients_print(const coar_gradients_options *o, const coar_gradients_result *r);

@@ -46,6 +46,7 @@ typedef struct cli_command {
     const char *usage;                       /* after "coar NAME " */
     const char *summary;                     /* one line */
     int (*run)(int count, char **arguments); /* arguments[0] is the subcommand's name; returns the exit code */
+    bool ranks;                              /* several processes may do it together (ranks.c) */
 } cli_command;
 
 extern const cli_command command_pack, command_info, command_ablate, command_gradients, command_masks, command_fit, command_evaluate,
@@ -83,6 +84,16 @@ extern double cli_log_interval;
 /* Log lines and signals alone: for a command whose results are its progress. */
 const coar_callbacks *cli_silent_callbacks(void);
 void cli_catch_signals(void);
+
+/* Around a command with `ranks`: joins the processes that were started together with this one. begin is false when an error was
+ * printed where it is to be; end takes the exit code and returns the job's. */
+bool cli_ranks_begin(void);
+int cli_ranks_end(int code);
+
+/* This process is one of several and leads them not: it prints nothing but warnings. Instead of the command's own call it makes
+ * cli_follow, whose options' callbacks are filled in there. */
+bool cli_follows(void);
+int cli_follow(coar_follow_options options);
 
 /* The command line as typed, for provenance. */
 const char *cli_command_line(void);

@@ -4,6 +4,17 @@
 #include "cli/cli.h"
 #include "cli/results.h"
 
+static int follow(const coar_evaluate_options *o) {
+    coar_follow_options follow = COAR_FOLLOW_INIT;
+    follow.model = o->model;
+    follow.data = o->data;
+    follow.classes = o->classes;
+    follow.devices = o->devices;
+    follow.threads = o->threads;
+    follow.memory = o->memory;
+    return cli_follow(follow);
+}
+
 static int run(int count, char **arguments) {
     coar_evaluate_options o = COAR_EVALUATE_INIT;
     const char *path = NULL;
@@ -31,6 +42,7 @@ static int run(int count, char **arguments) {
     o.run = path;
     o.command = cli_command_line();
     o.callbacks = cli_callbacks();
+    if (cli_follows()) return follow(&o);
     coar_evaluation *list = NULL;
     size_t entries = 0;
     coar_status status = coar_evaluate(&o, &list, &entries);
@@ -40,4 +52,4 @@ static int run(int count, char **arguments) {
 }
 
 const cli_command command_evaluate = {"evaluate", "run.h5 [options]",
-                                      "counterfactual correlation on fresh masks, at several alphas", run};
+                                      "counterfactual correlation on fresh masks, at several alphas", run, true};

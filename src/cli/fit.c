@@ -43,6 +43,11 @@ static int run(int count, char **arguments) {
     o.run = path;
     o.command = cli_command_line();
     o.callbacks = cli_callbacks();
+    if (cli_follows()) {
+        coar_follow_options follow = COAR_FOLLOW_INIT;
+        follow.threads = o.threads;
+        return cli_follow(follow);
+    }
     coar_fit_result r;
     coar_status status = coar_fit(&o, &r);
     if (status == COAR_OK && json) fit_print_json(&r);
@@ -51,4 +56,4 @@ static int run(int count, char **arguments) {
 }
 
 const cli_command command_fit = {"fit", "run.h5 [options] | --masks M.npy --outputs Y.npy -o attributions.h5 [options]",
-                                 "attributions from a run, or from masks and outputs made elsewhere", run};
+                                 "attributions from a run, or from masks and outputs made elsewhere", run, true};

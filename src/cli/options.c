@@ -10,6 +10,7 @@
 
 int cli_usage_error(const cli_command *command, const char *format, ...) {
     va_list arguments;
+    if (cli_follows()) return 2; /* rank 0 tells, as a rule of the same command line */
     va_start(arguments, format);
     fprintf(stderr, "coar %s: ", command->name);
     vfprintf(stderr, format, arguments);

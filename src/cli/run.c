@@ -231,6 +231,7 @@ static int run(int count, char **arguments) {
     if (!o.spends && o.estimators && wants(&o, true) && !o.passes) o.passes = GRADIENT_PASSES;
     if (o.fit.name && o.estimators && strchr(o.estimators, ','))
         return cli_usage_error(&command_run, "--name: one name for several estimators");
+    if (cli_follows()) return ablate_follow(&o.ablate);
     share_options(&o);
     char *page = report_name(o.ablate.output);
     o.report.output = page;
@@ -241,4 +242,4 @@ static int run(int count, char **arguments) {
 }
 
 const cli_command command_run = {"run", "--model W.safetensors --data data.h5 -o run.h5 [options]",
-                                 "gradients, ablations, fits, evaluation and report in one go", run};
+                                 "gradients, ablations, fits, evaluation and report in one go", run, true};

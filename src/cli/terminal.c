@@ -34,6 +34,7 @@ void cli_catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); /* which mpirun passes on, while of others it kills after a second */
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -125,7 +126,8 @@ int cli_finish(coar_status status) {
         return 1;
     }
     if (status == COAR_OK) return 0;
-    fprintf(stderr, "coar: %s\n", *coar_last_error() ? coar_last_error() : coar_status_text(status));
+    if (!cli_follows())
+        fprintf(stderr, "coar: %s\n", *coar_last_error() ? coar_last_error() : coar_status_text(status));
     return status == COAR_STOPPED ? 3 : status == COAR_ERROR_USAGE ? 2 : 1;
 }
 

@@ -77,6 +77,19 @@ int thread_cores(void) {
     return cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : cores;
 }
 
+/* Cores first .. last - 1 of those it may run on, counted among these. */
+void thread_keep_to_part(int part, int parts) {
+    cpu_set_t all, mine;
+    if (sched_getaffinity(0, sizeof all, &all)) return;
+    const long cores = CPU_COUNT(&all);
+    const long first = cores < parts ? part % cores : part * cores / parts;
+    const long last = cores < parts ? first + 1 : (part + 1L) * cores / parts;
+    CPU_ZERO(&mine);
+    for (long core = 0, seen = 0; core < CPU_SETSIZE && seen < last; core++)
+        if (CPU_ISSET(core, &all) && seen++ >= first) CPU_SET(core, &mine);
+    sched_setaffinity(0, sizeof mine, &mine); /* refused: all of them, as before */
+}
+
 static coar_status start_workers(thread_pool *pool, int threads) {
     while (pool->threads < threads) {
         worker_start *start;

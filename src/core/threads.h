@@ -27,4 +27,8 @@ coar_status thread_pool_run(thread_pool *pool, size_t count, thread_task task, v
 /* Cores this process may run on. */
 int thread_cores(void);
 
+/* Keeps this thread, and those that it starts from now on, to the part-th of `parts` equal parts of these cores; where there
+ * are more parts than cores, to one of them. */
+void thread_keep_to_part(int part, int parts);
+
 #endif

@@ -36,7 +36,7 @@ typedef struct cross_job {
     const float *y; /* [m][N] */
     size_t N, groups;
     int64_t *cross, *total;
-    int *shift;
+    const int *shift;
     workspace *workspaces; /* [workers]; of sums on the CPU */
     int64_t *fixed;        /* [m][N] q; of sums on a device */
 } cross_job;
@@ -54,16 +54,27 @@ static int fixed_point_shift(double largest, size_t m) {
     return 62 - bits - exponent;
 }
 
+typedef struct shift_job {
+    const float *y; /* [m][N] */
+    size_t m, N;
+    int *shift;
+} shift_job;
+
 /* Shifts of one group of examples. */
 static coar_status choose_shifts(void *context, size_t task, int worker) {
     (void)worker;
-    const cross_job *job = context;
-    size_t z0 = task * LANES, lanes = smaller(LANES, job->N - z0), m = job->columns->length;
+    const shift_job *job = context;
+    size_t z0 = task * LANES, lanes = smaller(LANES, job->N - z0);
     float largest[LANES] = {0};
-    for (size_t i = 0; i < m; i++)
+    for (size_t i = 0; i < job->m; i++)
         for (size_t z = 0; z < lanes; z++) largest[z] = fmaxf(largest[z], fabsf(job->y[i * job->N + z0 + z]));
-    for (size_t z = 0; z < lanes; z++) job->shift[z0 + z] = fixed_point_shift(largest[z], m);
+    for (size_t z = 0; z < lanes; z++) job->shift[z0 + z] = fixed_point_shift(largest[z], job->m);
     return COAR_OK;
+}
+
+coar_status cross_shifts(const float *y, size_t m, size_t N, thread_pool *pool, int *shift) {
+    shift_job job = {.y = y, .m = m, .N = N, .shift = shift};
+    return thread_pool_run(pool, (N + LANES - 1) / LANES, choose_shifts, &job);
 }
 
 /* table[s] = sum of the outputs of the masks in subset s, of the 8 masks from i0; adds their sum to total. */
@@ -145,8 +156,8 @@ static coar_status sums_on_device(cross_job *job, thread_pool *pool, fit_device 
                                     columns->length, job->N, job->cross);
 }
 
-coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
-                           int64_t *cross, int64_t *total, int *shift) {
+static coar_status make_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool,
+                             fit_device *device, int64_t *cross, int64_t *total, const int *shift) {
     cross_job job = {
         .columns = columns,
         .y = y,
@@ -156,11 +167,19 @@ coar_status cross_products(const bit_columns *columns, const float *y, size_t N,
         .total = total,
         .shift = shift,
     };
-    coar_status status;
-    TRY_GOTO(thread_pool_run(pool, job.groups, choose_shifts, &job));
-    TRY_GOTO(device ? sums_on_device(&job, pool, device) : sums_on_cpu(&job, pool));
-done:
+    const coar_status status = device ? sums_on_device(&job, pool, device) : sums_on_cpu(&job, pool);
     free(job.fixed);
     free(job.workspaces);
     return status;
+}
+
+coar_status cross_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
+                       int64_t *total, const int *shift) {
+    return make_sums(columns, y, N, pool, NULL, cross, total, shift);
+}
+
+coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
+                           int64_t *cross, int64_t *total, int *shift) {
+    TRY(cross_shifts(y, columns->length, N, pool, shift));
+    return make_sums(columns, y, N, pool, device, cross, total, shift);
 }

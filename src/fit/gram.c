@@ -14,8 +14,11 @@
 
 typedef struct gram_job {
     const bit_columns *columns;
-    size_t tiles; /* per side */
-    int64_t *gram;
+    size_t tiles;  /* per side */
+    size_t first;  /* row of the matrix that `gram` begins with */
+    size_t last;   /* one past its last row */
+    int64_t *gram; /* [last - first][count] */
+    bool mirror;   /* all rows are there: what is below the diagonal, too */
     void (*count)(const uint64_t *a, const uint64_t *b, size_t stride, size_t rows, size_t columns, size_t words,
                   int64_t *sums);
 } gram_job;
@@ -48,14 +51,14 @@ __attribute__((target("popcnt"))) static void count_chunk_popcnt(const uint64_t 
 }
 #endif
 
-/* Task t = tile row * tiles + tile column; those below the diagonal have nothing to do. */
+/* Task t = tile row * tiles + tile column, rows from `first` on; those below the diagonal have nothing to do. */
 static coar_status gram_tile(void *context, size_t task, int worker) {
     (void)worker;
     const gram_job *job = context;
     const bit_columns *columns = job->columns;
-    size_t j0 = task / job->tiles * TILE, k0 = task % job->tiles * TILE, n = columns->count;
+    size_t j0 = job->first + task / job->tiles * TILE, k0 = task % job->tiles * TILE, n = columns->count;
     if (k0 < j0) return COAR_OK;
-    size_t rows = n - j0 < TILE ? n - j0 : TILE, width = n - k0 < TILE ? n - k0 : TILE;
+    size_t rows = job->last - j0 < TILE ? job->last - j0 : TILE, width = n - k0 < TILE ? n - k0 : TILE;
     int64_t sums[TILE * TILE] = {0};
     for (size_t w = 0; w < columns->stride; w += CHUNK) {
         size_t words = columns->stride - w < CHUNK ? columns->stride - w : CHUNK;
@@ -64,22 +67,35 @@ static coar_status gram_tile(void *context, size_t task, int worker) {
     }
     for (size_t r = 0; r < rows; r++) {
         for (size_t c = 0; c < width; c++) {
-            job->gram[(j0 + r) * n + k0 + c] = sums[r * TILE + c];
-            job->gram[(k0 + c) * n + j0 + r] = sums[r * TILE + c];
+            job->gram[(j0 - job->first + r) * n + k0 + c] = sums[r * TILE + c];
+            if (job->mirror) job->gram[(k0 + c) * n + j0 + r] = sums[r * TILE + c];
         }
     }
     return COAR_OK;
 }
 
-coar_status gram_count(const bit_columns *columns, thread_pool *pool, int64_t *gram) {
+static coar_status count_rows(const bit_columns *columns, size_t first, size_t rows, bool mirror, thread_pool *pool,
+                              int64_t *gram) {
     gram_job job = {
         .columns = columns,
         .tiles = (columns->count + TILE - 1) / TILE,
+        .first = first,
+        .last = first + rows,
         .gram = gram,
+        .mirror = mirror,
         .count = count_chunk_portable,
     };
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("popcnt")) job.count = count_chunk_popcnt;
 #endif
-    return thread_pool_run(pool, job.tiles * job.tiles, gram_tile, &job);
+    return thread_pool_run(pool, (rows + TILE - 1) / TILE * job.tiles, gram_tile, &job);
+}
+
+coar_status gram_count(const bit_columns *columns, thread_pool *pool, int64_t *gram) {
+    return count_rows(columns, 0, columns->count, true, pool, gram);
+}
+
+coar_status gram_band(const bit_columns *columns, size_t first, size_t rows, thread_pool *pool, int64_t *band) {
+    memset(band, 0, rows * columns->count * sizeof *band);
+    return count_rows(columns, first, rows, false, pool, band);
 }

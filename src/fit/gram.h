@@ -29,11 +29,20 @@ void bit_columns_free(bit_columns *columns);
 /* gram[j][k] = number of bits set in both columns j and k; symmetric, int64 [count][count]. Exact. */
 coar_status gram_count(const bit_columns *columns, thread_pool *pool, int64_t *gram);
 
+/* Rows first .. first + rows - 1 of it, from the diagonal's tile on: band[rows][count], 0 before that. first: a multiple of
+ * 32. */
+coar_status gram_band(const bit_columns *columns, size_t first, size_t rows, thread_pool *pool, int64_t *band);
+
 /* Cross products of masks by component with y[m][N] (finite), in fixed point: with q[i][z] = round(y[i][z] 2^shift[z]),
  * cross[j][z] = sum of q[i][z] over the masks i that keep component j, and total[z] = sum over all masks.
  * shift[z] comes from max|y[.][z]| and m such that no sum exceeds 2^62: int64 sums are exact in any order.
  * cross [n][N], total [N], shift [N]. A device (NULL = none) adds in the CPU's place, from q made here. */
 coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
                            int64_t *cross, int64_t *total, int *shift);
+
+/* The two halves of that on the CPU: shifts of y[m][N], and sums under given ones. */
+coar_status cross_shifts(const float *y, size_t m, size_t N, thread_pool *pool, int *shift);
+coar_status cross_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
+                       int64_t *total, const int *shift);
 
 #endif

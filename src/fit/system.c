@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/memory.h"
+#include "fit/share.h"
 #include "fit/solver.h"
 
 bool fit_is_iterative(const fit_problem *problem, const fit_settings *settings) {
@@ -92,7 +93,7 @@ coar_status fit_system_gram(const fit_system *system, bool dual, double **gram) 
     if (system->device)
         TRY_GOTO(system->device->interface->gram(system->device, side->words, p, side->stride, counts));
     else
-        TRY_GOTO(gram_count(side, system->pool, counts));
+        TRY_GOTO(gram_share(side, system->pool, counts));
     if (dual)
         centre_kernel(counts, p, sums);
     else
@@ -114,7 +115,10 @@ coar_status fit_system_cross(const fit_system *system, const solver_block *block
     TRY_GOTO(memory_new(n, E * sizeof *sums, "cross products", &sums));
     TRY_GOTO(memory_new(E, sizeof *total, "cross products", &total));
     TRY_GOTO(memory_new(E, sizeof *shift, "cross products", &shift));
-    TRY_GOTO(cross_products(&system->by_component, block->y, E, system->pool, system->device, sums, total, shift));
+    if (system->device)
+        TRY_GOTO(cross_products(&system->by_component, block->y, E, system->pool, system->device, sums, total, shift));
+    else
+        TRY_GOTO(cross_share(&system->by_component, block->y, E, system->pool, sums, total, shift));
     for (size_t j = 0; j < n; j++) {
         int64_t kept = llrint(system->mean[j] * (double)m);
         for (size_t z = 0; z < E; z++) {

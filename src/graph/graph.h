@@ -184,10 +184,14 @@ typedef struct output_spec {
 } output_spec;
 
 #define OUTPUTS_MAX 8
+#define OUTPUT_NAMES_SIZE (OUTPUTS_MAX * sizeof(((output_spec *)0)->name))
 
 /* Parses "margin,logit:3,loss" for a graph's logits; duplicates, classes that it does not have and what a language model
  * has not (logit:K: it has no classes) are an error. */
 coar_status output_parse(const char *text, const graph *g, output_spec specs[OUTPUTS_MAX], size_t *count);
+
+/* The inverse: their names, joined by commas. */
+void output_names_join(const output_spec *specs, size_t count, char out[OUTPUT_NAMES_SIZE]);
 
 /* The logits of one example as a backend has computed them. */
 typedef struct logits_view {

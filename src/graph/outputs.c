@@ -83,6 +83,14 @@ coar_status output_parse(const char *text, const graph *g, output_spec specs[OUT
     return COAR_OK;
 }
 
+void output_names_join(const output_spec *specs, size_t count, char out[OUTPUT_NAMES_SIZE]) {
+    out[0] = '\0';
+    for (size_t o = 0; o < count; o++) {
+        if (o) strcat(out, ",");
+        strcat(out, specs[o].name);
+    }
+}
+
 logits_view graph_logits(const graph *g, size_t stride) {
     const shape s = g->values[g->logits];
     return (logits_view){.stride = stride, .count = (uint32_t)(shape_positions(s) * s.c), .next = g->vocabulary > 0};

@@ -202,6 +202,10 @@ coar_status stage_refresh(store_stage *stage) {
     return COAR_OK;
 }
 
+coar_status stage_take_in(store_stage *stage) {
+    return stage_refresh(stage);
+}
+
 /* A journal of a process that is gone, with its heartbeat. */
 static void remove_journal(const char *path) {
     char *alive = string_format("%.*salive", (int)(strlen(path) - strlen("journal")), path);

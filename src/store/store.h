@@ -134,6 +134,9 @@ double store_space(const char *path);
 /* Masks (gradients: passes) in finished parts when the stage was opened: where units that go on must begin. */
 uint64_t stage_first_mask(const store_stage *stage);
 
+/* Takes in what other processes have saved since the stage was opened. Not while units are appended. */
+coar_status stage_take_in(store_stage *stage);
+
 /* Whether the unit is done. */
 bool stage_has(const store_stage *stage, uint64_t unit);
 /* The steps of its record (0: none; 1: done, in a stage without steps). From any thread, as stage_append and

@@ -1,0 +1,120 @@
+/*
+ * ranks.c - coar_ranks_...: begin, the loop of orders that every rank but 0 is in, end.
+ * Must not know: what is in an order, MPI.
+ */
+#include "ablate/job_share.h"
+#include "ablate/run_share.h"
+#include "comm/comm.h"
+#include "comm/order.h"
+#include "core/options.h"
+#include "core/threads.h"
+#include "fit/share.h"
+
+/* Of this process: whether rank 0 has ended, and with which code. */
+static bool ended;
+static int32_t end_code;
+
+coar_status coar_ranks_begin(coar_ranks *ranks) {
+    status_clear();
+    const coar_status status = comm_begin();
+    const comm *c = comm_world();
+    *ranks = (coar_ranks){.rank = comm_launched_rank(), .count = c->size};
+    if (status != COAR_OK) {
+        if (c->size > 1) comm_end(false);
+        return status;
+    }
+    if (c->local_size > 1 && c->cores_shared) thread_keep_to_part(c->local_rank, c->local_size);
+    return COAR_OK;
+}
+
+/* --------------------------------------------------------------------------------------------------- orders */
+
+typedef struct follower {
+    const coar_follow_options *options; /* NULL: it cannot do anything */
+    job *job;
+} follower;
+
+static job_own own_options(const coar_follow_options *o) {
+    return (job_own){.model = o->model,
+                     .data = o->data,
+                     .classes = o->classes,
+                     .devices = o->devices,
+                     .shard = o->shard,
+                     .threads = o->threads,
+                     .memory = o->memory,
+                     .callbacks = o->callbacks};
+}
+
+static coar_status open_job(follower *f, packet *p) {
+    const job_own own = own_options(f->options);
+    job_close(f->job);
+    f->job = NULL;
+    return comm_agree(job_follow(p, &own, &f->job));
+}
+
+/* Why it did not follow was told where it arose: that it ends the job is told by rank 0. */
+static coar_status refuse(void) {
+    return comm_agree(status_set(COAR_ERROR_USAGE, "its options are wrong"));
+}
+
+static coar_status carry_out(follower *f, order_kind kind, packet *p) {
+    if (!f->options) return refuse();
+    switch (kind) {
+    case ORDER_JOB:
+        return open_job(f, p);
+    case ORDER_STAGE:
+        return run_follow(p, f->job, f->options->shard);
+    case ORDER_GRAM:
+        return gram_follow(p, f->options->threads);
+    case ORDER_CROSS:
+        return cross_follow(p, f->options->threads);
+    default:
+        return COAR_OK;
+    }
+}
+
+/* A failure that was agreed on is rank 0's to tell, which ends the job; one of the talking ends it here. */
+static coar_status follow(const coar_follow_options *options) {
+    follower f = {.options = options};
+    packet p = {0};
+    order_kind kind;
+    coar_status status;
+    for (;;) {
+        status_clear();
+        status = order_take(&kind, &p);
+        if (status != COAR_OK) break;
+        if (kind == ORDER_END) {
+            PACKET_GET(&p, end_code);
+            ended = true;
+            break;
+        }
+        carry_out(&f, kind, &p);
+    }
+    job_close(f.job);
+    packet_free(&p);
+    return status;
+}
+
+coar_status coar_ranks_follow(const coar_follow_options *options) {
+    coar_follow_options o;
+    status_clear();
+    TRY(options_take(&o, sizeof o, options, "COAR_FOLLOW_INIT"));
+    if (comm_world()->rank == 0) return status_set(COAR_ERROR_USAGE, "rank 0 leads: the others follow it");
+    return follow(&o);
+}
+
+int coar_ranks_end(int code) {
+    const comm *c = comm_world();
+    packet p = {0};
+    bool together = true;
+    if (c->rank == 0) {
+        end_code = code;
+        PACKET_PUT(&p, end_code);
+        together = order_give(ORDER_END, &p) == COAR_OK;
+        packet_free(&p);
+    } else if (!ended) {
+        together = follow(NULL) == COAR_OK;
+    }
+    comm_end(together);
+    return end_code;
+}
