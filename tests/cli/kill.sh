@@ -7,8 +7,11 @@ if [ -z "${PYTHON:-}" ]; then
     
 # --- a hundred kills in a row: two processes, resumed with three, these with two again. No unit that was done is lost.
 shared() { exec "$COAR" ablate --model "$DIGITS/digits-resnet.safetensors" --data "$T/d.h5" --examples 0:100 --masks 4000 --threads 1 -o "$@"; }
-# done_units RUN: of the stage under way; all when nothing is
-done_units() { "$COAR" status "$1" --json 2>/dev/null | sed 's/.*"stages":\[\],.*/999999/; s/.*"done":\([0-9]*\),"fraction.*/\1/'; }
+# done_units RUN: of the stage under way; 999999 once its outputs are finished
+done_units() {
+    "$COAR" status "$1" --json 2>/dev/null |
+        sed 's/.*"stages":\[\],"finished":\["outputs.*/999999/; s/.*"stages":\[\].*/0/; s/.*"done":\([0-9]*\),"fraction.*/\1/'
+}
 finished() { for _ in $(seq 30); do (shared "$1") >/dev/null 2>"$T/.err" && return; sleep .1; done; false; } # alone, after all others
 succeeds "one process's run" finished "$T/single.h5"
 kills=0 lost=0 rounds=0 before=0 ends=0
