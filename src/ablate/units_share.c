@@ -95,7 +95,7 @@ static coar_status understand_baselines(packet *p, const job *j, run_store *stor
 
 /* ------------------------------------------------------------------------------------------------------ all */
 
-/* By unit_kind.stage. */
+/* By unit_kind.name. */
 static const struct {
     const char *name;
     void (*describe)(const unit_work *work, packet *p);
@@ -130,6 +130,7 @@ coar_status units_understand(packet *p, const job *j, run_store *store, shared_u
     PACKET_GET(p, time_limit);
     if (k == KINDS) return status_set(COAR_ERROR_INTERNAL, "rank 0 has work units of a kind that is not known here");
     const coar_status status = kinds[k].understand(p, j, store, &units);
+    units.work.progress = kinds[k].name; /* nobody sees it here */
     units.work.shard = shard;
     units.work.shards = shards;
     units.work.time_limit = time_limit;

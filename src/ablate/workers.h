@@ -35,7 +35,7 @@ typedef struct unit_record {
 
 /* A kind of unit. Each device has a thread of its own that calls these. */
 typedef struct unit_kind {
-    const char *name; /* which kind it is, for other ranks (units_share.c) */
+    const char *name; /* by which other ranks know it (units_share.c) */
 
     /* Makes d->scratch, and releases it (also after a failure to make it). NULL: there is none. */
     coar_status (*open)(unit_device *d);
