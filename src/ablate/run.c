@@ -5,6 +5,7 @@
 
 #include "ablate/job_share.h"
 #include "ablate/run_share.h"
+#include "comm/comm.h"
 
 coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **out) {
     coar_status status;
@@ -23,6 +24,8 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
                                    .context = work->grid,
                                    .shard = work->shard,
                                    .shards = work->shards,
+                                   .rank = (uint32_t)comm_world()->rank,
+                                   .ranks = comm_world()->size > 1 ? (uint32_t)comm_world()->size : 0,
                                    .masks = work->masks,
                                    .force_resume = run->force_resume,
                                    .callbacks = j->callbacks};
@@ -35,6 +38,7 @@ coar_status run_stage(job *j, run_store *store, stage_run *run, store_stage **ou
     run->units_before = stage_done_count(stage);
     TRY_GOTO(run_share(j, store, run, plan_json));
     TRY_GOTO(run_gather(store, run, stage, workers_run(j, &run->work, stage)));
+    if (comm_world()->size > 1) run->work.finished = stage_done_count(stage) - run->units_before;
     *out = stage;
     stage = NULL;
 done:

@@ -148,6 +148,9 @@ static coar_status open_stage(packet *p, job *j, const char *shard, followed *f)
                                    .context = work->grid,
                                    .shard = work->shard,
                                    .shards = work->shards,
+                                   .rank = (uint32_t)comm_world()->rank,
+                                   .ranks = (uint32_t)comm_world()->size,
+                                   .masks = work->masks,
                                    .force_resume = true};
     return stage_open(f->store, &options, &f->stage);
 }
@@ -159,7 +162,7 @@ coar_status run_follow(packet *p, job *j, const char *shard) {
     status = comm_agree(status);
     if (status != COAR_OK) goto done;
     status = workers_run(j, &f.units.work, f.stage);
-    followed_free(&f); /* no journal and no sign of life is left when rank 0 goes on */
+    followed_free(&f); /* nobody but rank 0 counts as at work when it goes on */
     f = (followed){.path = NULL};
     status = comm_agree(status);
 done:

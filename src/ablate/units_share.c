@@ -51,7 +51,7 @@ static coar_status understand_masks(packet *p, const job *j, run_store *store, s
     m->sampler.group_first = m->group_first;
     m->sampler.rows = m->rows;
     m->units.sampler = &m->sampler;
-    m->units.progress = "masks"; /* which rank 0 alone shows */
+    m->units.progress = "ablate"; /* rank 0 alone shows progress */
     out->work = mask_units_work(j, &m->units);
     return COAR_OK;
 }

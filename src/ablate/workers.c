@@ -207,7 +207,7 @@ static void *worker_main(void *argument) {
 static bool report(crew *c, uint64_t images) {
     c->reported = images;
     c->work->seconds = clock_seconds() - c->start;
-    stage_tell(c->stage, images - c->done_before, c->work->seconds);
+    stage_tell(c->stage, c->handout.images, c->work->seconds);
     c->stopped |= progress_update(&c->progress, images);
     c->stopped |= c->work->time_limit > 0 && c->work->seconds >= c->work->time_limit;
     return c->stopped;

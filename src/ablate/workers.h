@@ -64,7 +64,7 @@ struct unit_work {
     uint64_t masks;         /* store.h, stage_options */
     double time_limit;      /* seconds, 0 = none */
     uint64_t images;        /* out: masked images computed and saved; of rank 0: by all ranks */
-    uint64_t finished;      /* out: units */
+    uint64_t finished;      /* out: units that this process has finished */
     double seconds;         /* out */
 };
 

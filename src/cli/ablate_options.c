@@ -16,16 +16,6 @@ bool ablate_options_finish(const cli_command *command, coar_ablate_options *o, c
     return true;
 }
 
-/* What this process did of the stage, for its log. */
-static void print_work(const char *shard, uint64_t units, uint64_t total, uint64_t images, double seconds) {
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
-    printf("%llu of %llu units, %llu images in %.1f s", (unsigned long long)units, (unsigned long long)total,
-           (unsigned long long)images, seconds);
-    if (seconds > 0) printf(", %.0f images/s", (double)images / seconds);
-    printf(" (%s, pid %ld%s%s)\n", host, (long)getpid(), shard ? ", shard " : "", shard ? shard : "");
-}
-
 int ablate_follow(const coar_ablate_options *o) {
     coar_follow_options follow = COAR_FOLLOW_INIT;
     follow.model = o->model;
@@ -36,6 +26,16 @@ int ablate_follow(const coar_ablate_options *o) {
     follow.threads = o->threads;
     follow.memory = o->memory;
     return cli_follow(follow);
+}
+
+/* What this process did of the stage, for its log. */
+static void print_work(const char *shard, uint64_t units, uint64_t total, uint64_t images, double seconds) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    printf("%llu of %llu units, %llu images in %.1f s", (unsigned long long)units, (unsigned long long)total,
+           (unsigned long long)images, seconds);
+    if (seconds > 0) printf(", %.0f images/s", (double)images / seconds);
+    printf(" (%s, pid %ld%s%s)\n", host, (long)getpid(), shard ? ", shard " : "", shard ? shard : "");
 }
 
 void ablate_print(const coar_ablate_options *o, const coar_ablate_result *r) {

@@ -202,16 +202,16 @@ coar_status stage_refresh(store_stage *stage) {
     return COAR_OK;
 }
 
+coar_status stage_take_in(store_stage *stage) {
+    return stage_refresh(stage);
+}
+
 /* A journal of a process that is gone, with its heartbeat. */
 static void remove_journal(const char *path) {
     char *alive = string_format("%.*salive", (int)(strlen(path) - strlen("journal")), path);
     unlink(path);
     if (alive) unlink(alive);
     free(alive);
-}
-
-coar_status stage_take_in(store_stage *stage) {
-    return stage_refresh(stage);
 }
 
 void stage_remove_journals(store_stage *stage) {

@@ -75,7 +75,7 @@ stopped() { # name
     ended
     same "$1: exit code" $code 3
     same "$1: one message" "$(words "$T/job.err" | grep -c 'stopped after .* the same command goes on')" "$(words "$T/job.err" | wc -l)"
-    same "$1: signs of life that are left" "$(ls "$T"/*.h5.parts | grep -c alive)" 0
+    same "$1: heartbeats that do not say that they have ended" "$(grep -L '"ended":true' "$T"/long.h5.parts/*.alive | wc -l)" 0
 }
 begin 3 ablate "${given[@]}" --masks 100000 -o "$T/long.h5"
 under_way "$T/long.h5" 100000

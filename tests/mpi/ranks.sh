@@ -12,10 +12,10 @@ compare() { "$PYTHON" tests/python/compare_runs.py "$@"; }
 # All stages. One thread each, so that fits have the same bytes, too.
 whole=(run "${given[@]}" --examples 0:96 --masks 700 --passes 24 --estimator ols,grad+eb --eval-masks 130 --eval-alpha .1,.05)
 succeeds "one process" "$COAR" "${whole[@]}" -o "$T/one.h5"
-grep -v '^one\|report' "$T/.out" | sed 's/, [0-9.]* s$//; s/; .* images\/s$//; s/.*\.h5: //' >"$T/told"
+grep -v '^one\|report' "$T/.out" | sed 's/, [0-9.]* s$//; s/; .* images\/s .*//; s/.*\.h5: //' >"$T/told"
 for n in 1 2 3 4; do
     succeeds "$n ranks" ranks "$n" "${whole[@]}" -o "$T/$n.h5"
-    grep -v '^one\|report' "$T/.out" | sed 's/, [0-9.]* s$//; s/; .* images\/s$//; s/.*\.h5: //' >"$T/told.$n"
+    grep -v '^one\|report' "$T/.out" | sed 's/, [0-9.]* s$//; s/; .* images\/s .*//; s/.*\.h5: //' >"$T/told.$n"
     succeeds "$n ranks: one process's bytes" compare "$T/one.h5" "$T/$n.h5" exact
     if cmp -s "$T/told" "$T/told.$n"; then pass "$n ranks: rank 0 alone tells"; else fail "$n ranks: rank 0 alone tells"; note "$(diff "$T/told" "$T/told.$n")"; fi
     same "$n ranks: journals and signs of life that are left" "$(ls "$T/$n.h5.parts" | grep -cE 'journal|alive')" 0
