@@ -49,6 +49,10 @@ coar_status comm_scatter(const void *all, size_t size, void *mine, size_t bytes)
     return world.interface->scatter(all, size, mine, bytes);
 }
 
+coar_status comm_gather(const void *mine, void *all, size_t bytes) {
+    return world.interface->gather(mine, all, bytes);
+}
+
 coar_status comm_sum(int64_t *values, size_t count) {
     return world.interface->sum(values, count);
 }

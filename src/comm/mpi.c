@@ -375,6 +375,7 @@ coar_status mpi_begin(comm *out) {
     if (status == COAR_OK) status = check(MPI_Comm_dup(MPI_COMM_WORLD, &mpi.pulses), "start");
     if (status == COAR_OK) status = meet(&c);
     if (status == COAR_OK) status = start_pulse();
+    c.silence = mpi.silence;
     *out = c; /* also after a failure: comm_end ends what has begun */
     return status;
 }
