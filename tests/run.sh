@@ -123,6 +123,9 @@ cuda_without_gpu() {
     BUILD=build/simt programs tests/cuda cuda/ $(scripts tests/cuda)
 }
 
+# Before anything is built: what is installed here may be built with.
+[ "$mode" != full ] || tools/setup.sh test || exit 1
+
 if [ "$mode" != cuda ]; then
     build release units binaries
     programs build/tests ""
@@ -131,11 +134,11 @@ if [ "$mode" != cuda ]; then
 fi
 
 if [ "$mode" = full ]; then
-    tools/setup.sh test || exit 1
     PYTHON=${PYTHON:-$(tools/find-python.sh)}
     export PYTHON
     # shellcheck disable=SC2046
     programs tests/cli cli/ $(scripts tests/cli)
+    for script in $(scripts tests/mpi); do tap "mpi/${script%.sh}" bash "tests/mpi/$script"; done # ranks fill the cores
     export TEST_REDUCED=1
     build asan CUDA=0 units fuzzers
     programs build/asan/tests asan/

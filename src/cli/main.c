@@ -22,7 +22,7 @@ static void print_help(FILE *to) {
 
 static bool asks_for_help(int count, char **arguments) {
     for (int i = 1; i < count; i++)
-        if (!strcmp(arguments[i], "--help")) return true;
+        if (!strcmp(arguments[i], "--help") || !strcmp(arguments[i], "-h")) return true;
     return false;
 }
 

@@ -3,7 +3,7 @@
  * the sum, which in integers has the same bits for any number of ranks.
  *
  * Only these sums are divided. What follows (factors, solutions, choices of penalties) stays on rank 0: it is dense
- * algebra, whose bits depend on how it is divided, and of a kind that one machine does at its peak.
+ * algebra, whose bits depend on how it is divided, and which LAPACK does at one machine's peak.
  * Must not know: estimators.
  */
 #ifndef COAR_FIT_SHARE_H

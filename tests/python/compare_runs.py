@@ -1,6 +1,7 @@
-"""Compares two run files as DESIGN section 6 promises: python3 compare_runs.py A.h5 B.h5
+"""Compares two run files as DESIGN section 6 promises: python3 compare_runs.py A.h5 B.h5 [exact]
 
-Outputs, baselines, masks and fresh-mask truth must be the same bytes; fitted weights agree to 1e-6 of the largest.
+Outputs, baselines, masks and fresh-mask truth must be the same bytes; fitted weights agree to 1e-6 of the largest, or
+(exact: of runs that were fitted by as many threads) are the same bytes, too.
 Prints the first difference with its place and both values; exit code 1.
 """
 import sys
@@ -44,7 +45,7 @@ def main():
         sys.exit(f"objects differ: {sorted(set(left) ^ set(right))}")
     for name in sorted(left):
         x, y = left[name], right[name]
-        exact = name.startswith(EXACT_ROOTS) or name.endswith("/truth") or name.endswith("/done")
+        exact = sys.argv[3:] == ["exact"] or name.startswith(EXACT_ROOTS) or name.endswith("/truth") or name.endswith("/done")
         if x.shape != y.shape or x.dtype != y.dtype:
             sys.exit(f"{name}: {x.shape} {x.dtype} against {y.shape} {y.dtype}")
         if exact and x.tobytes() != y.tobytes():
