@@ -9,7 +9,9 @@
 #include "comm/internal.h"
 #include "core/memory.h"
 
-static comm world = {.size = 1, .local_size = 1, .interface = &comm_self};
+#define ALONE                                                                                                          \
+    { .size = 1, .local_size = 1, .silence = COMM_SILENCE, .interface = &comm_self }
+static comm world = ALONE;
 
 const comm *comm_world(void) {
     return &world;
@@ -37,7 +39,7 @@ int comm_launched_rank(void) {
 
 void comm_end(bool together) {
     world.interface->end(together);
-    world = (comm){.size = 1, .local_size = 1, .interface = &comm_self};
+    world = (comm)ALONE;
 }
 
 coar_status comm_broadcast(void *data, size_t bytes) {

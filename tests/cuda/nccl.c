@@ -366,6 +366,11 @@ static void test_one_device(void) {
 }
 
 int main(void) {
+    if (!COAR_HAVE_NCCL) {
+        test_begin("links by NCCL");
+        test_skip("no header of NCCL 2.14 or later");
+        return test_end();
+    }
     test_transfers();
     test_counts();
     test_memory();

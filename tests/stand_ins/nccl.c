@@ -12,6 +12,8 @@
 #include "device.h"
 #include "stand_ins.h"
 
+#if __has_include(<nccl.h>)
+
 #include <nccl.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -32,6 +34,7 @@ typedef struct seat {
 } seat;
 
 typedef struct world {
+    _Atomic int arrived; /* ranks that have begun to start, however that ends */
     seat seats[RANKS_MOST];
     unsigned char data[RANKS_MOST][DATA_MOST];
 } world;
@@ -53,7 +56,6 @@ struct ncclComm {
     int rank, size, device;
     world *world;
     bool started, ending, aborted;
-    char path[128]; /* of the file, until the last rank has come */
     uint64_t calls;
     collective waiting; /* for its first question; comm NULL = none */
 };
@@ -219,42 +221,40 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return (ncclResult_t)leave_library((int)result);
 }
 
-static world *map(const char *call, const char *path) {
+/* The last rank to arrive takes the name away. */
+static world *map(const char *call, const char *path, int size) {
     FILE *file = fopen(path, "r+");
     if (!file) misuse(call, "the id is of no other rank's making, or was used before");
     world *w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
     if (w == MAP_FAILED) misuse(call, "cannot map %s", path);
     fclose(file);
+    if (atomic_fetch_add(&w->arrived, 1) + 1 == size) unlink(path);
     return w;
 }
 
-/* The last rank to come takes the name away. */
-static void come(ncclComm_t c) {
+static ncclComm_t create(const char *call, world *w, int rank, int size) {
+    ncclComm_t c = object_create(KIND, sizeof *c);
     int unused;
-    if (happens(c, "hang", -1, &unused)) return;
-    atomic_store(&c->world->seats[c->rank].device, c->device + 1);
-    if (all_are(c, false)) unlink(c->path);
+    c->rank = rank;
+    c->size = size;
+    c->device = current_device;
+    c->world = w;
+    if (atomic_load(&w->seats[rank].device)) misuse(call, "there is a rank %d already", rank);
+    if (!happens(c, "hang", -1, &unused)) atomic_store(&w->seats[rank].device, c->device + 1);
+    return c;
 }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int size, ncclUniqueId id, int rank, ncclConfig_t *config) {
     ncclResult_t result = (ncclResult_t)enter_library(__func__);
     *comm = NULL;
     if (config->blocking != 0) misuse(__func__, "the communicator would block");
-    if (size < 1 || size > RANKS_MOST || rank < 0 || rank >= size) {
-        refuse(__func__, "rank %d of %d", rank, size);
-        result = ncclInvalidArgument;
-    }
+    if (size < 1 || size > RANKS_MOST || rank < 0 || rank >= size) misuse(__func__, "rank %d of %d", rank, size);
+    world *w = map(__func__, id.internal, size);
     if (result == ncclSuccess) {
-        ncclComm_t c = object_create(KIND, sizeof *c);
-        c->rank = rank;
-        c->size = size;
-        c->device = current_device;
-        c->world = map(__func__, id.internal);
-        if (atomic_load(&c->world->seats[rank].device)) misuse(__func__, "there is a rank %d already", rank);
-        memcpy(c->path, id.internal, sizeof c->path);
-        come(c);
-        *comm = c;
+        *comm = create(__func__, w, rank, size);
         result = ncclInProgress;
+    } else {
+        munmap(w, sizeof *w);
     }
     return (ncclResult_t)leave_library((int)result);
 }
@@ -272,7 +272,6 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
 }
 
 static void give_up(const char *call, ncclComm_t c) {
-    if (!c->started) unlink(c->path);
     munmap(c->world, sizeof *c->world);
     object_destroy(call, c, KIND);
 }
@@ -335,3 +334,5 @@ ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDa
     if (result == ncclSuccess) result = begin(__func__, comm, o, type, stream);
     return (ncclResult_t)leave_library((int)result);
 }
+
+#endif
