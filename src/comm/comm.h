@@ -26,7 +26,7 @@ typedef struct comm_message {
     uint8_t data[COMM_MESSAGE_MOST];
 } comm_message;
 
-/* One way for processes to talk. Another one (NCCL for sums on GPUs) is another table of these. */
+/* One way for processes to talk. What devices say to each other directly is not of this kind (backend/device_link.h). */
 typedef struct comm_interface {
     coar_status (*broadcast)(void *data, size_t bytes); /* from rank 0 */
     coar_status (*scatter)(const void *all, size_t size, void *mine, size_t bytes);
