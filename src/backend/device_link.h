@@ -10,6 +10,8 @@
 #ifndef COAR_BACKEND_DEVICE_LINK_H
 #define COAR_BACKEND_DEVICE_LINK_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/status.h"
@@ -39,7 +41,8 @@ typedef struct device_link_interface {
     coar_status (*broadcast)(device_link *l, void *data, size_t bytes, double *seconds); /* from rank 0 */
     coar_status (*sum)(device_link *l, int64_t *values, size_t count, double *seconds);  /* to rank 0 */
 
-    void (*destroy)(device_link *l);
+    /* together: all ranks do the same, and wait for each other; else this one goes at once, which ends the others' calls. */
+    void (*destroy)(device_link *l, bool together);
 } device_link_interface;
 
 /* First member of every link's own struct. */

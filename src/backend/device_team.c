@@ -67,7 +67,7 @@ coar_status device_team_join(const backend_interface *backend, int device, const
     if (!backend->links) return COAR_OK;
     const coar_status status = join(backend->links, device, out);
     if (status == COAR_OK) return COAR_OK;
-    if (*out) (*out)->interface->destroy(*out);
+    if (*out) (*out)->interface->destroy(*out, false);
     *out = NULL;
     status_copy(why, sizeof why);
     status_clear();

@@ -41,15 +41,15 @@ coar_status shared_device_open(const backend_interface *backend, int number, fit
 coar_status shared_device_close(shared_device *s) {
     if (!s->together) return COAR_OK;
     const coar_status status = give_order(NULL, 0);
-    if (s->link) s->link->interface->destroy(s->link);
+    if (s->link) s->link->interface->destroy(s->link, status == COAR_OK);
     *s = (shared_device){.device = NULL};
     return status;
 }
 
 /* --------------------------------------------------------------------------------------------------- others */
 
-void shared_device_free(shared_device *s) {
-    if (s->link) s->link->interface->destroy(s->link);
+void shared_device_free(shared_device *s, bool together) {
+    if (s->link) s->link->interface->destroy(s->link, together);
     if (s->device) s->device->interface->destroy(s->device);
     *s = (shared_device){.device = NULL};
 }
@@ -65,14 +65,14 @@ coar_status shared_device_follow(packet *p, const char *devices, shared_device *
     const backend_interface *backend;
     uint64_t memory;
     int number;
-    shared_device_free(s);
+    shared_device_free(s, true);
     const char *name = packet_get_text(p);
     PACKET_GET(p, memory);
     coar_status status = packet_check(p);
     if (status == COAR_OK && !name) return COAR_OK;
     if (status == COAR_OK) status = open_own(name, devices, (size_t)memory, &backend, &number, &s->device);
     if (comm_agree(status) == COAR_OK) return device_team_join(backend, number, NULL, &s->link);
-    shared_device_free(s);
+    shared_device_free(s, false);
     status_clear();
     return comm_agree(COAR_OK);
 }

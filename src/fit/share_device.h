@@ -26,8 +26,8 @@ coar_status shared_device_close(shared_device *s);
 /* The others, on ORDER_DEVICE. devices: their own choice ("0,2"), NULL = by their number on the machine. */
 coar_status shared_device_follow(packet *p, const char *devices, shared_device *s);
 
-/* The others, at the end. */
-void shared_device_free(shared_device *s);
+/* The others, at the end. Not together: rank 0 is lost. */
+void shared_device_free(shared_device *s, bool together);
 
 /* All ranks: from here on sums of the device are those of all, within what every one of them has room for; until
  * shared_device_alone. Nothing without a link. */

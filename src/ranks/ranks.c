@@ -97,7 +97,7 @@ static coar_status follow(const coar_follow_options *options) {
         carry_out(&f, kind, &p);
     }
     job_close(f.job);
-    shared_device_free(&f.device);
+    shared_device_free(&f.device, status == COAR_OK);
     packet_free(&p);
     return status;
 }

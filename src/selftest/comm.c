@@ -160,7 +160,7 @@ static coar_status test_ranks(comm_test *t, const char *name, const char *device
     t->result.linked = t->link != NULL;
     TRY_GOTO(run_all(t, backend->links ? backend->links->name : NULL));
 done:
-    if (t->link) t->link->interface->destroy(t->link);
+    if (t->link) t->link->interface->destroy(t->link, status == COAR_OK);
     free(t->values);
     return status;
 }

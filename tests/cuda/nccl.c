@@ -77,7 +77,7 @@ static void *rank_main(void *rank) {
     if (status == COAR_OK) status = job.part(own_rank, link, job.context);
     ends[own_rank].status = status;
     status_copy(ends[own_rank].message, sizeof ends[own_rank].message);
-    if (link) link->interface->destroy(link);
+    if (link) link->interface->destroy(link, status == COAR_OK);
     return NULL;
 }
 

@@ -54,8 +54,12 @@ static coar_status begin(cuda_fit *f, const arena *measured, const char *what, a
     return f->link ? f->link->agree(status) : status;
 }
 
+/* What a link itself has taken since the device was opened is not there any more. */
 static size_t cuda_fit_room_now(const fit_device *d) {
-    return cuda_fit_room((const cuda_fit *)d);
+    const cuda_fit *f = (const cuda_fit *)d;
+    size_t there, all;
+    if (cuda_fit_enter(f) != COAR_OK || cudaMemGetInfo(&there, &all) != cudaSuccess) return 0;
+    return smaller(cuda_fit_room(f), there + f->scratch.size);
 }
 
 static void cuda_fit_join(fit_device *d, device_link *link, size_t room) {

@@ -197,14 +197,16 @@ static void close_communicator(nccl_link *l) {
     status_copy(before, sizeof before);
     if (await(l, l->nccl->ncclCommFinalize(l->communicator), NULL, "end") == COAR_OK)
         (void)l->nccl->ncclCommDestroy(l->communicator);
+    l->communicator = NULL; /* destroyed, or aborted */
     status_clear();
     if (*before) status_set(COAR_ERROR_IO, "%s", before);
 }
 
-static void destroy(device_link *link) {
+static void destroy(device_link *link, bool together) {
     nccl_link *l = self(link);
     (void)cudaSetDevice(l->device);
-    if (l->communicator) close_communicator(l);
+    if (l->communicator && together) close_communicator(l);
+    drop(l);
     if (l->stream) (void)cudaStreamSynchronize(l->stream);
     if (l->buffer) (void)cudaFree(l->buffer);
     if (l->stream) (void)cudaStreamDestroy(l->stream);
@@ -254,7 +256,7 @@ static coar_status join(const link_seat *seat, device_link **out) {
     *out = &l->base;
     l = NULL;
 done:
-    if (l) destroy(&l->base);
+    if (l) destroy(&l->base, false);
     return status;
 }
 
