@@ -81,6 +81,11 @@ binaries: $(O)/coar $(O)/libcoar.so $(EXAMPLES)
 units: $(UNITS)
 fuzzers: $(FUZZERS)
 
+# `all` calls make again, which must not meet this one at work on the same files.
+ifneq ($(and $(word 2,$(MAKECMDGOALS)),$(filter all demo test test-quick bench install,$(MAKECMDGOALS))),)
+.NOTPARALLEL:
+endif
+
 # Installs what is missing when run as root; otherwise prints the command that would, and fails.
 setup:
 	@CUDA=$(CUDA) MPI=$(MPI) tools/setup.sh

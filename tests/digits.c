@@ -2,7 +2,28 @@
 #include "digits.h"
 
 #include "coar.h"
+#include "core/npy.h"
 #include "test.h"
+
+static npy_array open_array(const char *name) {
+    npy_array array = {0};
+    CHECK_OK(npy_open(test_path(name), &array));
+    return array;
+}
+
+void digits_read(digits_examples *out) {
+    npy_array rows = open_array("golden/digits/examples.npy");
+    npy_array images = open_array("../data/digits-images.npy"), labels = open_array("../data/digits-labels.npy");
+    CHECK_INT(rows.count, DIGITS_EXAMPLES);
+    for (size_t i = 0; i < DIGITS_EXAMPLES && i < rows.count; i++) {
+        const size_t row = (size_t)npy_get_int(&rows, i), size = sizeof out->images[i];
+        memcpy(out->images[i], (const uint8_t *)images.data + row * size, size);
+        out->labels[i] = (int32_t)npy_get_int(&labels, row);
+    }
+    npy_close(&rows);
+    npy_close(&images);
+    npy_close(&labels);
+}
 
 const char *digits_data(void) {
     static char path[512], images[512], labels[512];

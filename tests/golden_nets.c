@@ -1,6 +1,7 @@
 /* golden_nets.c - see golden_nets.h. */
 #include "golden_nets.h"
 
+#include "engines.h"
 #include "test.h"
 
 const golden_net golden_nets[] = {
@@ -94,6 +95,22 @@ model *golden_model(const golden *g, component_set set) {
 example_batch golden_batch(const golden *g, const model *m) {
     return (example_batch){
         .inputs = g->images.data, .labels = g->labels, .count = g->examples, .mean = m->mean, .std = m->std};
+}
+
+float *golden_margins(const golden *g, const model *m, const char *backend, const char *ablated, const float *keeps) {
+    const uint32_t n = m->graph->components;
+    engine e;
+    uint8_t *bits = calloc(mask_bytes(n), 1);
+    engine_options options = {.backend = backend, .outputs = "margin", .examples = g->examples, .masks = 1};
+    CHECK_OK(ablation_parse(ablated, &options.ablation));
+    for (uint32_t j = 0; j < n; j++)
+        if (!keeps || keeps[j] == 1) bits[j / 8] |= (uint8_t)(1u << j % 8);
+    const example_batch batch = golden_batch(g, m);
+    engine_open(&e, m->graph, options);
+    float *margins = engine_run(&e, &batch, &(mask_range){.count = 1, .n = n, .bits = bits});
+    engine_close(&e);
+    free(bits);
+    return margins;
 }
 
 float *golden_row_means(const model *m, backend *b, uint32_t examples) {

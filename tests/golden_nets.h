@@ -43,6 +43,10 @@ model *golden_copy(const golden *g, const char *weights, component_set set);
 
 example_batch golden_batch(const golden *g, const model *m);
 
+/* Margins [E] of one mask, given as keeps [n] of 0 and 1 (NULL: all kept), with what is left out ablated as `ablated`
+ * says ("zero", "scale:0.3"); malloc'ed, NaN where the backend failed. */
+float *golden_margins(const golden *g, const model *m, const char *backend, const char *ablated, const float *keeps);
+
 /* Means of x per masked channel over the bound examples and positions of the unablated model: [rows], malloc'ed. */
 float *golden_row_means(const model *m, backend *b, uint32_t examples);
 

@@ -210,7 +210,9 @@ void made_edit(report_data *data, const char *name, size_t pairs) {
                        .k = 8,
                        .max_k = 100,
                        .stopped = 50,
-                       .select = 2};
+                       .select = 2,
+                       .until = NAN,
+                       .harm_weight = NAN};
     snprintf(e->name, sizeof e->name, "%s", name);
     snprintf(e->method, sizeof e->method, "tau");
     snprintf(e->fit, sizeof e->fit, "ridge");

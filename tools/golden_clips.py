@@ -162,23 +162,49 @@ def text_tower(naming):
             "vision_model.embeddings.position_ids": torch.arange(17)[None]}
 
 
-def vit_state(model, naming):
-    state = dict(model.state_dict())
+def vit_names(model, naming):
+    """The prefixes of tensor names here, and for each that of the file."""
     table, parts, block = (HF, HF_BLOCK, "vision_model.encoder.layers.") if naming == "hf" else (
         OPENAI, OPENAI_BLOCK, "visual.transformer.resblocks.")
+    return table | {f"blocks.{i}.{part}": f"{block}{i}.{name}"
+                    for i in range(len(model.blocks)) for part, name in parts.items()}
+
+
+def vit_state(model, naming):
+    state = dict(model.state_dict())
     if naming == "hf":
         state["proj"] = state["proj"].T
-    for i in range(len(model.blocks)):
-        if naming != "hf":
+    else:
+        for i in range(len(model.blocks)):
             for kind in ("weight", "bias"):
                 state[f"blocks.{i}.qkv.{kind}"] = torch.cat([state.pop(f"blocks.{i}.{p}.{kind}") for p in "qkv"])
-        table = table | {f"blocks.{i}.{part}": f"{block}{i}.{name}" for part, name in parts.items()}
-    return gm.rename(state, table) | text_tower(naming)
+    return gm.rename(state, vit_names(model, naming)) | text_tower(naming)
 
 
 def resnet_state(model):
     state = {name if name == "logit_scale" else "visual." + name: value for name, value in model.state_dict().items()}
     return state | text_tower("openai")
+
+
+def load(name, tensors, classes):
+    """The network that NAME.safetensors holds; a tensor that is neither its own nor a text encoder's is an error."""
+    naming = name.removeprefix("clip_vit_") if name != "clip_rn" else "openai"
+    state = {k: v for k, v in tensors.items() if k not in text_tower(naming)}
+    if name == "clip_rn":
+        model = ClipResNet(classes)
+        model.load_state_dict({k.removeprefix("visual."): v for k, v in state.items()})
+        return model
+    model = ClipVit(classes, F.gelu if naming == "openclip" else quick_gelu)
+    state = gm.rename(state, {theirs: ours for ours, theirs in vit_names(model, naming).items()})
+    if naming == "hf":
+        state["proj"] = state["proj"].T
+    else:
+        for i in range(len(model.blocks)):
+            for kind in ("weight", "bias"):
+                rows = state.pop(f"blocks.{i}.qkv.{kind}").chunk(3)
+                state |= {f"blocks.{i}.{part}.{kind}": values for part, values in zip("qkv", rows)}
+    model.load_state_dict(state)
+    return model
 
 
 def save(folder, name, state, metadata):

@@ -87,6 +87,25 @@ class Gpt2(nn.Module):
         return self.ln_f(x) @ self.wte.weight.T
 
 
+def prefixed(state):
+    """What a GPT2LMHeadModel of Hugging Face's older versions saves."""
+    out = {f"transformer.{name}": values for name, values in state.items()}
+    out["lm_head.weight"] = state["wte.weight"].clone()
+    for i in range(DEPTH):
+        out[f"transformer.h.{i}.attn.bias"] = torch.ones(CONTEXT, CONTEXT, dtype=torch.uint8).tril()[None, None]
+        out[f"transformer.h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
+    return out
+
+
+def load(tensors):
+    """The network of a file of either kind; any other tensor is an error, and so is a head that is not the embedding."""
+    state = {name.removeprefix("transformer."): values for name, values in tensors.items()}
+    assert torch.equal(state.pop("lm_head.weight", state["wte.weight"]), state["wte.weight"])
+    model = Gpt2()
+    model.load_state_dict({k: v for k, v in state.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
+    return model
+
+
 def randomise(model, generator):
     """Weights as large as a trained network's, so that ablations show."""
     for name, p in model.named_parameters():
@@ -206,11 +225,7 @@ def main(folder):
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     metadata = {"heads": str(HEADS)}
     save_file(state, os.path.join(folder, "gpt2.safetensors"), metadata)
-    other = {f"transformer.{k}": v for k, v in state.items()} | {"lm_head.weight": state["wte.weight"].clone()}
-    for i in range(DEPTH):
-        other[f"transformer.h.{i}.attn.bias"] = torch.ones(CONTEXT, CONTEXT, dtype=torch.uint8).tril()[None, None]
-        other[f"transformer.h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
-    save_file(other, os.path.join(folder, "gpt2_prefixed.safetensors"), metadata)
+    save_file(prefixed(state), os.path.join(folder, "gpt2_prefixed.safetensors"), metadata)
     save_file(golden(model, x, generator), os.path.join(folder, "gpt2-golden.safetensors"))
     save_file(gradients(model, x, generator), os.path.join(folder, "gpt2-gradients.safetensors"))
 

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 EXAMPLES, MASKS, LEVELS, CLASSES = 5, 4, 3, 7
+LABELS = torch.arange(EXAMPLES) * 3 % CLASSES
 
 
 class Site(nn.Module):
@@ -286,8 +287,7 @@ def normalise(images, pixels):
 
 
 def golden(model, x, generator):
-    labels = torch.arange(EXAMPLES) * 3 % CLASSES
-    out = {"labels": labels.float()}
+    out = {"labels": LABELS.float()}
     for component_set in ("filters", "neurons", "heads", "blocks"):
         sites = sites_of(model, component_set)
         n = sum(s.count for s in sites)
@@ -300,12 +300,12 @@ def golden(model, x, generator):
         model(x)
         means = [s.mean.clone() for s in sites]  # of the unablated model over these examples
         out[f"{component_set}.keeps"], out[f"{component_set}.half_keeps"] = keeps, half
-        out[f"{component_set}.zero"] = run(model, sites, x, labels, keeps)
-        out[f"{component_set}.scale"] = run(model, sites, x, labels, keeps, gain=0.3)
-        out[f"{component_set}.mean"] = run(model, sites, x, labels, keeps, means=means)
-        out[f"{component_set}.half"] = run(model, sites, x, labels, half)
+        out[f"{component_set}.zero"] = run(model, sites, x, LABELS, keeps)
+        out[f"{component_set}.scale"] = run(model, sites, x, LABELS, keeps, gain=0.3)
+        out[f"{component_set}.mean"] = run(model, sites, x, LABELS, keeps, means=means)
+        out[f"{component_set}.half"] = run(model, sites, x, LABELS, half)
         if component_set in ("filters", "neurons"):
-            check_zeroed_rows(model, component_set, keeps[1], out[f"{component_set}.zero"][1], x, labels)
+            check_zeroed_rows(model, component_set, keeps[1], out[f"{component_set}.zero"][1], x, LABELS)
     return out
 
 
@@ -321,8 +321,7 @@ def keep_gradient(model, sites, x, label, keeps, means=None):
 def gradients(model, x, generator):
     """Derivatives in float64, one example at a time."""
     model, x = copy.deepcopy(model).double(), x.double()
-    labels = torch.arange(EXAMPLES) * 3 % CLASSES
-    out = {"labels": labels}
+    out = {"labels": LABELS}
     for component_set in ("filters", "neurons", "heads", "blocks"):
         sites = sites_of(model, component_set)
         n = sum(s.count for s in sites)
@@ -334,7 +333,7 @@ def gradients(model, x, generator):
             site.keep = None
         model(x)
         means = [s.mean.detach().clone() for s in sites]
-        one = lambda e, k, **how: keep_gradient(model, sites, x[e : e + 1], labels[e : e + 1], k, **how)
+        one = lambda e, k, **how: keep_gradient(model, sites, x[e : e + 1], LABELS[e : e + 1], k, **how)
         out[f"{component_set}.levels"] = levels
         out[f"{component_set}.zero"] = torch.stack([torch.stack([one(e, k)[0] for e in range(EXAMPLES)]) for k in levels])
         out[f"{component_set}.mean"] = torch.stack(

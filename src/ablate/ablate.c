@@ -178,7 +178,8 @@ static coar_status run_remaining(ablate_run *run) {
     const coar_ablate_options *o = opening->o;
     const sampler *s = &run->masks.sampler;
     const uint64_t first = run->finished;
-    const mask_units units = {.grid = mask_units_grid(opening->job, first, run->m), .sampler = s, .half = o->store_f16};
+    const mask_units units = {
+        .progress = "ablate", .grid = mask_units_grid(opening->job, first, run->m), .sampler = s, .half = o->store_f16};
     coar_status status;
     store_stage *stage = NULL;
     uint8_t *rows = NULL; /* of masks, for --store-masks */

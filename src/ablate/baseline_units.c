@@ -167,10 +167,11 @@ static uint64_t images(const unit_work *work, uint64_t unit, uint32_t steps) {
 
 unit_work baseline_units_work(const job *j, const baseline_grid *grid) {
     static const unit_kind kind = {
-        .stage = "baselines", .open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
+        .name = "baselines", .open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
     const size_t n = grid->components, rows = (size_t)grid->outputs * BASELINE_GRADIENTS;
     return (unit_work){
         .kind = &kind,
+        .progress = "baselines",
         .context = grid,
         .units = grid->examples,
         .blocks = grid->examples,

@@ -188,7 +188,8 @@ done:
 
 static coar_status complete_loo(baselines *b) {
     const sampler one_out = {.kind = SAMPLER_LOO, .n = b->tables.components};
-    const mask_units units = {.grid = mask_units_grid(b->job, 0, (uint64_t)one_out.n + 1), .sampler = &one_out};
+    const mask_units units = {
+        .progress = "baselines", .grid = mask_units_grid(b->job, 0, (uint64_t)one_out.n + 1), .sampler = &one_out};
     const unit_work work = mask_units_work(b->job, &units);
     store_stage *stage = NULL;
     coar_status status;

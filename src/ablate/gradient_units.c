@@ -223,9 +223,10 @@ static job_pass choose_pass(const job *j, const gradient_grid *g) {
 
 unit_work gradient_units_work(const job *j, const gradient_units *units) {
     static const unit_kind kind = {
-        .stage = "gradients", .open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
+        .name = "gradients", .open = open_scratch, .close = close_scratch, .compute = compute, .images = images};
     const gradient_grid *g = &units->grid;
     return (unit_work){.kind = &kind,
+                       .progress = "gradients",
                        .context = units,
                        .units = gradient_grid_units(g),
                        .blocks = gradient_grid_blocks(g),

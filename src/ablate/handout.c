@@ -57,8 +57,8 @@ static note next_note(handout *h) {
     const double now = clock_seconds();
     const size_t wanted = wanted_stock(h);
     const bool closed = *h->closed && !h->told_stop;
-    const bool ask =
-        !h->asked && !h->exhausted && !*h->closed && h->stocked < (wanted + 1) / 2 && (h->hungry || !h->refused);
+    const bool ask = !h->asked && !h->exhausted && !h->stopped && !*h->closed && h->stocked < (wanted + 1) / 2 &&
+                     (h->hungry || !h->refused);
     const bool tell = h->images != h->told && now - h->told_at >= TELL_SECONDS;
     if (!ask && !tell && !closed) return (note){.word = WORD_BYE};
     h->asked |= ask;

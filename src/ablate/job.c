@@ -83,7 +83,7 @@ coar_status job_check_labels(const job *j) {
 
 /* Whether any conjunct of a SPEC asks for the model's predictions. */
 static bool spec_needs_predictions(const char *spec) {
-    return spec && (strstr(spec, "wrong") || strstr(spec, "correct"));
+    return spec_has(spec, "wrong") || spec_has(spec, "correct");
 }
 
 static bool predicts(const job_options *o) {
@@ -364,6 +364,7 @@ static coar_status open_parts(job *j, const job_options *o, bool *fresh_plan) {
                              .tokens = j->data->tokens};
     TRY(component_set_parse(o->components, &options.set));
     TRY(model_open(o->model, &options, &j->model));
+    if (j->model->assumed) log_warning(j->callbacks, "%s: its activation is taken for %s", o->model, j->model->assumed);
     TRY(check_fit_together(j));
     TRY(check_text_options(j, o));
     TRY(choose_normalisation(j));

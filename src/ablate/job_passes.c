@@ -7,8 +7,20 @@
 
 #include "ablate/memory_plan.h"
 
+/* The data file need not say what vocabulary its tokens are of. */
+static coar_status check_tokens(const job *j, uint64_t first, uint32_t count, const int32_t *tokens) {
+    const uint32_t T = j->data->tokens, vocabulary = j->model->graph->vocabulary;
+    for (size_t i = 0; i < (size_t)count * T; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocabulary)
+            return status_set(COAR_ERROR_INPUT, "%s: /tokens: row %llu has token %d at %zu, but %s has tokens 0 to %u",
+                              j->data->path, (unsigned long long)j->rows[first + i / T], tokens[i], i % T,
+                              j->model->path, vocabulary - 1);
+    return COAR_OK;
+}
+
 coar_status job_read(const job *j, uint64_t first, uint32_t count, void *images) {
-    return dataset_read(j->data, j->rows + first, count, images);
+    TRY(dataset_read(j->data, j->rows + first, count, images));
+    return j->data->tokens ? check_tokens(j, first, count, images) : COAR_OK;
 }
 
 static coar_status bind_with(const job *j, backend *b, uint64_t first, uint32_t count, const void *images,

@@ -64,9 +64,10 @@ unit_grid mask_units_grid(const job *j, uint64_t first, uint64_t masks) {
 }
 
 unit_work mask_units_work(const job *j, const mask_units *units) {
-    static const unit_kind kind = {.stage = "ablate", .compute = compute, .images = images};
+    static const unit_kind kind = {.name = "masks", .compute = compute, .images = images};
     const unit_grid *g = &units->grid;
     return (unit_work){.kind = &kind,
+                       .progress = units->progress,
                        .context = units,
                        .units = unit_grid_units(g),
                        .blocks = (g->examples + g->unit_examples - 1) / g->unit_examples,

@@ -9,6 +9,7 @@
 #include "core/sampler.h"
 
 typedef struct mask_units {
+    const char *progress; /* unit_work */
     unit_grid grid;
     const sampler *sampler; /* of the grid's masks */
     bool half;              /* the units will be stored as f16: one above its range is an error at once */

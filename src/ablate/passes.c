@@ -74,7 +74,7 @@ static coar_status run(passes *p, float *out) {
     char name[64];
     const sampler given = {
         .kind = SAMPLER_FILE, .n = j->model->graph->components, .rows = p->masks, .rows_count = p->mask_count};
-    const mask_units units = {.grid = mask_units_grid(j, 0, p->mask_count), .sampler = &given};
+    const mask_units units = {.progress = "edit", .grid = mask_units_grid(j, 0, p->mask_count), .sampler = &given};
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true}};
     TRY(job_check_labels(j));
     TRY(stage_name(p, name));

@@ -19,7 +19,7 @@ static coar_status run_truth(run_store *store, job *j, const sampler *s, uint64_
     const setting settings[] = {{"plan_hash", "--plan", j->plan.hash, SETTING_TEXT, true},
                                 {"sampler", "--sampler", sampler_name(s->kind), SETTING_TEXT, true},
                                 {"alpha", "--alpha", alpha, SETTING_REAL, true}};
-    const mask_units units = {.grid = mask_units_grid(j, finished, masks), .sampler = s};
+    const mask_units units = {.progress = "evaluate", .grid = mask_units_grid(j, finished, masks), .sampler = s};
     stage_run run = {.name = name,
                      .settings = settings,
                      .setting_count = sizeof settings / sizeof *settings,

@@ -94,12 +94,12 @@ static coar_status understand_baselines(packet *p, const job *j, run_store *stor
 
 /* ------------------------------------------------------------------------------------------------------ all */
 
-/* By unit_kind.stage. */
+/* By unit_kind.name. */
 static const struct {
     const char *name;
     void (*describe)(const unit_work *work, packet *p);
     coar_status (*understand)(packet *p, const job *j, run_store *store, shared_units *out);
-} kinds[] = {{"ablate", describe_masks, understand_masks},
+} kinds[] = {{"masks", describe_masks, understand_masks},
              {"gradients", describe_gradients, understand_gradients},
              {"baselines", describe_baselines, understand_baselines}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -111,8 +111,8 @@ static size_t find_kind(const char *name) {
 }
 
 void units_describe(const unit_work *work, packet *p) {
-    const size_t k = find_kind(work->kind->stage);
-    packet_put_text(p, k < KINDS ? work->kind->stage : NULL);
+    const size_t k = find_kind(work->kind->name);
+    packet_put_text(p, k < KINDS ? work->kind->name : NULL);
     PACKET_PUT(p, work->shard);
     PACKET_PUT(p, work->shards);
     PACKET_PUT(p, work->time_limit);
@@ -129,6 +129,7 @@ coar_status units_understand(packet *p, const job *j, run_store *store, shared_u
     PACKET_GET(p, time_limit);
     if (k == KINDS) return status_set(COAR_ERROR_INTERNAL, "rank 0 has work units of a kind that is not known here");
     const coar_status status = kinds[k].understand(p, j, store, &units);
+    units.work.progress = kinds[k].name; /* nobody sees it here */
     units.work.shard = shard;
     units.work.shards = shards;
     units.work.time_limit = time_limit;

@@ -258,7 +258,6 @@ static void serve(crew *c) {
         record_slot *slot = computed_slot(c);
         worker *failed = c->alive && !c->closed ? untold_failure(c) : NULL;
         const uint64_t images = images_computed(c);
-        c->stopped |= c->handout.stopped;
         if (failed) {
             pthread_mutex_unlock(&c->mutex);
             tell_failure(c, failed);
@@ -309,11 +308,21 @@ static bool is_undone(const crew *c, uint64_t done) {
     return comm_world()->rank ? c->handout.stocked > 0 || !c->handout.exhausted : done < c->progress.total;
 }
 
-/* How the run ended. */
+/* Other devices cannot make it good. */
+static bool has_failed(const crew *c) {
+    bool all = true;
+    for (size_t i = 0; i < c->count; i++) {
+        if (c->workers[i].failure != COAR_OK && !c->workers[i].device_failed) return true;
+        all &= c->workers[i].failure != COAR_OK;
+    }
+    return all;
+}
+
+/* How the run ended. A failure here stops the other ranks, which comes back as their stop. */
 static coar_status conclude(crew *c) {
     const uint64_t done = c->done + handout_images(&c->handout);
     if (c->status != COAR_OK) return c->status;
-    if (is_undone(c, done) && !c->stopped) return give_up(c);
+    if (is_undone(c, done) && !c->stopped && (!c->handout.stopped || has_failed(c))) return give_up(c);
     for (worker *failed; (failed = untold_failure(c)) != NULL;) tell_failure(c, failed);
     if (!is_undone(c, done)) return COAR_OK;
     return status_set(COAR_STOPPED, "stopped after %llu of %llu images; everything is saved, the same command goes on",
@@ -383,7 +392,7 @@ static coar_status prepare(crew *c) {
     const unit_work *work = c->work;
     TRY(handout_create(c->stage, work->units, work->blocks, work->shard, work->shards, c->count, &c->handout));
     const uint64_t images = count_images(c);
-    progress_begin(&c->progress, c->job->callbacks, work->kind->stage, "images", c->done, images);
+    progress_begin(&c->progress, c->job->callbacks, work->progress, "images", c->done, images);
     TRY(memory_new(c->count, sizeof *c->workers, "devices", &c->workers));
     if (comm_world()->size == 1 && c->done == images) return COAR_OK;
     TRY(job_tell_memory(c->job, &work->pass));
@@ -394,9 +403,9 @@ static coar_status prepare(crew *c) {
 static void tell_idle(const crew *c) {
     const int size = comm_world()->size;
     const uint64_t left = unit_queue_left(&c->handout.queue);
-    if (comm_world()->rank == 0 && left < (uint64_t)size)
+    if (size > 1 && comm_world()->rank == 0 && left < (uint64_t)size)
         log_info(c->job->callbacks, "%s: %llu work units are left for %d processes: %llu of these have nothing to do",
-                 c->work->kind->stage, (unsigned long long)left, size, (unsigned long long)size - left);
+                 c->work->progress, (unsigned long long)left, size, (unsigned long long)size - left);
 }
 
 coar_status workers_run(job *j, unit_work *work, store_stage *stage) {

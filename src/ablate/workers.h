@@ -35,7 +35,7 @@ typedef struct unit_record {
 
 /* A kind of unit. Each device has a thread of its own that calls these. */
 typedef struct unit_kind {
-    const char *stage; /* what progress lines call it */
+    const char *name; /* by which other ranks know it (units_share.c) */
 
     /* Makes d->scratch, and releases it (also after a failure to make it). NULL: there is none. */
     coar_status (*open)(unit_device *d);
@@ -53,6 +53,7 @@ typedef struct unit_kind {
 /* Made by mask_units_work or gradient_units_work; what it points to must live as long as the stage stays open. */
 struct unit_work {
     const unit_kind *kind;
+    const char *progress;   /* what progress lines call it */
     const void *context;    /* the kind's */
     uint64_t units, blocks; /* unit u is of block u mod blocks of examples */
     uint32_t steps;         /* store.h, stage_options */

@@ -8,6 +8,7 @@
 #ifndef COAR_DATA_DATASET_H
 #define COAR_DATA_DATASET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,6 +61,12 @@ coar_status dataset_read(const dataset *data, const uint64_t *rows, size_t count
  * of texts. *rows: malloc'ed. An empty selection is an error. Grammar: docs/design.md, section 5, SPEC. text NULL or "all" = all rows. */
 coar_status dataset_select(const dataset *data, const char *text, const uint8_t *correct, const uint8_t *taken,
                            uint64_t **rows, size_t *count);
+
+/* Whether a term of a SPEC (NULL: of none) is that word, or all but that. */
+bool spec_has(const char *text, const char *word);
+
+/* Whether a term of a SPEC numbers rows (5, 0:200, @rows.npy), or all of them are properties. */
+bool spec_numbers_rows(const char *text);
 
 /* What an importer hands to the writer, example by example. Everything is borrowed until dataset_writer_create returns. */
 typedef struct dataset_description {

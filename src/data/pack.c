@@ -1,6 +1,6 @@
 /*
- * pack.c - coar_pack: an importer's images, resized where asked, into a data set file (texts: pack_texts.c). Batches are loaded by all threads and
- * written by the calling one; memory is bounded by a batch and one image per thread.
+ * pack.c - coar_pack: an importer's images, resized where asked, into a data set file (texts: pack_texts.c). Batches are
+ * loaded by all threads and written by the calling one; memory is bounded by a batch and one image per thread.
  * Must not know: image formats, HDF5.
  */
 #include <math.h>

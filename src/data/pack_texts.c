@@ -23,9 +23,9 @@ static coar_status open_source(const coar_pack_options *o, text_source *source) 
     if (o->labels || o->image_size || o->crop != 0 || o->resize || o->mean || o->std)
         return status_set(COAR_ERROR_USAGE,
                           "--from tokens: --labels, --size, --crop, --resize, --mean and --std are for images");
-    if (array && (o->merges || o->length))
-        return status_set(COAR_ERROR_USAGE, "%s: holds tokens: --merges and --length are for text", o->path);
-    if (array) return texts_open_array(o->path, o->lengths, o->vocabulary, source);
+    if (o->length == 1) return status_set(COAR_ERROR_USAGE, "--length 1: a text has 2 tokens or more");
+    if (array && o->merges) return status_set(COAR_ERROR_USAGE, "%s: holds tokens: --merges is for text", o->path);
+    if (array) return texts_open_array(o->path, o->lengths, o->vocabulary, o->length, source);
     if (o->lengths)
         return status_set(COAR_ERROR_USAGE, "--lengths %s: is for tokens in a .npy file, which %s is not", o->lengths,
                           o->path);
@@ -33,7 +33,6 @@ static coar_status open_source(const coar_pack_options *o, text_source *source) 
         return status_set(COAR_ERROR_USAGE,
                           "%s: give --vocab vocab.json and --merges merges.txt of the model that is to read it",
                           o->path);
-    if (o->length == 1) return status_set(COAR_ERROR_USAGE, "--length 1: a text has 2 tokens or more");
     return texts_open_file(o->path, o->vocabulary, o->merges, o->length, source);
 }
 

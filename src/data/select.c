@@ -188,6 +188,31 @@ static coar_status select_others(selection *s, const char *term) {
 
 /* --------------------------------------------------------------------------------------------------- a SPEC */
 
+/* The next term of a text that stays as it is, without its '!' and the spaces around; *text moves on. False after the last. */
+static bool walk_terms(const char **text, const char **term, size_t *length) {
+    if (!*text) return false;
+    const char *end = strchrnul(*text, '&');
+    *term = *text + strspn(*text, " ");
+    if (**term == '!') ++*term;
+    for (*length = (size_t)(end > *term ? end - *term : 0); *length && (*term)[*length - 1] == ' ';) --*length;
+    *text = *end ? end + 1 : NULL;
+    return true;
+}
+
+bool spec_has(const char *text, const char *word) {
+    const char *term;
+    for (size_t length; walk_terms(&text, &term, &length);)
+        if (length == strlen(word) && !memcmp(term, word, length)) return true;
+    return false;
+}
+
+bool spec_numbers_rows(const char *text) {
+    const char *term;
+    for (size_t length; walk_terms(&text, &term, &length);)
+        if (*term == '@' || (*term >= '0' && *term <= '9')) return true;
+    return false;
+}
+
 /* Cuts the term that starts at *text off at its '&' and trims it; *text moves on, to NULL after the last. */
 static char *next_term(char **text) {
     char *term = strsep(text, "&");

@@ -16,6 +16,7 @@ static bool holds_integers(const npy_array *a, int rank) {
     return a->rank == rank && a->type != NPY_BOOL && a->type < NPY_F16;
 }
 
+/* Of the whole texts, which may be longer than what is taken of them. */
 static coar_status read_lengths(const char *path, text_source *s) {
     coar_status status = COAR_OK;
     npy_array array = {0};
@@ -25,17 +26,18 @@ static coar_status read_lengths(const char *path, text_source *s) {
                             path, s->count));
     for (size_t i = 0; i < s->count; i++) {
         const int64_t length = npy_get_int(&array, i);
-        if (length < 2 || length > s->tokens)
-            TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: entry %zu: a length of %" PRId64 " is not in 2..%u", path, i,
-                                length, s->tokens));
-        s->lengths[i] = (int32_t)length;
+        if (length < 2 || (uint64_t)length > s->array.shape[1])
+            TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: entry %zu: a length of %" PRId64 " is not in 2..%zu", path, i,
+                                length, s->array.shape[1]));
+        if (length < s->tokens) s->lengths[i] = (int32_t)length;
     }
 done:
     npy_close(&array);
     return status;
 }
 
-coar_status texts_open_array(const char *path, const char *lengths, const char *vocabulary, text_source *out) {
+coar_status texts_open_array(const char *path, const char *lengths, const char *vocabulary, uint32_t longest,
+                             text_source *out) {
     *out = (text_source){.path = path};
     TRY(npy_open(path, &out->array));
     const npy_array *a = &out->array;
@@ -45,7 +47,7 @@ coar_status texts_open_array(const char *path, const char *lengths, const char *
         return status_set(COAR_ERROR_INPUT, "%s: shape [%zu, %zu]: expected a text at least, of 2 to %u tokens", path,
                           a->shape[0], a->shape[1], DATASET_MAX_TOKENS);
     out->count = a->shape[0];
-    out->tokens = (uint32_t)a->shape[1];
+    out->tokens = longest && longest < a->shape[1] ? longest : (uint32_t)a->shape[1];
     if (vocabulary) TRY(bpe_count(vocabulary, &out->vocabulary));
     TRY(memory_new((size_t)out->count, sizeof *out->lengths, "lengths", &out->lengths));
     for (uint64_t i = 0; i < out->count; i++) out->lengths[i] = (int32_t)out->tokens;
@@ -55,7 +57,7 @@ coar_status texts_open_array(const char *path, const char *lengths, const char *
 static coar_status read_array(const text_source *s, uint64_t row, int32_t *tokens) {
     const int64_t limit = s->vocabulary ? s->vocabulary : INT32_MAX;
     for (uint32_t t = 0; t < (uint32_t)s->lengths[row]; t++) {
-        const int64_t token = npy_get_int(&s->array, (size_t)row * s->tokens + t);
+        const int64_t token = npy_get_int(&s->array, (size_t)row * s->array.shape[1] + t);
         if (token < 0 || token >= limit)
             return status_set(COAR_ERROR_INPUT, "%s: text %" PRIu64 ", token %u: %" PRId64 " is not in 0..%" PRId64,
                               s->path, row, t, token, limit - 1);

@@ -21,8 +21,10 @@ typedef struct text_source {
 } text_source;
 
 /* Integers of shape [N, T] in a .npy file. `lengths`: integers [N], or NULL = T each. `vocabulary`: a vocab.json that the
- * tokens are of, or NULL = not known. Zero-initialised by the call; texts_close in any case. */
-coar_status texts_open_array(const char *path, const char *lengths, const char *vocabulary, text_source *out);
+ * tokens are of, or NULL = not known. Texts are cut after `longest` tokens (0 = never). Zero-initialised by the call;
+ * texts_close in any case. */
+coar_status texts_open_array(const char *path, const char *lengths, const char *vocabulary, uint32_t longest,
+                             text_source *out);
 
 /* Texts of a UTF-8 file, which <|endoftext|> separates: white space at both ends is none of theirs, and what is empty then is
  * no text. A text is cut after `longest` tokens (0 = never); fewer than two tokens are an error. */

@@ -1,4 +1,5 @@
 /* choice.c - a method's order of components, from the attributions that it takes. See edit.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,15 +7,23 @@
 #include "core/memory.h"
 #include "edit/edit.h"
 
-/* A root mean square loss of one logit at the references for this many at the target. Between 1 and 4 the edits of ResNet-20
- * in docs/edit.md are much alike. */
-#define HARM_WEIGHT 2.0
+static const char *const estimators[] = {[EDIT_OF_LOO] = "loo", [EDIT_OF_GRADIENT] = "gp"};
+
+coar_status edit_evidence_name(const edit_run *e, char name[64]) {
+    bool there;
+    *name = '\0';
+    if (e->method->source == EDIT_OF_NOTHING) return COAR_OK;
+    if (e->method->source != EDIT_OF_FIT)
+        return edit_fit_baseline(e->sets.set[COAR_EDIT_TARGET].side, estimators[e->method->source], e->fit.output,
+                                 &there, name);
+    snprintf(name, sizeof e->fit.name, "%s", e->given.rows ? EDIT_FIT_GIVEN : e->fit.name);
+    return COAR_OK;
+}
 
 /* The evidence of one set for a method; *there as edit_choose. */
-static coar_status read_evidence(const edit_run *e, const edit_method *method, size_t k, edit_weights *own,
+static coar_status read_evidence(const edit_run *e, const edit_method *method, size_t k, float **own,
                                  edit_evidence *out, bool *there) {
-    static const char *const estimators[] = {[EDIT_OF_LOO] = "loo", [EDIT_OF_GRADIENT] = "gp"},
-                             *const scores[] = {[EDIT_OF_LOO] = "leave-one-out", [EDIT_OF_GRADIENT] = "gradients"};
+    static const char *const scores[] = {[EDIT_OF_LOO] = "leave-one-out", [EDIT_OF_GRADIENT] = "gradients"};
     const edit_set *set = &e->sets.set[k];
     const char *set_name = edit_set_names[k];
     char name[64];
@@ -27,14 +36,14 @@ static coar_status read_evidence(const edit_run *e, const edit_method *method, s
                     e->given.rows ? "the run's scores are not of what --rows names" : "the run has no fit");
         return COAR_OK;
     }
-    if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, e->fit.output, own, out);
+    if (method->source == EDIT_OF_FIT) return edit_evidence_read(set, set_name, e->fit.name, own, out);
     TRY(edit_fit_baseline(set->side, estimators[method->source], e->fit.output, there, name));
     if (!*there) {
         log_warning(e->o->callbacks, "%s: has no %s of %s for method %s: 'coar evaluate %s --baselines' makes them",
                     set->side->path, scores[method->source], e->fit.output, method->name, set->side->path);
         return COAR_OK;
     }
-    return edit_evidence_read(set, set_name, name, e->fit.output, own, out);
+    return edit_evidence_read(set, set_name, name, own, out);
 }
 
 /* Attributions are held in memory, of all target and reference examples at once. */
@@ -54,11 +63,11 @@ static coar_status check_memory(const edit_run *e) {
 coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, uint32_t *order, uint32_t *count,
                         bool *there) {
     coar_status status;
-    edit_weights target = {NULL}, reference = {NULL};
+    float *target = NULL, *reference = NULL;
     edit_problem p = {.n = e->n,
                       .direction = e->rules.direction,
                       .better = e->rules.output_direction,
-                      .harm_weight = e->o->has_harm_weight ? e->o->harm_weight : HARM_WEIGHT,
+                      .harm_weight = e->harm_weight,
                       .norms = e->norms,
                       .seed = e->seed,
                       .pool = e->sets.sides[0].job->pool};
@@ -68,7 +77,7 @@ coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, 
     if (*there) TRY_GOTO(read_evidence(e, method, COAR_EDIT_REFERENCE, &reference, &p.reference, there));
     if (*there) TRY_GOTO(method->choose(&p, scores, order, count));
 done:
-    edit_weights_free(&reference);
-    edit_weights_free(&target);
+    free(reference);
+    free(target);
     return status;
 }

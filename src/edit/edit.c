@@ -17,6 +17,9 @@
 #define SELECT_POINTS 2.0 /* of accuracy */
 #define SELECT_OUTPUT 0.1 /* of a language model's mean output, which is per token */
 #define MAX_K_DEFAULT 100u
+/* A root mean square loss of one logit at the references for this many at the target. Between 1 and 4 the edits of ResNet-20
+ * in docs/edit.md are much alike. */
+#define HARM_WEIGHT 2.0
 
 /* ------------------------------------------------------------------------------------------------------- options */
 
@@ -129,6 +132,8 @@ static coar_status open_all(edit_run *e) {
     TRY(store_setting_integer(own->store, "seed", &e->seed));
     TRY(choose_fit(e));
     set_rules(e);
+    e->harm_weight = o->has_harm_weight ? o->harm_weight : HARM_WEIGHT;
+    TRY(edit_sets_complete(&e->sets, e->rules.direction * e->rules.output_direction < 0));
     TRY(memory_new(e->n, sizeof *e->norms, "norms", &e->norms));
     model_row_norms(own->job->model->graph, e->norms);
     return e->has_classes ? edit_pairs_make(&e->sets, &e->pairs) : COAR_OK;
@@ -192,11 +197,13 @@ static coar_status describe(edit_run *e, const char *name) {
     snprintf(r->method, sizeof r->method, "%s", e->method->name);
     snprintf(r->direction, sizeof r->direction, "%s", e->o->raise ? "raise" : "lower");
     memcpy(r->output, e->fit.output, sizeof r->output);
-    memcpy(r->fit, e->fit.name, sizeof r->fit);
+    TRY(edit_evidence_name(e, r->fit));
     r->command = strdup(e->o->command ? e->o->command : "");
     if (!r->command) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", e->o->run);
     r->components = e->n;
     r->select = e->rules.select;
+    r->until = e->rules.has_until ? e->rules.until : NAN;
+    r->harm_weight = e->method->harm ? e->harm_weight : NAN;
     r->has_classes = e->has_classes;
     for (size_t k = 0; k < EDIT_SETS; k++)
         if (e->sets.set[k].side) TRY(describe_set(e, k));
@@ -209,7 +216,8 @@ static coar_status write_weights(const edit_run *e) {
     const job *j = e->sets.sides[0].job;
     if (!e->o->output) return COAR_OK;
     if (r->k) return weight_edit_write(j->model, r->order, r->k, j->ablation.gain, e->o->output, e->o->force);
-    log_warning(e->o->callbacks, "%s: not written: no edit helps within what it may cost (k = 0)", e->o->output);
+    log_warning(e->o->callbacks, "%s: not written: no edit helps within what it may cost (k = 0)%s", e->o->output,
+                file_exists(e->o->output) ? "; the file that is there is an older one" : "");
     return COAR_OK;
 }
 

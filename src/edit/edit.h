@@ -23,6 +23,7 @@ typedef struct edit_run {
     bool has_classes;
     double *norms; /* [n], edit_problem */
     sweep_rules rules;
+    double harm_weight;      /* of the methods that take one */
     coar_edit_point *points; /* of the sweep */
     size_t chosen;           /* among them */
     edit_record record;
@@ -32,6 +33,9 @@ typedef struct edit_run {
  * make them, where the runs lack the baseline it takes. */
 coar_status edit_choose(edit_run *e, const edit_method *method, double *scores, uint32_t *order, uint32_t *count,
                         bool *there);
+
+/* What the edit's own method takes its weights from, as edit_record.fit says. */
+coar_status edit_evidence_name(const edit_run *e, char name[64]);
 
 /* Measures 0 .. K components of the record's order, and takes a point (e->chosen). */
 coar_status edit_sweep(edit_run *e);

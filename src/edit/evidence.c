@@ -85,13 +85,6 @@ coar_status edit_fit_baseline(const edit_side *side, const char *estimator, cons
 
 /* ------------------------------------------------------------------------------------------------------- reading */
 
-void edit_weights_free(edit_weights *w) {
-    free(w->weight);
-    free(w->bias);
-    free(w->output);
-    *w = (edit_weights){NULL};
-}
-
 /* NaN: a fit has none of an example whose outputs were not finite. */
 static coar_status check_finite(const edit_set *set, const char *set_name, uint32_t n, const float *weight,
                                 const char *where) {
@@ -110,41 +103,27 @@ static coar_status check_finite(const edit_set *set, const char *set_name, uint3
         where, without, set->count, set_name, (unsigned long long)first, set_name);
 }
 
-static size_t output_number(const run_tables *tables, const char *output) {
-    size_t o = 0;
-    while (o < tables->output_count && strcmp(tables->output_names[o], output)) o++;
-    return o;
-}
-
-coar_status edit_evidence_read(const edit_set *set, const char *set_name, const char *fit, const char *output,
-                               edit_weights *own, edit_evidence *out) {
+coar_status edit_evidence_read(const edit_set *set, const char *set_name, const char *fit, float **own,
+                               edit_evidence *out) {
     const edit_side *side = set->side;
     const uint32_t n = side->tables.components;
-    const size_t o = output_number(&side->tables, output);
-    if (o == side->tables.output_count)
-        return status_set(COAR_ERROR_INPUT, "%s: fit '%s' is of output '%s', which the run does not hold", side->path,
-                          fit, output);
-    TRY(memory_new(set->count, n * sizeof(float), "attributions", &own->weight));
-    TRY(memory_new(set->count, sizeof(float), "attributions", &own->bias));
-    TRY(memory_new(set->count, sizeof(float), "attributions", &own->output));
+    TRY(memory_new(set->count, n * sizeof(float), "attributions", own));
     for (size_t i = 0, run; i < set->count; i += run) {
         const uint64_t place = side->place[set->rows[i]];
         for (run = 1; i + run < set->count && side->place[set->rows[i + run]] == place + run; run++) continue;
-        TRY(store_read_fit(side->store, fit, place, run, own->weight + i * n, own->bias + i, NULL, NULL, NULL));
-        memcpy(own->output + i, side->tables.baseline + o * side->tables.examples + place, run * sizeof(float));
+        TRY(store_read_fit(side->store, fit, place, run, *own + i * n, NULL, NULL, NULL, NULL));
     }
-    TRY(check_finite(set, set_name, n, own->weight, side->path));
-    *out = (edit_evidence){.count = set->count, .weight = own->weight, .bias = own->bias, .output = own->output};
+    TRY(check_finite(set, set_name, n, *own, side->path));
+    *out = (edit_evidence){.count = set->count, .weight = *own};
     return COAR_OK;
 }
 
 coar_status edit_evidence_given(const edit_set *set, const char *set_name, const given_weights *given, uint32_t n,
-                                edit_weights *own, edit_evidence *out) {
-    TRY(memory_new(set->count, n * sizeof(float), "attributions", &own->weight));
+                                float **own, edit_evidence *out) {
+    TRY(memory_new(set->count, n * sizeof(float), "attributions", own));
     for (size_t i = 0; i < set->count; i++)
-        memcpy(own->weight + i * n, (const float *)given->weight.data + set->side->place[set->rows[i]] * n,
-               n * sizeof(float));
-    TRY(check_finite(set, set_name, n, own->weight, "--attributions"));
-    *out = (edit_evidence){.count = set->count, .weight = own->weight};
+        memcpy(*own + i * n, (const float *)given->weight.data + set->side->place[set->rows[i]] * n, n * sizeof(float));
+    TRY(check_finite(set, set_name, n, *own, "--attributions"));
+    *out = (edit_evidence){.count = set->count, .weight = *own};
     return COAR_OK;
 }

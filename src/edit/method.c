@@ -92,12 +92,12 @@ static coar_status choose_weight_norm(const edit_problem *p, double *scores, uin
 /* ------------------------------------------------------------------------------------------------------ the table */
 
 const edit_method edit_methods[] = {
-    {"tau", EDIT_OF_FIT, true, true, choose_tau},
-    {"greedy", EDIT_OF_FIT, true, false, edit_choose_greedy},
-    {"loo", EDIT_OF_LOO, true, true, choose_tau},
-    {"gradient", EDIT_OF_GRADIENT, true, true, choose_tau},
-    {"weight-norm", EDIT_OF_NOTHING, true, false, choose_weight_norm},
-    {"random", EDIT_OF_NOTHING, true, false, choose_random},
+    {.name = "tau", .source = EDIT_OF_FIT, .variances = true, .choose = choose_tau},
+    {.name = "greedy", .source = EDIT_OF_FIT, .harm = true, .choose = edit_choose_greedy},
+    {.name = "loo", .source = EDIT_OF_LOO, .variances = true, .choose = choose_tau},
+    {.name = "gradient", .source = EDIT_OF_GRADIENT, .variances = true, .choose = choose_tau},
+    {.name = "weight-norm", .source = EDIT_OF_NOTHING, .choose = choose_weight_norm},
+    {.name = "random", .source = EDIT_OF_NOTHING, .choose = choose_random},
 };
 const size_t edit_method_count = sizeof edit_methods / sizeof *edit_methods;
 

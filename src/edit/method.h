@@ -18,8 +18,6 @@ enum { EDIT_ROW_SPLIT, EDIT_ROW_ORDER }; /* examples to validation and test; com
 typedef struct edit_evidence {
     size_t count;        /* examples, at least 1; of the reference at least 2 */
     const float *weight; /* [count][n], finite */
-    const float *bias;   /* [count]; NULL = not known (attributions from .npy) */
-    const float *output; /* [count] of the unablated model; NULL = not known */
 } edit_evidence;
 
 typedef struct edit_problem {
@@ -44,8 +42,8 @@ typedef enum edit_source {
 typedef struct edit_method {
     const char *name; /* --method NAME; in the run file */
     edit_source source;
-    bool compared;  /* one of those that --compare sets beside an edit by another */
     bool variances; /* takes those of target and reference: one target has none, which is said */
+    bool harm;      /* takes harm_weight */
 
     /* scores[n]: what the choice rests on, for the run file and the report. order[*count]: the components in the order in which
      * they are ablated, none twice, *count of them wanted; fewer (and *count lowered) where the method has no use for more. No

@@ -30,7 +30,7 @@ static coar_status choose_others(edit_run *e) {
         edit_comparison *c = &r->comparisons[r->comparison_count];
         uint32_t count = r->k;
         bool there = true;
-        if (i && (!method->compared || method == e->method)) continue;
+        if (i && method == e->method) continue;
         r->comparison_count++;
         TRY_GOTO(memory_new(r->k, sizeof *c->order, "comparisons", &c->order));
         if (i)

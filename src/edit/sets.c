@@ -18,7 +18,8 @@ const char *const edit_set_names[EDIT_SETS] = {"target", "reference", "validatio
 
 /* --------------------------------------------------------------------------------------------------------- runs */
 
-coar_evaluate_options edit_reopen_options(const coar_edit_options *o, bool own) {
+/* For what is reopened in a run: model, data (of the edit's own run alone), backend, memory ... */
+static coar_evaluate_options reopen_options(const coar_edit_options *o, bool own) {
     return (coar_evaluate_options){.size = sizeof(coar_evaluate_options),
                                    .run = o->run,
                                    .model = o->model,
@@ -71,7 +72,7 @@ static coar_status open_side(const coar_edit_options *o, const char *path, edit_
     coar_status status;
     edit_side *side = &s->sides[s->side_count++];
     char *plan = NULL;
-    const coar_evaluate_options options = edit_reopen_options(o, side == s->sides);
+    const coar_evaluate_options options = reopen_options(o, side == s->sides);
     side->path = strdup(path);
     if (!side->path) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", path));
     TRY_GOTO(store_open(path, &side->store));
@@ -90,12 +91,18 @@ done:
     return status;
 }
 
+/* SPEC of RUN.h5:SPEC. */
+static const char *plain_spec(const char *text) {
+    const char *colon = strstr(text, ".h5:");
+    return colon ? colon + strlen(".h5:") : text;
+}
+
 /* The side of RUN.h5:SPEC, opened where it is new; *spec moves behind the colon. A plain SPEC is of the edit's own run. */
 static coar_status side_of(const coar_edit_options *o, edit_sets *s, const char **spec, edit_side **out) {
-    const char *colon = strstr(*spec, ".h5:");
+    const char *plain = plain_spec(*spec);
     *out = s->sides;
-    if (!colon) return COAR_OK;
-    char *path = strndup(*spec, (size_t)(colon - *spec) + 3);
+    if (plain == *spec) return COAR_OK;
+    char *path = strndup(*spec, (size_t)(plain - *spec) - 1);
     if (!path) return status_set(COAR_ERROR_MEMORY, "%s: not enough memory", *spec);
     coar_status status = COAR_OK;
     size_t i = 0;
@@ -107,7 +114,7 @@ static coar_status side_of(const coar_edit_options *o, edit_sets *s, const char 
     }
     free(path);
     *out = &s->sides[i];
-    *spec = colon + 4;
+    *spec = plain;
     return status;
 }
 
@@ -136,7 +143,7 @@ static coar_status find_correct(edit_side *side, const char *spec) {
     uint64_t *rows = NULL;
     int32_t *predicted = NULL;
     uint8_t *correct = NULL;
-    if (side->correct || (!strstr(spec, "wrong") && !strstr(spec, "correct"))) return COAR_OK;
+    if (side->correct || (!spec_has(spec, "wrong") && !spec_has(spec, "correct"))) return COAR_OK;
     if (j->model->graph->vocabulary)
         return status_set(COAR_ERROR_USAGE, "examples '%s': a language model has no classes to be wrong about", spec);
     TRY_GOTO(memory_new(N, sizeof *rows, "rows", &rows));
@@ -154,36 +161,15 @@ done:
     return status;
 }
 
-/* The term of a SPEC after `term`, without spaces before it; NULL after the last. */
-static const char *next_term(const char *term) {
-    const char *end = strchr(term, '&');
-    return end ? end + 1 + strspn(end + 1, " ") : NULL;
-}
-
-/* Whether a term is `rest`, or all but that. */
-static bool has_rest(const char *text) {
-    const char *colon = strstr(text, ".h5:"), *spec = colon ? colon + 4 : text;
-    for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
-        if (!strncmp(term + (*term == '!'), "rest", 4) && strchr(" &", term[4 + (*term == '!')])) return true;
-    return false;
-}
-
-/* Whether every term is a property (class:C, group:G, wrong, correct, rest, all, !TERM): none numbers rows. */
-static bool is_predicate(const char *spec) {
-    for (const char *term = spec + strspn(spec, " "); term; term = next_term(term))
-        if (*term == '@' || (*term >= '0' && *term <= '9')) return false;
-    return true;
-}
-
 /* Target and reference: of a SPEC of properties the examples that have attributions; rows that are numbered must. */
 static coar_status keep_attributed(edit_set *set, const char *name, const char *spec, bool given) {
     const edit_side *side = set->side;
-    const bool predicate = is_predicate(spec);
+    const bool numbered = spec_numbers_rows(spec);
     size_t kept = 0;
     for (size_t i = 0; i < set->count; i++) {
         if (side->place[set->rows[i]] != NO_PLACE)
             set->rows[kept++] = set->rows[i];
-        else if (!predicate)
+        else if (numbered)
             return status_set(COAR_ERROR_INPUT, "--%s %s: row %llu has no attributions: it is not %s %s", name, spec,
                               (unsigned long long)set->rows[i], given ? "in --rows of" : "an example of", side->path);
     }
@@ -259,25 +245,25 @@ typedef struct pool {
     const char *what; /* where they are from */
 } pool;
 
-/* Whether a label is to be forgotten: the outputs of targets that all have it are lowered. */
-static bool forgets(const coar_edit_options *o, const edit_sets *s, int32_t *label) {
+/* Whether a label is to be forgotten: the outputs of targets that all have it are to get worse. */
+static bool forgets(const edit_sets *s, bool worsen, int32_t *label) {
     const edit_set *target = &s->set[COAR_EDIT_TARGET];
     *label = target->labels[0];
     for (size_t i = 0; i < target->count; i++)
         if (target->labels[i] != *label) return false;
-    return o->lower && !s->sides[0].job->model->graph->vocabulary;
+    return worsen && !s->sides[0].job->model->graph->vocabulary;
 }
 
 /* The run's examples that no set has; where those are fewer than two, the data file's. Labels are the data's here: those that
  * a model predicts are not known yet. */
-static coar_status draw_rest(const coar_edit_options *o, const edit_sets *s, pool *out) {
+static coar_status draw_rest(const edit_sets *s, bool worsen, pool *out) {
     coar_status status;
     const edit_side *side = s->sides;
     const dataset *data = side->job->data;
     uint64_t seed;
     int32_t label;
     uint8_t *taken = NULL;
-    const bool apart = forgets(o, s, &label);
+    const bool apart = forgets(s, worsen, &label);
     TRY_GOTO(store_setting_integer(side->store, "seed", &seed));
     TRY_GOTO(find_taken(s, side, &taken));
     TRY_GOTO(memory_new((size_t)data->count, sizeof *out->items, "rows", &out->items));
@@ -316,13 +302,13 @@ static coar_status take_drawn(edit_sets *s, size_t k, const char *which, const c
     return complete(set);
 }
 
-static coar_status resolve_defaults(const coar_edit_options *o, edit_sets *s) {
+static coar_status resolve_defaults(edit_sets *s, bool worsen) {
     coar_status status;
     pool rest = {.count = 0};
     const bool validation = !s->set[COAR_EDIT_VALIDATION].side, test = !s->set[COAR_EDIT_TEST].side;
     const bool target_test = !s->set[COAR_EDIT_TARGET_TEST].side;
     if (!validation && !test) return COAR_OK;
-    TRY_GOTO(draw_rest(o, s, &rest));
+    TRY_GOTO(draw_rest(s, worsen, &rest));
     if (rest.count < (size_t)validation + test)
         TRY_GOTO(status_set(COAR_ERROR_INPUT, "%s: no examples are left for --validation and --test: name some",
                             s->sides->path));
@@ -361,6 +347,7 @@ static coar_status check_apart(const edit_sets *s, size_t a, size_t b) {
 
 static coar_status check_sets(const edit_sets *s) {
     TRY(check_apart(s, COAR_EDIT_TARGET, COAR_EDIT_REFERENCE));
+    TRY(check_apart(s, COAR_EDIT_TEST, COAR_EDIT_TARGET_TEST));
     for (size_t k = 0; k < COAR_EDIT_TEST; k++) {
         TRY(check_apart(s, k, COAR_EDIT_TEST));
         TRY(check_apart(s, k, COAR_EDIT_TARGET_TEST));
@@ -377,9 +364,14 @@ coar_status edit_sets_open(const coar_edit_options *o, const uint64_t *rows, siz
     TRY(find_places(own, rows ? rows : own->tables.example_rows, rows ? row_count : (size_t)own->tables.examples));
     for (int rest = 0; rest < 2; rest++) /* what is named goes before what is the rest of it */
         for (size_t k = 0; k < EDIT_SETS; k++)
-            if (specs[k] && has_rest(specs[k]) == rest) TRY(resolve(o, out, k, specs[k], rows != NULL));
-    TRY(resolve_defaults(o, out));
-    return check_sets(out);
+            if (specs[k] && spec_has(plain_spec(specs[k]), "rest") == rest)
+                TRY(resolve(o, out, k, specs[k], rows != NULL));
+    return COAR_OK;
+}
+
+coar_status edit_sets_complete(edit_sets *s, bool worsen) {
+    TRY(resolve_defaults(s, worsen));
+    return check_sets(s);
 }
 
 void edit_sets_close(edit_sets *s) {

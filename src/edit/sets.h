@@ -42,13 +42,15 @@ typedef struct edit_sets {
 extern const char
     *const edit_set_names[EDIT_SETS]; /* target, reference, validation, test, target-test: as options are called */
 
-/* Opens the runs and resolves the SPECs. Errors of the sets themselves: an example outside its run, target and reference
- * with an example in common, test with one of the other sets', too few of them. With `rows` [row_count] of the options' data
- * file attributions come from elsewhere: target and reference are among those rows, not among the run's. */
+/* Opens the runs and resolves the SPECs that are given, in any case target and reference; an example outside its run is an
+ * error. With `rows` [row_count] of the options' data file attributions come from elsewhere: target and reference are among
+ * those rows, not among the run's. */
 coar_status edit_sets_open(const coar_edit_options *o, const uint64_t *rows, size_t row_count, edit_sets *out);
-void edit_sets_close(edit_sets *s);
 
-/* The options for what is reopened in a run: model, data (of the edit's own run alone), backend, memory ... */
-coar_evaluate_options edit_reopen_options(const coar_edit_options *o, bool own);
+/* Draws validation and test where they are not given; worsen: the target's outputs are to get worse, which may make it a label
+ * to forget. Errors of the sets themselves: target and reference with an example in common, test or target test with one of
+ * the other sets', too few of them. */
+coar_status edit_sets_complete(edit_sets *s, bool worsen);
+void edit_sets_close(edit_sets *s);
 
 #endif

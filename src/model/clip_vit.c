@@ -83,6 +83,9 @@ coar_status clip_vit_add(model_builder *b, char arch[CLIP_NAME], int *embedding)
     int x;
     if (!library) library = &libraries[0];
     TRY(vit_parts_open(b, &library->parts, "clip", ACT_QUICKGELU, &v));
+    if (library->projection && !settings_find(b->settings, "activation"))
+        b->model->assumed = "QuickGELU, as OpenAI trained its own; most others in these names, OpenCLIP's, have GELU: "
+                            "--arch clip,activation=gelu";
     TRY(vit_parts_add_embedding(&v, clip_pixels, &x));
     TRY(builder_layernorm(b, library->norm_before, "norm_pre", v.eps, x, &x));
     TRY(vit_parts_add_blocks(&v, &x));

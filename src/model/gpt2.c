@@ -200,7 +200,8 @@ static coar_status find_sizes(gpt2 *m) {
     if (!b->options->tokens && b->options->tokens_max && m->tokens > b->options->tokens_max)
         m->tokens = b->options->tokens_max;
     if (m->tokens > m->context)
-        return status_set(COAR_ERROR_INPUT, "%s: takes texts of up to %u tokens, not %u: pack them with --length %u",
+        return status_set(COAR_ERROR_INPUT,
+                          "%s: takes texts of up to %u tokens, not %u: `coar pack --length %u` cuts them",
                           b->table->path, m->context, m->tokens, m->context);
     while (builder_has(b, "%sh.%u.ln_1.weight", m->prefix, m->depth)) m->depth++;
     if (!m->depth)

@@ -51,6 +51,7 @@ typedef struct model {
     size_t group_count;
     weight_slice *slices; /* of every group, in their order */
     size_t slice_count;
+    const char *assumed;   /* what had to be assumed and may be wrong, for a warning; static, NULL = nothing */
     uint32_t classes;      /* of a language model: tokens in its vocabulary */
     int has_normalisation; /* mean and std from --arch, metadata or config.json */
     float mean[4], std[4]; /* of pixels/255, per input channel */

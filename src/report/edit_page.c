@@ -44,13 +44,18 @@ static void introduction(html *h, const report_data *data, const report_edit *e)
     html_print(h, " the %s of %s target example%s (<code>%s</code>) and leave that of %s others (<code>%s</code>).",
                e->output, COUNT(target->examples), target->examples == 1 ? "" : "s", target->spec,
                COUNT(reference->examples), reference->spec);
-    html_print(h, " Which: by method <b>%s</b>, ", e->method);
-    if (e->fit[0])
-        html_print(h, "attributions of fit %s.", e->fit);
-    else
-        html_print(h, "attributions made elsewhere.");
-    html_print(h, " How many: by validation examples, of which at most %s%s might be lost.", NUMBER(e->select),
+    html_print(h, " Which: by method <b>%s</b>", e->method);
+    if (e->given)
+        html_print(h, ", attributions made elsewhere");
+    else if (e->fit[0])
+        html_print(h, ", attributions of fit %s", e->fit);
+    if (!isnan(e->harm_weight)) html_print(h, ", harm weight %s", NUMBER(e->harm_weight));
+    html_print(h, ". How many: by validation examples, of which at most %s%s might be lost", NUMBER(e->select),
                e->has_classes ? " points of accuracy" : " of mean output");
+    if (!isnan(e->until))
+        html_print(h, ", the fewest with which at %s %s %% of the target are right", e->raise ? "least" : "most",
+                   NUMBER(e->until));
+    html_print(h, ".");
     if (!e->k) html_print(h, " <b>No number of components helps within that: the network stays as it is.</b>");
     html_print(h, "</p>");
 }

@@ -30,6 +30,9 @@ static void take_identity(const edit_record *r, report_edit *e) {
     e->max_k = r->max_k;
     e->stopped = r->stopped;
     e->select = r->select;
+    e->until = r->until;
+    e->harm_weight = r->harm_weight;
+    e->given = strcmp(r->fit, EDIT_FIT_GIVEN) == 0;
     for (size_t i = 0; i < EDIT_SETS; i++) {
         const edit_examples *from = &r->sets[i];
         report_edit_set *to = &e->sets[i];

@@ -150,6 +150,7 @@ static void print_model(FILE *f, const void *context) {
     print_row(f, "weights", m->path);
     print_row(f, "sha256", m->sha256);
     print_row(f, "arch", m->arch);
+    if (m->assumed) print_row(f, "assumed", m->assumed);
     if (m->graph->vocabulary) {
         fprintf(f, "  %-12stexts of up to %u tokens\n", "input", input.w);
         fprintf(f, "  %-12s%u tokens\n", "vocabulary", m->classes);

@@ -151,6 +151,8 @@ typedef struct report_edit {
     bool has_groups;                                /* pairs are of a label and a group; else of a label alone */
     uint64_t components, k, max_k, stopped; /* n, ablated (0: no edit helps), K, where the sweep ended early or 0 */
     double select;                          /* points of accuracy (else output) that k might cost */
+    double until, harm_weight;              /* NaN: not asked for; of methods that take none */
+    bool given;                             /* attributions are of files, not of a fit */
     report_edit_set sets[REPORT_EDIT_SETS];
     double *ablated;                                 /* [points] k of the sweep, ascending */
     double *sweep[REPORT_EDIT_SWEPT][REPORT_SCORES]; /* [points] */

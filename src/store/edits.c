@@ -4,12 +4,10 @@
  */
 #include "store/edits.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/files.h"
 #include "core/memory.h"
@@ -202,6 +200,10 @@ static coar_status move_u32(const mover *m, hid_t group, const char *name, uint6
     return COAR_OK;
 }
 
+static coar_status move_real(const mover *m, hid_t group, const char *name, double *value) {
+    return m->writing ? h5_write_real(group, m->path, name, *value) : h5_read_real(group, m->path, name, value);
+}
+
 /* What a listing of edits needs too. */
 static coar_status move_identity(const mover *m, hid_t group, edit_info *info) {
     TRY(move_text(m, group, "method", info->method, sizeof info->method));
@@ -247,10 +249,9 @@ static coar_status move_sweep(const mover *m, edit_record *r) {
     TRY_GOTO(move_u32(m, group, "has_classes", 1, &classes));
     TRY_GOTO(move_size(m, group, "points", (uint64_t)r->components + 1, &r->points));
     TRY_GOTO(move_size(m, group, "pairs", UINT32_MAX, &r->pairs));
-    if (m->writing)
-        TRY_GOTO(h5_write_real(group, m->path, "select", r->select));
-    else
-        TRY_GOTO(h5_read_real(group, m->path, "select", &r->select));
+    TRY_GOTO(move_real(m, group, "select", &r->select));
+    TRY_GOTO(move_real(m, group, "until", &r->until));
+    TRY_GOTO(move_real(m, group, "harm_weight", &r->harm_weight));
     r->has_classes = classes;
     TRY_GOTO(move_array(m, "k", U32, r->points, 0, &r->sweep_k));
     for (size_t i = 0; i < EDIT_SWEPT; i++)
@@ -357,8 +358,9 @@ coar_status store_check_edit(run_store *store, const char *name, bool force) {
                       store->path, name);
 }
 
-static coar_status write_file(const char *path, const edit_record *record) {
+static coar_status write_file(const char *path, const void *context) {
     coar_status status = COAR_OK;
+    const edit_record *record = context;
     mover m = {.file = H5I_INVALID_HID, .path = path, .writing = true};
     edit_record copy = *record; /* the list of arrays goes both ways; this way it changes nothing */
     TRY_GOTO(h5_create(path, &m.file));
@@ -371,25 +373,12 @@ done:
 }
 
 coar_status store_write_edit(run_store *store, const edit_record *record, bool force) {
-    coar_status status = COAR_OK;
     char part[NAME_SIZE + 16];
-    char *path = NULL, *temporary = NULL;
     TRY(folder_lock(store));
-    TRY_GOTO(store_check_edit(store, record->name, force));
+    coar_status status = store_check_edit(store, record->name, force);
     part_name(record->name, part);
-    if (!(path = folder_path(store, part)) || !(temporary = file_temporary(path)))
-        TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->path));
-    h5_lock();
-    status = write_file(temporary, record);
-    h5_unlock();
-    if (status != COAR_OK) unlink(temporary);
-    TRY_GOTO(status);
-    TRY_GOTO(file_commit(temporary, path));
-    TRY_GOTO(index_refresh(store));
-done:
+    if (status == COAR_OK) status = folder_put(store, part, write_file, record);
     folder_unlock(store);
-    free(temporary);
-    free(path);
     return status;
 }
 
@@ -488,12 +477,7 @@ coar_status edits_remove(run_store *store, const char *fit) {
     for (size_t i = 0; i < count && status == COAR_OK; i++) {
         if (strcmp(list[i].fit, fit)) continue;
         part_name(list[i].name, part);
-        char *path = folder_path(store, part);
-        if (!path)
-            status = COAR_ERROR_MEMORY;
-        else if (unlink(path) && errno != ENOENT)
-            status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove", path);
-        free(path);
+        status = folder_remove(store, part);
     }
     free(list);
     return status;

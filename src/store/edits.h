@@ -34,12 +34,14 @@ typedef struct edit_comparison {
     uint32_t *order; /* [k] */
 } edit_comparison;
 
+#define EDIT_FIT_GIVEN "(npy)" /* attributions from files: no fit can be called that */
+
 typedef struct edit_record {
     char name[64], method[16], direction[8], output[40];
-    char fit[64]; /* "" = attributions from .npy, or a method that takes no fit */
+    char fit[64]; /* EDIT_FIT_GIVEN, or "" of a method that takes no weights */
     char *command;
     uint32_t components, max_k, k, stopped; /* coar_edit_result */
-    double select;
+    double select, until, harm_weight;      /* NaN: not given, and of methods that take none */
     bool has_classes;
     double *scores;  /* [n] */
     uint32_t *order; /* [order_count] */

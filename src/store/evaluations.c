@@ -49,12 +49,7 @@ coar_status predicted_remove(const run_store *store, const char *fit) {
     TRY(folder_list(store, PREDICTED "-a", ".h5", &list));
     for (size_t i = 0; i < list.count && status == COAR_OK; i++) {
         if (!predicted_parse(list.names[i], stage, owner) || strcmp(owner, fit)) continue;
-        char *path = folder_path(store, list.names[i]);
-        if (!path)
-            status = COAR_ERROR_MEMORY;
-        else if (unlink(path) && errno != ENOENT)
-            status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove", path);
-        free(path);
+        status = folder_remove(store, list.names[i]);
     }
     name_list_free(&list);
     return status;
@@ -62,22 +57,32 @@ coar_status predicted_remove(const run_store *store, const char *fit) {
 
 /* ------------------------------------------------------------------------------------------------- writing */
 
-static coar_status write_file(const char *path, const char *group, const evaluation_info *info, uint64_t examples,
-                              const float *predicted, const double *pearson, const double *spearman) {
+/* What store_write_predicted is given. */
+typedef struct predictions {
+    char group[128];
+    evaluation_info info;
+    uint64_t examples;
+    const float *predicted;           /* [masks][examples] */
+    const double *pearson, *spearman; /* [examples] */
+} predictions;
+
+static coar_status write_file(const char *path, const void *context) {
     coar_status status = COAR_OK;
+    const predictions *p = context;
+    const evaluation_info *info = &p->info;
+    const hsize_t dims[2] = {info->masks, p->examples};
     hid_t file = H5I_INVALID_HID;
     char name[256];
     TRY_GOTO(h5_create(path, &file));
     TRY_GOTO(h5_write_format(file, path, PREDICTED_FORMAT, RUN_VERSION_MAJOR, RUN_VERSION_MINOR));
     TRY_GOTO(h5_write_text(file, path, "output", info->output));
     TRY_GOTO(h5_write_unsigned(file, path, "masks", info->masks));
-    snprintf(name, sizeof name, "%s/%s/%s/predicted", group, info->output, info->fit);
-    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 2, (hsize_t[]){info->masks, examples},
-                              predicted));
-    snprintf(name, sizeof name, "%s/%s/%s/pearson", group, info->output, info->fit);
-    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 1, &(hsize_t){examples}, pearson));
-    snprintf(name, sizeof name, "%s/%s/%s/spearman", group, info->output, info->fit);
-    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 1, &(hsize_t){examples}, spearman));
+    snprintf(name, sizeof name, "%s/%s/%s/predicted", p->group, info->output, info->fit);
+    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 2, dims, p->predicted));
+    snprintf(name, sizeof name, "%s/%s/%s/pearson", p->group, info->output, info->fit);
+    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 1, dims + 1, p->pearson));
+    snprintf(name, sizeof name, "%s/%s/%s/spearman", p->group, info->output, info->fit);
+    TRY_GOTO(part_write_array(file, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 1, dims + 1, p->spearman));
     TRY_GOTO(h5_finish(&file, path));
 done:
     h5_close(&file);
@@ -87,34 +92,23 @@ done:
 coar_status store_write_predicted(run_store *store, const char *truth_stage, const char *fit, const char *output,
                                   uint64_t masks, uint64_t examples, const float *predicted, const double *pearson,
                                   const double *spearman) {
-    coar_status status = COAR_OK;
-    evaluation_info info = {.masks = masks};
-    char group[128], part[256];
-    char *path = NULL, *temporary = NULL;
-    TRY(truth_group(truth_stage, group, &info.alpha, &info.seed));
+    predictions p = {.info = {.masks = masks},
+                     .examples = examples,
+                     .predicted = predicted,
+                     .pearson = pearson,
+                     .spearman = spearman};
+    char part[256];
+    TRY(truth_group(truth_stage, p.group, &p.info.alpha, &p.info.seed));
     TRY(name_check("fit", fit));
     TRY(output_name_check(output));
-    if (!masks || !examples || strlen(output) >= sizeof info.output)
+    if (!masks || !examples || strlen(output) >= sizeof p.info.output)
         return status_set(COAR_ERROR_INTERNAL, "%s: predictions of %s are out of range", store->path, fit);
-    snprintf(info.fit, sizeof info.fit, "%s", fit);
-    snprintf(info.output, sizeof info.output, "%s", output);
+    snprintf(p.info.fit, sizeof p.info.fit, "%s", fit);
+    snprintf(p.info.output, sizeof p.info.output, "%s", output);
     predicted_name(truth_stage, fit, part);
     TRY(folder_lock(store));
-    if (!(path = folder_path(store, part)) || !(temporary = file_temporary(path))) {
-        status = status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->path);
-        goto done;
-    }
-    h5_lock();
-    status = write_file(temporary, group, &info, examples, predicted, pearson, spearman);
-    h5_unlock();
-    if (status != COAR_OK) unlink(temporary);
-    TRY_GOTO(status);
-    TRY_GOTO(file_commit(temporary, path));
-    TRY_GOTO(index_refresh(store));
-done:
+    const coar_status status = folder_put(store, part, write_file, &p);
     folder_unlock(store);
-    free(temporary);
-    free(path);
     return status;
 }
 

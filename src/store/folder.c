@@ -44,6 +44,33 @@ char *folder_path(const run_store *store, const char *name) {
     return path;
 }
 
+coar_status folder_remove(const run_store *store, const char *name) {
+    coar_status status = COAR_OK;
+    char *path = folder_path(store, name);
+    if (!path) return COAR_ERROR_MEMORY;
+    if (unlink(path) && errno != ENOENT) status = status_set_errno(COAR_ERROR_IO, errno, "%s: cannot remove", path);
+    free(path);
+    return status;
+}
+
+coar_status folder_put(run_store *store, const char *name, coar_status (*write)(const char *path, const void *context),
+                       const void *context) {
+    coar_status status = COAR_OK;
+    char *path = folder_path(store, name), *temporary = path ? file_temporary(path) : NULL;
+    if (!temporary) TRY_GOTO(status_set(COAR_ERROR_MEMORY, "%s: not enough memory", store->path));
+    h5_lock();
+    status = write(temporary, context);
+    h5_unlock();
+    if (status != COAR_OK) unlink(temporary);
+    TRY_GOTO(status);
+    TRY_GOTO(file_commit(temporary, path));
+    TRY_GOTO(index_refresh(store));
+done:
+    free(temporary);
+    free(path);
+    return status;
+}
+
 void name_list_free(name_list *list) {
     for (size_t i = 0; i < list->count; i++) free(list->names[i]);
     free(list->names);

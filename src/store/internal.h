@@ -26,9 +26,9 @@
 
 enum { RUN_VERSION_MAJOR = 1, RUN_VERSION_MINOR = 0 };
 
-#define NAME_SIZE 64           /* stages, fits: with the terminator */
-#define PARTS_MAX 999          /* outputs parts of a run (docs/runfile.md) */
-#define ABLATE_STAGE "ablate-" /* and the first mask */
+#define NAME_SIZE 64                 /* stages, fits: with the terminator */
+#define PARTS_MAX 999                /* outputs parts of a run (docs/runfile.md) */
+#define ABLATE_STAGE "ablate-"       /* and the first mask */
 #define GRADIENTS_STAGE "gradients-" /* and the first pass */
 #define GRADIENTS_FILE "gradients.h5"
 #define EDIT_PART "edit-" /* and its name */
@@ -70,7 +70,7 @@ struct run_store {
     const char *folder_name; /* its last component */
     document manifest;
     document ablate; /* the first ablate stage's, once it has begun: settings that are the ablations' alone */
-    int lock; /* descriptor of the lock file, -1 */
+    int lock;        /* descriptor of the lock file, -1 */
     int lock_depth;
 };
 
@@ -87,6 +87,12 @@ void name_list_sort(name_list *list);
 coar_status folder_list(const run_store *store, const char *prefix, const char *suffix, name_list *out);
 /* FOLDER/NAME; malloc'ed, NULL only when out of memory (with the message set). */
 char *folder_path(const run_store *store, const char *name);
+/* Removes a file of the folder, if it is there. */
+coar_status folder_remove(const run_store *store, const char *name);
+/* Puts a file into the folder, in place of one that may be there, and brings the index up to date: `write` makes it under a
+ * temporary name, holding HDF5's lock. The caller holds the folder's. */
+coar_status folder_put(run_store *store, const char *name, coar_status (*write)(const char *path, const void *context),
+                       const void *context);
 /* A name made of letters, digits and . _ + - : that is short enough; `what` is for the message. */
 coar_status name_check(const char *what, const char *name);
 

@@ -142,7 +142,7 @@ same "leaves the old edit" "$(bytes "$T/r.h5" edit)" "$before"
 succeeds "--force" edit --lower --force --max-k 4
 succeeds "fit --force" "$COAR" fit "$T/r.h5" --estimator ridge --force
 absent "its edits are gone" "$T/r.h5.parts"/edit-{edit,up,one,t1,pair}.h5
-same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-given.h5 edit-given2.h5 edit-loo.h5"
+same "others are not" "$(cd "$T/r.h5.parts" && echo edit-*)" "edit-chance.h5 edit-given.h5 edit-given2.h5 edit-loo.h5"
 
 # Stops and kills go on.
 LONG=(--lower --max-k 30 --select 100 --validation rest --test 1,2 --threads 1)
@@ -164,6 +164,11 @@ fails 2 "give --raise or --lower" "both directions" edit --raise --lower
 fails 2 "overlap: row 45 is in both" "target and reference overlap" "$COAR" edit "$T/r.h5" --target "@$T/t.npy" --reference 0,45 --raise --name x
 fails 2 "--validation 1:9 and --test 3 overlap: row 3 is in both" "test and validation overlap" edit --raise --name x --validation 1:9 --test 3
 fails 2 "--target @$T/t.npy and --test" "target and test overlap" edit --raise --name x --test 45,0
+fails 2 "--test 3,4 and --target-test 4:7 overlap: row 4" "test and target test overlap" \
+    edit --raise --name x --test 3,4 --target-test 4:7
+cp "$T/t.npy" "$T/wrong.npy"
+fails 2 "is not in 0..59" "a file's name is no term" "$COAR" edit "$T/g.h5" --target "@$T/wrong.npy" --reference 5:25 --raise \
+    --fit ridge-loss --name x
 fails 2 "one example has no variance" "one reference" "$COAR" edit "$T/r.h5" --target "@$T/t.npy" --reference 0 --raise --name x
 fails 2 "the file has no such name" "no such group" "$COAR" edit "$T/r.h5" --target group:none --reference "@$T/f.npy" --raise --name x
 fails 2 "no example has it" "no such class" "$COAR" edit "$T/r.h5" --target class:11 --reference "@$T/f.npy" --raise --name x

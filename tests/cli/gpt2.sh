@@ -47,6 +47,14 @@ fails 1 "holds images, but" "images for a language model" "$COAR" ablate --model
 sed 's/"<|endoftext|>": 511/"more": 511, "<|endoftext|>": 512/' "$DIGITS/stories-vocab.json" >"$T/vocab.json"
 pack --vocab "$T/vocab.json" -o "$T/v.h5" >/dev/null
 fails 1 "are of a vocabulary of 513, but" "another vocabulary" "$COAR" ablate --model "$model" --data "$T/v.h5" -o "$T/no.h5"
+if [ -n "${PYTHON:-}" ]; then
+    "$PYTHON" -c 'import sys, numpy; numpy.save(sys.argv[1], numpy.arange(505, 521).reshape(2, 8))' "$T/beyond.npy"
+    "$COAR" pack --from tokens "$T/beyond.npy" --length 7 -o "$T/b.h5" >/dev/null
+    fails 1 "b.h5: /tokens: row 1 has token 513 at 0, but" "tokens of no known vocabulary" "$COAR" ablate --model "$model" \
+        --data "$T/b.h5" --components heads --masks 4 -o "$T/no.h5"
+else
+    skip "tokens of no known vocabulary" "no Python with numpy and h5py"
+fi
 { tr '\n' ' ' <"$DIGITS/stories.txt" | sed 's/<|endoftext|>//g'; } >"$T/long.txt"
 "$COAR" pack --from tokens "$T/long.txt" "${words[@]}" -o "$T/l.h5" >/dev/null
 fails 1 "takes texts of up to 96 tokens, not" "texts beyond the context" "$COAR" ablate --model "$model" --data "$T/l.h5" \

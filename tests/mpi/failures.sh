@@ -77,10 +77,10 @@ kill -TERM "$(last_rank)"
 stopped "SIGTERM at one rank"
 begin 2 ablate "${given[@]}" --masks 100000 -o "$T/long.h5" --time-limit 1s
 stopped "--time-limit"
-rm -r "$T/long.h5.parts"
+rm -rf "$T/long.h5.parts"
 begin 2 ablate "${given[@]}" --masks 100000 -o "$T/long.h5"
 under_way "$T/long.h5" 100000
-kill -USR1 "$job"
+kill -USR1 "$(launcher)"
 if mpirun --version 2>/dev/null | grep -q 'Open MPI'; then stopped "SIGUSR1 at mpirun"; else ended; fi
 
 # A rank that hangs, once all of them have met.

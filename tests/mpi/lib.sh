@@ -1,7 +1,7 @@
 # lib.sh - for tests of several ranks. Source it after tests/cli/lib.sh; skips everything where there is no MPI.
 #   ranks N ARGUMENTS...      coar on N ranks in the foreground; stderr without mpirun's own words
-#   begin N ARGUMENTS...      in the background: sets job (mpirun's pid); its output is in $T/job.out and $T/job.err
-#   processes                 the pids of its ranks
+#   begin N ARGUMENTS...      in the background, mpirun being `launcher`; its output is in $T/job.out and $T/job.err
+#   processes, last_rank      the pids of its ranks, of the last one
 #   ended                     waits for it and for its ranks: sets code
 #   words FILE                lines of coar's that are neither figures of memory, warnings nor progress
 built=${BUILD:-build}
@@ -34,28 +34,27 @@ ranks() {
 begin() {
     local n=$1
     shift
-    "${mpirun[@]}" -n "$n" "$COAR" "$@" >"$T/job.out" 2>"$T/job.err" &
+    timeout -k 5 90 "${mpirun[@]}" -n "$n" "$COAR" "$@" >"$T/job.out" 2>"$T/job.err" &
     job=$!
 }
 
+launcher() { pgrep -P "$job"; }
+
 processes() {
     local pid
-    for pid in $(pgrep -P "$job"); do
+    for pid in $(pgrep -P "$(launcher)"); do
         [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = coar ] && echo "$pid"
-    done | sort -n
+    done
 }
 
-# A rank of those that have begun to compute is left for tests to end: the last.
-last_rank() { processes | tail -n 1; }
+# The rank that tests do something to: the last.
+last_rank() { processes | sort -n | tail -n 1; }
 
 ended() {
     local pids pid tries=0
     pids=$(processes)
-    (sleep 60; kill -9 "$job" 2>/dev/null) &
-    local guard=$!
     wait "$job"
     code=$?
-    kill $guard 2>/dev/null
     for pid in $pids; do
         while kill -0 "$pid" 2>/dev/null && [ $tries -lt 100 ]; do
             tries=$((tries + 1))
@@ -64,7 +63,7 @@ ended() {
     done
 }
 
-# under_way RUN BYTES: until that much is in its journals, or its job is gone.
+# under_way RUN BYTES: waits until that much is in its journals, or the job is gone.
 under_way() {
     local tries=0
     while [ "$(cat "$1".parts/*.journal 2>/dev/null | wc -c)" -lt "$2" ] && kill -0 "$job" 2>/dev/null && [ $tries -lt 600 ]; do

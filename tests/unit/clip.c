@@ -83,10 +83,13 @@ static const char *with_config(const char *name, const char *config) {
     return path;
 }
 
-static void check_config(const char *name, const char *config, const char *arch, activation act, double eps) {
+/* The activation; whether it had to be assumed, which is told, or something says it. */
+static void check_config(const char *name, const char *config, const char *arch, activation act, double eps,
+                         bool assumed) {
     model *m = open_clip(with_config(name, config), arch, NULL);
     if (!m) return;
     CHECK_INT(mlp_activation(m), act);
+    CHECK_INT(m->assumed != NULL, assumed);
     for (size_t i = 0; i < m->graph->op_count; i++)
         if (m->graph->ops[i].kind == OP_LAYERNORM) CHECK_NEAR(m->graph->ops[i].eps, eps, 1e-6 * eps);
     model_destroy(m);
@@ -95,12 +98,13 @@ static void check_config(const char *name, const char *config, const char *arch,
 static void test_settings(void) {
     static const char openclip[] = "open_clip_config.json", hf[] = "config.json";
     test_begin("the activation: OpenAI's without a word, else as a configuration or --arch says");
-    check_config(hf, "{}", NULL, ACT_QUICKGELU, 1e-5);
-    check_config(hf, "{\"vision_config\":{\"hidden_act\":\"gelu\",\"layer_norm_eps\":1e-3}}", NULL, ACT_GELU_ERF, 1e-3);
-    check_config(hf, "{\"text_config\":{\"hidden_act\":\"gelu\"}}", NULL, ACT_QUICKGELU, 1e-5);
-    check_config(openclip, "{\"model_cfg\":{\"embed_dim\":11}}", NULL, ACT_GELU_ERF, 1e-5);
-    check_config(openclip, "{\"model_cfg\":{\"quick_gelu\":true}}", NULL, ACT_QUICKGELU, 1e-5);
-    check_config(openclip, "{\"model_cfg\":{\"quick_gelu\":true}}", "clip,activation=gelu", ACT_GELU_ERF, 1e-5);
+    check_config(hf, "{}", NULL, ACT_QUICKGELU, 1e-5, true);
+    check_config(hf, "{\"vision_config\":{\"hidden_act\":\"gelu\",\"layer_norm_eps\":1e-3}}", NULL, ACT_GELU_ERF, 1e-3,
+                 false);
+    check_config(hf, "{\"text_config\":{\"hidden_act\":\"gelu\"}}", NULL, ACT_QUICKGELU, 1e-5, true);
+    check_config(openclip, "{\"model_cfg\":{\"embed_dim\":11}}", NULL, ACT_GELU_ERF, 1e-5, false);
+    check_config(openclip, "{\"model_cfg\":{\"quick_gelu\":true}}", NULL, ACT_QUICKGELU, 1e-5, false);
+    check_config(openclip, "{\"model_cfg\":{\"quick_gelu\":true}}", "clip,activation=gelu", ACT_GELU_ERF, 1e-5, false);
 
     test_begin("pixels: CLIP's own, or a configuration's");
     model *m = open_clip(golden_file("clip_rn.safetensors"), NULL, NULL);

@@ -10,8 +10,8 @@
 #include "test.h"
 
 static void forget_launchers(void) {
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",
-                                        "PMIX_RANK", "COAR_MPI"};
+    static const char *const names[] = {
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "PMIX_RANK", "COAR_MPI"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -140,7 +140,8 @@ static void integer_sums(void) {
         const size_t count = MASKS - first < 320 ? MASKS - first : 320;
         CHECK_OK(bit_columns_transpose(masks[first], count, COMPONENTS, pool, &some));
         CHECK_OK(cross_sums(&some, outputs[first], EXAMPLES, pool, part[0], part_total, shift));
-        for (size_t i = 0; i < COMPONENTS * EXAMPLES; i++) sum[0][i] += part[0][i];
+        for (size_t j = 0; j < COMPONENTS; j++)
+            for (size_t z = 0; z < EXAMPLES; z++) sum[j][z] += part[j][z];
         for (size_t z = 0; z < EXAMPLES; z++) sum_total[z] += part_total[z];
         bit_columns_free(&some);
     }

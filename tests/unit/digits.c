@@ -3,18 +3,13 @@
  * that convolutions have on CPUs.
  * Goldens: tools/golden_digits.py (margins in doubles, weight rows set to zero).
  */
-#include "test.h"
-
+#include "digits.h"
 #include "backend/backend.h"
 #include "core/npy.h"
 #include "model/model.h"
+#include "test.h"
 
-enum { EXAMPLES = 40, MASKS = 20, COMPONENTS_MAX = 896, SIDE = 8 };
-
-typedef struct digits {
-    uint8_t images[EXAMPLES][SIDE * SIDE];
-    int32_t labels[EXAMPLES];
-} digits;
+enum { EXAMPLES = DIGITS_EXAMPLES, MASKS = 20, COMPONENTS_MAX = 896, SIDE = DIGITS_SIDE };
 
 static npy_array open_golden(const char *name) {
     npy_array array = {0};
@@ -22,21 +17,6 @@ static npy_array open_golden(const char *name) {
     snprintf(path, sizeof path, "golden/digits/%s.npy", name);
     CHECK_OK(npy_open(test_path(path), &array));
     return array;
-}
-
-static void read_digits(digits *out) {
-    npy_array rows = open_golden("examples"), images = {0}, labels = {0};
-    CHECK_OK(npy_open(test_path("../data/digits-images.npy"), &images));
-    CHECK_OK(npy_open(test_path("../data/digits-labels.npy"), &labels));
-    CHECK_INT(rows.count, EXAMPLES);
-    for (size_t z = 0; z < EXAMPLES && z < rows.count; z++) {
-        size_t row = (size_t)npy_get_int(&rows, z);
-        memcpy(out->images[z], (const uint8_t *)images.data + row * SIDE * SIDE, SIDE * SIDE);
-        out->labels[z] = (int32_t)npy_get_int(&labels, row);
-    }
-    npy_close(&rows);
-    npy_close(&images);
-    npy_close(&labels);
 }
 
 /* Masks of the golden, then one that keeps everything: bits[MASKS + 1][mask_bytes(n)]. */
@@ -88,7 +68,8 @@ static void leave_nothing_out(numerics_plan *plan) {
 }
 
 /* The last mask keeps everything: its margins are the unablated network's to the bit. */
-static void check_kept(const model *m, backend *b, const output_spec *output, const digits *d, const float *margins) {
+static void check_kept(const model *m, backend *b, const output_spec *output, const digits_examples *d,
+                       const float *margins) {
     enum { CLASSES = 10 };
     float logits[EXAMPLES][CLASSES];
     CHECK_INT(m->classes, CLASSES);
@@ -101,7 +82,8 @@ static void check_kept(const model *m, backend *b, const output_spec *output, co
     CHECK_INT(wrong, 0);
 }
 
-static coar_status compute(const model *m, const way *w, const digits *d, const mask_range *masks, float *margins) {
+static coar_status compute(const model *m, const way *w, const digits_examples *d, const mask_range *masks,
+                           float *margins) {
     coar_status status;
     thread_pool *pool = NULL;
     numerics_plan plan = {0};
@@ -152,7 +134,7 @@ static void compare_ways(const char *net, float margins[WAYS][MASKS + 1][EXAMPLE
         }
 }
 
-static void margins_of(const char *net, uint32_t components, const digits *d) {
+static void margins_of(const char *net, uint32_t components, const digits_examples *d) {
     static uint8_t bits[(MASKS + 1) * ((COMPONENTS_MAX + 7) / 8)];
     static float margins[WAYS][MASKS + 1][EXAMPLES];
     char path[64];
@@ -199,9 +181,9 @@ static void component_counts(void) {
 }
 
 int main(void) {
-    static digits d;
+    static digits_examples d;
     test_begin("digits: data");
-    read_digits(&d);
+    digits_read(&d);
     margins_of("resnet", 180, &d);
     margins_of("vit", COMPONENTS_MAX, &d);
     component_counts();

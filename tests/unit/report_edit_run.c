@@ -138,6 +138,8 @@ static edit_record plant(const char *name, const char *run, const char *data, co
                      .k = K,
                      .stopped = 0,
                      .select = 1.5,
+                     .until = NAN,
+                     .harm_weight = 2,
                      .has_classes = true,
                      .order_count = ORDER,
                      .command = strdup("coar edit")};
@@ -213,6 +215,9 @@ static void check_figures(const report_edit *e) {
     CHECK_TEXT(e->name, "one");
     CHECK_TEXT(e->method, "tau");
     CHECK_TEXT(e->fit, "ridge");
+    CHECK_INT(e->given, 0);
+    CHECK_INT(isnan(e->until), 1);
+    CHECK_NEAR(e->harm_weight, 2, 0);
     CHECK(!e->raise && e->has_classes);
     CHECK_INT(e->k, K);
     CHECK_INT(e->max_k, ORDER);

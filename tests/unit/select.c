@@ -138,6 +138,14 @@ static void test_unselected(const dataset *data, const char *file) {
     CHECK_ERROR(FRESH(dataset_select(data, spec, correct, taken, &rows, &count)), COAR_ERROR_INPUT, file);
 }
 
+static void test_terms(void) {
+    test_begin("SPEC: which words it has, and whether it numbers rows");
+    CHECK(spec_has("wrong", "wrong") && spec_has("class:1 & !wrong", "wrong") && spec_has("!wrong &0:5", "wrong"));
+    CHECK(!spec_has("@wrong.npy", "wrong") && !spec_has("class:wrong", "wrong") && !spec_has("wrong2", "wrong"));
+    CHECK(!spec_has(NULL, "wrong") && !spec_has("", "wrong"));
+    CHECK(spec_numbers_rows("class:1& 0:5") && spec_numbers_rows("!@a.npy") && !spec_numbers_rows("class:5 & !rest"));
+}
+
 int main(void) {
     char file[512];
     dataset named = {.path = "folder/data.h5",
@@ -156,6 +164,7 @@ int main(void) {
     test_selected(&named, file);
     test_unselected(&named, file);
 
+    test_terms();
     test_begin("SPEC: a file without names or groups");
     CHECK_ERROR(FRESH(dataset_select(&bare, "group:0", NULL, NULL, &rows, &count)), COAR_ERROR_USAGE, "no groups");
     CHECK_ERROR(FRESH(dataset_select(&bare, "class:truck", NULL, NULL, &rows, &count)), COAR_ERROR_USAGE, "no names");

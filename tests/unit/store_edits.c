@@ -46,6 +46,8 @@ static edit_record plant(const char *name, const char *fit) {
                      .k = TAKEN,
                      .stopped = 6,
                      .select = 2.5,
+                     .until = 90,
+                     .harm_weight = .75,
                      .has_classes = true,
                      .order_count = K,
                      .points = POINTS,
@@ -111,6 +113,8 @@ static void check_record(const edit_record *a, const edit_record *b) {
     CHECK_INT(a->k, b->k);
     CHECK_INT(a->stopped, b->stopped);
     CHECK_NEAR(a->select, b->select, 0);
+    CHECK_NEAR(a->until, b->until, 0);
+    CHECK_NEAR(a->harm_weight, b->harm_weight, 0);
     CHECK_INT(a->has_classes, b->has_classes);
     SAME(a->scores, b->scores, RUN_COMPONENTS);
     SAME(a->order, b->order, K);

@@ -257,6 +257,17 @@ static void test_arrays(void) {
     for (int t = 0; t < 4; t++) CHECK_INT(read[1][t], tokens[1][t]);
     CHECK(data->vocabulary == 0 && data->labels[0] == 3);
     dataset_close(data);
+    test_begin("--length cuts them");
+    o.length = 3;
+    CHECK_OK(npy_write(lengths, NPY_U8, 1, (size_t[]){2}, (const uint8_t[]){2, 4}));
+    data = packed(&o);
+    if (!data || data->tokens != 3) return;
+    CHECK_OK(dataset_read(data, (const uint64_t[]){0, 1}, 2, read));
+    const int32_t *cut = read[0];
+    static const int32_t expected[2][3] = {{5, 6, 0}, {8, 9, 3}};
+    for (int t = 0; t < 6; t++) CHECK_INT(cut[t], expected[t / 3][t % 3]);
+    CHECK(data->labels[0] == 2 && data->labels[1] == 3);
+    dataset_close(data);
 }
 
 static void refuse(coar_pack_options o, coar_status code, const char *text) {
@@ -311,8 +322,8 @@ static void test_refusals(void) {
     o.length = 1;
     refuse(o, COAR_ERROR_USAGE, "2 tokens or more");
     o = array;
-    o.length = 2;
-    refuse(o, COAR_ERROR_USAGE, "--merges and --length are for text");
+    o.merges = merges;
+    refuse(o, COAR_ERROR_USAGE, "--merges is for text");
     o = array;
     o.from = "npy";
     refuse(o, COAR_ERROR_USAGE, "are for --from tokens");

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "core/half.h"
-#include "engines.h"
 #include "golden_nets.h"
 #include "model/weight_edit.h"
 #include "test.h"
@@ -35,23 +34,6 @@ static bool same_files(const char *a, const char *b) {
 
 /* --------------------------------------------------------------------------- the edited network's outputs */
 
-/* Margins [E] of one mask, given as keeps [n]; NULL: all kept. */
-static float *margins(const golden *g, const model *m, const char *backend, const char *ablated, const float *keeps) {
-    const uint32_t n = m->graph->components;
-    engine e;
-    uint8_t *bits = calloc(mask_bytes(n), 1);
-    engine_options options = {.backend = backend, .outputs = "margin", .examples = g->examples, .masks = 1};
-    CHECK_OK(ablation_parse(ablated, &options.ablation));
-    for (uint32_t j = 0; j < n; j++)
-        if (!keeps || keeps[j] == 1) bits[j / 8] |= (uint8_t)(1u << j % 8);
-    example_batch batch = golden_batch(g, m);
-    engine_open(&e, m->graph, options);
-    float *out = engine_run(&e, &batch, &(mask_range){.count = 1, .n = n, .bits = bits});
-    engine_close(&e);
-    free(bits);
-    return out;
-}
-
 /* The worst differences seen: from PyTorch, and on either backend from the whole network under the mask. */
 typedef struct worst {
     double torch, reference, cpu;
@@ -76,14 +58,14 @@ static void compare_edit(const golden *g, const model *m, const char *ablated, d
     if (count == 0) CHECK(same_files(copy, m->path));
     model *edited = golden_copy(g, copy, m->set);
     if (edited) {
-        float *alone = margins(g, edited, "reference", "zero", NULL);
-        float *masked = margins(g, m, "reference", ablated, keeps);
+        float *alone = golden_margins(g, edited, "reference", "zero", NULL);
+        float *masked = golden_margins(g, m, "reference", ablated, keeps);
         follow(&w->torch, alone, expected, g->examples);
         follow(&w->reference, alone, masked, g->examples);
         free(alone);
         free(masked);
-        alone = margins(g, edited, "cpu", "zero", NULL);
-        masked = margins(g, m, "cpu", ablated, keeps);
+        alone = golden_margins(g, edited, "cpu", "zero", NULL);
+        masked = golden_margins(g, m, "cpu", ablated, keeps);
         follow(&w->cpu, alone, masked, g->examples);
         free(alone);
         free(masked);

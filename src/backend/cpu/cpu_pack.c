@@ -1,14 +1,15 @@
 /*
- * cpu_pack.c - a convolution, or a layer norm that leaves channels out, under given masks: which rows are computed, which columns are stored, and the epilogue.
+ * cpu_pack.c - a convolution, or a layer norm that leaves channels out, under given masks: which rows are computed, which
+ * columns are stored, and the epilogue.
  * Weights stay where they are, whatever the mask: rows and columns are lists of where each begins in them.
  *
  * With x = W * input, keep k and fill c of a row (docs/design.md, section 2), the epilogue is y = mul x + add:
  *   PRE    scale (k x + (1 - k) c) + shift      mul = scale k    add = shift + scale (1 - k) c
  *   POST   k (scale x + shift) + (1 - k) c      mul = scale k    add = k shift + (1 - k) c
  *   OUT    acts later (cpu_tile.c)              mul = scale      add = shift
- * In a group a row with k = 0 is the constant `add`, of an OUT site c, and is not computed. Where the plan leaves such a channel out of
- * the op that reads it, that op's `add` takes over what it would have contributed, mul times the sum over the channels
- * left out and the taps inside the image of W[o][tap][c] act(add[c]): a constant for each border zone.
+ * In a group a row with k = 0 is the constant `add`, of an OUT site c, and is not computed. Where the plan leaves such a
+ * channel out of the op that reads it, that op's `add` takes over what it would have contributed, mul times the sum over
+ * the channels left out and the taps inside the image of W[o][tap][c] act(add[c]): a constant for each border zone.
  */
 #include <string.h>
 
