@@ -35,6 +35,7 @@ void cli_catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL); /* which mpirun passes on, while of others it kills after a second */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails, as on a full disk */
 }
 
 const char *cli_mean(char text[CLI_MEAN_SIZE], double value) {

@@ -242,7 +242,7 @@ static void *pulse_main(void *unused) {
         const double now = clock_seconds();
         pthread_mutex_lock(&mpi.mutex);
         /* this process itself was suspended, or its machine: no fault of the others */
-        for (int r = 0; now - before > mpi.silence / 2 && r < mpi.size; r++) mpi.heard[r] = now;
+        for (int r = 0; now - before > mpi.silence && r < mpi.size; r++) mpi.heard[r] = now;
         exchange_pulses(now);
         pthread_mutex_unlock(&mpi.mutex);
         before = now;

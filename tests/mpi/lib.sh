@@ -41,8 +41,9 @@ begin() {
 launcher() { pgrep -P "$job"; }
 
 processes() {
-    local pid
-    for pid in $(pgrep -P "$(launcher)"); do
+    local pid from
+    from=$(launcher) || return 0
+    for pid in $(pgrep -P "$from"); do
         [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = coar ] && echo "$pid"
     done
 }
