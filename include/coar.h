@@ -837,6 +837,38 @@ typedef struct coar_selftest_result {
  * weights, stored values and stored gradients in the same way, within 1 % rms for an op, 3 % for a network. */
 COAR_API coar_status coar_selftest(const coar_selftest_options *options, coar_selftest_result *result);
 
+/* What ranks say to each other, and how fast: one operation at one size. Valid during the call of `report` alone. */
+typedef struct coar_comm_case {
+    const char *operation; /* "broadcast" from rank 0; "sum" of 64-bit integers, to rank 0 */
+    const char *way;       /* "MPI"; "NCCL" from device memory to device memory; "alone" */
+    uint64_t bytes;        /* of each rank */
+    uint64_t wrong;        /* numbers that are not what they must be, on all ranks */
+    double seconds;        /* of the slowest rank; the best of three */
+    int passed;
+} coar_comm_case;
+
+typedef struct coar_comm_options {
+    size_t size;
+    const char *backend; /* NULL = the fastest present */
+    const char *devices; /* rank 0's; NULL = a machine's ranks take theirs in turn */
+    uint64_t bytes;      /* the largest; 0 = 64 MiB */
+    void (*report)(void *user, const coar_comm_case *result); /* may be NULL */
+    void *user;
+    const coar_callbacks *callbacks;
+} coar_comm_options;
+#define COAR_COMM_INIT                                                                                                 \
+    { .size = sizeof(coar_comm_options) }
+
+typedef struct coar_comm_result {
+    int ranks, linked; /* linked: NCCL was tested as well; else a line of the log says why not, where the backend has it */
+    uint64_t cases, failed;
+    double seconds;
+} coar_comm_result;
+
+/* Rank 0, while the others follow; or a process alone. Broadcasts and sums by every way there is, of 8 bytes to
+ * options.bytes. COAR_OK also where numbers were wrong: *result counts these cases. */
+COAR_API coar_status coar_selftest_comm(const coar_comm_options *options, coar_comm_result *result);
+
 /* Parses "8G", "512M", "65536" (powers of 1,024). Zero, and what exceeds 64 bits, are COAR_ERROR_USAGE. */
 COAR_API coar_status coar_parse_size(const char *text, uint64_t *bytes);
 

@@ -12,7 +12,7 @@ if [ "${1:-}" = install ] && [ ! -e $wheels/complete ]; then
     # Headers alone are kept, and no wheel's own requirements are asked for. crt/ is in the compiler's wheel.
     if ${PYTHON:-python3} -m pip install -q --no-deps --target $wheels \
         nvidia-cuda-runtime-cu12 nvidia-cuda-nvcc-cu12 nvidia-cublas-cu12 nvidia-cudnn-cu12 nvidia-cusolver-cu12 \
-        nvidia-cusparse-cu12 >&2; then
+        nvidia-cusparse-cu12 nvidia-nccl-cu12 >&2; then
         find $wheels -type f ! -path '*/include/*' -delete
         touch $wheels/complete
     else

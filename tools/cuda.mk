@@ -4,11 +4,16 @@
 #   CUDA=0     without it                 CUDA=1  with it: an error where there is no toolkit
 #   CUDA=simt  with it, but kernels run on the CPU (tests/simt/), libraries are stand-ins: for tests
 #
+#   NCCL=auto  sums between the GPUs of several ranks by NCCL where its header (2.14 or later) is found in the toolkit or among
+#              the system's; the library itself is opened when it is first used. It takes MPI for ranks to find each other
+#   NCCL=0     without it                 NCCL=1  with it: an error where there is no header
+#
 #   GPU_ARCHS="80 90"  machine code for these architectures, and PTX of the last for newer ones; `all`: those of $(ARCHS_ALL)
 #                      that this nvcc knows. Default: what build/ was made for last, else this machine's GPUs, else 80.
 #   NVCCFLAGS          -O3; NVCC_CCBIN in the environment names another host compiler
 
 CUDA      ?= auto
+NCCL      ?= auto
 CUDA_HOME ?= $(or $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/null))),/usr/local/cuda)
 NVCCFLAGS ?= -O3
 NVCC      := $(wildcard $(CUDA_HOME)/bin/nvcc)
@@ -24,6 +29,14 @@ endif
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1: there is no nvcc on PATH or in CUDA_HOME ($(CUDA_HOME)): install the CUDA toolkit, $(CUDA_OLDEST) or later, or build with CUDA=0)
 endif
+
+ifeq ($(filter $(NCCL),0 1 auto),)
+$(error NCCL=$(NCCL): must be auto, 0 or 1)
+endif
+ifeq ($(NCCL)$(CUDA),10)
+$(error NCCL=1: NCCL needs the CUDA backend: build with CUDA=1, or with NCCL=0)
+endif
+NCCL_CFLAGS := $(if $(filter 0,$(NCCL)),-DCOAR_NO_NCCL)
 
 ifeq ($(CUDA),1)
 CUDA_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
@@ -51,7 +64,10 @@ NVCC_BASE     := -std=c++17 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden $(NVC
 NVCC_CODE     := $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                  -gencode arch=compute_$(lastword $(ARCHS)),code=compute_$(lastword $(ARCHS))
 
-CUDA_CFLAGS  := -DCOAR_CUDA -isystem $(CUDA_HOME)/include
+CUDA_CFLAGS  := -DCOAR_CUDA $(NCCL_CFLAGS) -isystem $(CUDA_HOME)/include
+ifeq ($(NCCL)$(shell echo '\#include <nccl.h>' | $(CC) -E -isystem $(CUDA_HOME)/include - >/dev/null 2>&1 || echo none),1none)
+$(error NCCL=1: there is no nccl.h in $(CUDA_HOME)/include or among the system's headers: install it (libnccl-dev), or build with NCCL=0)
+endif
 # The static runtime: the program then starts on machines without a toolkit, and without a GPU. All other libraries are
 # opened when they are first used (src/backend/cuda/cuda_libraries.h).
 CUDA_LIBDIR  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))

@@ -10,6 +10,7 @@
 #ifndef COAR_BACKEND_BACKEND_H
 #define COAR_BACKEND_BACKEND_H
 
+#include "backend/device_link.h"
 #include "backend/fit_device.h"
 #include "backend/plan.h"
 #include "core/sampler.h"
@@ -160,6 +161,9 @@ typedef struct backend_interface {
     /* One of its devices for a fit, which takes at most `memory` bytes there (0 = what is free). NULL: fits are the
      * CPU's. */
     coar_status (*fit_device)(int device, size_t memory, fit_device **out);
+
+    /* How its devices talk to those of other processes. NULL: they do not. */
+    const device_links *links;
 } backend_interface;
 
 /* First member of every backend's own struct. The functions of one backend are called by one thread at a time, not

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/device_link.h"
 #include "core/status.h"
 
 typedef struct fit_device fit_device;
@@ -28,6 +29,14 @@ typedef struct fit_device_interface {
      * [count][E]; no partial sum exceeds 63 bits. */
     coar_status (*cross)(fit_device *d, const uint64_t *words, size_t count, size_t stride, const int64_t *fixed,
                          size_t length, size_t E, int64_t *cross);
+
+    /* Bytes that gram and cross may take of the device now. */
+    size_t (*room)(const fit_device *d);
+
+    /* From here on gram and cross give the sums over the devices at the ends of `link`, to rank 0; the others pass NULL for
+     * them. All ranks make the same calls, with the same count, stride, length and E, which they cut by the same `room`
+     * (at most what each of them has); no sum of gram exceeds 31 bits. link = NULL ends that. */
+    void (*join)(fit_device *d, device_link *link, size_t room);
 
     /* Cholesky: symmetric matrix [n][n] = L L'; L replaces the lower triangle, the rest is left undefined. *positive
      * = false, and nothing to use, when it is not positive definite. The device keeps L and the matrix for the two

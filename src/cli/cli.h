@@ -100,6 +100,15 @@ int cli_ranks_end(int code);
 bool cli_follows(void);
 int cli_follow(coar_follow_options options);
 
+/* coar selftest --comm: the exit code. devices: "" = each rank takes its own. */
+typedef struct cli_comm_options {
+    const char *backend;
+    char devices[16];
+    uint64_t bytes;
+    int json;
+} cli_comm_options;
+int cli_selftest_comm(const cli_comm_options *options);
+
 /* The command line as typed, for provenance. */
 const char *cli_command_line(void);
 

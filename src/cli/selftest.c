@@ -35,20 +35,31 @@ static void print_result(const coar_selftest_result *r, int json) {
 
 static int run(int count, char **arguments) {
     coar_selftest_options o = COAR_SELFTEST_INIT;
-    int json = 0;
+    cli_comm_options comm = {.json = 0};
+    int json = 0, between_ranks = 0, device_given = 0;
     const cli_option options[] = {
         {"--backend", OPTION_TEXT, &o.backend, "NAME", "cpu or cuda (the fastest present)"},
         CLI_ISA_OPTION,
         {"--precision", OPTION_TEXT, &o.precision, "LIST", "fp32, tf32, bf16, fp16 (all that the backend has)"},
         {"--only", OPTION_TEXT, &o.only, "GLOB", "cases by name, as in 'conv 3x3*'"},
         {"--quick", OPTION_FLAG, &o.quick, NULL, "small shapes and networks alone"},
-        {"--device", OPTION_NUMBER, &o.device, "D", "which GPU (0)"},
+        {"--device", OPTION_NUMBER, &o.device, "D", "which GPU (0; of several ranks each takes its own)",
+         &device_given},
         {"--threads", OPTION_INT, &o.threads, "T", "threads (one per core)"},
         {"--memory", OPTION_SIZE, &o.memory, "BYTES", "most memory to take"},
+        {"--comm", OPTION_FLAG, &between_ranks, NULL,
+         "what the ranks of mpirun say to each other instead, by MPI and NCCL"},
+        {"--bytes", OPTION_SIZE, &comm.bytes, "BYTES", "with --comm: the most that is sent at once (64M)"},
         {"--json", OPTION_FLAG, &json, NULL, "one line of JSON for each case, and one for all"},
         {NULL},
     };
     if (!cli_parse(&command_selftest, count, arguments, options, NULL, 0, NULL)) return 2;
+    if (between_ranks) {
+        comm.backend = o.backend;
+        comm.json = json;
+        if (device_given) snprintf(comm.devices, sizeof comm.devices, "%d", o.device);
+        return cli_selftest_comm(&comm);
+    }
     o.callbacks = cli_silent_callbacks();
     o.report = print_case;
     o.user = &json;

@@ -9,7 +9,9 @@
 #include "comm/internal.h"
 #include "core/memory.h"
 
-static comm world = {.size = 1, .local_size = 1, .interface = &comm_self};
+#define ALONE                                                                                                          \
+    { .size = 1, .local_size = 1, .silence = COMM_SILENCE, .interface = &comm_self }
+static comm world = ALONE;
 
 const comm *comm_world(void) {
     return &world;
@@ -37,7 +39,7 @@ int comm_launched_rank(void) {
 
 void comm_end(bool together) {
     world.interface->end(together);
-    world = (comm){.size = 1, .local_size = 1, .interface = &comm_self};
+    world = (comm)ALONE;
 }
 
 coar_status comm_broadcast(void *data, size_t bytes) {
@@ -47,6 +49,10 @@ coar_status comm_broadcast(void *data, size_t bytes) {
 coar_status comm_scatter(const void *all, size_t size, void *mine, size_t bytes) {
     TRY(world.interface->broadcast(&size, sizeof size));
     return world.interface->scatter(all, size, mine, bytes);
+}
+
+coar_status comm_gather(const void *mine, void *all, size_t bytes) {
+    return world.interface->gather(mine, all, bytes);
 }
 
 coar_status comm_sum(int64_t *values, size_t count) {

@@ -26,7 +26,7 @@ typedef struct comm_message {
     uint8_t data[COMM_MESSAGE_MOST];
 } comm_message;
 
-/* One way for processes to talk. Another one (NCCL for sums on GPUs) is another table of these. */
+/* One way for processes to talk. What devices say to each other directly is not of this kind (backend/device_link.h). */
 typedef struct comm_interface {
     coar_status (*broadcast)(void *data, size_t bytes); /* from rank 0 */
     coar_status (*scatter)(const void *all, size_t size, void *mine, size_t bytes);
@@ -40,6 +40,7 @@ typedef struct comm_interface {
 typedef struct comm {
     int rank, size;
     int local_rank, local_size; /* among those of this machine */
+    double silence;             /* seconds after which a rank that gives no sign of life is lost */
     bool cores_shared;          /* all of them may run on the same cores: the launcher has not divided these */
     const comm_interface *interface;
 } comm;
@@ -66,6 +67,9 @@ coar_status comm_broadcast(void *data, size_t bytes);
 /* Rank r gets `bytes` of all[size] from r * bytes on, or as many as there are; what lies behind stays as it is. `all` and its
  * size are rank 0's, which keeps its own part where it is (mine NULL). */
 coar_status comm_scatter(const void *all, size_t size, void *mine, size_t bytes);
+
+/* all[size] of rank 0 becomes what each rank brings, in their order; of the others it is not looked at. */
+coar_status comm_gather(const void *mine, void *all, size_t bytes);
 
 /* The sums over all ranks, into the values of rank 0. */
 coar_status comm_sum(int64_t *values, size_t count);

@@ -4,6 +4,8 @@
 
 #include "comm/comm.h"
 
+enum { COMM_SILENCE = 120 }; /* seconds; pulses are lost while a machine pages, and no result comes sooner by less */
+
 /* self.c: a process alone. */
 extern const comm_interface comm_self;
 

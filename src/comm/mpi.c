@@ -30,7 +30,6 @@ enum {
     PAUSE_LEAST = 20000,  /* nanoseconds between looks: at first, */
     PAUSE_BULK = 100000,  /* at most while data flow, */
     PAUSE_MOST = 5000000, /* and while nothing happens */
-    SILENCE = 120,        /* seconds; pulses are lost while a machine pages, and no result comes sooner by less */
     PULSE_TAG = 1
 };
 
@@ -258,7 +257,7 @@ static void *pulse_main(void *unused) {
 static coar_status start_pulse(void) {
     const char *text = getenv("COAR_RANK_SILENCE");
     char *end;
-    mpi.silence = text ? strtod(text, &end) : SILENCE;
+    mpi.silence = text ? strtod(text, &end) : COMM_SILENCE;
     if (text && (end == text || *end || !(mpi.silence >= 2 && mpi.silence <= 1e6)))
         return status_set(COAR_ERROR_USAGE, "COAR_RANK_SILENCE '%s': give seconds, from 2 on", text);
     TRY(memory_new((size_t)mpi.size, sizeof *mpi.beats, "ranks", &mpi.beats));
@@ -375,6 +374,7 @@ coar_status mpi_begin(comm *out) {
     if (status == COAR_OK) status = check(MPI_Comm_dup(MPI_COMM_WORLD, &mpi.pulses), "start");
     if (status == COAR_OK) status = meet(&c);
     if (status == COAR_OK) status = start_pulse();
+    c.silence = mpi.silence;
     *out = c; /* also after a failure: comm_end ends what has begun */
     return status;
 }

@@ -11,11 +11,13 @@
 #include "comm/packet.h"
 
 typedef enum order_kind {
-    ORDER_END,   /* rank 0's exit code: nothing follows */
-    ORDER_JOB,   /* open these weights and data (ablate/job_share.h) */
-    ORDER_STAGE, /* compute units of this stage (ablate/follow.h) */
-    ORDER_GRAM,  /* count your masks (fit/share.h) */
-    ORDER_CROSS  /* add up your masks' outputs (fit/share.h) */
+    ORDER_END,     /* rank 0's exit code: nothing follows */
+    ORDER_JOB,     /* open these weights and data (ablate/job_share.h) */
+    ORDER_STAGE,   /* compute units of this stage (ablate/follow.h) */
+    ORDER_DEVICE,  /* open a device for fits, or give it back (fit/share_device.h) */
+    ORDER_GRAM,    /* count your masks (fit/share.h) */
+    ORDER_CROSS,   /* add up your masks' outputs (fit/share.h) */
+    ORDER_SELFTEST /* say and hear what rank 0 does (selftest/comm.h) */
 } order_kind;
 
 /* Rank 0. Does nothing where it is alone. */

@@ -148,16 +148,28 @@ static coar_status sums_on_cpu(cross_job *job, thread_pool *pool) {
     return thread_pool_run(pool, tiles * job->groups, cross_tile, job);
 }
 
-static coar_status sums_on_device(cross_job *job, thread_pool *pool, fit_device *device) {
-    const bit_columns *columns = job->columns;
-    TRY(memory_new(columns->length, job->N * sizeof *job->fixed, "fixed-point outputs", &job->fixed));
-    TRY(thread_pool_run(pool, job->groups, make_fixed, job));
-    return device->interface->cross(device, columns->words, columns->count, columns->stride, job->fixed,
-                                    columns->length, job->N, job->cross);
+coar_status cross_fixed(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, const int *shift,
+                        int64_t **fixed, int64_t *total) {
+    cross_job job = {
+        .columns = columns, .y = y, .N = N, .groups = (N + LANES - 1) / LANES, .total = total, .shift = shift};
+    TRY(memory_new(columns->length, N * sizeof *job.fixed, "fixed-point outputs", &job.fixed));
+    *fixed = job.fixed;
+    return thread_pool_run(pool, job.groups, make_fixed, &job);
 }
 
-static coar_status make_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool,
-                             fit_device *device, int64_t *cross, int64_t *total, const int *shift) {
+static coar_status sums_on_device(const bit_columns *columns, const float *y, size_t N, thread_pool *pool,
+                                  fit_device *device, int64_t *cross, int64_t *total, const int *shift) {
+    int64_t *fixed = NULL;
+    coar_status status = cross_fixed(columns, y, N, pool, shift, &fixed, total);
+    if (status == COAR_OK)
+        status = device->interface->cross(device, columns->words, columns->count, columns->stride, fixed,
+                                          columns->length, N, cross);
+    free(fixed);
+    return status;
+}
+
+coar_status cross_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
+                       int64_t *total, const int *shift) {
     cross_job job = {
         .columns = columns,
         .y = y,
@@ -167,19 +179,14 @@ static coar_status make_sums(const bit_columns *columns, const float *y, size_t 
         .total = total,
         .shift = shift,
     };
-    const coar_status status = device ? sums_on_device(&job, pool, device) : sums_on_cpu(&job, pool);
-    free(job.fixed);
+    const coar_status status = sums_on_cpu(&job, pool);
     free(job.workspaces);
     return status;
-}
-
-coar_status cross_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
-                       int64_t *total, const int *shift) {
-    return make_sums(columns, y, N, pool, NULL, cross, total, shift);
 }
 
 coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
                            int64_t *cross, int64_t *total, int *shift) {
     TRY(cross_shifts(y, columns->length, N, pool, shift));
-    return make_sums(columns, y, N, pool, device, cross, total, shift);
+    if (device) return sums_on_device(columns, y, N, pool, device, cross, total, shift);
+    return cross_sums(columns, y, N, pool, cross, total, shift);
 }

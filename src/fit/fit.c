@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/backend.h"
+#include "backend/device_team.h"
 #include "core/memory.h"
 #include "core/options.h"
 #include "core/statistics.h"
@@ -84,7 +84,8 @@ static uint32_t passes_used(const fit_source *s, fit_estimator estimator) {
 
 /* The writer comes before the solving: a name that is taken is found out at once. `replace`: it may be. */
 static coar_status solve_into(fit_source *s, const coar_fit_options *o, const char *name, bool replace,
-                              fit_estimator estimator, thread_pool *pool, fit_device *device, fit_summary *summary) {
+                              fit_estimator estimator, thread_pool *pool, const shared_device *shared,
+                              fit_summary *summary) {
     const fit_header header = {
         .name = name,
         .estimator = fit_estimator_name(estimator),
@@ -103,9 +104,10 @@ static coar_status solve_into(fit_source *s, const coar_fit_options *o, const ch
         .form = form,
         .standard_errors = o->standard_errors,
         .pool = pool,
-        .memory = device ? 0 : (size_t)o->memory,
+        .memory = shared->device ? 0 : (size_t)o->memory,
         .callbacks = o->callbacks,
-        .device = device,
+        .device = shared->device,
+        .shared = shared,
     };
     fit_writer *writer = NULL;
     coar_status status;
@@ -198,26 +200,14 @@ static coar_status check_taken(fit_source *s, const coar_fit_options *o, fit_est
     return status;
 }
 
-/* The first of "0,2"; NULL and "all" begin with 0. */
-static coar_status first_device(const char *text, int *device) {
-    char *end;
-    *device = 0;
-    if (!text || !strcmp(text, "all")) return COAR_OK;
-    const long number = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
-    if (number < 0 || number > INT32_MAX || (*end && *end != ','))
-        return status_set(COAR_ERROR_USAGE, "--devices '%s': give numbers, as in 0,1, or all", text);
-    *device = (int)number;
-    return COAR_OK;
-}
-
 /* The backend's device; NULL where fits are the CPU's. A backend that nobody asked for by name gives way to the CPU
  * when its device is there but a library that fits need is not. */
-static coar_status open_device(const backend_interface *backend, const coar_fit_options *o, fit_device **out) {
-    int device;
+static coar_status open_device(const backend_interface *backend, const coar_fit_options *o, int *number,
+                               fit_device **out) {
     *out = NULL;
-    TRY(first_device(o->devices, &device));
-    if (!backend->fit_device) return COAR_OK;
-    coar_status status = backend->fit_device(device, (size_t)o->memory, out);
+    coar_status status = device_team_choose(backend, o->devices, number);
+    if (!backend->fit_device) return status;
+    if (status == COAR_OK) status = backend->fit_device(*number, (size_t)o->memory, out);
     if (status != COAR_ERROR_UNSUPPORTED || o->backend) return status;
     log_warning(o->callbacks, "fit: on the CPU, because of %s", coar_last_error());
     status_clear();
@@ -260,6 +250,8 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     thread_pool *pool = NULL;
     const backend_interface *backend;
     fit_device *device = NULL;
+    int number = 0;
+    shared_device shared = {.device = NULL};
     fit_estimator estimator;
     fit_summary summary = {.examples_left_out = 0};
     coar_fit_result r = {.name = ""};
@@ -270,7 +262,7 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     /* without a warning of a device that cannot be used: who made the run was told */
     TRY_GOTO(backend_find(o->backend, NULL, &backend));
     if (o->check_only) {
-        TRY_GOTO(open_device(backend, o, &device));
+        TRY_GOTO(open_device(backend, o, &number, &device));
         TRY_GOTO(check_taken(&source, o, estimator));
         goto done;
     }
@@ -280,8 +272,10 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     choose_name(&source, o, fit_estimator_name(estimator), r.name);
     if (o->keep && source.store) TRY_GOTO(find_current(&source, o, r.name, estimator, &current, &summary));
     if (!current) {
-        if (source.problem.m) TRY_GOTO(open_device(backend, o, &device)); /* gradients alone need no algebra */
-        TRY_GOTO(solve_into(&source, o, r.name, o->force || o->keep, estimator, pool, device, &summary));
+        if (source.problem.m) TRY_GOTO(open_device(backend, o, &number, &device)); /* gradients alone need no algebra */
+        TRY_GOTO(shared_device_open(backend, number, device, o->memory, o->callbacks, &shared));
+        TRY_GOTO(solve_into(&source, o, r.name, o->force || o->keep, estimator, pool, &shared, &summary));
+        TRY_GOTO(shared_device_close(&shared));
     }
     hand_over(&source, &summary, &r);
     r.passes = passes_used(&source, estimator);
@@ -289,6 +283,7 @@ coar_status coar_fit(const coar_fit_options *options, coar_fit_result *result) {
     r.already_complete = current;
     if (result) *result = r;
 done:
+    shared_device_close(&shared); /* after a failure, which stays the one that is told */
     if (device) device->interface->destroy(device);
     fit_source_close(&source);
     thread_pool_destroy(pool);

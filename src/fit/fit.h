@@ -12,6 +12,7 @@
 #include "core/levels.h"
 #include "core/log.h"
 #include "core/threads.h"
+#include "fit/share_device.h"
 
 /* Averaged mask gradients of the same examples (core/levels.h says which masks; design in docs/estimators.md). */
 typedef struct fit_gradients {
@@ -53,7 +54,8 @@ typedef struct fit_settings {
     thread_pool *pool; /* fit_plan_block also does without one */
     size_t memory;     /* of the host; 0 = what it has */
     const coar_callbacks *callbacks;
-    fit_device *device; /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
+    fit_device *device;          /* counts, adds and factors in the CPU's place; NULL = the CPU does. Borrowed */
+    const shared_device *shared; /* that device and those of the other ranks, for sums; NULL = it alone. Borrowed */
 } fit_settings;
 
 /* One block of solved examples; arrays live until the sink returns. */

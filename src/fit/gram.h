@@ -40,9 +40,12 @@ coar_status gram_band(const bit_columns *columns, size_t first, size_t rows, thr
 coar_status cross_products(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, fit_device *device,
                            int64_t *cross, int64_t *total, int *shift);
 
-/* The two halves of that on the CPU: shifts of y[m][N], and sums under given ones. */
+/* The parts of that: shifts of y[m][N]; sums under given ones on the CPU; for a device q[columns->length][N], which the caller
+ * frees, and total. */
 coar_status cross_shifts(const float *y, size_t m, size_t N, thread_pool *pool, int *shift);
 coar_status cross_sums(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
                        int64_t *total, const int *shift);
+coar_status cross_fixed(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, const int *shift,
+                        int64_t **fixed, int64_t *total);
 
 #endif

@@ -9,16 +9,17 @@
 #ifndef COAR_FIT_SHARE_H
 #define COAR_FIT_SHARE_H
 
-#include "comm/packet.h"
 #include "fit/gram.h"
+#include "fit/share_device.h"
 
-/* Rank 0: as gram_count and cross_products (on the CPU), with the help of the other ranks where that is worth it. */
-coar_status gram_share(const bit_columns *columns, thread_pool *pool, int64_t *gram);
-coar_status cross_share(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, int64_t *cross,
-                        int64_t *total, int *shift);
+/* Rank 0: as gram_count and cross_products, with the help of the other ranks where that is worth it. `s`: of every rank's device,
+ * whose sums go over the link between them or, without one, over MPI; without devices those of CPUs do. */
+coar_status gram_share(const bit_columns *columns, thread_pool *pool, const shared_device *s, int64_t *gram);
+coar_status cross_share(const bit_columns *columns, const float *y, size_t N, thread_pool *pool, const shared_device *s,
+                        int64_t *cross, int64_t *total, int *shift);
 
 /* The others, with so many threads (0 = one for each core). */
-coar_status gram_follow(packet *p, int threads);
-coar_status cross_follow(packet *p, int threads);
+coar_status gram_follow(packet *p, int threads, const shared_device *s);
+coar_status cross_follow(packet *p, int threads, const shared_device *s);
 
 #endif

@@ -32,7 +32,8 @@ typedef struct fit_system {
     bool standard_errors;
     bool iterative; /* without a dense system; of the fit, so that its folds have the same form */
     thread_pool *pool;
-    fit_device *device; /* NULL = the CPU */
+    fit_device *device;   /* NULL = the CPU */
+    shared_device shared; /* that, and other ranks' for sums; borrowed */
     const coar_callbacks *callbacks;
 } fit_system;
 

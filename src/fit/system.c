@@ -27,6 +27,7 @@ coar_status fit_system_create(const fit_problem *problem, const uint8_t *masks, 
         .iterative = fit_is_iterative(problem, settings),
         .pool = settings->pool,
         .device = settings->device,
+        .shared = settings->shared ? *settings->shared : (shared_device){.device = settings->device},
         .callbacks = settings->callbacks,
     };
     coar_status status;
@@ -94,10 +95,7 @@ coar_status fit_system_gram(const fit_system *system, bool dual, double **gram) 
     coar_status status;
     TRY_GOTO(memory_new(p, p * sizeof *counts, "the Gram matrix", &counts));
     TRY_GOTO(memory_new(p, sizeof *sums, "the Gram matrix", &sums));
-    if (system->device)
-        TRY_GOTO(system->device->interface->gram(system->device, side->words, p, side->stride, counts));
-    else
-        TRY_GOTO(gram_share(side, system->pool, counts));
+    TRY_GOTO(gram_share(side, system->pool, &system->shared, counts));
     if (dual)
         centre_kernel(counts, p, sums);
     else
@@ -119,10 +117,7 @@ coar_status fit_system_cross(const fit_system *system, const solver_block *block
     TRY_GOTO(memory_new(n, E * sizeof *sums, "cross products", &sums));
     TRY_GOTO(memory_new(E, sizeof *total, "cross products", &total));
     TRY_GOTO(memory_new(E, sizeof *shift, "cross products", &shift));
-    if (system->device)
-        TRY_GOTO(cross_products(&system->by_component, block->y, E, system->pool, system->device, sums, total, shift));
-    else
-        TRY_GOTO(cross_share(&system->by_component, block->y, E, system->pool, sums, total, shift));
+    TRY_GOTO(cross_share(&system->by_component, block->y, E, system->pool, &system->shared, sums, total, shift));
     for (size_t j = 0; j < n; j++) {
         int64_t kept = llrint(system->mean[j] * (double)m);
         for (size_t z = 0; z < E; z++) {

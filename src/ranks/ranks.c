@@ -9,6 +9,7 @@
 #include "core/options.h"
 #include "core/threads.h"
 #include "fit/share.h"
+#include "selftest/comm.h"
 
 /* Of this process: whether rank 0 has ended, and with which code. */
 static bool ended;
@@ -32,6 +33,7 @@ coar_status coar_ranks_begin(coar_ranks *ranks) {
 typedef struct follower {
     const coar_follow_options *options; /* NULL: it cannot do anything */
     job *job;
+    shared_device device; /* for fits */
 } follower;
 
 static job_own own_options(const coar_follow_options *o) {
@@ -64,10 +66,14 @@ static coar_status carry_out(follower *f, order_kind kind, packet *p) {
         return open_job(f, p);
     case ORDER_STAGE:
         return run_follow(p, f->job, f->options->shard);
+    case ORDER_DEVICE:
+        return shared_device_follow(p, f->options->devices, &f->device);
     case ORDER_GRAM:
-        return gram_follow(p, f->options->threads);
+        return gram_follow(p, f->options->threads, &f->device);
     case ORDER_CROSS:
-        return cross_follow(p, f->options->threads);
+        return cross_follow(p, f->options->threads, &f->device);
+    case ORDER_SELFTEST:
+        return selftest_comm_follow(p, f->options->devices);
     default:
         return COAR_OK;
     }
@@ -91,6 +97,7 @@ static coar_status follow(const coar_follow_options *options) {
         carry_out(&f, kind, &p);
     }
     job_close(f.job);
+    shared_device_free(&f.device, status == COAR_OK);
     packet_free(&p);
     return status;
 }

@@ -4,7 +4,8 @@
 #   processes, last_rank      the pids of its ranks, of the last one
 #   ended                     waits for it and for its ranks: sets code
 #   words FILE                lines of coar's that are neither figures of memory, warnings nor progress
-if ! grep -qs COAR_MPI "${BUILD:-build}/obj/mpi"; then
+built=${BUILD:-build}
+if ! grep -qs COAR_MPI "${built%/simt}/obj/mpi"; then # what knows no CUDA is compiled once
     skip "several ranks" "this build has no MPI"
     finish
 fi

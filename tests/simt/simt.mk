@@ -71,7 +71,7 @@ $(O)/tests/simt/%: $(O)/obj/tests/simt/%.o $(SIMT_SAMPLES) $(O)/obj/tests/kernel
 # compiled against the real headers.
 ifneq ($(TOOLKIT),)
 STAND_INS    := $(patsubst %.c,$(O)/obj/%.o,$(wildcard tests/stand_ins/*.c))
-CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(CUDA_HEADERS)
+CUDA_CFLAGS  := -DCOAR_CUDA -DCOAR_LIBRARIES_LINKED $(NCCL_CFLAGS) $(CUDA_HEADERS)
 CUDA_OBJECTS := $(SIMT_KERNELS) $(SIMT_OBJECTS) $(STAND_INS)
 CUDA_LIBS    := -lstdc++ -ldl
 HOST_TESTS   := $(patsubst tests/cuda/%.c,$(O)/tests/%,$(wildcard tests/cuda/*.c))

@@ -81,6 +81,7 @@ static void fill_properties(struct cudaDeviceProp *p, int device) {
     p->asyncEngineCount = 2;
     p->unifiedAddressing = p->canMapHostMemory = p->concurrentKernels = p->ECCEnabled = 1;
     p->pciBusID = device + 1;
+    p->uuid.bytes[0] = (char)(device + 1);
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {

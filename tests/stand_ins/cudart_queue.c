@@ -76,6 +76,7 @@ operation *operation_clone(const operation *o) {
     operation *copy = operation_create(o->name, o->run, o->arguments, o->size, 0);
     copy->host = o->host;
     copy->launch = o->launch;
+    copy->due = o->due;
     return copy;
 }
 
@@ -143,7 +144,12 @@ void queue_forbids_release(const char *call, const block *b) {
 
 /* ------------------------------------------------------------------------------------------------ execution */
 
+static bool is_due(const operation *o) {
+    return !o->due || o->due(o->arguments);
+}
+
 static bool ready(const operation *o) {
+    if (!is_due(o)) return false;
     for (size_t i = 0; i < o->afters; i++)
         if (!position_done(o->after[i])) return false;
     return true;
@@ -179,7 +185,10 @@ static void run_needed(position p) {
     while (!position_done(p)) {
         const operation *o = p.stream->head;
         for (size_t i = 0; i < o->afters; i++) run_needed(o->after[i]);
-        execute(p.stream);
+        if (is_due(o))
+            execute(p.stream);
+        else
+            let_others();
     }
 }
 
@@ -216,7 +225,7 @@ cudaError_t run_device(int device) {
 
 /* What the device does by itself, while the program goes on. */
 static void run_in_background(struct CUstream_st *s) {
-    if (the_machine.order == ORDER_EAGER) run_needed(stream_end(s));
+    while (the_machine.order == ORDER_EAGER && s->head && ready(s->head)) execute(s);
     if (the_machine.order != ORDER_RANDOM) return;
     while (random_below(4) == 0) {
         struct CUstream_st *chosen = choose(s->device, NULL);
@@ -302,6 +311,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 static cudaError_t query(position p) {
     if (position_done(p)) return cudaSuccess;
     position next = {p.stream, p.stream->executed + 1};
+    if (!is_due(p.stream->head)) return cudaErrorNotReady;
     cudaError_t error = run_until(next);
     return error != cudaSuccess || position_done(p) ? error : cudaErrorNotReady;
 }

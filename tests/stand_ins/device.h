@@ -31,6 +31,8 @@ cudaError_t take_last_error(bool clear);
 /* The same for libraries, whose errors are numbers of their own: enter_library gives an injected failure or 0. */
 int enter_library(const char *call);
 int leave_library(int status);
+/* Lets other threads and processes have a moment, without the lock. */
+void let_others(void);
 
 /* A broken rule: one line, then abort(). */
 _Noreturn void misuse(const char *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -135,9 +137,10 @@ typedef struct operation {
     position *after; /* what must be done first, besides what is before it in the stream */
     size_t afters;
     host_range host;
-    bool launch;        /* a kernel: counts towards the failure of a device */
-    operation_run *run; /* NULL: nothing but the order */
-    size_t size;        /* of arguments */
+    bool launch;                        /* a kernel: counts towards the failure of a device */
+    operation_run *run;                 /* NULL: nothing but the order */
+    bool (*due)(const void *arguments); /* whether other ranks have done what it waits for; NULL: it waits for none */
+    size_t size;                        /* of arguments */
     _Alignas(max_align_t) unsigned char arguments[];
 } operation;
 

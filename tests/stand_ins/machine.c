@@ -253,6 +253,12 @@ int leave_library(int status) {
     return status;
 }
 
+void let_others(void) {
+    pthread_mutex_unlock(&lock);
+    usleep(100);
+    pthread_mutex_lock(&lock);
+}
+
 cudaError_t enter(const char *call) {
     cudaError_t error = (cudaError_t)enter_library(call);
     if (error == cudaSuccess) error = usable();

@@ -1,5 +1,6 @@
 /*
- * stand_ins.h - what tests say to the stand-ins for the CUDA runtime, cuBLAS, cuBLASLt, cuSOLVER and cuDNN.
+ * stand_ins.h - what tests say to the stand-ins for the CUDA runtime, cuBLAS, cuBLASLt, cuSOLVER, cuDNN
+ * and NCCL.
  *
  * The stand-ins have the real libraries' headers and symbols and no GPU: "device memory" is host memory behind page
  * protection, and work runs on the CPU. They are strict where the real libraries are undefined, and lazy: whatever is
@@ -22,6 +23,8 @@
  *   COAR_STANDIN_KILL        DEVICE:LAUNCHES:ERROR: after that many kernels the device fails for good
  *   COAR_STANDIN_WRONG       LIBRARY:N: results of algorithm N of cublaslt, or engine N of cudnn, are a hundredth too
  *                            large
+ *   COAR_STANDIN_NCCL        hang:RANK:CALL or error:RANK:CALL:CODE: from NCCL's collective CALL (from 0; -1 = the start) on
+ *                            this rank gives nothing to the others, or is told of this error
  *   COAR_STANDIN_NAN         dropped = cuDNN's ReLU makes 0 of NaN, as it may
  *   COAR_STANDIN_LEAKS       0 = what is left at exit is no error
  *

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/cuda_fit.h"
 #include "backend/cuda/cuda_library_engine.h"
+#include "backend/cuda/cuda_nccl.h"
 
 /* ------------------------------------------------------------------------------------ preparation */
 
@@ -334,4 +335,5 @@ const backend_interface backend_cuda = {
     .peak = cuda_peak,
     .time_layers = cuda_time_plan,
     .fit_device = cuda_fit_create,
+    .links = &cuda_links,
 };

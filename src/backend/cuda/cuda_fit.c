@@ -20,6 +20,7 @@ coar_status cuda_fit_enter(const cuda_fit *f) {
 }
 
 size_t cuda_fit_room(const cuda_fit *f) {
+    if (f->link) return f->link_room;
     const size_t matrices = (f->matrix != NULL) + (size_t)(f->factor != NULL);
     const size_t resident = matrices * f->side * f->side * sizeof(double) + f->held_bytes;
     return resident < f->allowed ? f->allowed - resident : 0;
@@ -44,6 +45,27 @@ coar_status cuda_fit_scratch(cuda_fit *f, const arena *measured, const char *wha
     }
     *out = f->scratch;
     return COAR_OK;
+}
+
+/* The beginning of gram and cross: a rank that fails here must not leave the others waiting for its sums. */
+static coar_status begin(cuda_fit *f, const arena *measured, const char *what, arena *out) {
+    coar_status status = cuda_fit_enter(f);
+    if (status == COAR_OK) status = cuda_fit_scratch(f, measured, what, out);
+    return f->link ? f->link->agree(status) : status;
+}
+
+/* What a link itself has taken since the device was opened is not there any more. */
+static size_t cuda_fit_room_now(const fit_device *d) {
+    const cuda_fit *f = (const cuda_fit *)d;
+    size_t there, all;
+    if (cuda_fit_enter(f) != COAR_OK || cudaMemGetInfo(&there, &all) != cudaSuccess) return 0;
+    return smaller(cuda_fit_room(f), there + f->scratch.size);
+}
+
+static void cuda_fit_join(fit_device *d, device_link *link, size_t room) {
+    cuda_fit *f = cuda_fit_self(d);
+    f->link = link;
+    f->link_room = room;
 }
 
 /* -------------------------------------------------------------------------------------------------- gram */
@@ -108,6 +130,8 @@ static coar_status count_block(cuda_fit *f, const gram_memory *m, const uint64_t
                  "the fit: upload of masks");
     TRY_CUDA(gpu_gram_launch(m->bits, (uint32_t)width, (uint32_t)(2 * stride), m->gram, f->stream),
              "the fit: Gram matrix of %zu vectors of %zu words", width, 2 * stride);
+    if (f->link) TRY(cuda_link_sum(f->link, m->gram, width * width, LINK_INT32, f->stream));
+    if (!gram) return COAR_OK;
     return download(f, m->gram, width, b, n, gram);
 }
 
@@ -117,13 +141,12 @@ static coar_status cuda_fit_gram(fit_device *d, const uint64_t *words, size_t co
     size_t panel = count, most = count; /* vectors of a panel, and on the device at once */
     arena measure = {0}, scratch;
     gram_memory m;
-    TRY(cuda_fit_enter(f));
     while (panel > 1 && gram_bytes(most, 2 * stride) > cuda_fit_room(f)) {
         panel = (panel + 1) / 2;
         most = 2 * panel;
     }
     gram_place(&measure, most, 2 * stride, &m);
-    TRY(cuda_fit_scratch(f, &measure, "the Gram matrix", &scratch));
+    TRY(begin(f, &measure, "the Gram matrix", &scratch));
     gram_place(&scratch, most, 2 * stride, &m);
     for (size_t row = 0; row < count; row += panel)
         for (size_t column = row; column < count; column += panel) {
@@ -178,10 +201,9 @@ static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t c
     size_t vectors = count, examples = E;
     arena measure = {0}, scratch;
     cross_memory m;
-    TRY(cuda_fit_enter(f));
     cross_cut(f, 2 * stride, &vectors, &examples);
     cross_place(&measure, vectors, 2 * stride, examples, &m);
-    TRY(cuda_fit_scratch(f, &measure, "cross products", &scratch));
+    TRY(begin(f, &measure, "cross products", &scratch));
     cross_place(&scratch, vectors, 2 * stride, examples, &m);
     for (size_t z = 0; z < E; z += examples) {
         const size_t width = smaller(examples, E - z);
@@ -194,7 +216,8 @@ static coar_status cuda_fit_cross(fit_device *d, const uint64_t *words, size_t c
             TRY_CUDA(gpu_cross_launch(m.bits, (uint32_t)rows, (uint32_t)(2 * stride), m.fixed, (uint32_t)width, m.cross,
                                       f->stream),
                      "the fit: cross products of %zu vectors and %zu examples", rows, width);
-            TRY(copy_columns(f, cross + j * E + z, E, m.cross, width, width, rows, cudaMemcpyDeviceToHost));
+            if (f->link) TRY(cuda_link_sum(f->link, m.cross, rows * width, LINK_INT64, f->stream));
+            if (cross) TRY(copy_columns(f, cross + j * E + z, E, m.cross, width, width, rows, cudaMemcpyDeviceToHost));
         }
     }
     TRY_CUDA(cudaStreamSynchronize(f->stream), "the fit: cross products of %zu vectors", count);
@@ -217,6 +240,8 @@ static void cuda_fit_destroy(fit_device *d) {
 static const fit_device_interface interface = {
     .gram = cuda_fit_gram,
     .cross = cuda_fit_cross,
+    .room = cuda_fit_room_now,
+    .join = cuda_fit_join,
     .factor = cuda_fit_factor,
     .solve = cuda_fit_solve,
     .norms = cuda_fit_norms,

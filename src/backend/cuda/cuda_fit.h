@@ -13,6 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include "backend/cuda/cuda_libraries.h"
+#include "backend/cuda/cuda_nccl.h"
 #include "backend/fit_device.h"
 #include "core/memory.h"
 
@@ -21,8 +22,10 @@ typedef struct cuda_fit {
     int device;
     size_t allowed; /* bytes of device memory that may be taken in all */
     cudaStream_t stream;
-    arena scratch;    /* device memory; `used` begins at 0 with every call */
-    int32_t *staging; /* pinned, [CUDA_FIT_STAGING]: counts on their way to 64 bits */
+    arena scratch;     /* device memory; `used` begins at 0 with every call */
+    int32_t *staging;  /* pinned, [CUDA_FIT_STAGING]: counts on their way to 64 bits */
+    device_link *link; /* to the other ranks' devices; NULL = it works alone */
+    size_t link_room;  /* what they all have */
     const cublas_functions *cublas;
     const cusolver_functions *cusolver;
     cublasHandle_t blas;

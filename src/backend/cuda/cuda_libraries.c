@@ -83,6 +83,14 @@ coar_status cuda_library_cudnn(const cudnn_functions **out) {
     return status_set(COAR_ERROR_UNSUPPORTED, "this build was made without the headers of cuDNN 9.8 or later");
 }
 #endif
+#if COAR_HAVE_NCCL
+DEFINE_LIBRARY(nccl, nccl_functions, "libnccl.so." TEXT(NCCL_MAJOR), NCCL_FUNCTIONS)
+#else
+coar_status cuda_library_nccl(const nccl_functions **out) {
+    *out = NULL;
+    return status_set(COAR_ERROR_UNSUPPORTED, "this build was made without the header of NCCL 2.14 or later");
+}
+#endif
 DEFINE_LIBRARY(cublaslt, cublaslt_functions, "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR), CUBLASLT_FUNCTIONS)
 DEFINE_LIBRARY(cublas, cublas_functions, "libcublas.so." TEXT(CUBLAS_VER_MAJOR), CUBLAS_FUNCTIONS)
 DEFINE_LIBRARY(cusolver, cusolver_functions, "libcusolver.so." TEXT(CUSOLVER_VER_MAJOR), CUSOLVER_FUNCTIONS)

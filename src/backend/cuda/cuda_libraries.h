@@ -1,5 +1,5 @@
 /*
- * cuda_libraries.h - cuDNN, cuBLASLt, cuBLAS and cuSOLVER as tables of function pointers, loaded on first use.
+ * cuda_libraries.h - cuDNN, cuBLASLt, cuBLAS, cuSOLVER and NCCL as tables of function pointers, loaded on first use.
  *
  * Loaded and not linked, because a program that is linked with them does not start where one is missing, and starts
  * slowly where all are there (docs/gpu.md, "Libraries"): our own kernels need none of them. A build that defines
@@ -23,6 +23,16 @@
 #define COAR_HAVE_CUDNN 1
 #else
 #define COAR_HAVE_CUDNN 0
+#endif
+
+#if __has_include(<nccl.h>) && !defined(COAR_NO_NCCL)
+#include <nccl.h>
+#endif
+/* 2.14 is the first version whose calls can be told not to wait. */
+#if defined(NCCL_VERSION_CODE) && NCCL_VERSION_CODE >= 21400
+#define COAR_HAVE_NCCL 1
+#else
+#define COAR_HAVE_NCCL 0
 #endif
 
 #include "core/status.h"
@@ -80,6 +90,18 @@
     X(cusolverDnDsyevd_bufferSize)                                                                                     \
     X(cusolverDnDsyevd)
 
+#define NCCL_FUNCTIONS(X)                                                                                              \
+    X(ncclGetErrorString)                                                                                              \
+    X(ncclGetLastError)                                                                                                \
+    X(ncclGetUniqueId)                                                                                                 \
+    X(ncclCommInitRankConfig)                                                                                          \
+    X(ncclCommGetAsyncError)                                                                                           \
+    X(ncclCommFinalize)                                                                                                \
+    X(ncclCommDestroy)                                                                                                 \
+    X(ncclCommAbort)                                                                                                   \
+    X(ncclBroadcast)                                                                                                   \
+    X(ncclReduce)
+
 #define X(name) __typeof__(name) *name;
 #if COAR_HAVE_CUDNN
 typedef struct cudnn_functions {
@@ -97,6 +119,13 @@ typedef struct cublas_functions {
 typedef struct cusolver_functions {
     CUSOLVER_FUNCTIONS(X)
 } cusolver_functions;
+#if COAR_HAVE_NCCL
+typedef struct nccl_functions {
+    NCCL_FUNCTIONS(X)
+} nccl_functions;
+#else
+typedef struct nccl_functions nccl_functions;
+#endif
 #undef X
 
 /* The library's functions, for the life of the process. COAR_ERROR_UNSUPPORTED, naming the file or the function that is
@@ -105,5 +134,6 @@ coar_status cuda_library_cudnn(const cudnn_functions **out);
 coar_status cuda_library_cublaslt(const cublaslt_functions **out);
 coar_status cuda_library_cublas(const cublas_functions **out);
 coar_status cuda_library_cusolver(const cusolver_functions **out);
+coar_status cuda_library_nccl(const nccl_functions **out);
 
 #endif
