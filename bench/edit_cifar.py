@@ -22,7 +22,7 @@ are told of test rows. A loss is of accuracy, in points; of the other classes th
 BUILD holds the coar binary; data, run and results go to FOLDER, and a second call goes on where the first ended. The
 images and weights are the shared material's (COAR_SHARED, default ../shared). Choices that take baselines (loo,
 gradient) make the run's (`coar evaluate --baselines`). --test: fewer test rows. --quick: two mistakes, one class, 80
-references, 16 reverse passes: a test of the script; FOLDER/test.h5 may then be of fewer images (a tenth validates, half
+references, 16 reverse passes and masks: a test of the script; FOLDER/test.h5 may then be of fewer images (a tenth validates, half
 test). Needs numpy and h5py.
 """
 import argparse
@@ -135,8 +135,9 @@ class Network:
         """The run that edits take their attributions from."""
         run = self.path("run.h5")
         options = (*self.model(rows, "run-rows.npy"), "--alpha", ALPHA)
-        self.coar("gradients", *options, "--passes", 16 if self.arguments.quick else PASSES, "-o", run)
-        self.coar("ablate", *options, "--masks", MASKS, "-o", run)
+        passes, masks = (16, 16) if self.arguments.quick else (PASSES, MASKS)
+        self.coar("gradients", *options, "--passes", passes, "-o", run)
+        self.coar("ablate", *options, "--masks", masks, "-o", run)
         with h5py.File(run) as f:
             fits = list(f.get("attributions", ()))
         if "grad" not in fits:
@@ -180,8 +181,8 @@ class Rows:
         self.references, rest = rest[:references], rest[references:]
         self.mistakes = rest[self.baseline[rest] <= 0][:mistakes]
         rest = rest[~numpy.isin(rest, self.mistakes)]
-        self.of_class = [rest[self.labels[rest] == c][:10] for c in range(CLASSES)]
         self.classes = range(classes)
+        self.of_class = [rest[self.labels[rest] == c][:10] for c in self.classes]
         for name, rows in (("few-validation", self.validation), ("few-test", self.test)):
             numpy.save(network.path(name + ".npy"), rows[:20])
 

@@ -19,7 +19,8 @@ import numpy as np
 
 TEST = slice(600, 1600)
 METHODS, SHARES = ("tau", "greedy"), (.5, .75, .9, 1)
-ATTACKED = {"backdoor": ("triggered", 20), "typographic": ("attacked", 60), "cifar-backdoor": ("triggered", 20)}
+ATTACKED = {"backdoor": ("triggered", 20), "typographic": ("attacked", 60), "cifar-backdoor": ("triggered", 100)}
+HARM_WEIGHT = {"cifar-backdoor": 32}  # of greedy, where it is not the default
 
 
 def coar(*arguments):
@@ -34,9 +35,10 @@ def order(binary, task, method):
         run, sets = f"{folder}/clean-run.h5", (f"{folder}/{name}-run.h5:0:{count}", f"0:{count}", 30)
     else:
         run, sets = f"{folder}/pictures-run.h5", ("0:60", "60:200", 40)
+    weight = ("--harm-weight", HARM_WEIGHT[task]) if method == "greedy" and task in HARM_WEIGHT else ()
     text = coar(binary, "edit", run, "--target", sets[0], "--reference", sets[1], "--max-k", sets[2], "--raise", "--method",
-                method, "--validation", "200:202", "--test", "202:204", "--select", 100, "--name", f"gain-{method}",
-                "--force", "--json")
+                method, *weight, "--validation", "200:202", "--test", "202:204", "--select", 100, "--name",
+                f"gain-{method}", "--force", "--json")
     return [c["component"] for c in json.loads(text)["order"]]
 
 
