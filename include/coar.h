@@ -483,7 +483,7 @@ typedef struct coar_edit_options {
     const char *validation, *test, *target_test;
     int has_select; /* 0: 2 points; of language models 0.1 of the mean output */
     double select;  /* X: points of validation accuracy that an edit may cost, from 0; of language models mean output */
-    /* percent: the smallest k within X at which so many of the target's examples are right (lower: at most so many), instead
+    /* percent: the smallest k within X at which so many of the target's examples are right (at most so many where outputs are to get worse), instead
      * of the largest gain; the sweep ends there */
     int has_until;
     double until;
@@ -566,7 +566,7 @@ typedef struct coar_edit_comparison {
 
 /* One block of memory, freed with coar_free. */
 typedef struct coar_edit_result {
-    const char *name, *method, *fit, *output, *direction; /* fit: "" for attributions from .npy and methods without */
+    const char *name, *method, *fit, *output, *direction; /* fit: "(npy)", and "" of methods that take none */
     uint32_t components, max_k, k;                        /* n, K, the k chosen; 0: no edit helps */
     double select;                                        /* X: points, or mean output */
     uint32_t stopped;                                     /* the sweep ended before K at this k; 0: it did not */

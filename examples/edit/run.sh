@@ -75,8 +75,12 @@ cifar_run() {
 case $task in
 fix-error | fix-error-shapes | forget-class | subpopulation | backdoor | typographic) ;;
 cifar-fix-error | cifar-forget-class | cifar-backdoor)
-    [ -f "$resnet20" ] && [ -f "$shared/cifar10/test-jpeg.tar.gz" ] || {
+    [ -f "$resnet20" ] && [ -f "$shared/cifar10/test-jpeg.tar.gz" ] && [ -f "$shared/cifar10/train-jpeg.tar.gz" ] || {
         echo "$task: left out: no CIFAR-10 images and ResNet-20 in $shared (COAR_SHARED names their folder)" >&2
+        exit 1
+    }
+    [ "$task" != cifar-backdoor ] || "${TORCH:-python3}" -c 'import torch' 2>/dev/null || {
+        echo "$task: left out: ${TORCH:-python3} has no PyTorch (TORCH names a Python that has)" >&2
         exit 1
     }
     ;;

@@ -8,6 +8,7 @@ static coar_ranks ranks = {.count = 1};
 bool cli_ranks_begin(void) {
     if (coar_ranks_begin(&ranks) == COAR_OK) return true;
     if (ranks.rank == 0) fprintf(stderr, "coar: %s\n", coar_last_error());
+    coar_ranks_end(1); /* those that wait for this one */
     return false;
 }
 

@@ -54,7 +54,7 @@ static struct {
     MPI_Request *beats; /* [size] the pulse that is on its way to each */
     double *heard;      /* [size] when each was heard from last */
     atomic_int lost;    /* a rank that is silent, -1 = none */
-} mpi = {.mutex = PTHREAD_MUTEX_INITIALIZER, .pulse_mutex = PTHREAD_MUTEX_INITIALIZER};
+} mpi = {.mutex = PTHREAD_MUTEX_INITIALIZER, .pulse_mutex = PTHREAD_MUTEX_INITIALIZER, .lost = -1};
 
 static coar_status check(int code, const char *what) {
     char text[MPI_MAX_ERROR_STRING];

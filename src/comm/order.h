@@ -13,7 +13,7 @@
 typedef enum order_kind {
     ORDER_END,     /* rank 0's exit code: nothing follows */
     ORDER_JOB,     /* open these weights and data (ablate/job_share.h) */
-    ORDER_STAGE,   /* compute units of this stage (ablate/follow.h) */
+    ORDER_STAGE,   /* compute units of this stage (ablate/run_share.h) */
     ORDER_DEVICE,  /* open a device for fits, or give it back (fit/share_device.h) */
     ORDER_GRAM,    /* count your masks (fit/share.h) */
     ORDER_CROSS,   /* add up your masks' outputs (fit/share.h) */

@@ -57,14 +57,25 @@ static coar_status check_outputs(const coar_edit_options *o, const char *name) {
     return file_check_distinct(o->output, o->run);
 }
 
+/* -o must not replace what the edit, or its run, is made from. */
+static coar_status check_inputs(const edit_run *e) {
+    const coar_edit_options *o = e->o;
+    const char *const files[] = {o->classes, o->attributions, o->rows};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) TRY(file_check_distinct(o->output, files[i]));
+    for (size_t i = 0; i < e->sets.side_count; i++) {
+        const edit_side *side = &e->sets.sides[i];
+        TRY(file_check_distinct(o->output, side->path));
+        TRY(file_check_distinct(o->output, side->job->model->path));
+        TRY(file_check_distinct(o->output, side->job->data->path));
+    }
+    return COAR_OK;
+}
+
 /* What the run and its model say about options. */
 static coar_status check_with_model(const edit_run *e) {
     const coar_edit_options *o = e->o;
     const edit_side *own = &e->sets.sides[0];
-    if (o->output) {
-        TRY(file_check_distinct(o->output, own->job->model->path));
-        TRY(file_check_distinct(o->output, own->job->data->path));
-    }
+    if (o->output) TRY(check_inputs(e));
     if (o->output && own->job->ablation.kind == ABLATION_MEAN)
         return status_set(
             COAR_ERROR_UNSUPPORTED,
@@ -216,7 +227,9 @@ static coar_status write_weights(const edit_run *e) {
     const job *j = e->sets.sides[0].job;
     if (!e->o->output) return COAR_OK;
     if (r->k) return weight_edit_write(j->model, r->order, r->k, j->ablation.gain, e->o->output, e->o->force);
-    log_warning(e->o->callbacks, "%s: not written: no edit helps within what it may cost (k = 0)%s", e->o->output,
+    log_warning(e->o->callbacks, "%s: not written: %s (k = 0)%s", e->o->output,
+                e->o->has_until ? "none is needed for --until, or no edit helps within what it may cost"
+                                : "no edit helps within what it may cost",
                 file_exists(e->o->output) ? "; the file that is there is an older one" : "");
     return COAR_OK;
 }

@@ -251,11 +251,11 @@ static bool forgets(const edit_sets *s, bool worsen, int32_t *label) {
     *label = target->labels[0];
     for (size_t i = 0; i < target->count; i++)
         if (target->labels[i] != *label) return false;
-    return worsen && !s->sides[0].job->model->graph->vocabulary;
+    /* labels that a model predicts are not known of the examples to draw from */
+    return worsen && !s->sides[0].predicted && !s->sides[0].job->model->graph->vocabulary;
 }
 
-/* The run's examples that no set has; where those are fewer than two, the data file's. Labels are the data's here: those that
- * a model predicts are not known yet. */
+/* The run's examples that no set has; where those are fewer than two, the data file's. */
 static coar_status draw_rest(const edit_sets *s, bool worsen, pool *out) {
     coar_status status;
     const edit_side *side = s->sides;

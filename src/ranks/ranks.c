@@ -11,8 +11,8 @@
 #include "fit/share.h"
 #include "selftest/comm.h"
 
-/* Of this process: whether rank 0 has ended, and with which code. */
-static bool ended;
+/* Of this process: whether it has met the others, can no longer talk to them, and whether rank 0 has ended, with which code. */
+static bool begun, cut_off, ended;
 static int32_t end_code;
 
 coar_status coar_ranks_begin(coar_ranks *ranks) {
@@ -20,10 +20,8 @@ coar_status coar_ranks_begin(coar_ranks *ranks) {
     const coar_status status = comm_begin();
     const comm *c = comm_world();
     *ranks = (coar_ranks){.rank = comm_launched_rank(), .count = c->size};
-    if (status != COAR_OK) {
-        if (c->size > 1) comm_end(false);
-        return status;
-    }
+    begun = status == COAR_OK;
+    TRY(status);
     if (c->local_size > 1 && c->cores_shared) thread_keep_to_part(c->local_rank, c->local_size);
     return COAR_OK;
 }
@@ -54,13 +52,18 @@ static coar_status open_job(follower *f, packet *p) {
     return comm_agree(job_follow(p, &own, &f->job));
 }
 
-/* Why it did not follow was told where it arose: that it ends the job is told by rank 0. */
-static coar_status refuse(void) {
-    return comm_agree(status_set(COAR_ERROR_USAGE, "its options are wrong"));
+/* Why it did not follow was told where it arose: that it ends the job is told by rank 0. Devices are agreed on twice, so that
+ * rank 0 may go on without them; that they are given back is agreed on by nobody. */
+static coar_status refuse(order_kind kind, packet *p) {
+    if (kind == ORDER_DEVICE && !packet_get_text(p)) return COAR_OK;
+    const coar_status status = comm_agree(status_set(COAR_ERROR_USAGE, "its options are wrong"));
+    if (kind != ORDER_DEVICE) return status;
+    status_clear();
+    return comm_agree(COAR_OK);
 }
 
 static coar_status carry_out(follower *f, order_kind kind, packet *p) {
-    if (!f->options) return refuse();
+    if (!f->options) return refuse(kind, p);
     switch (kind) {
     case ORDER_JOB:
         return open_job(f, p);
@@ -107,20 +110,26 @@ coar_status coar_ranks_follow(const coar_follow_options *options) {
     status_clear();
     TRY(options_take(&o, sizeof o, options, "COAR_FOLLOW_INIT"));
     if (comm_world()->rank == 0) return status_set(COAR_ERROR_USAGE, "rank 0 leads: the others follow it");
-    return follow(&o);
+    const coar_status status = follow(&o);
+    cut_off = status != COAR_OK;
+    return status;
 }
 
 int coar_ranks_end(int code) {
     const comm *c = comm_world();
     packet p = {0};
     bool together = true;
+    if (!begun) {
+        if (c->size > 1) comm_end(false);
+        return code;
+    }
     if (c->rank == 0) {
         end_code = code;
         PACKET_PUT(&p, end_code);
         together = order_give(ORDER_END, &p) == COAR_OK;
         packet_free(&p);
     } else if (!ended) {
-        together = follow(NULL) == COAR_OK;
+        together = !cut_off && follow(NULL) == COAR_OK;
     }
     comm_end(together);
     return end_code;

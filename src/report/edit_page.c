@@ -56,7 +56,10 @@ static void introduction(html *h, const report_data *data, const report_edit *e)
         html_print(h, ", the fewest with which at %s %s %% of the target are right", e->raise ? "least" : "most",
                    NUMBER(e->until));
     html_print(h, ".");
-    if (!e->k) html_print(h, " <b>No number of components helps within that: the network stays as it is.</b>");
+    if (!e->k)
+        html_print(h, " <b>%s: the network stays as it is.</b>",
+                   isnan(e->until) ? "No number of components helps within that"
+                                   : "None is needed for that, or no number of components helps");
     html_print(h, "</p>");
 }
 
