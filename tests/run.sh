@@ -24,7 +24,7 @@ export LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
 launch() { # name, command...
     local base=$logs/${1//\//-} start=$SECONDS
     shift
-    "$@" >"$base.log" 2>"$base.err"
+    timeout -k 10 900 "$@" >"$base.log" 2>"$base.err" # a test that hangs has failed
     echo "$? $((SECONDS - start))" >"$base.code"
 }
 
@@ -118,7 +118,11 @@ cuda_without_gpu() {
     programs build/simt/tests cuda/
     programs build/simt/asan/tests asan/cuda/
     build release CUDA=simt plan-tests && tap cudnn_plans build/simt/plans/cudnn_plans
-    build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/
+    # shellcheck disable=SC2046
+    build tsan CUDA=simt host-tests && programs build/simt/tsan/tests tsan/cuda/ \
+        $(cd build/simt/tsan/tests && find . -maxdepth 1 -type f -perm -u+x ! -name nccl -printf '%f\n' | sort)
+    skipped=$((skipped + 1))
+    echo "skipped: tsan/cuda/nccl: slowed down so much, its ranks do not agree equally often on a call that fails, and wait"
     # shellcheck disable=SC2046
     BUILD=build/simt programs tests/cuda cuda/ $(scripts tests/cuda)
 }
